@@ -1,0 +1,93 @@
+"""The fixed, generalised encoder as one trainable module: transforms, gain vectors, entropy model.
+
+One model for all rates by gain vectors (Cui et al., "Asymmetric Gained Deep Image Compression", CVPR 2021): a quality level
+s is a pair of vectors (quantise, dequantise); qualities between two levels interpolate them geometrically.
+    x --g_a--> y --gain(quality)--> y_q --round(y_q - mean) + mean--> y_hat_q --inverse gain--> y_hat --g_s--> preview
+               y_q --h_a, hyper gain--> z_h --round--> prior --> mean, scale index
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from priorcodec.core.integer import round_ste
+from priorcodec.core.prior import QUALITY_STEPS, Prior, gaussian_bits, interpolate
+from priorcodec.core.transform import Analysis, HyperAnalysis, Synthesis
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Widths of the encoder: at strides 8 and 16, coded channels m, hyper-latent channels m_h, prior width n."""
+
+    n8: int = 128
+    n16: int = 192
+    m: int = 192
+    m_h: int = 64
+    n: int = 128
+    depth: int = 3
+    levels: int = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forward:
+    """One training pass: x_hat (b, 3, H, W), y_hat (b, m, H/16, W/16), bits of latent and hyper-latent (b,)."""
+
+    x_hat: Tensor
+    y_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+
+class ImageEncoder(nn.Module):
+    """All trained parts of the file format. `quality` is a real number in [0, levels - 1], one per picture."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__()
+        self.config = c = config
+        self.g_a = Analysis(c.n8, c.n16, c.m, c.depth)
+        self.g_s = Synthesis(c.n8, c.n16, c.m, c.depth)
+        self.h_a = HyperAnalysis(c.m, c.n, c.m_h)
+        self.prior = Prior(c.m, c.m_h, c.n, c.levels)
+        start = torch.linspace(-1.2, 1.2, c.levels)[:, None]
+        self.log_gain = nn.Parameter(start.repeat(1, c.m))
+        self.log_inverse = nn.Parameter(-start.repeat(1, c.m))
+        self.log_hyper_gain = nn.Parameter(0.5 * start.repeat(1, c.m_h))
+
+    def scaled(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """y and quality (b,) -> (y_q, hyper-latent before rounding), in units of one quantisation step."""
+        y_q = y * interpolate(self.log_gain, quality).exp()[..., None, None]
+        z = self.h_a(y_q) * interpolate(self.log_hyper_gain, quality).exp()[..., None, None]
+        return y_q, z
+
+    def dequantise(self, y_hat_q: Tensor, quality: Tensor) -> Tensor:
+        """Decoded values in quantisation steps -> y_hat, the features every backbone's adapter reads."""
+        return y_hat_q * interpolate(self.log_inverse, quality).exp()[..., None, None]
+
+    def forward(self, x: Tensor, quality: Tensor, *, autocast: bool = False) -> Forward:
+        """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> a differentiable model of coding and decoding it."""
+        device = x.device.type
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+            y = self.g_a(x).float()
+            y_q, z = self.scaled(y, quality)
+        z, y_q = z.float(), y_q.float()
+        z_mean, z_index = self.prior.hyper_parameters(quality)
+        z_bits = gaussian_bits(z - z_mean + _noise(z), z_index.expand_as(z))
+        phi = self.prior.features(round_ste(z - z_mean) + z_mean, quality)
+        mean, index = self.prior(y_q, phi)
+        y_bits = gaussian_bits(y_q - mean + _noise(y_q), index)
+        y_hat = self.dequantise(round_ste(y_q - mean) + mean, quality)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+            x_hat = self.g_s(y_hat)
+        return Forward(x_hat=x_hat.float(), y_hat=y_hat, y_bits=y_bits.sum((1, 2, 3)), z_bits=z_bits.sum((1, 2, 3)))
+
+
+def quality_byte(quality: float) -> int:
+    """Quality in levels -> the byte written to the file (units of 1/32 level)."""
+    return round(quality * QUALITY_STEPS)
+
+
+def _noise(like: Tensor) -> Tensor:
+    return torch.rand_like(like) - 0.5
