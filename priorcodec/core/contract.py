@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from priorcodec.core.errors import BackboneError
+from priorcodec.core.errors import ApiError, BackboneError
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +112,7 @@ class BackboneSpec:
     size: side in pixels the model was trained at; build: the full model; build_tiny: the same classes, tiny and random.
 
     Raises:
-        BackboneError: a field is malformed.
+        ApiError: made for another plugin interface. BackboneError: a field is malformed.
     """
 
     name: str
@@ -134,6 +134,11 @@ class BackboneSpec:
     api: int = API
 
     def __post_init__(self) -> None:
+        if self.api != API:
+            raise ApiError(
+                f"backbone {self.name!r} wants plugin interface {self.api}, this PriorCodec has {API}: "
+                f"upgrade {'priorcodec' if self.api > API else 'the plugin'}"
+            )
         problems = []
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", self.name):
             problems.append(f"name {self.name!r} is not lower case like 'sd15' or 'sd21.base'")
@@ -141,8 +146,6 @@ class BackboneSpec:
             problems.append(f"revision {self.revision!r} is not 40 or 64 hex digits")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:
             problems.append(f"latent.mean and latent.std do not have {self.latent.channels} entries")
-        if self.api != API:
-            problems.append(f"api {self.api} is not {API}, the plugin interface of this PriorCodec")
         if problems:
             raise BackboneError(f"backbone {self.name!r}: {'; '.join(problems)}")
 

@@ -21,6 +21,10 @@ class BackboneError(PriorCodecError):
     """No such backbone, or a backbone that breaks the contract."""
 
 
+class ApiError(BackboneError):
+    """A plugin made for another version of the plugin interface."""
+
+
 class AdapterError(PriorCodecError):
     """An adapter that does not fit, is attached twice, or is missing."""
 

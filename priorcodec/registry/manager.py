@@ -1,0 +1,253 @@
+"""Loads plugins one by one, so that a broken one is named with its reason and stops nobody else (after datasette and tox).
+
+candidate -load-> module -quarantine (a pluggy manager of its own)-> specs -checked-> registered for real
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pluggy
+
+from priorcodec.core.contract import AdapterSource, BackboneSpec
+from priorcodec.core.errors import ApiError, BackboneError, PriorCodecError, WeightsError
+from priorcodec.registry import hookspecs, hub
+from priorcodec.registry.markers import PROJECT
+from priorcodec.registry.plugins import Candidate, default_candidates, installed_candidates
+
+HOOKS = ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
+
+
+class Problem(enum.StrEnum):
+    """Why a plugin was not taken."""
+
+    IMPORT = "import error"
+    HOOK = "misspelt hook"
+    ARGUMENT = "wrong argument"
+    API = "newer API"
+    DUPLICATE = "duplicate name"
+    SPEC = "bad backbone"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginRecord:
+    """One plugin as `priorcodec plugins` shows it. problem and error are empty for a plugin that works."""
+
+    name: str
+    origin: str
+    version: str = ""
+    backbones: tuple[str, ...] = ()
+    problem: Problem | None = None
+    error: str = ""
+    disabled: bool = False
+
+
+class _Refused(Exception):
+    def __init__(self, problem: Problem, reason: str) -> None:
+        super().__init__(reason)
+        self.problem = problem
+
+
+class Registry:
+    """The plugins of one session and what they bring. Make one with `open_registry`."""
+
+    def __init__(self) -> None:
+        self._manager = _new_manager()
+        self._specs: dict[str, BackboneSpec] = {}
+        self._records: list[PluginRecord] = []
+
+    def add(self, candidate: Candidate) -> PluginRecord:
+        """Load and check one plugin; whatever is wrong with it ends in the record, never in an exception."""
+        record = PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version)
+        try:
+            plugin = _load(candidate)
+            specs = self._inspect(candidate.name, plugin)
+        except _Refused as exc:
+            record = replace(record, problem=exc.problem, error=f"{exc.problem}: {exc}")
+        else:
+            self._manager.register(plugin, candidate.name)
+            self._specs |= {spec.name: spec for spec in specs}
+            record = replace(record, backbones=tuple(spec.name for spec in specs))
+        self._records.append(record)
+        return record
+
+    def skip(self, candidate: Candidate) -> None:
+        """Remember a plugin that the caller does not want; it is not imported."""
+        self._records.append(
+            PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version, disabled=True)
+        )
+
+    def plugins(self) -> list[PluginRecord]:
+        """Every plugin that was found: working, failed and disabled ones."""
+        return list(self._records)
+
+    def specs(self) -> dict[str, BackboneSpec]:
+        """All backbones by name."""
+        return dict(self._specs)
+
+    def spec(self, name: str) -> BackboneSpec:
+        """The backbone of that name.
+
+        Raises:
+            BackboneError: there is none; the text names the nearest ones and the plugins that failed.
+        """
+        if name in self._specs:
+            return self._specs[name]
+        near = difflib.get_close_matches(name, self._specs, n=3, cutoff=0.5)
+        text = f"no backbone {name!r}; "
+        text += f"nearest: {', '.join(near)}" if near else f"known: {', '.join(self._specs) or 'none'}"
+        failed = [f"{r.name} ({r.error})" for r in self._records if r.error]
+        off = [r.name for r in self._records if r.disabled]
+        text += f"; plugins that failed: {'; '.join(failed)}" if failed else ""
+        text += f"; plugins disabled: {', '.join(off)}" if off else ""
+        raise BackboneError(f"{text}; `priorcodec backbones` lists all")
+
+    def weights(self, spec: BackboneSpec, given: str | None = None) -> Path:
+        """The weights that `spec.build` takes.
+
+        given: a local folder or file, or the id of a mirror on the Hub ("owner/repo" or "owner/repo@revision"); None asks
+        the plugins, then the local caches, then the Hub at the pinned revision.
+
+        Raises:
+            WeightsError: not to be had; the one line says how to get them and under which licence.
+        """
+        if given:
+            return hub.resolve_given(spec, given)
+        for found in self._ask("priorcodec_weights", spec):
+            if found is not None:
+                return Path(found)
+        raise WeightsError(hub.missing_line(spec))
+
+    def weights_here(self, spec: BackboneSpec) -> Path | None:
+        """The weights if they are on this machine already; never downloads, asks no foreign plugin."""
+        return hub.find_local(spec)
+
+    def adapters(self, spec: BackboneSpec) -> list[AdapterSource]:
+        """All adapters that plugins know of for `spec`."""
+        return [source for answer in self._ask("priorcodec_adapters", spec) for found in answer for source in found]
+
+    def _ask(self, hook: str, spec: BackboneSpec) -> Iterable[Any]:
+        """Call one plugin after the other in pluggy's order, so that one that raises stops nobody else."""
+        impls = getattr(self._manager.hook, hook).get_hookimpls()
+        for impl in reversed(impls):
+            caller = self._manager.subset_hook_caller(hook, [other.plugin for other in impls if other is not impl])
+            try:
+                yield caller(spec=spec)
+            except PriorCodecError:
+                raise
+            except Exception as exc:  # a stranger's code
+                self._fail(impl.plugin_name, f"{Problem.SPEC}: {hook} raised {type(exc).__name__}: {_one_line(exc)}")
+
+    def _fail(self, name: str, error: str) -> None:
+        self._records = [replace(r, problem=Problem.SPEC, error=error) if r.name == name else r for r in self._records]
+
+    def _inspect(self, name: str, plugin: object) -> list[BackboneSpec]:
+        if self._manager.has_plugin(name):
+            raise _Refused(Problem.DUPLICATE, f"another plugin is already called {name!r}; rename the entry point")
+        quarantine = _new_manager()
+        try:
+            quarantine.register(plugin, name)
+        except pluggy.PluginValidationError as exc:
+            raise _Refused(Problem.ARGUMENT, _one_line(exc).split("definition:")[0]) from exc
+        except ValueError as exc:
+            raise _Refused(Problem.SPEC, _one_line(exc)) from exc
+        _check_hook_names(quarantine, plugin)
+        specs = _collect(quarantine)
+        for spec in specs:
+            taken = spec.name in self._specs or [s.name for s in specs].count(spec.name) > 1
+            if taken:
+                owner = next((r.name for r in self._records if spec.name in r.backbones), name)
+                raise _Refused(
+                    Problem.DUPLICATE, f"backbone {spec.name!r} is already brought by plugin {owner!r}; rename it"
+                )
+        return specs
+
+
+def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
+    """Load our own plugins, then the installed ones.
+
+    disabled: plugin or package names to leave out, besides `PRIORCODEC_DISABLE_PLUGINS` (comma separated).
+    `PRIORCODEC_LOAD_PLUGINS` loads only the installed plugins it names (empty: none); ours always load.
+
+    Raises:
+        BackboneError: a plugin failed and `PRIORCODEC_STRICT_PLUGINS=1`.
+    """
+    unwanted = {*disabled, *_names("PRIORCODEC_DISABLE_PLUGINS")}
+    only = _names("PRIORCODEC_LOAD_PLUGINS") if "PRIORCODEC_LOAD_PLUGINS" in os.environ else None
+    installed = [c for c in installed_candidates() if only is None or {c.name, c.distribution} & set(only)]
+    for name in only or ():
+        if not any(name in (c.name, c.distribution) for c in installed):
+            installed.append(
+                Candidate(name=name, origin="PRIORCODEC_LOAD_PLUGINS", distribution="", version="", load=_absent)
+            )
+    registry = Registry()
+    for candidate in [*default_candidates(), *installed]:
+        if unwanted & {candidate.name, candidate.distribution}:
+            registry.skip(candidate)
+        else:
+            registry.add(candidate)
+    failed = [f"{r.name} from {r.origin} ({r.error})" for r in registry.plugins() if r.error]
+    if failed and os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") not in ("", "0"):
+        raise BackboneError(f"PRIORCODEC_STRICT_PLUGINS is set and {len(failed)} plugins failed: {'; '.join(failed)}")
+    return registry
+
+
+def _new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
+
+
+def _load(candidate: Candidate) -> object:
+    try:
+        return candidate.load()
+    except ApiError as exc:
+        raise _Refused(Problem.API, _one_line(exc)) from exc
+    except (Exception, SystemExit) as exc:  # a stranger's module may do anything at import
+        raise _Refused(Problem.IMPORT, f"{type(exc).__name__}: {_one_line(exc)}") from exc
+
+
+def _check_hook_names(manager: pluggy.PluginManager, plugin: object) -> None:
+    callers = manager.get_hookcallers(plugin) or []
+    known = {caller.name for caller in callers}
+    unmarked = [n for n in dir(plugin) if n.startswith(f"{PROJECT}_") and n not in known]
+    for name in [*(c.name for c in callers if not c.has_spec()), *unmarked]:
+        if name in HOOKS:
+            raise _Refused(Problem.HOOK, f"{name} is not marked with @priorcodec.hookimpl")
+        near = difflib.get_close_matches(name, HOOKS, n=1) or HOOKS
+        raise _Refused(Problem.HOOK, f"there is no hook {name!r}; nearest: {', '.join(near)}")
+    if not callers:
+        raise _Refused(Problem.HOOK, f"it answers none of the hooks {', '.join(HOOKS)}")
+
+
+def _collect(manager: pluggy.PluginManager) -> list[BackboneSpec]:
+    try:
+        specs = [spec for answer in manager.hook.priorcodec_backbones() for spec in answer]
+    except ApiError as exc:
+        raise _Refused(Problem.API, _one_line(exc)) from exc
+    except Exception as exc:  # a stranger's hook
+        raise _Refused(Problem.SPEC, f"priorcodec_backbones raised {type(exc).__name__}: {_one_line(exc)}") from exc
+    for spec in specs:
+        if not isinstance(spec, BackboneSpec):
+            raise _Refused(
+                Problem.SPEC, f"priorcodec_backbones gave {type(spec).__name__}, wanted priorcodec.BackboneSpec"
+            )
+    return specs
+
+
+def _absent() -> object:
+    raise ModuleNotFoundError("no installed package offers a plugin or has that name")
+
+
+def _names(variable: str) -> list[str]:
+    return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
+
+
+def _one_line(exc: BaseException) -> str:
+    return " ".join(str(exc).split())

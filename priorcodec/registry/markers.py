@@ -1,0 +1,8 @@
+"""The two pluggy markers: `hookspec` declares a hook of this package, `hookimpl` answers one (every plugin imports it)."""
+
+import pluggy
+
+PROJECT = "priorcodec"
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)

@@ -1,0 +1,50 @@
+"""The plugins that come with this package. They use the public door: each is a module with `@hookimpl` functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+
+GROUP = "priorcodec"
+
+DEFAULT_PLUGINS = {  # plugin name -> module; first come, first named
+    "nano_unet": "priorcodec.backbones.nano_unet",
+    "sd15": "priorcodec.backbones.sd15",
+    "sd21": "priorcodec.backbones.sd21",
+    "sdxl": "priorcodec.backbones.sdxl",
+    "pixart": "priorcodec.backbones.pixart",
+    "toy": "priorcodec.backbones.toy",
+    "hub": "priorcodec.registry.hub",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A plugin that could be loaded. origin: where it comes from, in words; distribution: empty for our own."""
+
+    name: str
+    origin: str
+    distribution: str
+    version: str
+    load: Callable[[], object]
+
+
+def default_candidates() -> Iterator[Candidate]:
+    """Our own plugins, by module name."""
+    for name, module in DEFAULT_PLUGINS.items():
+        yield Candidate(name=name, origin="built in", distribution="", version="", load=_importer(module))
+
+
+def installed_candidates() -> Iterator[Candidate]:
+    """What installed packages offer under the entry-point group `priorcodec`, sorted by name; nothing is imported yet."""
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
+        dist = point.dist
+        name, version = (dist.name, dist.version) if dist else ("unknown", "")
+        yield Candidate(name=point.name, origin=f"package {name}", distribution=name, version=version, load=point.load)
+
+
+def _importer(module: str) -> Callable[[], object]:
+    import importlib
+
+    return lambda: importlib.import_module(module)
