@@ -27,7 +27,7 @@ SHIPPED = 64  # a revision this long is the SHA-256 of a file in this package
 def priorcodec_weights(spec: BackboneSpec) -> Path | None:
     """Ours, asked last: shipped file, `$PRIORCODEC_WEIGHTS/NAME`, Hugging Face cache, then the Hub."""
     found = find_local(spec)
-    if found is not None or len(spec.revision) == SHIPPED or spec.family not in DENOISER:
+    if found is not None or not _on_the_hub(spec):
         return found
     return _download(spec, spec.source, spec.revision)
 
@@ -39,7 +39,7 @@ def find_local(spec: BackboneSpec) -> Path | None:
         return check_folder(spec, Path(root) / spec.name)
     if len(spec.revision) == SHIPPED:
         return _shipped(spec)
-    return _cached(spec, spec.source, spec.revision) if spec.family in DENOISER else None
+    return _cached(spec, spec.source, spec.revision) if _on_the_hub(spec) else None
 
 
 def resolve_given(spec: BackboneSpec, given: str) -> Path:
@@ -55,7 +55,7 @@ def resolve_given(spec: BackboneSpec, given: str) -> Path:
         if path.suffix != ".safetensors":
             raise WeightsError(f"{spec.name}: got {path}, wanted a .safetensors file{_why_no_pickle(path)}")
         return path
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", given):
+    if not _on_the_hub(spec) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", given):
         raise WeightsError(f"{spec.name}: {given} is no folder or file here and no Hub id like {spec.source}")
     repo, _, revision = given.partition("@")
     revision = revision or "main"
@@ -68,7 +68,7 @@ def check_folder(spec: BackboneSpec, folder: Path) -> Path:
     Raises:
         WeightsError: pickles, or files missing.
     """
-    if spec.family not in DENOISER:
+    if not _on_the_hub(spec):
         return folder
     missing = _missing(spec, folder)
     if missing:
@@ -97,6 +97,10 @@ def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     if spec.family not in DENOISER:
         return f"{where}: give backbone.weights=PATH with {spec.source} at {spec.revision} (licence: {spec.license})"
     return f"{where}: run `{download_command(spec)}`, or give backbone.weights=FOLDER (licence: {spec.license})"
+
+
+def _on_the_hub(spec: BackboneSpec) -> bool:
+    return len(spec.revision) != SHIPPED and spec.family in DENOISER
 
 
 def _wanted(spec: BackboneSpec) -> list[str]:

@@ -1,0 +1,87 @@
+"""The real architectures on torch's meta device: parameter counts and rules, without a byte of weights."""
+
+import re
+
+import pytest
+import torch
+
+from priorcodec.registry import open_registry
+
+REAL = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma")
+MILLIONS = {  # the published sizes
+    "sd15": 859.52,
+    "sd21": 865.91,
+    "sd21.base": 865.91,
+    "sdxl": 2567.46,
+    "pixart": 611.35,
+    "pixart.sigma": 610.86,
+}
+SPECS = open_registry().specs()
+_built = {}
+
+
+def full(name):
+    if name not in _built:
+        with torch.device("meta"):
+            _built[name] = SPECS[name].build(None, dtype=torch.float32)
+    return _built[name]
+
+
+def tiny(name):
+    return SPECS[name].build_tiny()
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_parameter_count_is_the_published_one(name):
+    count = sum(p.numel() for p in full(name).module.parameters())
+    assert count == SPECS[name].parameters
+    assert round(count / 1e6, 2) == MILLIONS[name]
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_lora_rules_match_exactly(name, size):
+    modules = dict((full if size == "full" else tiny)(name).module.named_modules())
+    seen = set()
+    for rule in SPECS[name].lora:
+        hits = {path for path in modules if re.fullmatch(rule.pattern, path)}
+        assert len(hits) == (rule.modules if size == "full" else rule.tiny_modules), rule.pattern
+        assert all(isinstance(modules[path], torch.nn.Linear | torch.nn.Conv2d) for path in hits)
+        assert not hits & seen
+        seen |= hits
+
+
+@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("size", ["full", "tiny"])
+def test_fusion_sites_have_the_stated_channels_and_stride(name, size):
+    spec, device = SPECS[name], "meta" if size == "full" else "cpu"
+    backbone = (full if size == "full" else tiny)(name)
+    seen = {}
+
+    def watch(path):
+        def hook(module, args, output):
+            seen[path] = output[0] if isinstance(output, tuple) else output
+
+        return hook
+
+    handles = [backbone.module.get_submodule(s.module).register_forward_hook(watch(s.module)) for s in spec.fusion]
+    x_t = torch.zeros(1, spec.latent.channels, 16, 24, device=device)
+    tokens = torch.zeros(1, 4, spec.token_dim, device=device)
+    pooled = torch.zeros(1, spec.pooled_dim, device=device) if spec.pooled_dim else None
+    with torch.no_grad(), torch.device(device):
+        out = backbone.predict(x_t, torch.full((1,), 500.0, device=device), tokens, pooled)
+    for handle in handles:
+        handle.remove()
+    assert out.shape == x_t.shape
+    assert len({s.module for s in spec.fusion}) == len(spec.fusion) == len(seen)
+    for site in spec.fusion:
+        channels = site.channels if size == "full" else site.tiny_channels
+        h, w = 16 // site.stride, 24 // site.stride
+        want = (1, channels, h, w) if seen[site.module].ndim == 4 else (1, h * w, channels)
+        assert tuple(seen[site.module].shape) == want, site.module
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_tiny_model_has_every_module_of_the_rules_and_the_same_classes(name):
+    assert type(tiny(name).module) is type(full(name).module)
+    assert type(tiny(name).vae) is type(full(name).vae)
