@@ -154,7 +154,7 @@ class Registry:
         try:
             quarantine.register(plugin, name)
         except pluggy.PluginValidationError as exc:
-            raise _Refused(Problem.ARGUMENT, _one_line(exc).split("definition:")[0]) from exc
+            raise _Refused(Problem.ARGUMENT, _one_line(exc)) from exc
         except ValueError as exc:
             raise _Refused(Problem.SPEC, _one_line(exc)) from exc
         _check_hook_names(quarantine, plugin)

@@ -1,0 +1,204 @@
+"""Plugins: ours, strangers', broken ones; each named with its reason, none stopping another."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from priorcodec import BackboneError, PriorCodecError
+from priorcodec.registry import Problem, open_registry
+from priorcodec.registry.plugins import DEFAULT_PLUGINS
+
+SPEC = """
+from priorcodec import BackboneSpec, LatentSpace, Prediction, hookimpl
+
+def spec(name, **more):
+    return BackboneSpec(
+        name=name, summary="s", family="other", license="MIT", source="here", revision="0" * 40, parameters=1,
+        latent=LatentSpace(channels=1, stride=8, scale=1.0, mean=(0.0,), std=(1.0,)), prediction=Prediction.NOISE,
+        token_dim=8, build=lambda weights, *, dtype: None, build_tiny=lambda: None, **more)
+"""
+GOOD = SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('stranger')]\n"
+BROKEN = {
+    "b_import": "import no_such_library\n",
+    "b_misspelt": SPEC + "\n@hookimpl\ndef priorcodec_backbone():\n    return [spec('a1')]\n",
+    "b_api": SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('a2', api=2)]\n",
+    "b_duplicate": SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('a3'), spec('sd15')]\n",
+    "b_argument": SPEC + "\n@hookimpl\ndef priorcodec_backbones(device):\n    return [spec('a4')]\n",
+    "b_spec": SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('Not A Name')]\n",
+}
+REASONS = {
+    "b_import": (Problem.IMPORT, "no_such_library"),
+    "b_misspelt": (Problem.HOOK, "nearest: priorcodec_backbones"),
+    "b_api": (Problem.API, "upgrade priorcodec"),
+    "b_duplicate": (Problem.DUPLICATE, "'sd15' is already brought by plugin 'sd15'"),
+    "b_argument": (Problem.ARGUMENT, "device"),
+    "b_spec": (Problem.SPEC, "Not A Name"),
+}
+
+
+def install(folder, plugins):
+    """What pip leaves behind: a module and the metadata of a package with an entry point, for each plugin."""
+    for name, code in plugins.items():
+        (folder / f"{name}.py").write_text(code)
+        info = folder / f"{name}_pkg-1.2.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}-pkg\nVersion: 1.2\n")
+        (info / "entry_points.txt").write_text(f"[priorcodec]\n{name} = {name}\n")
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    for variable in ("DISABLE", "LOAD", "STRICT"):
+        monkeypatch.delenv(f"PRIORCODEC_{variable}_PLUGINS", raising=False)
+    yield tmp_path
+    for name in [n for n, m in sys.modules.items() if str(tmp_path) in str(getattr(m, "__file__", ""))]:
+        del sys.modules[name]
+
+
+def records(registry):
+    return {r.name: r for r in registry.plugins()}
+
+
+def test_six_broken_plugins_at_once_and_every_good_one_works(site):
+    install(site, BROKEN | {"good": GOOD})
+    registry = open_registry()
+    found = records(registry)
+    for name, (problem, words) in REASONS.items():
+        assert found[name].problem is problem, found[name]
+        assert words in found[name].error
+        assert found[name].error.startswith(str(problem))
+        assert "\n" not in found[name].error
+        assert found[name].backbones == ()
+    assert found["good"].backbones == ("stranger",)
+    assert (found["good"].origin, found["good"].version) == ("package good-pkg", "1.2")
+    assert {"sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "stranger"} <= set(registry.specs())
+    assert not {"a1", "a2", "a3", "a4"} & set(registry.specs())
+    assert registry.spec("stranger").license == "MIT"
+
+
+def test_unknown_backbone_names_the_nearest_and_the_failed_plugins(site):
+    install(site, BROKEN)
+    with pytest.raises(BackboneError) as caught:
+        open_registry().spec("sdlx")
+    text = str(caught.value)
+    assert "nearest: sdxl" in text
+    assert all(name in text for name in BROKEN)
+    assert "\n" not in text
+
+
+def test_strict_turns_a_failure_into_an_error(site, monkeypatch):
+    install(site, BROKEN)
+    monkeypatch.setenv("PRIORCODEC_STRICT_PLUGINS", "0")
+    open_registry()
+    monkeypatch.setenv("PRIORCODEC_STRICT_PLUGINS", "1")
+    with pytest.raises(BackboneError) as caught:
+        open_registry()
+    assert all(name in str(caught.value) for name in BROKEN)
+
+
+def test_every_default_plugin_works(site, monkeypatch):
+    monkeypatch.setenv("PRIORCODEC_LOAD_PLUGINS", "")
+    found = records(open_registry())
+    assert set(found) == set(DEFAULT_PLUGINS)
+    assert not [r.error for r in found.values() if r.error]
+
+
+def test_disable_by_variable_by_argument_and_by_package_name(site, monkeypatch):
+    install(site, {"good": GOOD, "other": GOOD.replace("stranger", "guest")})
+    monkeypatch.setenv("PRIORCODEC_DISABLE_PLUGINS", "other-pkg, sd21")
+    registry = open_registry(disabled=["good"])
+    assert not {"stranger", "guest", "sd21", "sd21.base"} & set(registry.specs())
+    assert {n for n, r in records(registry).items() if r.disabled} == {"good", "other", "sd21"}
+    with pytest.raises(BackboneError, match="disabled: .*sd21"):
+        registry.spec("sd21")
+
+
+def test_a_disabled_plugin_is_not_even_imported(site):
+    install(site, {"loud": "raise SystemExit('imported')"})
+    assert records(open_registry())["loud"].problem is Problem.IMPORT
+    assert records(open_registry(disabled=["loud"]))["loud"].error == ""
+
+
+def test_load_plugins_names_the_only_ones_and_empty_means_none(site, monkeypatch):
+    install(site, {"good": GOOD, "other": GOOD.replace("stranger", "guest")})
+    monkeypatch.setenv("PRIORCODEC_LOAD_PLUGINS", "")
+    assert not {"stranger", "guest"} & set(open_registry().specs())
+    monkeypatch.setenv("PRIORCODEC_LOAD_PLUGINS", "other,absent")
+    registry = open_registry()
+    assert "guest" in registry.specs()
+    assert "stranger" not in registry.specs()
+    assert "sd15" in registry.specs()
+    assert "no installed package" in records(registry)["absent"].error
+
+
+def test_an_unmarked_hook_a_stray_class_and_a_doubled_name_are_told(site):
+    install(site, {
+        "bare": SPEC + "\ndef priorcodec_backbones():\n    return [spec('a5')]\n",
+        "empty": "x = 1\n",
+        "strange": "from priorcodec import hookimpl\n\n@hookimpl\ndef priorcodec_backbones():\n    return [1]\n",
+        "sdxl": GOOD,
+    })  # fmt: skip
+    found = open_registry().plugins()
+    errors = {(r.name, r.origin): (r.problem, r.error) for r in found if r.error}
+    assert errors["bare", "package bare-pkg"][0] is Problem.HOOK
+    assert "@priorcodec.hookimpl" in errors["bare", "package bare-pkg"][1]
+    assert errors["empty", "package empty-pkg"][0] is Problem.HOOK
+    assert "int" in errors["strange", "package strange-pkg"][1]
+    assert errors["sdxl", "package sdxl-pkg"][0] is Problem.DUPLICATE
+
+
+def test_two_registries_share_nothing(site):
+    one, two = open_registry(), open_registry(disabled=["sdxl"])
+    assert "sdxl" in one.specs()
+    assert "sdxl" not in two.specs()
+    one.specs().clear()
+    assert "sdxl" in one.specs()
+
+
+HOOKS = GOOD + textwrap.dedent("""
+    from pathlib import Path
+    from priorcodec import AdapterSource
+
+    @hookimpl
+    def priorcodec_weights(spec):
+        return Path("/somewhere/stranger") if spec.name == "stranger" else None
+
+    @hookimpl
+    def priorcodec_adapters(spec):
+        return [AdapterSource(name="mine", location="/a.safetensors")] if spec.name == "sd15" else []
+""")
+BAD_HOOKS = "from priorcodec import hookimpl\n" + "\n".join(
+    f"@hookimpl\ndef {hook}(spec):\n    return 1 / 0\n" for hook in ("priorcodec_weights", "priorcodec_adapters")
+)
+
+
+def test_strangers_can_bring_weights_and_adapters_and_a_raising_one_stops_nobody(site):
+    install(site, {"hooks": HOOKS, "zbad": BAD_HOOKS})
+    registry = open_registry()
+    assert not records(registry)["zbad"].error
+    assert str(registry.weights(registry.spec("stranger"))) == "/somewhere/stranger"
+    assert "mine" in [a.name for a in registry.adapters(registry.spec("sd15"))]
+    assert "ZeroDivisionError" in records(registry)["zbad"].error
+
+
+def test_a_backbone_without_weights_ends_in_one_line(site):
+    install(site, {"good": GOOD})
+    registry = open_registry()
+    with pytest.raises(PriorCodecError, match=r"backbone\.weights=PATH.*MIT"):
+        registry.weights(registry.spec("stranger"))
+
+
+def test_listing_backbones_imports_no_heavy_library():
+    code = """
+import sys
+from priorcodec.registry import open_registry
+registry = open_registry()
+assert "sdxl" in registry.specs()
+heavy = {"torch", "diffusers", "peft", "transformers", "numpy", "huggingface_hub", "compressai"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PRIORCODEC_LOAD_PLUGINS": ""})
