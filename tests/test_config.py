@@ -1,0 +1,73 @@
+"""Settings: the word `backbone=` swaps the model; every mistake is told at once with the nearest name."""
+
+from pathlib import Path
+
+import pytest
+
+from priorcodec import ConfigError
+from priorcodec.config import DecodeConfig, Dtype, Renorm, compose, decode_config, shipped
+from priorcodec.registry import open_registry
+
+CONFIGS = sorted((Path(__file__).parent.parent / "priorcodec" / "configs").glob("*.yaml"))
+
+
+def test_one_word_swaps_the_backbone():
+    config = decode_config(["backbone=sdxl", "backbone.weights=/models/sdxl", "steps=2"])
+    assert (config.backbone.name, config.backbone.weights, config.steps) == ("sdxl", "/models/sdxl", 2)
+    assert config.low_memory
+    assert decode_config([]) == DecodeConfig()
+    assert decode_config(["backbone=stranger"]).backbone.name == "stranger"
+
+
+def test_values_have_the_types_of_the_schema():
+    config = decode_config(["renorm=off", "dtype=float16", "low_memory=true", "adapter=12", "backbone.weights=null"])
+    assert (config.renorm, config.dtype, config.low_memory, config.adapter) == (Renorm.off, Dtype.float16, True, "12")
+    assert config.backbone.weights is None
+
+
+def test_the_word_wins_over_the_file_whatever_the_order():
+    assert not decode_config(["low_memory=false", "backbone=sdxl"]).low_memory
+
+
+def test_all_mistakes_are_told_at_once_with_the_nearest_names():
+    words = ["backbone=sdlx", "stpes=2", "dtype=flot16", "steps=0", "renorm", "device=gpu", "backbone.wieghts=x"]
+    with pytest.raises(ConfigError) as caught:
+        decode_config(words, backbones=["sdxl", "sd15"])
+    lines = str(caught.value).splitlines()
+    assert lines[0] == "7 wrong settings:"
+    text = str(caught.value)
+    near = ("nearest: sdxl", "nearest: steps", "nearest: backbone.weights")
+    for part in (*near, "dtype=flot16", "steps=0: wanted 1 to 50", "renorm: wanted key=value", "device=gpu"):
+        assert part in text, part
+
+
+def test_a_file_of_ones_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text("backbone:\n  name: sd15\n  weights: /models/a\nsteps: 3\n")
+    config = decode_config([f"config={tmp_path / 'mine.yaml'}", "steps=4"])
+    assert (config.backbone.name, config.backbone.weights, config.steps) == ("sd15", "/models/a", 4)
+    with pytest.raises(ConfigError, match="no such file"):
+        decode_config(["config=/no/such.yaml"])
+
+
+def test_a_wrong_file_is_told_with_its_name(tmp_path):
+    (tmp_path / "mine.yaml").write_text("backbone:\n  name: sd15\n  wheights: x\nsteps: many\nrenorm: off\n")
+    with pytest.raises(ConfigError) as caught:
+        compose(DecodeConfig, file=tmp_path / "mine.yaml")
+    assert "mine.yaml: backbone.wheights=x" in str(caught.value)
+    assert "mine.yaml: steps=many" in str(caught.value)
+    assert "renorm" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
+def test_every_shipped_file_opens_with_the_command_that_runs_it(file):
+    first = file.read_text().splitlines()[0].removeprefix("# ").split()
+    assert first[:2] == ["priorcodec", "decode"]
+    config = decode_config(first[4:])
+    assert config.backbone.name == file.stem
+    assert first[4] == f"backbone={file.stem}"
+    assert compose(DecodeConfig, file=file).backbone.name == file.stem
+
+
+def test_there_is_a_file_for_every_backbone_of_ours():
+    assert [name for name in open_registry().specs() if shipped(name) is None and not name.startswith("toy")] == []
+    assert {f.stem for f in CONFIGS} >= {"sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "nano_unet"}
