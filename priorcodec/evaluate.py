@@ -69,7 +69,7 @@ def pair(references: Sequence[Path], files: Sequence[Path]) -> list[tuple[Path, 
 
     Both may hold folders. One reference and one file belong together whatever their names. Raises ConfigError.
     """
-    known, coded = _expand(references, PICTURES), _expand(files, PICTURES | STREAMS.keys() | {".gic"})
+    known, coded = expand(references, PICTURES), expand(files, PICTURES | STREAMS.keys() | {".gic"})
     if len(known) == len(coded) == 1:
         return [(known[0], coded[0])]
     pairs = []
@@ -155,7 +155,8 @@ def _cell(key: str, value: Any) -> str:
     return f"{value:.0f}" if key == "bytes" else f"{value:.2f}" if key in ("psnr", "ssimulacra2") else f"{value:.4f}"
 
 
-def _expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
+def expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
+    """Files given or in the folders given that have one of the suffixes, folder by folder in order of name."""
     found: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():

@@ -1,0 +1,218 @@
+"""Rate-distortion of any codecs on any pictures, from files on disk.   python benchmarks/rd.py NAME PICTURES...
+
+    picture ─process 1: encode─▶ file in the cache ─process 2: read, decode─▶ evaluate.score ─▶ results/NAME.json
+
+A codec is one of coders.ANCHORS, `preview`, a backbone, or a backbone with settings (`nano_unet:steps=4`); `avif:10,30`
+replaces an anchor's settings. Every file and every score is cached under a hash of what it depends on, so a stopped run
+goes on where it was. What cannot run here is named in one line and left out. Example, all anchors on Kodak:
+    python benchmarks/rd.py kodak kodak/ --codecs jpeg webp avif jxl hevc av1 vvc --vvc vvc/kodak
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import coders
+import resultfile
+
+from priorcodec import curves, evaluate, metrics
+from priorcodec.core import files, image
+from priorcodec.core.errors import PriorCodecError
+
+VERSIONS = resultfile.versions("torch", "numpy", "pytorch-msssim", "stlpips_pytorch", "ssimulacra2", "lpips")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One file to make and to score. path: the reference; pixels: its hash; keep: folder for the decoded picture."""
+
+    path: Path
+    pixels: str
+    codec: str
+    setting: str
+    vvc: Path | None
+    cache: Path
+    keep: Path | None = None
+
+    def file(self) -> Path:
+        coder = make(self.codec, self.vvc)
+        key = _hash(self.pixels, coder.name, coder.identity, self.setting)
+        return self.cache / "files" / key[:2] / (key + coder.suffix)
+
+
+@cache
+def make(codec: str, vvc: Path | None) -> coders.Coder:
+    """A coder from its name on the command line, settings apart."""
+    name = codec.partition(":")[0]
+    if name in coders.ANCHORS:
+        return coders.anchor(name, vvc=vvc)
+    import ours
+
+    return ours.coder(codec)
+
+
+def encode(job: Job) -> None:
+    """Process 1: reference -> coded file in the cache."""
+    target = job.file()
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        pixels = image.load(job.path).pixels
+        files.write(target, make(job.codec, job.vvc).encode(pixels, job.setting, job.path.stem))
+
+
+def score(jobs: list[Job], names: list[str]) -> list[dict[str, Any]]:
+    """Process 2, all files of one picture: coded file -> row. It knows nothing but the file and the reference."""
+    reference, rows = image.load(jobs[0].path).pixels, []
+    for job in jobs:
+        try:
+            rows.append(_row(job, reference, names))
+        except PriorCodecError as error:
+            print(f"{job.codec} {job.setting} {job.path.stem}: {error}", file=sys.stderr)
+    return rows
+
+
+def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, Any]:
+    coder, file = make(job.codec, job.vvc), job.file()
+    data = file.read_bytes()
+    key = _hash(job.pixels, hashlib.sha256(data).hexdigest(), coder.name, coder.identity, VERSIONS)
+    store = job.cache / "scores" / key[:2] / f"{key}.json"
+    known = json.loads(store.read_text()) if store.exists() else {}
+    todo = [n for n in names if n not in known]
+    kept = job.keep / coder.name / job.setting / f"{job.path.stem}.png" if job.keep else None
+    if todo or (kept and not kept.exists()):
+        picture = coder.decode(file)
+        known |= evaluate.score(reference, picture, len(data), todo)
+        store.parent.mkdir(parents=True, exist_ok=True)
+        files.write(store, json.dumps(known).encode())
+        if kept:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            image.save(picture, kept)
+    values = {k: known[k] for k in ("bytes", "bpp", *names)}
+    return {"codec": coder.name, "setting": job.setting, "picture": job.path.stem, **values}
+
+
+def _hash(*parts: object) -> str:
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def _start(threads: int) -> None:
+    """First thing in every worker: a fixed number of threads, so that workers do not fight."""
+    os.environ |= {"SVT_LOG": "1", "OMP_NUM_THREADS": str(threads)}
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(threads)
+
+
+def _each(
+    work: Callable[..., Any], calls: list[tuple[Any, ...]], workers: int, threads: int, label: str
+) -> Iterable[Any]:
+    """Run the calls in fresh processes and yield results as they come; a failure is one line and stops nothing else."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
+        futures = {pool.submit(work, *call): call for call in calls}
+        for done, future in enumerate(as_completed(futures), 1):
+            try:
+                yield future.result()
+            except PriorCodecError as error:
+                print(f"{label}: {error}", file=sys.stderr)
+            print(f"\r{label} {done}/{len(calls)}", end="" if done < len(calls) else "\n", file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("name", help="results/NAME.json")
+    cli.add_argument("pictures", type=Path, nargs="+", help="references: files or folders")
+    cli.add_argument("--codecs", nargs="+", required=True)
+    cli.add_argument("--metrics", nargs="+", default=list(metrics.METRICS), choices=list(metrics.METRICS))
+    cli.add_argument("--anchor", default="vvc", help="codec that BD-rates are against")
+    cli.add_argument("--vvc", type=Path, help="folder of NAME-qpQP.266 bitstreams")
+    cli.add_argument("--workers", type=int, default=1)
+    cli.add_argument("--threads", type=int, default=1, help="per worker")
+    cli.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "priorcodec" / "benchmarks")
+    cli.add_argument("--keep", type=Path, help="folder for decoded pictures, for `priorcodec report --pictures`")
+    cli.add_argument("--keep-only", nargs="+", default=[], help="names of the pictures to keep; default all")
+    cli.add_argument("--results", type=Path, default=resultfile.RESULTS)
+    return cli.parse_args()
+
+
+def _coders(args: argparse.Namespace, lines: list[str]) -> dict[str, coders.Coder]:
+    """Codec as given -> Coder, for those that run here; a line for each that does not."""
+    found = {}
+    for codec in args.codecs:
+        try:
+            coder = make(codec, args.vvc)
+        except PriorCodecError as error:
+            lines.append(f"{codec}: {error}")
+            continue
+        if coder.missing:
+            lines.append(coder.missing)
+        else:
+            found[codec] = coder
+    return found
+
+
+def _jobs(args: argparse.Namespace, codec: str, coder: coders.Coder, path: Path, pixels: str) -> list[Job]:
+    given = codec.partition(":")[2] if codec.partition(":")[0] in coders.ANCHORS else ""
+    keep = args.keep if args.keep and (not args.keep_only or path.stem in args.keep_only) else None
+    every = {"path": path, "pixels": pixels, "codec": codec, "vvc": args.vvc, "cache": args.cache, "keep": keep}
+    return [Job(setting=setting, **every) for setting in (given.split(",") if given else coder.settings)]
+
+
+def run(args: argparse.Namespace) -> Path:
+    names, lines = metrics.available(args.metrics)
+    pictures = {p: image.load(p).pixels for p in evaluate.expand(args.pictures, evaluate.PICTURES)}
+    hashes = {p: _hash(x.shape, hashlib.sha256(x.tobytes()).hexdigest()) for p, x in pictures.items()}
+    found = _coders(args, lines)
+    for line in lines:
+        print(f"left out: {line}", file=sys.stderr)
+    jobs = {p: [j for c, coder in found.items() for j in _jobs(args, c, coder, p, hashes[p])] for p in pictures}
+    todo = [(j,) for js in jobs.values() for j in js if not j.file().exists()]
+    if todo:
+        list(_each(encode, todo, args.workers, args.threads, "encode"))
+    ready = [([j for j in js if j.file().exists()], names) for js in jobs.values()]
+    rows = [
+        row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part
+    ]
+    means = [m for m in curves.means(rows) if m["pictures"] == len(pictures)]
+    lines += [f"{m['codec']} {m['setting']}: failed on {len(pictures) - m['pictures']} of {len(pictures)} pictures"
+              for m in curves.means(rows) if m not in means]  # fmt: skip
+    if not means:
+        raise PriorCodecError("nothing to report: no codec asked for ran on every picture; the lines above say why")
+    order = [c.name for c in found.values()]
+    means.sort(key=lambda m: (order.index(m["codec"]), m["bpp"]))
+    settings = {(m["codec"], m["setting"]): i for i, m in enumerate(means)}
+    rows = [r for r in rows if (r["codec"], r["setting"]) in settings]
+    for p, x in pictures.items() if args.keep else ():
+        if not args.keep_only or p.stem in args.keep_only:
+            (args.keep / "original").mkdir(parents=True, exist_ok=True)
+            image.save(x, args.keep / "original" / f"{p.stem}.png")
+    shown = {n: metrics.METRICS[n] for n in names}
+    content = {
+        "codecs": {c.name: c.title for c in found.values()},
+        "metrics": {n: {"title": m.title, "unit": m.unit, "higher_is_better": m.higher_is_better}
+                    for n, m in shown.items()},
+        "left_out": lines,
+        "bd_rate": curves.bd_table(means, args.anchor, {n: m.higher_is_better for n, m in shown.items()}),
+        "means": means,
+        "pictures": [{"name": p.stem, "height": x.shape[0], "width": x.shape[1], "sha256": hashes[p]}
+                     for p, x in pictures.items()],
+        "rows": sorted(rows, key=lambda r: (settings[r["codec"], r["setting"]], r["picture"])),
+    }  # fmt: skip
+    return resultfile.write(args.name, "rd", content, folder=args.results)
+
+
+if __name__ == "__main__":
+    try:
+        print(run(_arguments()))
+    except PriorCodecError as error:
+        sys.exit(f"rd.py: {error}")
