@@ -1,0 +1,42 @@
+# make demo   installs everything into .venv and codes the demo photograph
+# make test   installs everything and runs the tests        make lint   ruff, pyright, import-linter
+# Needs Python 3.11 or 3.12, git and make. Another interpreter: make PYTHON=/path/to/python3.12 test
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := train,bench,test
+STAMP := $(VENV)/installed
+FIND := for p in python3.12 python3.11 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1 && { echo $$p; break; }; done
+PYTHON ?= $(shell $(FIND))
+
+.PHONY: demo test lint install clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/priorcodec demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+install: $(STAMP)
+
+# Installed again only when the content of pyproject.toml differs from what the stamp holds.
+$(STAMP): pyproject.toml
+	@if ! cmp -s pyproject.toml $@; then set -e; \
+		test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or make PYTHON=/path/to/it" >&2; exit 1; }; \
+		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+		echo "installing priorcodec with all it needs into $(VENV): about 6 GB, some minutes"; \
+		$(BIN)/python -m pip install --quiet --upgrade pip; \
+		$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'; \
+	fi
+	@cp pyproject.toml $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
