@@ -1,0 +1,63 @@
+"""What is committed: no path of somebody's machine, the layering holds, the demo picture names its source."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MACHINE = re.compile(rb"(?<![\w./~:-])(/(?:home|Users|root|work|tmp|mnt|opt)/[\w.][\w./-]+|[A-Z]:\\\\?Users)")
+ALLOWED = {Path("tests/meta/test_repository.py")}
+
+
+def committed() -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [Path(name) for name in listed.stdout.decode().split("\0") if name]
+
+
+def machine_paths(data: bytes) -> list[str]:
+    return [] if b"\0" in data[:8192] else [found.decode() for found in MACHINE.findall(data)]
+
+
+def test_no_path_of_a_machine():
+    files = [path for path in committed() if path not in ALLOWED and (ROOT / path).is_file()]
+    assert len(files) > 20
+    assert {str(path): found for path in files if (found := machine_paths((ROOT / path).read_bytes()))} == {}
+
+
+@pytest.mark.parametrize("text", ["see /home/jo/x.py", "'/work/shared/a.md'", '"/tmp/run1/log"', r"C:\Users\jo"])
+def test_the_search_for_paths_bites(text):
+    assert machine_paths(text.encode())
+
+
+@pytest.mark.parametrize(
+    "text", ["https://a.org/home/jo/x", "./tmp/x", "PYTHON=/path/to/python3.12", "1/tmp", "b\0/tmp/x"]
+)
+def test_the_search_for_paths_spares_others(text):
+    assert machine_paths(text.encode()) == []
+
+
+def test_layering():
+    linter = Path(sys.executable).with_name("lint-imports")
+    if not linter.exists():
+        pytest.skip("import-linter is not installed: pip install '.[test]'")
+    done = subprocess.run([linter, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_demo_photograph_loads_and_names_its_source():
+    from priorcodec.core import image
+
+    folder = ROOT / "priorcodec" / "demo"
+    source = (folder / "SOURCE.md").read_text()
+    pictures = [path for path in folder.iterdir() if path.suffix != ".md"]
+    assert pictures
+    for path in pictures:
+        loaded = image.load(path)
+        assert loaded.notes == () and min(loaded.pixels.shape[:2]) >= 256
+        assert path.stat().st_size <= 400_000
+        assert path.name in source and "CC0" in source
