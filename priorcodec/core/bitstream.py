@@ -56,7 +56,7 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Everything a file says. height, width: true size in pixels; quality: 0 to 224; hyper, latent: the entropy-coded z and y.
+    """Everything a file says. height, width: true size in pixels; quality: 0 to 224; hyper, latent: entropy-coded z, y.
 
     Raises:
         StreamError: a field is out of its range, or a segment type is critical and unknown or there twice.

@@ -1,4 +1,4 @@
-"""Any picture Pillow can decode -> 8-bit sRGB: upright, no palette, no alpha, no foreign colour profile. Imports no torch.
+"""Any picture Pillow can decode -> 8-bit sRGB: upright, no palette, no alpha, no foreign colour profile. No torch.
 
 decoded ─orientation─▶ upright ─16 to 8 bit─▶ ─alpha aside─▶ ─profile─▶ sRGB ─background under alpha─▶ RGB
 """

@@ -337,7 +337,7 @@ def test_max_pixels_before_decoding():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert "60000x60000, more than 268435456 pixels" in refused(bytes(bomb))
-    assert Image.MAX_IMAGE_PIXELS == before
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_pillows_own_limit_does_not_interfere(monkeypatch):
@@ -363,7 +363,8 @@ def test_from_any():
 @pytest.mark.parametrize(
     "source, says",
     [
-        (picture() / 255, "float64 array"), (picture().astype(np.int32), "int32 array"), (picture()[None], "wanted uint8"),
+        (picture() / 255, "float64 array"), (picture().astype(np.int32), "int32 array"),
+        (picture()[None], "wanted uint8"),
         (np.zeros((0, 5, 3), np.uint8), "no pixels"), (np.asarray(transparent("RGBA")), "transparent"),
         (torch.zeros(3, 0, 4), "tensor of shape (3, 0, 4)"), (torch.zeros(2, 3, 4, 4), "(2, 3, 4, 4)"),
         (torch.zeros(4, 4, 3), "(4, 4, 3)"), (torch.full((3, 4, 4), 255.0), "wanted [-1, 1]"),
