@@ -5,7 +5,8 @@ folder/unet|transformer -> denoiser | folder/vae -> autoencoder | folder/schedul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,14 +78,15 @@ def load(spec: BackboneSpec, model: Model, weights: Path | None, *, dtype: torch
 
     from priorcodec.backbones._latent_diffusion import LatentDiffusion
 
-    unet = getattr(diffusers, DENOISER_CLASS[spec.family])
+    kind = getattr(diffusers, DENOISER_CLASS[spec.family])
     vae_dtype = torch.float32 if dtype is torch.float16 and not model.fp16_autoencoder else dtype
     if weights is None:
-        denoiser = unet(**model.denoiser).to(dtype)
-        vae = diffusers.AutoencoderKL(**model.autoencoder).to(vae_dtype)
+        # torch's own `to`: the one of diffusers warns each time, even about nothing
+        denoiser = torch.nn.Module.to(kind(**model.denoiser), dtype=dtype)
+        vae = torch.nn.Module.to(diffusers.AutoencoderKL(**model.autoencoder), dtype=vae_dtype)
         scheduler = diffusers.DDPMScheduler(**model.scheduler)
     else:
-        denoiser = _read(spec, unet, weights / spec.family, dtype)
+        denoiser = _read(spec, kind, weights / spec.family, dtype)
         vae = _read(spec, diffusers.AutoencoderKL, weights / "vae", vae_dtype)
         scheduler = _read(spec, diffusers.DDPMScheduler, weights / "scheduler", None)
         _check_identity(spec, model, weights, denoiser, vae, scheduler)
@@ -109,12 +111,26 @@ def _read(spec: BackboneSpec, kind: Any, folder: Path, dtype: torch.dtype | None
     if dtype is not None:
         options |= {"torch_dtype": dtype, "use_safetensors": True, "low_cpu_mem_usage": True}
     try:
-        return kind.from_pretrained(folder, **options)
+        with _quiet_diffusers():
+            return kind.from_pretrained(folder, **options)
     except (OSError, ValueError, RuntimeError, KeyError) as exc:  # diffusers: no safetensors, bad config, wrong shapes
         reason = " ".join(str(exc).split())[:200]
         raise WeightsError(
             f"{spec.name}: {folder} cannot be read as {kind.__name__} from safetensors: {reason}"
         ) from exc
+
+
+@contextlib.contextmanager
+def _quiet_diffusers() -> Iterator[None]:
+    """Config files on the Hub are older than the classes; diffusers names every key it no longer knows."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _check_identity(spec: BackboneSpec, model: Model, folder: Path, denoiser: Any, vae: Any, scheduler: Any) -> None:

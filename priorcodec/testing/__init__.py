@@ -1,0 +1,86 @@
+"""A kit that tells whether a backbone keeps the contract, for plugin authors and us (after scikit-learn's checks).
+
+tier 0  plain data, light import               no torch needed
+tier 1  the tiny model, the empty full model   offline, CPU, seconds
+tier 2  the real weights                       minutes, memory of the real model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from priorcodec.core.contract import BackboneSpec
+from priorcodec.core.errors import ConfigError
+from priorcodec.registry import open_registry
+from priorcodec.testing._run import CheckError, Result, Status, Subject, all_checks, report, run
+
+__all__ = ["CheckError", "Result", "Status", "check_backbone", "parametrize_backbones", "report"]
+
+
+def check_backbone(
+    backbone: BackboneSpec | str,
+    *,
+    tier: int = 1,
+    weights: Path | None = None,
+    expected_failures: Mapping[str, str] | None = None,
+) -> list[Result]:
+    """Run every check up to `tier`.
+
+    backbone: a spec or a name in the registry; weights: for tier 2, else what the registry finds;
+    expected_failures: check name -> reason; such a check must fail, passing is reported as a failure of its own.
+    Raises:
+        ConfigError: an expected failure names no check. BackboneError: no such backbone.
+    """
+    expected = _expected(expected_failures)
+    subject = _subject(backbone, tier, weights)
+    return [run(check, subject, expected.get(check.name)) for check in all_checks() if check.tier <= tier]
+
+
+def parametrize_backbones(
+    *backbones: BackboneSpec | str, tier: int = 1, expected_failures: Mapping[str, str] | None = None
+) -> Callable[..., Any]:
+    """One pytest case for each backbone and check: decorates `def test_conformance(check): check()`."""
+    import pytest
+
+    expected = _expected(expected_failures)
+    cases = []
+    for backbone in backbones:
+        subject = _subject(backbone, tier, None)
+        for check in (c for c in all_checks() if c.tier <= tier):
+            marks = ()
+            if check.name in expected:
+                marks = pytest.mark.xfail(strict=True, raises=CheckError, reason=expected[check.name])
+            name = f"{subject.spec.name}-{check.name}"
+            cases.append(pytest.param(partial(_as_test, check, subject), id=name, marks=marks))
+    return pytest.mark.parametrize("check", cases)
+
+
+def _as_test(check: Any, subject: Subject) -> None:
+    import pytest
+
+    result = run(check, subject, None)
+    if result.status is Status.SKIPPED:
+        pytest.skip(result.message)
+    if result.status is Status.FAILED:
+        raise CheckError(result.message)
+
+
+def _expected(given: Mapping[str, str] | None) -> dict[str, str]:
+    expected, known = dict(given or {}), {check.name for check in all_checks()}
+    unknown = sorted(set(expected) - known)
+    if unknown:
+        raise ConfigError(
+            f"expected failures name no checks: {', '.join(unknown)}; checks are {', '.join(sorted(known))}"
+        )
+    return expected
+
+
+def _subject(backbone: BackboneSpec | str, tier: int, weights: Path | None) -> Subject:
+    registry = open_registry()
+    spec = registry.spec(backbone) if isinstance(backbone, str) else backbone
+    if tier >= 2 and weights is None:
+        weights = registry.weights(spec)
+    return Subject(spec=spec, weights=weights)
