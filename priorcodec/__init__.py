@@ -1,4 +1,4 @@
-"""PriorCodec: an image codec whose decoder is a pretrained diffusion model. The public names; importing this loads no torch."""
+"""PriorCodec, an image codec whose decoder is a pretrained diffusion model: the public names. Imports no torch."""
 
 from __future__ import annotations
 

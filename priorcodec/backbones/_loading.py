@@ -1,6 +1,6 @@
-"""Builds a latent diffusion model from diffusers' own classes: a pipeline folder in Hub layout, or the architecture alone.
+"""Builds a latent diffusion model from diffusers' own classes: from a folder in Hub layout, or the architecture alone.
 
-folder/unet|transformer -> denoiser | folder/vae -> autoencoder | folder/scheduler -> alpha_bar; text encoders stay unread
+folder/unet|transformer -> denoiser | folder/vae -> autoencoder | folder/scheduler -> alpha_bar; no text encoder
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def tiny_autoencoder(scale: float) -> dict[str, Any]:
 
 
 def latent_space(scale: float) -> LatentSpace:
-    """Of that autoencoder. No per-channel statistics are published; `scale` was chosen so that z has a spread of about 1."""
+    """Of that autoencoder. No statistics per channel are published; `scale` was chosen to give z a spread near 1."""
     return LatentSpace(channels=4, stride=8, scale=scale, mean=(0.0,) * 4, std=(1.0,) * 4)
 
 

@@ -1,4 +1,4 @@
-"""What the three Stable Diffusion U-Nets share: block layout, noise schedule, LoRA rules, fusion sites, the call itself."""
+"""What the Stable Diffusion U-Nets share: block layout, noise schedule, LoRA rules, fusion sites, the call itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PixArt-alpha (Chen et al. 2023) and PixArt-Sigma (2024): diffusion transformers; learned variance dropped, size conditions inside."""
+"""PixArt-alpha (Chen et al. 2023) and -Sigma (2024): transformers; variance dropped, size conditions made inside."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ IDENTITY = ("caption_channels", "in_channels", "out_channels")
 
 
 def predict(model: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-    """Latents of odd size are padded to whole patches; alpha is told of a square 1024-pixel picture, whatever the tile."""
+    """Latents of odd size are padded to whole patches; alpha is told of a square 1024-pixel picture, always."""
     from torch.nn.functional import pad
 
     height, width = x_t.shape[-2:]

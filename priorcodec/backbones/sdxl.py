@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (Podell et al. 2023): a U-Net three times as large; size conditions and pooled vector made inside."""
+"""Stable Diffusion XL (Podell et al. 2023): a U-Net three times as large; its size conditions are made inside."""
 
 from __future__ import annotations
 

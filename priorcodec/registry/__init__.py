@@ -1,4 +1,4 @@
-"""Who exists: backbones, their weights and adapters, all through pluggy. Nothing here imports torch, and nothing is global."""
+"""Who exists: backbones, their weights and adapters, through pluggy. Nothing here imports torch, nothing is global."""
 
 from priorcodec.registry.manager import PluginRecord, Problem, Registry, open_registry
 

@@ -1,6 +1,6 @@
-"""Where weights come from: a local folder, the Hugging Face cache, the Hub at the pinned revision. Safetensors only, no torch.
+"""Where weights come from: a local folder, the Hugging Face cache, the Hub at the pinned revision; safetensors only.
 
-Only the denoiser, the autoencoder and the scheduler config of a diffusers folder are ever asked for; a text encoder never is.
+Only denoiser, autoencoder and scheduler config of a diffusers folder are ever asked for; a text encoder never is.
 """
 
 from __future__ import annotations
@@ -162,4 +162,4 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 def _why_no_pickle(path: Path) -> str:
     if path.suffix not in PICKLES:
         return ""
-    return f"; {path.name} is a pickle, which can run any code when it is read, so it is refused: convert it to safetensors"
+    return f"; {path.name} is a pickle, which can run any code when it is read; convert it to safetensors"

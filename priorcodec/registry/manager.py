@@ -1,4 +1,4 @@
-"""Loads plugins one by one, so that a broken one is named with its reason and stops nobody else (after datasette and tox).
+"""Loads plugins one by one: a broken one is named with its reason and stops nobody else (after datasette and tox).
 
 candidate -load-> module -quarantine (a pluggy manager of its own)-> specs -checked-> registered for real
 """
@@ -111,8 +111,8 @@ class Registry:
     def weights(self, spec: BackboneSpec, given: str | None = None) -> Path:
         """The weights that `spec.build` takes.
 
-        given: a local folder or file, or the id of a mirror on the Hub ("owner/repo" or "owner/repo@revision"); None asks
-        the plugins, then the local caches, then the Hub at the pinned revision.
+        given: a local folder or file, or the id of a mirror on the Hub ("owner/repo" or "owner/repo@revision"); None
+        asks the plugins, then the local caches, then the Hub at the pinned revision.
 
         Raises:
             WeightsError: not to be had; the one line says how to get them and under which licence.

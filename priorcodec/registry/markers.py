@@ -1,4 +1,4 @@
-"""The two pluggy markers: `hookspec` declares a hook of this package, `hookimpl` answers one (every plugin imports it)."""
+"""The two pluggy markers: `hookspec` declares a hook of this package, `hookimpl` answers one."""
 
 import pluggy
 

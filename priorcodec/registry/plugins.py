@@ -37,7 +37,7 @@ def default_candidates() -> Iterator[Candidate]:
 
 
 def installed_candidates() -> Iterator[Candidate]:
-    """What installed packages offer under the entry-point group `priorcodec`, sorted by name; nothing is imported yet."""
+    """What installed packages offer under the entry-point group `priorcodec`, by name; nothing is imported yet."""
     for point in sorted(metadata.entry_points(group=GROUP), key=lambda p: (p.name, p.value)):
         dist = point.dist
         name, version = (dist.name, dist.version) if dist else ("unknown", "")

@@ -1,4 +1,4 @@
-"""Tiny folders in Hub layout, written by save_pretrained with the real classes, read by the loader of the real weights."""
+"""Tiny folders in Hub layout, written by save_pretrained of the real classes, read by the loader of real weights."""
 
 import json
 import warnings
@@ -75,7 +75,7 @@ def test_a_hub_folder_gives_the_same_model(folders, name):
 
 
 def test_the_legacy_config_of_pixart_alpha_is_read(folders, tmp_path):
-    """The Hub's file is older than the class: another class name, keys since dropped, micro-conditions not spelt out."""
+    """The Hub's file is older than the class: another class name, keys since dropped, micro-conditions not said."""
     saved = folders["pixart"][1]
     write_folder("pixart", tmp_path)
     file = tmp_path / "transformer" / "config.json"

@@ -1,4 +1,4 @@
-"""Finding weights: given folder or mirror, own folder, Hugging Face cache, Hub; safetensors only; one line when missing."""
+"""Finding weights: given folder or mirror, own folder, cache, Hub; safetensors only; one line when missing."""
 
 import hashlib
 from dataclasses import replace
