@@ -1,4 +1,4 @@
-"""The fixed, generalised encoder as one trainable module: transforms, gain vectors, entropy model.
+"""The fixed, generalised encoder: transforms, gain vectors, and (for training) the entropy model.
 
 One model for all rates by gain vectors (Cui et al., "Asymmetric Gained Deep Image Compression", CVPR 2021): a quality level
 s is a pair of vectors (quantise, dequantise); qualities between two levels interpolate them geometrically.
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from priorcodec.core.integer import round_ste
-from priorcodec.core.prior import QUALITY_STEPS, Prior, gaussian_bits, interpolate
+from priorcodec.core.prior import Prior, gaussian_bits, interpolate
 from priorcodec.core.transform import Analysis, HyperAnalysis, Synthesis
 
 
@@ -41,8 +41,11 @@ class Forward:
     z_bits: Tensor
 
 
-class ImageEncoder(nn.Module):
-    """All trained parts of the file format. `quality` is a real number in [0, levels - 1], one per picture."""
+class Transforms(nn.Module):
+    """g_a, h_a, g_s and the gain vectors: the part that may be evaluated in floating point.
+
+    `quality` is a real number in [0, levels - 1], one per picture.
+    """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
@@ -50,7 +53,6 @@ class ImageEncoder(nn.Module):
         self.g_a = Analysis(c.n8, c.n16, c.m, c.depth)
         self.g_s = Synthesis(c.n8, c.n16, c.m, c.depth)
         self.h_a = HyperAnalysis(c.m, c.n, c.m_h)
-        self.prior = Prior(c.m, c.m_h, c.n, c.levels)
         start = torch.linspace(-1.2, 1.2, c.levels)[:, None]
         self.log_gain = nn.Parameter(start.repeat(1, c.m))
         self.log_inverse = nn.Parameter(-start.repeat(1, c.m))
@@ -65,6 +67,13 @@ class ImageEncoder(nn.Module):
     def dequantise(self, y_hat_q: Tensor, quality: Tensor) -> Tensor:
         """Decoded values in quantisation steps -> y_hat, the features every backbone's adapter reads."""
         return y_hat_q * interpolate(self.log_inverse, quality).exp()[..., None, None]
+
+class ImageEncoder(Transforms):
+    """The transforms together with the trainable entropy model: what stage 1 trains."""
+
+    def __init__(self, config: EncoderConfig):
+        super().__init__(config)
+        self.prior = Prior(config.m, config.m_h, config.n, config.levels)
 
     def forward(self, x: Tensor, quality: Tensor, *, autocast: bool = False) -> Forward:
         """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> a differentiable model of coding and decoding it."""
@@ -82,11 +91,6 @@ class ImageEncoder(nn.Module):
         with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
             x_hat = self.g_s(y_hat)
         return Forward(x_hat=x_hat.float(), y_hat=y_hat, y_bits=y_bits.sum((1, 2, 3)), z_bits=z_bits.sum((1, 2, 3)))
-
-
-def quality_byte(quality: float) -> int:
-    """Quality in levels -> the byte written to the file (units of 1/32 level)."""
-    return round(quality * QUALITY_STEPS)
 
 
 def _noise(like: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""What is trained per backbone: bridge and LoRA, their file, their training."""

@@ -1,0 +1,123 @@
+"""An adapter's file: one safetensors with everything trained and everything needed to refuse the wrong backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from priorcodec.core import files
+from priorcodec.core.contract import BackboneSpec
+from priorcodec.core.errors import AdapterError
+
+if TYPE_CHECKING:
+    from priorcodec.adapters.adapter import Adapter
+
+KIND = "priorcodec adapter 1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterConfig:
+    """Shape of an adapter. width, depth: of the bridge at stride 16; fine_*: on the latent grid; start: pseudo-timestep at
+    the lowest and the highest quality; lora_rank: the rules' own ranks (None), one rank for all, or 0 for no LoRA."""
+
+    width: int = 160
+    depth: int = 3
+    fine_width: int = 96
+    fine_depth: int = 3
+    start: tuple[float, float] = (400.0, 100.0)
+    lora_rank: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFile:
+    """A file as it was read. tensors: names as in `Adapter.bridge`, "lora."-prefixed for LoRA; metadata: see `save`."""
+
+    path: Path
+    config: AdapterConfig
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
+    """Write a trained (and still attached) adapter; metadata: trained steps, data, licence, package version."""
+    from safetensors.torch import save as to_bytes
+
+    from priorcodec.adapters.rules import digest
+
+    spec = adapter.spec
+    header = {
+        **metadata,
+        "kind": KIND,
+        "backbone": spec.name,
+        "revision": spec.revision,
+        "encoder": f"{encoder_id:08x}",
+        "rules": digest(spec.lora),
+        "config": json.dumps(dataclasses.asdict(adapter.config)),
+    }
+    tensors = {f"bridge.{name}": value for name, value in adapter.bridge.state_dict().items()}
+    tensors |= {f"lora.{name}": value for name, value in adapter.lora.items()}
+    data = to_bytes({k: v.detach().cpu().to(dtype).contiguous() for k, v in tensors.items()}, metadata=header)
+    files.write(path, data)
+
+
+def read(path: Path) -> AdapterFile:
+    """Raises AdapterError: missing, unreadable, or not an adapter."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise AdapterError(f"{path} is not a readable adapter ({error}): give a .safetensors adapter file") from error
+    if metadata.get("kind") != KIND:
+        raise AdapterError(f"{path} is {metadata.get('kind', 'something else')!r}, wanted {KIND!r}: give an adapter file")
+    try:
+        fields = json.loads(metadata["config"])
+        config = AdapterConfig(**{**fields, "start": tuple(fields["start"])})
+    except (KeyError, TypeError, ValueError) as error:
+        raise AdapterError(f"{path} has a damaged description ({error}): get the adapter again") from error
+    return AdapterFile(path=path, config=config, tensors=tensors, metadata=metadata)
+
+
+def check(file: AdapterFile, spec: BackboneSpec, *, encoder_id: int) -> None:
+    """Raises AdapterError when the adapter belongs to another backbone, revision, rule set or encoder."""
+    from priorcodec.adapters.rules import digest
+
+    wanted = {
+        "backbone": spec.name,
+        "revision": spec.revision,
+        "encoder": f"{encoder_id:08x}",
+        "rules": digest(spec.lora),
+    }
+    for key, value in wanted.items():
+        if file.metadata.get(key) != value:
+            raise AdapterError(
+                f"{file.path.name} is for {key} {file.metadata.get(key)}, this is {value}: take or train an adapter "
+                f"for {spec.name}"
+            )
+
+
+def load(file: AdapterFile, adapter: Adapter) -> None:
+    """Copy the stored tensors into an attached adapter of the same config. Raises AdapterError when they do not fit."""
+    from priorcodec.adapters import lora
+
+    parts: dict[str, dict[str, Tensor]] = {"bridge": {}, "lora": {}}
+    for key, value in file.tensors.items():
+        part, _, name = key.partition(".")
+        if part not in parts:
+            raise AdapterError(f"{file.path.name} holds {key}, which this version does not know: update priorcodec")
+        if not torch.isfinite(value).all():
+            raise AdapterError(f"{file.path.name}: {key} holds values that are not finite: get the adapter again")
+        parts[part][name] = value.float()
+    try:
+        adapter.bridge.load_state_dict(parts["bridge"])
+    except RuntimeError as error:
+        raise AdapterError(f"{file.path.name} does not fit: {str(error).splitlines()[-1].strip()}") from error
+    lora.load(adapter.lora, parts["lora"])

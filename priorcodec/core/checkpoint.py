@@ -1,0 +1,73 @@
+"""The encoder's weight file: float transforms, integer entropy tables, and the id every .gic file carries."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from priorcodec.core import files
+from priorcodec.core.encoder import EncoderConfig, ImageEncoder, Transforms
+from priorcodec.core.entropy import ExactPrior, gaussian_tables
+from priorcodec.core.errors import WeightsError
+
+KIND = "priorcodec encoder 1"
+FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderWeights:
+    """A loaded encoder. id: first 32 bits of the file's SHA-256; metadata: what the file says of its making."""
+
+    id: int
+    transforms: Transforms
+    prior: ExactPrior
+    metadata: dict[str, str]
+
+
+def save_encoder(model: ImageEncoder, path: Path, metadata: Mapping[str, str]) -> int:
+    """Freeze a trained encoder into one safetensors file (fp16 transforms, integer tables); returns its id."""
+    tensors: dict[str, Tensor] = {}
+    for name, value in model.state_dict().items():
+        if not name.startswith("prior."):
+            tensors[name] = value.detach().cpu().to(torch.float32 if name in FULL_PRECISION else torch.float16)
+    tensors |= {f"prior.{key}": value for key, value in (model.prior.tables() | gaussian_tables()).items()}
+    header = {"kind": KIND, "config": json.dumps(dataclasses.asdict(model.config)), **metadata}
+    data = save({key: value.contiguous() for key, value in tensors.items()}, metadata=header)
+    files.write(path, data)
+    return encoder_id(data)
+
+
+def encoder_id(data: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(data).digest()[:4], "little")
+
+
+def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeights:
+    """Raises WeightsError: no such file, not an encoder, or tensors of the wrong shape."""
+    try:
+        data = path.read_bytes()
+        with safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise WeightsError(f"{path} is not a readable encoder file ({error}): reinstall priorcodec") from error
+    if metadata.get("kind") != KIND:
+        raise WeightsError(f"{path} is {metadata.get('kind', 'no')!r}, wanted {KIND!r}: give an encoder's weight file")
+    transforms = Transforms(EncoderConfig(**json.loads(metadata["config"])))
+    tables = {key.removeprefix("prior."): tensors.pop(key) for key in list(tensors) if key.startswith("prior.")}
+    try:
+        transforms.load_state_dict({key: value.float() for key, value in tensors.items()})
+    except RuntimeError as error:
+        raise WeightsError(f"{path} does not fit its own description: {str(error).splitlines()[-1].strip()}") from error
+    transforms = transforms.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()  # pyright: ignore
+    return EncoderWeights(
+        id=encoder_id(data), transforms=transforms, prior=ExactPrior(tables, device), metadata=metadata
+    )

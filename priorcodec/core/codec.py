@@ -1,0 +1,131 @@
+"""The codec without any diffusion model: pixels -> file, file -> features and preview.
+
+    pixels --image.pad--> x --g_a--> y --gain--> y_q --ExactPrior--> strings --bitstream.pack--> file
+    file --bitstream.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_hat --g_s--> preview
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from priorcodec.core import bitstream, image
+from priorcodec.core.bitstream import Stream
+from priorcodec.core.checkpoint import EncoderWeights, load_encoder
+from priorcodec.core.errors import ConfigError, StreamError
+from priorcodec.core.prior import QUALITY_STEPS
+from priorcodec.core.transform import HYPER_STRIDE, STRIDE
+
+WEIGHTS = Path(__file__).parent.parent / "weights"
+DEAD_ZONE = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """data: the whole file; stream: the same, parsed; hyper_bits, latent_bits: their cost by the entropy tables;
+    symbols_sha256: what every decoder must read back."""
+
+    data: bytes
+    stream: Stream
+    hyper_bits: float
+    latent_bits: float
+    symbols_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What a file says, and all a backbone's adapter may see. y_hat: (1, m, h, w) on the padded grid, stride 16;
+    quality: in levels; height, width: true size in pixels; seed: of any noise a sampler wants."""
+
+    y_hat: Tensor
+    quality: float
+    height: int
+    width: int
+    seed: int
+    stream: Stream
+    symbols_sha256: str
+
+
+class Codec:
+    """The fixed encoder and everything that reads its files without a backbone.
+
+    Args:
+        weights: an encoder's weight file (default: the shipped one); device: where the networks run.
+    Raises:
+        WeightsError: the weight file is missing or no encoder.
+    """
+
+    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.weights: EncoderWeights = load_encoder(weights or WEIGHTS / "encoder.safetensors", self.device)
+        self.transforms, self.prior = self.weights.transforms, self.weights.prior
+        self.id = self.weights.id
+        self.levels = self.transforms.config.levels
+
+    def quality_byte(self, quality: float) -> int:
+        """Quality in levels, 0 to levels - 1 in steps of 1/32 -> the byte of the file. Raises ConfigError."""
+        if not 0 <= quality <= self.levels - 1:
+            raise ConfigError(f"quality is {quality}, wanted a number from 0 to {self.levels - 1}")
+        return round(quality * QUALITY_STEPS)
+
+    @torch.inference_mode()
+    def encode(self, pixels: np.ndarray, quality: float = 3.0) -> Encoded:
+        """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array."""
+        byte = self.quality_byte(quality)
+        height, width = pixels.shape[:2]
+        x = image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device)
+        level = torch.tensor([byte / QUALITY_STEPS], device=self.device)
+        y_q, z = self.transforms.scaled(self.transforms.g_a(x), level)
+        coded = self.prior.encode(y_q[0], z[0], byte, dead_zone=DEAD_ZONE)
+        stream = Stream(
+            encoder_id=self.id, quality=byte, height=height, width=width, hyper=coded.hyper, latent=coded.latent
+        )
+        return Encoded(
+            data=bitstream.pack(stream),
+            stream=stream,
+            hyper_bits=coded.hyper_bits,
+            latent_bits=coded.latent_bits,
+            symbols_sha256=coded.symbols_sha256,
+        )
+
+    @torch.inference_mode()
+    def decode(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> Decoded:
+        """A file -> its features. Raises StreamError: damaged, too large, or written by another encoder."""
+        stream = bitstream.unpack(data, max_pixels=max_pixels)
+        if stream.encoder_id != self.id:
+            raise StreamError(
+                f"the file was written by encoder {stream.encoder_id:08x}, this is encoder {self.id:08x}: "
+                "use the priorcodec version that ships that encoder"
+            )
+        if stream.quality > (self.levels - 1) * QUALITY_STEPS:
+            raise StreamError(f"quality byte {stream.quality} is beyond this encoder's {self.levels} levels")
+        h, w = (-(-side // HYPER_STRIDE) * HYPER_STRIDE // STRIDE for side in (stream.height, stream.width))
+        y_hat_q, digest = self.prior.decode(stream.hyper, stream.latent, stream.quality, h, w)
+        quality = stream.quality / QUALITY_STEPS
+        level = torch.tensor([quality], device=self.device)
+        return Decoded(
+            y_hat=self.transforms.dequantise(y_hat_q[None], level),
+            quality=quality,
+            height=stream.height,
+            width=stream.width,
+            seed=bitstream.seed(data),
+            stream=stream,
+            symbols_sha256=digest,
+        )
+
+    @torch.inference_mode()
+    def preview(self, decoded: Decoded) -> np.ndarray:
+        """The auxiliary decoder's picture: uint8 (h, w, 3)."""
+        x = self.transforms.g_s(decoded.y_hat)
+        return image.to_pixels(image.crop(x, decoded.height, decoded.width))
+
+
+@functools.cache
+def shipped(device: str = "cpu") -> Codec:
+    """The codec with the shipped weights, loaded once per device."""
+    return Codec(device=device)

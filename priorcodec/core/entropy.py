@@ -1,0 +1,247 @@
+"""Exact entropy coding: the frozen integer prior and CompressAI's rANS. The same bytes give the same symbols everywhere.
+
+    hyper bytes --rANS--> z symbols --integer h_s--> phi --integer nets--> table indices, means --rANS <-- latent bytes--> symbols
+Only integer tables out of the weight file and exact float64 sums of integers (`integer.exact_conv`) lie on this path.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.machinery
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from priorcodec.core.errors import StreamError
+from priorcodec.core.integer import LIMIT, ONE, exact_conv
+from priorcodec.core.prior import INDEX_BIAS, INDEX_GAIN, SCALES, anchors, scale_of
+
+PRECISION = 16  # bits of a cumulative frequency
+LARGEST_SYMBOL = (1 << 15) - 1
+TAIL = 5.0  # tables reach this many standard deviations; symbols beyond are escaped
+
+
+@functools.cache
+def rans() -> ModuleType:
+    """CompressAI's compiled coder alone: importing the whole package costs five seconds this path does not need."""
+    package = importlib.util.find_spec("compressai")
+    if package is None or package.submodule_search_locations is None:
+        raise StreamError("the package compressai is missing: pip install compressai")
+    for folder in map(Path, package.submodule_search_locations):
+        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+            if (folder / f"ans{suffix}").exists():
+                loader = importlib.machinery.ExtensionFileLoader("compressai.ans", str(folder / f"ans{suffix}"))
+                spec = importlib.util.spec_from_loader("compressai.ans", loader)
+                module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
+                loader.exec_module(module)
+                return module
+    raise StreamError("compressai has no compiled coder `ans` on this machine: reinstall it from a wheel")
+
+
+def gaussian_tables() -> dict[str, Tensor]:
+    """Integer cumulative frequencies of the `SCALES` zero-mean Gaussians, int32; computed once, when weights are frozen."""
+    from compressai._CXX import pmf_to_quantized_cdf
+
+    rows, lengths, offsets = [], [], []
+    for scale in scale_of(torch.arange(SCALES).double()).tolist():
+        reach = max(2, round(TAIL * scale))
+        k = torch.arange(-reach, reach + 1).double()
+        pmf = torch.special.ndtr((k + 0.5) / scale) - torch.special.ndtr((k - 0.5) / scale)
+        tail = max(1.0 - pmf.sum().item(), 1e-9)
+        rows.append(pmf_to_quantized_cdf([*pmf.tolist(), tail], PRECISION))
+        lengths.append(len(rows[-1]))
+        offsets.append(-reach)
+    cdf = torch.zeros(SCALES, max(lengths), dtype=torch.int32)
+    for i, row in enumerate(rows):
+        cdf[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
+    as_int = functools.partial(torch.tensor, dtype=torch.int32)
+    return {"cdf": cdf, "cdf_length": as_int(lengths), "cdf_offset": as_int(offsets)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coded:
+    """One coded picture. hyper, latent: the two strings; y_hat_q: (m, h, w) float32, decoded values in quantisation steps;
+    hyper_bits, latent_bits: what the tables say the strings should cost; symbols_sha256: of all symbols, as int32."""
+
+    hyper: bytes
+    latent: bytes
+    y_hat_q: Tensor
+    hyper_bits: float
+    latent_bits: float
+    symbols_sha256: str
+
+
+class ExactPrior:
+    """The frozen entropy model.
+
+    Args:
+        tables: what `Prior.tables` and `gaussian_tables` made (integers only); device: where the integer nets run.
+    """
+
+    def __init__(self, tables: dict[str, Tensor], device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.tables = {key: value.to(self.device) for key, value in tables.items()}
+        self.m_h = len(self.tables["h_s.0.weight"][0])
+        self.m = len(self.tables["context.weight"][0])
+        self.lengths: list[int] = tables["cdf_length"].tolist()
+        self.offsets: list[int] = tables["cdf_offset"].tolist()
+        self.cdfs: list[list[int]] = tables["cdf"].tolist()
+        self.bits = _bit_table(tables["cdf"], tables["cdf_length"])
+
+    def encode(self, y_q: Tensor, z: Tensor, quality: int, *, dead_zone: float = 0.0) -> Coded:
+        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantisation steps, quality as in the file -> both strings.
+
+        dead_zone: how much of the rounding interval next to zero is given to zero, in [0, 0.5); costs no syntax.
+        """
+        z_mean, z_index = self._hyper_parameters(quality, z.shape[-2:])
+        z_symbols = _round(z.to(self.device).double() - z_mean / ONE, 0.0)
+        phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
+        coder = _Encoder(self)
+        coder.add(z_symbols, z_index)
+        hyper, hyper_bits, latent = coder.finish(), coder.bits, _Encoder(self)
+        values = torch.zeros(y_q.shape, dtype=torch.float64, device=self.device)
+        parts = [z_symbols]
+        for mask in self._passes(y_q.shape[-2:]):
+            mean, index = self._parameters(phi, values, mask, first=not len(parts) > 1)
+            symbols = _round(y_q.to(self.device).double()[:, mask] - mean / ONE, dead_zone)
+            latent.add(symbols, index)
+            values[:, mask] = symbols * ONE + mean
+            parts.append(symbols)
+        return Coded(
+            hyper=hyper,
+            latent=latent.finish(),
+            y_hat_q=(values / ONE).float(),
+            hyper_bits=hyper_bits,
+            latent_bits=latent.bits,
+            symbols_sha256=_digest(parts),
+        )
+
+    def decode(self, hyper: bytes, latent: bytes, quality: int, h: int, w: int) -> tuple[Tensor, str]:
+        """Both strings and the size of the latent grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
+
+        Raises:
+            StreamError: the strings hold impossible symbols.
+        """
+        z_mean, z_index = self._hyper_parameters(quality, (h // 4, w // 4))
+        z_symbols = _Decoder(self, hyper).take(z_index)
+        phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
+        decoder = _Decoder(self, latent)
+        values = torch.zeros((self.m, h, w), dtype=torch.float64, device=self.device)
+        parts = [z_symbols]
+        for mask in self._passes((h, w)):
+            mean, index = self._parameters(phi, values, mask, first=not len(parts) > 1)
+            symbols = decoder.take(index)
+            values[:, mask] = symbols * ONE + mean
+            parts.append(symbols)
+        return (values / ONE).float(), _digest(parts)
+
+    def _passes(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        mask = anchors(*size, device=self.device)
+        return mask, ~mask
+
+    def _hyper_parameters(self, quality: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        mean = self.tables["z_mean"][quality].double()[:, None, None]
+        index = self.tables["z_index"][quality].long()[:, None, None].expand(-1, *size)
+        return mean, index
+
+    def _layer(self, name: str, a: Tensor, *, relu: bool = True) -> Tensor:
+        return exact_conv(a, self.tables[f"{name}.weight"], self.tables[f"{name}.bias"], relu=relu)
+
+    def _features(self, z_hat: Tensor, quality: int) -> Tensor:
+        """Integers all along: decoded hyper-latent (m_h, h/4, w/4) -> phi (n, h, w)."""
+        bias = self.tables["quality_bias"][quality].double()[:, None, None]
+        a = (self._layer("h_s.0", z_hat) + bias).clamp(0, LIMIT)
+        a = F.pixel_shuffle(self._layer("h_s.1", a), 2)
+        a = F.pixel_shuffle(self._layer("h_s.2", a), 2)
+        return self._layer("h_s.3", a)
+
+    def _parameters(self, phi: Tensor, values: Tensor, mask: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
+        """-> mean (integers, units of 1/ONE) and table index (m, positions) at the positions of `mask`."""
+        head, a = "anchor", phi[:, mask][:, None]
+        if not first:
+            context = self._layer("context", _fixed(values), relu=False)[:, mask][:, None]
+            head, a = "other", torch.cat([a, context])
+        mean, index = self._layer(f"{head}.1", self._layer(f"{head}.0", a), relu=False)[:, 0].chunk(2)
+        index = torch.floor(index * INDEX_GAIN / ONE + 0.5) + INDEX_BIAS
+        return mean, index.clamp(0, SCALES - 1).long()
+
+
+class _Encoder:
+    """Collects symbols (any shape) with their table indices; `bits` is their cost by the tables."""
+
+    def __init__(self, prior: ExactPrior):
+        self.prior, self.bits = prior, 0.0
+        self.coder = rans().BufferedRansEncoder()
+
+    def add(self, symbols: Tensor, index: Tensor) -> None:
+        p, s, i = self.prior, symbols.flatten().to(torch.int32).cpu(), index.flatten().cpu()
+        self.coder.encode_with_indexes(s.tolist(), i.tolist(), p.cdfs, p.lengths, p.offsets)
+        self.bits += _cost(p, s.numpy(), i.numpy())
+
+    def finish(self) -> bytes:
+        return self.coder.flush()
+
+
+class _Decoder:
+    """Reads symbols back. The coder itself checks no bounds, so its input is padded to all it could ever consume."""
+
+    def __init__(self, prior: ExactPrior, data: bytes):
+        self.prior, self.data, self.coder = prior, data, None
+        if len(data) % 4:
+            raise StreamError(f"an entropy string has {len(data)} bytes, wanted a multiple of 4: the file is damaged")
+
+    def take(self, index: Tensor) -> Tensor:
+        p = self.prior
+        if self.coder is None:
+            # at most one 32-bit word per symbol, 15 escape nibbles per nibble of data, and the initial state
+            padding = 4 * p.m * max(1, index.numel()) + 16 * len(self.data) + 64
+            self.coder = rans().RansDecoder()
+            self.coder.set_stream(self.data + bytes(padding))
+        symbols = self.coder.decode_stream(index.flatten().tolist(), p.cdfs, p.lengths, p.offsets)
+        out = torch.tensor(symbols, dtype=torch.float64, device=p.device).view(index.shape)
+        if out.numel() and out.abs().max() > LARGEST_SYMBOL:
+            raise StreamError("an entropy string holds an impossible symbol: the file is damaged or forged")
+        return out
+
+
+def _round(value: Tensor, dead_zone: float) -> Tensor:
+    """Nearest integer, or the one nearer to zero within the dead zone; within the codable range."""
+    magnitude = torch.floor(value.abs() + 0.5 - dead_zone)
+    return (value.sign() * magnitude).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
+
+
+def _fixed(a: Tensor) -> Tensor:
+    return a.clamp(-LIMIT, LIMIT)
+
+
+def _digest(parts: list[Tensor]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.to(torch.int32).cpu().numpy().astype("<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _bit_table(cdf: Tensor, length: Tensor) -> np.ndarray:
+    """-log2 frequency of every table entry; the last entry of a table is its escape."""
+    frequency = np.diff(cdf.numpy().astype(np.float64), axis=1)
+    column = np.arange(frequency.shape[1])[None]
+    valid = column < length.numpy()[:, None] - 1
+    return np.where(valid, PRECISION - np.log2(np.maximum(frequency, 1)), 0.0)
+
+
+def _cost(prior: ExactPrior, symbols: np.ndarray, index: np.ndarray) -> float:
+    """Bits of the symbols by the tables; an escaped symbol adds 4 bits per length nibble and per value nibble."""
+    escape = np.asarray(prior.lengths)[index] - 2
+    entry = symbols - np.asarray(prior.offsets)[index]
+    outside = (entry < 0) | (entry >= escape)
+    bits = prior.bits[index, np.where(outside, escape, entry)].sum()
+    over = np.where(entry < 0, -2 * entry - 1, 2 * (entry - escape))[outside]
+    nibbles = np.array([max(1, -(-int(v).bit_length() // 4)) for v in over], dtype=np.float64)
+    return float(bits + 4 * (nibbles + nibbles // 15 + 1).sum())

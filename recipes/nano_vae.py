@@ -1,0 +1,55 @@
+"""Train the autoencoder of the nano backbones.   python recipes/nano_vae.py PACKED RUN_FOLDER
+
+First quarter: L1 alone; then L1 + ST-LPIPS (VGG). Latents are kept small by an L2 term and blurred by noise, so that the
+decoder forgives the imprecise latents a bridge will give it.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from priorcodec.adapters.losses import Perceptual
+from priorcodec.backbones import _nano
+from priorcodec.data import Crops, to_signed
+from priorcodec.training import Budget, Loop
+
+CROP, WINDOW, BATCH, SEED = 128, 64, 12, 1
+NOISE, SHRINK, PERCEPTUAL_WEIGHT = 0.15, 2e-3, 1.0
+
+cli = argparse.ArgumentParser()
+cli.add_argument("packed", type=Path)
+cli.add_argument("run", type=Path)
+cli.add_argument("--minutes", type=float, default=60)
+cli.add_argument("--steps", type=int, default=100_000)
+cli.add_argument("--threads", type=int, default=2)
+args = cli.parse_args()
+
+torch.set_num_threads(args.threads)
+torch.manual_seed(SEED)
+device = "cuda" if torch.cuda.is_available() else "cpu"
+vae = _nano.build_autoencoder().to(device, memory_format=torch.channels_last)  # pyright: ignore
+perceptual = torch.compile(Perceptual("vgg").to(device, memory_format=torch.channels_last))  # pyright: ignore
+loop = Loop(vae, args.run, Budget(lr=4e-4, steps=args.steps, max_minutes=args.minutes))
+crops = Crops(args.packed, CROP, seed=SEED + loop.step)
+
+
+def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    x = to_signed(crops.batch(BATCH).to(device)).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(device, dtype=torch.bfloat16):
+        raw = _nano.encode(vae, x)
+        x_hat = _nano.decode(vae, raw + NOISE * torch.randn_like(raw)).float()
+    l1 = (x_hat - x).abs().mean()
+    shrink = raw.float().square().mean()
+    total = l1 + SHRINK * shrink
+    scalars = {"l1": l1.item(), "power": shrink.item(), "psnr": -10 * ((x_hat - x) ** 2).mean().div(4).log10().item()}
+    if loop.progress > 0.25:
+        i, j = torch.randint(CROP - WINDOW + 1, (2,)).tolist()  # a window: this network costs most of a step
+        window = (..., slice(i, i + WINDOW), slice(j, j + WINDOW))
+        distance = perceptual(x_hat[window].contiguous(), x[window].contiguous()).mean()
+        total = total + PERCEPTUAL_WEIGHT * distance
+        scalars["perceptual"] = distance.item()
+    return total, scalars
+
+
+loop.run(loss)
