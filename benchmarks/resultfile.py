@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = tuple(
-    "priorcodec torch torchvision numpy pillow pillow-jxl-plugin av compressai diffusers peft pytorch-msssim "
-    "stlpips_pytorch ssimulacra2 lpips bjontegaard".split()
+PACKAGES = (
+    *("priorcodec", "torch", "torchvision", "numpy", "pillow", "pillow-jxl-plugin", "av", "compressai", "diffusers"),
+    *("peft", "pytorch-msssim", "stlpips_pytorch", "ssimulacra2", "lpips", "bjontegaard"),
 )
 
 

@@ -50,7 +50,7 @@ def read_stream(path: Path, container: str) -> metrics.Picture:
     try:
         import av
     except ImportError as error:
-        raise ImageError(f"{path}: a {container} stream needs PyAV; install priorcodec[eval]") from error
+        raise ImageError(f"{path}: a {container} stream needs PyAV; install priorcodec[bench]") from error
     try:
         with av.open(str(path), format=container) as stream:
             return rgb(next(stream.decode(video=0)))
@@ -188,7 +188,7 @@ def _read_jxl(path: Path) -> metrics.Picture:
     try:
         import pillow_jxl  # pyright: ignore[reportMissingImports] # noqa: F401 (registers the format with Pillow)
     except ImportError as error:
-        raise ImageError(f"{path}: JPEG XL needs the package pillow-jxl-plugin; install priorcodec[eval]") from error
+        raise ImageError(f"{path}: JPEG XL needs the package pillow-jxl-plugin; install priorcodec[bench]") from error
     from PIL import Image
 
     try:

@@ -164,7 +164,7 @@ def missing(name: str) -> str | None:
     metric = _get(name)
     absent = [module for module in metric.needs if find_spec(module) is None]
     if absent:
-        return f"{metric.title}: no python module {', '.join(absent)}; install priorcodec[eval]"
+        return f"{metric.title}: no python module {', '.join(absent)}; install priorcodec[bench]"
     if metric.weights:
         import torch
 

@@ -114,7 +114,7 @@ def _pictures(result: dict[str, Any], folder: Path, images: list[str]) -> list[d
                 own = [r for r in rows if r["codec"] == codec]
                 if not own:
                     continue
-                row = min(own, key=lambda r: abs(math.log(r["bytes"] / base["bytes"])))  # noqa: B023 (used at once)
+                row = min(own, key=lambda r: abs(math.log(r["bytes"] / base["bytes"])))
                 key = (codec, row["setting"])
                 if key not in seen:
                     seen[key] = _embed(_kept(folder, row), images)
