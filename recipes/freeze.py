@@ -35,7 +35,7 @@ match what:
         print(f"{save_encoder(averaged(ImageEncoder(EncoderConfig())), target, metadata):08x}")  # pyright: ignore
     case "nano_vae" | "nano_unet":
         if what == "nano_vae":
-            model = averaged(_nano.build_autoencoder())
+            model = averaged(_nano.Autoencoder())
         else:
             from diffusers import UNet2DConditionModel
 

@@ -12,19 +12,21 @@ from priorcodec.data import to_signed
 
 
 class LatentCrops:
-    """Normalised latents: `mean` and `std` per channel bring them to zero mean and unit spread."""
+    """z = raw * scale with unit spread over all channels; mean, std: of z per channel (for `LatentSpace`)."""
 
     def __init__(self, packed: Path, vae_file: Path, folder: Path, size: int, device: str, *, seed: int):
         cache = folder / "latents.pt"
         if not cache.exists():
             folder.mkdir(parents=True, exist_ok=True)
-            vae = _nano.build_autoencoder()
+            vae = _nano.Autoencoder()
             vae.load_state_dict(load_file(vae_file))
             vae = vae.to(device, memory_format=torch.channels_last)
             torch.save(_encode_all(packed, vae, device), cache)
         self.latents = [z for z in torch.load(cache) if min(z.shape[1:]) >= size]
         flat = torch.cat([z.float().flatten(1)[:, ::16] for z in self.latents], 1)
-        self.mean, self.std = flat.mean(1), flat.std(1)
+        self.scale = 1 / flat.std().item()
+        self.mean, self.std = flat.mean(1) * self.scale, flat.std(1) * self.scale
+        print("scale", self.scale, "mean", self.mean.tolist(), "std", self.std.tolist(), flush=True)
         self.size, self.device, self.rng = size, device, np.random.default_rng(seed)
         area = np.array([z[0].numel() for z in self.latents], dtype=float)
         weight = np.minimum(area / size**2, 8.0)
@@ -37,8 +39,7 @@ class LatentCrops:
             z = self.latents[i]
             top, left = (int(self.rng.integers(side - self.size + 1)) for side in z.shape[1:])
             crops.append(z[:, top : top + self.size, left : left + self.size])
-        z = torch.stack(crops).to(self.device, torch.float32)
-        z = (z - self.mean.to(z)[:, None, None]) / self.std.to(z)[:, None, None]
+        z = torch.stack(crops).to(self.device, torch.float32) * self.scale
         return z.contiguous(memory_format=torch.channels_last)
 
 
@@ -52,5 +53,5 @@ def _encode_all(packed: Path, vae, device: str) -> list[torch.Tensor]:
         start += h * w * 3
         x = to_signed(torch.from_numpy(picture.copy()).to(device)).permute(2, 0, 1)[None]
         with torch.autocast(device, dtype=torch.bfloat16):
-            out.append(_nano.encode(vae, x)[0].to("cpu", torch.float16))
+            out.append(vae.encoder(x)[0].to("cpu", torch.float16))
     return out

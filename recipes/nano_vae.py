@@ -15,7 +15,7 @@ from priorcodec.data import Crops, to_signed
 from priorcodec.training import Budget, Loop
 
 CROP, WINDOW, BATCH, SEED = 128, 64, 12, 1
-NOISE, SHRINK, PERCEPTUAL_WEIGHT = 0.15, 2e-3, 1.0
+NOISE, SHRINK, PERCEPTUAL_WEIGHT = 0.1, 1e-3, 1.0
 
 cli = argparse.ArgumentParser()
 cli.add_argument("packed", type=Path)
@@ -28,17 +28,17 @@ args = cli.parse_args()
 torch.set_num_threads(args.threads)
 torch.manual_seed(SEED)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-vae = _nano.build_autoencoder().to(device, memory_format=torch.channels_last)  # pyright: ignore
+vae = _nano.Autoencoder().to(device, memory_format=torch.channels_last)  # pyright: ignore
 perceptual = torch.compile(Perceptual("vgg").to(device, memory_format=torch.channels_last))  # pyright: ignore
-loop = Loop(vae, args.run, Budget(lr=4e-4, steps=args.steps, max_minutes=args.minutes))
+loop = Loop(vae, args.run, Budget(lr=6e-4, steps=args.steps, max_minutes=args.minutes))
 crops = Crops(args.packed, CROP, seed=SEED + loop.step)
 
 
 def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
     x = to_signed(crops.batch(BATCH).to(device)).contiguous(memory_format=torch.channels_last)
     with torch.autocast(device, dtype=torch.bfloat16):
-        raw = _nano.encode(vae, x)
-        x_hat = _nano.decode(vae, raw + NOISE * torch.randn_like(raw)).float()
+        raw = vae.encoder(x)
+        x_hat = vae.decoder(raw + NOISE * torch.randn_like(raw)).float()
     l1 = (x_hat - x).abs().mean()
     shrink = raw.float().square().mean()
     total = l1 + SHRINK * shrink

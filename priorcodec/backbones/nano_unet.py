@@ -48,9 +48,8 @@ def build_tiny() -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         denoiser = UNet2DConditionModel(**TINY)
-        return _nano.load(
-            SPEC, denoiser, predict, None, dtype=torch.float32, autoencoder=_nano.TINY_AUTOENCODER
-        )
+        vae = _nano.tiny_autoencoder()
+        return _nano.load(SPEC, denoiser, predict, None, dtype=torch.float32, autoencoder=vae)
 
 
 SPEC = BackboneSpec(

@@ -156,6 +156,25 @@ def seed(data: bytes) -> int:
     return int.from_bytes(data[-_CRC_BYTES:], "little")
 
 
+def describe(data: bytes) -> dict[str, int | float | str]:
+    """Everything a file says without decoding it, for people: sizes in bytes, bpp over the true size. Raises StreamError."""
+    stream = unpack(data)
+    return {
+        "version": VERSION,
+        "encoder": f"{stream.encoder_id:08x}",
+        "quality": stream.quality / 32,
+        "width": stream.width,
+        "height": stream.height,
+        "bytes": len(data),
+        "bpp": round(8 * len(data) / (stream.width * stream.height), 5),
+        "header_bytes": overhead_bytes(stream) - sum(len(segment.data) for segment in stream.segments),
+        "hyper_bytes": len(stream.hyper),
+        "latent_bytes": len(stream.latent),
+        "segments": ", ".join(f"type {s.type}: {len(s.data)} bytes" for s in stream.segments) or "none",
+        "crc32": f"{seed(data):08x}",
+    }
+
+
 def overhead_bytes(stream: Stream) -> int:
     """Bytes of the file that are neither z string nor y string: header, lengths, segments, CRC."""
     return len(pack(stream)) - len(stream.hyper) - len(stream.latent)

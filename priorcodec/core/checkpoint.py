@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,6 +20,7 @@ from priorcodec.core.encoder import EncoderConfig, ImageEncoder, Transforms
 from priorcodec.core.entropy import ExactPrior, gaussian_tables
 from priorcodec.core.errors import WeightsError
 
+Model = TypeVar("Model", bound=Transforms)
 KIND = "priorcodec encoder 1"
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
@@ -51,7 +53,36 @@ def encoder_id(data: bytes) -> int:
 
 
 def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeights:
-    """Raises WeightsError: no such file, not an encoder, or tensors of the wrong shape."""
+    """For coding. Raises WeightsError: no such file, not an encoder, or tensors of the wrong shape."""
+    file = _read(path)
+    transforms = _filled(Transforms(file.config), file)
+    return EncoderWeights(
+        id=file.id,
+        transforms=transforms.to(device, memory_format=torch.channels_last),  # pyright: ignore
+        prior=ExactPrior(file.tables, device),
+        metadata=file.metadata,
+    )
+
+
+def load_simulation(path: Path) -> ImageEncoder:
+    """The same frozen encoder as one module that models coding in floating point: what adapters are trained against."""
+    file = _read(path)
+    model = ImageEncoder(file.config)
+    model.prior.load_tables(file.tables)
+    file.tensors.update({key: value for key, value in model.state_dict().items() if key.startswith("prior.")})
+    return _filled(model, file)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _File:
+    id: int
+    config: EncoderConfig
+    tensors: dict[str, Tensor]
+    tables: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def _read(path: Path) -> _File:
     try:
         data = path.read_bytes()
         with safe_open(path, framework="pt") as file:
@@ -61,13 +92,14 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeigh
         raise WeightsError(f"{path} is not a readable encoder file ({error}): reinstall priorcodec") from error
     if metadata.get("kind") != KIND:
         raise WeightsError(f"{path} is {metadata.get('kind', 'no')!r}, wanted {KIND!r}: give an encoder's weight file")
-    transforms = Transforms(EncoderConfig(**json.loads(metadata["config"])))
     tables = {key.removeprefix("prior."): tensors.pop(key) for key in list(tensors) if key.startswith("prior.")}
+    config = EncoderConfig(**json.loads(metadata["config"]))
+    return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
+
+
+def _filled(model: Model, file: _File) -> Model:
     try:
-        transforms.load_state_dict({key: value.float() for key, value in tensors.items()})
+        model.load_state_dict({key: value.float() for key, value in file.tensors.items()})
     except RuntimeError as error:
-        raise WeightsError(f"{path} does not fit its own description: {str(error).splitlines()[-1].strip()}") from error
-    transforms = transforms.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()  # pyright: ignore
-    return EncoderWeights(
-        id=encoder_id(data), transforms=transforms, prior=ExactPrior(tables, device), metadata=metadata
-    )
+        raise WeightsError(f"the encoder file does not fit its own config: {str(error).splitlines()[-1].strip()}") from error
+    return model.requires_grad_(False).eval()

@@ -75,23 +75,25 @@ class ImageEncoder(Transforms):
         super().__init__(config)
         self.prior = Prior(config.m, config.m_h, config.n, config.levels)
 
-    def forward(self, x: Tensor, quality: Tensor, *, autocast: bool = False) -> Forward:
-        """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> a differentiable model of coding and decoding it."""
-        device = x.device.type
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
-            y = self.g_a(x).float()
-            y_q, z = self.scaled(y, quality)
+    def code(self, x: Tensor, quality: Tensor, *, autocast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> y_hat as a decoder reads it, latent and hyper-latent bits (b,)."""
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
+            y_q, z = self.scaled(self.g_a(x).float(), quality)
         z, y_q = z.float(), y_q.float()
         z_mean, z_index = self.prior.hyper_parameters(quality)
-        z_bits = gaussian_bits(z - z_mean + _noise(z), z_index.expand_as(z))
-        phi = self.prior.features(round_ste(z - z_mean) + z_mean, quality)
+        # rounded, not noisy: most symbols are zero at low rates, and noise would charge each of them 0.1 bit
+        z_symbols = round_ste(z - z_mean)
+        z_bits = gaussian_bits(z_symbols, z_index.expand_as(z))
+        phi = self.prior.features(z_symbols + z_mean, quality)
         mean, index = self.prior(y_q, phi)
-        y_bits = gaussian_bits(y_q - mean + _noise(y_q), index)
-        y_hat = self.dequantise(round_ste(y_q - mean) + mean, quality)
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=autocast):
+        symbols = round_ste(y_q - mean)
+        y_bits = gaussian_bits(symbols, index)
+        y_hat = self.dequantise(symbols + mean, quality)
+        return y_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+
+    def forward(self, x: Tensor, quality: Tensor, *, autocast: bool = False) -> Forward:
+        """`code`, then the auxiliary decoder: a differentiable model of coding and previewing x."""
+        y_hat, y_bits, z_bits = self.code(x, quality, autocast=autocast)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             x_hat = self.g_s(y_hat)
-        return Forward(x_hat=x_hat.float(), y_hat=y_hat, y_bits=y_bits.sum((1, 2, 3)), z_bits=z_bits.sum((1, 2, 3)))
-
-
-def _noise(like: Tensor) -> Tensor:
-    return torch.rand_like(like) - 0.5
+        return Forward(x_hat=x_hat.float(), y_hat=y_hat, y_bits=y_bits, z_bits=z_bits)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec.core.integer import FRACTION_BITS, LIMIT, ONE, IntConv2d, clamp_ste, round_ste
+from priorcodec.core.integer import LIMIT, ONE, WEIGHT_BITS, IntConv2d, clamp_ste, round_ste
 
 SCALES = 64
 SCALE_MIN, SCALE_MAX = 0.11, 48.0
@@ -112,7 +112,18 @@ class Prior(nn.Module):
         out["z_index"] = index.clamp(0, SCALES - 1).to(torch.uint8)
         return {key: value.cpu().contiguous() for key, value in out.items()}
 
+    @torch.no_grad()
+    def load_tables(self, tables: dict[str, Tensor]) -> None:
+        """Undo `tables`: the frozen integers as real numbers, to simulate coding inside a later training."""
+        for name, module in self.named_modules():
+            if isinstance(module, IntConv2d):
+                module.weight.copy_(tables[f"{name}.weight"] / (1 << WEIGHT_BITS))
+                module.bias.copy_(tables[f"{name}.bias"] / ((1 << WEIGHT_BITS) * ONE))
+        self.quality_bias.copy_(tables["quality_bias"][::QUALITY_STEPS] / ONE)
+        self.z_mean.copy_(tables["z_mean"][::QUALITY_STEPS] / ONE)
+        self.z_index.copy_(tables["z_index"][::QUALITY_STEPS] / INDEX_GAIN)
+
 
 def _fixed(a: Tensor) -> Tensor:
     """Keep a decoded value inside the fixed-point range, as the exact evaluation does."""
-    return a.clamp(-LIMIT / (1 << FRACTION_BITS), LIMIT / (1 << FRACTION_BITS))
+    return a.clamp(-LIMIT / ONE, LIMIT / ONE)

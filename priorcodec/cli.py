@@ -1,0 +1,241 @@
+"""The command line: `priorcodec encode | decode | preview | info | demo | backbones | plugins | check | eval | report | train`.
+
+Heavy imports wait inside the commands, so that `priorcodec --help` is quick. A user's mistake is one line and exit status 2;
+a folder run that lost some files says which and exits with 1.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from priorcodec.core.errors import ConfigError, PriorCodecError
+
+if TYPE_CHECKING:
+    from priorcodec.batch import Job, Outcome
+    from priorcodec.session import Session
+
+app = typer.Typer(
+    name="priorcodec",
+    help="Code pictures into tiny files and decode them through diffusion models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Words = Annotated[list[str], typer.Argument(metavar="FILES... [KEY=VALUE...]", help="Files, folders and settings.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File for one input, folder for several.")]
+Backbone = Annotated[str, typer.Option(help="Which backbone decodes; see `priorcodec backbones`.")]
+AdapterName = Annotated[str, typer.Option("--adapter", help="Adapter name or .safetensors file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Leave this plugin out; may be repeated.")]
+
+
+@app.command()
+def encode(
+    words: Words,
+    output: Output = None,
+    quality: Annotated[float, typer.Option("-q", "--quality", help="0 (smallest file) to 7; fractions allowed.")] = 3.0,
+    background: Annotated[str | None, typer.Option(help="Colour behind transparency: white, #rrggbb.")] = None,
+    device: Device = "auto",
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Pictures -> .gic files. No diffusion model is loaded."""
+    from priorcodec import batch
+    from priorcodec.core import bitstream, files, image
+
+    inputs, settings = _split(words)
+    session = _session(settings, device=device)
+    session.codec.quality_byte(quality)
+
+    def work(job: Job) -> dict[str, Any]:
+        loaded = image.load(job.source, background=background)
+        for note in loaded.notes:
+            print(f"{job.source}: {note}", file=sys.stderr)
+        encoded = session.codec.encode(loaded.pixels, quality)
+        files.write(job.target, encoded.data)
+        height, width = loaded.pixels.shape[:2]
+        return {
+            "bytes": len(encoded.data),
+            "bpp": round(8 * len(encoded.data) / (height * width), 5),
+            "width": width,
+            "height": height,
+            "symbols_sha256": encoded.symbols_sha256,
+        }
+
+    jobs = batch.plan(
+        inputs, output, suffixes=batch.PICTURES, name=lambda path: path.stem + bitstream.SUFFIX, force=force
+    )
+    _finish(batch.run(jobs, work, label="encoding"), as_json, "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp")
+
+
+@app.command()
+def decode(
+    words: Words,
+    output: Output = None,
+    backbone: Backbone = "nano_unet",
+    adapter: AdapterName = "default",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    no_plugin: NoPlugin = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """.gic files -> pictures, through a diffusion backbone."""
+    inputs, settings = _split(words)
+    session = _session(
+        settings, backbone=backbone, adapter=adapter, device=device, dtype=dtype, no_plugin=no_plugin or ()
+    )
+    name = session.config.backbone.name
+    _pictures(inputs, output, session.decode_pixels, name, force=force, as_json=as_json)
+
+
+@app.command()
+def preview(
+    words: Words, output: Output = None, device: Device = "auto", force: Force = False, as_json: Json = False
+) -> None:
+    """.gic files -> pictures by the auxiliary decoder alone: no backbone, fast."""
+    inputs, settings = _split(words)
+    session = _session(settings, device=device)
+    _pictures(inputs, output, session.preview_pixels, "preview", force=force, as_json=as_json)
+
+
+@app.command()
+def info(files: Annotated[list[Path], typer.Argument()], as_json: Json = False) -> None:
+    """Everything a .gic file says of itself."""
+    from priorcodec.core import bitstream
+    from priorcodec.core.errors import StreamError
+
+    rows = []
+    for path in files:
+        try:
+            rows.append({"file": str(path), **bitstream.describe(path.read_bytes())})
+        except (OSError, StreamError) as error:
+            raise StreamError(f"{path}: {error}") from error
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print("\n".join(f"{key:<16} {value}" for key, value in row.items()))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for files and pictures.")] = Path("demo-out"),
+    picture: Annotated[Path | None, typer.Option(help="Your own photograph instead of ours.")] = None,
+    backbone: Backbone = "nano_unet",
+) -> None:
+    """Code one photograph at three qualities and show it beside JPEG, WebP and AVIF."""
+    from priorcodec.demo import run
+
+    run(output, picture, backbone)
+
+
+@app.command()
+def backbones(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    no_plugin: NoPlugin = None,
+    as_json: Json = False,
+) -> None:
+    """Who can decode: family, size, latent, prediction, licence, weights here or not, adapters known."""
+    from priorcodec import listing
+    from priorcodec.registry import open_registry
+
+    registry = open_registry(disabled=no_plugin or ())
+    rows = listing.backbones(registry, name)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    elif name:
+        print("\n".join(f"{key:<12} {value}" for key, value in rows[0].items()))
+    else:
+        listing.table(rows, ("name", "family", "parameters", "latent", "prediction", "licence", "weights", "adapters"))
+
+
+@app.command()
+def plugins(no_plugin: NoPlugin = None, as_json: Json = False) -> None:
+    """Which plugins were found, what they bring, and why one failed."""
+    from priorcodec import listing
+    from priorcodec.registry import open_registry
+
+    rows = listing.plugins(open_registry(disabled=no_plugin or ()))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        listing.table(rows, ("name", "origin", "version", "backbones", "error"))
+
+
+def main() -> None:
+    """Entry point of the `priorcodec` command."""
+    try:
+        app()
+    except PriorCodecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError:
+        print("error: not enough memory for this picture: use a smaller one", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Files and folders apart from `key=value` settings; a word that names an existing file is a file."""
+    settings = [word for word in words if "=" in word and not Path(word).exists()]
+    inputs = [Path(word) for word in words if word not in settings]
+    if not inputs:
+        raise ConfigError("no input: name at least one file or folder")
+    return inputs, settings
+
+
+def _session(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **given: str) -> Session:
+    from priorcodec.config import decode_config
+    from priorcodec.registry import open_registry
+    from priorcodec.session import Session
+
+    registry = open_registry(disabled=no_plugin) if "backbone" in given else None
+    words = [f"{key}={value}" for key, value in given.items() if f"{key}=" not in "".join(settings)]
+    names = registry.specs() if registry else None
+    return Session(decode_config([*words, *settings], backbones=names), registry=registry)
+
+
+def _pictures(inputs: list[Path], output: Path | None, read: Any, name: str, *, force: bool, as_json: bool) -> None:
+    """Files to pictures: `photo.gic` becomes `photo.NAME.png`, so that no original is ever in the way."""
+    from priorcodec import batch
+    from priorcodec.core import bitstream, image
+
+    def work(job: Job) -> dict[str, Any]:
+        pixels = read(job.source.read_bytes())
+        image.save(pixels, job.target)
+        return {"width": pixels.shape[1], "height": pixels.shape[0]}
+
+    jobs = batch.plan(
+        inputs, output, suffixes=[bitstream.SUFFIX], name=lambda path: f"{path.stem}.{name}.png", force=force
+    )
+    _finish(batch.run(jobs, work, label="decoding"), as_json, "{input} -> {output}: {width}x{height}")
+
+
+def _finish(outcome: Outcome, as_json: bool, line: str) -> None:
+    if as_json:
+        print(json.dumps(outcome.rows, indent=2))
+    else:
+        for row in outcome.rows:
+            print(line.format(**row))
+    if outcome.failures:
+        print(f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.rows)} files failed:", file=sys.stderr)
+        for _, reason in outcome.failures:
+            print(f"  {reason}", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

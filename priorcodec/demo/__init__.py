@@ -1,0 +1,121 @@
+"""`priorcodec demo`: one photograph at three qualities, beside JPEG, WebP and AVIF at the nearest size, as table and montage."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from priorcodec import metrics
+from priorcodec.core import files, image
+from priorcodec.session import open_session
+
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+
+PICTURE = Path(__file__).parent / "coffee.webp"
+QUALITIES = (1.0, 3.0, 5.0)
+CLASSICAL: dict[str, dict[str, Any]] = {
+    "AVIF": {"format": "AVIF", "speed": 4},
+    "WebP": {"format": "WEBP", "method": 6},
+    "JPEG": {"format": "JPEG", "progressive": True, "optimize": True},
+}
+LABEL_HEIGHT, GAP = 34, 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shot:
+    """One decoded picture of the table. seconds: coding and decoding together; None where it was searched for."""
+
+    codec: str
+    size_bytes: int
+    pixels: np.ndarray
+    encode_seconds: float | None = None
+    decode_seconds: float | None = None
+
+
+def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") -> None:
+    """Write all files into the folder `output`, print the table. Raises ImageError for an unreadable picture."""
+    original = image.load(picture or PICTURE).pixels
+    session = open_session(backbone=backbone)
+    session.adapter  # noqa: B018  load everything now, so that the table shows coding times
+    rows: list[list[Shot]] = []
+    for quality in QUALITIES:
+        started = time.perf_counter()
+        data = session.encode(original, quality)
+        encoded = time.perf_counter() - started
+        stem = f"{(picture or PICTURE).stem}-q{quality:g}"
+        files.write(output / f"{stem}.gic", data)
+        row = [Shot(codec=f"original {original.shape[1]}x{original.shape[0]}", size_bytes=0, pixels=original)]
+        for name, decode in (("preview", session.preview_pixels), (backbone, session.decode_pixels)):
+            started = time.perf_counter()
+            pixels = decode((output / f"{stem}.gic").read_bytes())
+            seconds = time.perf_counter() - started
+            image.save(pixels, output / f"{stem}-{name}.png")
+            row.append(
+                Shot(codec=name, size_bytes=len(data), pixels=pixels, encode_seconds=encoded, decode_seconds=seconds)
+            )
+        row += [_nearest(name, original, len(data)) for name in CLASSICAL]
+        rows.append(row)
+    _print_table(original, rows)
+    image.save(montage(rows), output / "montage.png")
+    print(f"\nfiles and pictures in {output}, side by side in {output / 'montage.png'}")
+
+
+def _nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> Shot:
+    """The classical codec at the quality setting whose file is nearest in size."""
+    from PIL import Image
+
+    picture = Image.fromarray(original)
+
+    def code(setting: int) -> bytes:
+        buffer = io.BytesIO()
+        picture.save(buffer, quality=setting, **CLASSICAL[codec])
+        return buffer.getvalue()
+
+    low, high = 1, 95
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if len(code(middle)) <= wanted_bytes else (low, middle)
+    data = min((code(low), code(high)), key=lambda candidate: abs(len(candidate) - wanted_bytes))
+    return Shot(codec=codec, size_bytes=len(data), pixels=image.load(data).pixels)
+
+
+def _print_table(original: np.ndarray, rows: list[list[Shot]]) -> None:
+    print(f"{'codec':<12}{'bytes':>8}{'bpp':>8}{'PSNR dB':>9}{'MS-SSIM':>9}{'encode s':>10}{'decode s':>10}")
+    for row in rows:
+        for shot in row[1:]:
+            bpp = metrics.bpp(shot.size_bytes, *original.shape[:2])
+            psnr, msssim = metrics.psnr(original, shot.pixels), metrics.msssim(original, shot.pixels)
+            times = "".join(
+                f"{'-' if s is None else f'{s:.2f}':>10}" for s in (shot.encode_seconds, shot.decode_seconds)
+            )
+            print(f"{shot.codec:<12}{shot.size_bytes:>8}{bpp:>8.4f}{psnr:>9.2f}{msssim:>9.4f}{times}")
+        print()
+
+
+def montage(rows: list[list[Shot]]) -> np.ndarray:
+    """Rows of pictures of one size with their names and sizes above -> uint8 (h, w, 3)."""
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont
+
+    height, width = rows[0][0].pixels.shape[:2]
+    columns = max(map(len, rows))
+    sheet = Image.new("RGB", (columns * (width + GAP), len(rows) * (height + LABEL_HEIGHT)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=22)
+    for j, row in enumerate(rows):
+        for i, shot in enumerate(row):
+            x, y = i * (width + GAP), j * (height + LABEL_HEIGHT)
+            size = f", {shot.size_bytes} bytes" if shot.size_bytes else ""
+            draw.text((x + 4, y + 4), f"{shot.codec}{size}", fill="black", font=font)
+            sheet.paste(_image(shot.pixels), (x, y + LABEL_HEIGHT))
+    return np.asarray(sheet)
+
+
+def _image(pixels: np.ndarray) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels)

@@ -1,0 +1,189 @@
+"""The Python API people meet first: one session encodes pictures, previews files, and decodes them through a backbone.
+
+    picture --core.codec--> file --core.codec--> features --adapter + backbone--> latent --backbone.to_pixels--> picture
+Encoding and previews load no diffusion code; the backbone is loaded when the first picture is decoded.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from priorcodec.config import DecodeConfig, decode_config
+from priorcodec.core import image
+from priorcodec.core.errors import AdapterError, ConfigError, PriorCodecError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL.Image import Image
+
+    from priorcodec.adapters.adapter import Adapter
+    from priorcodec.core.codec import Codec, Encoded
+    from priorcodec.registry import Registry
+
+
+class Session:
+    """Made by `open_session`. Safe to use from several threads.
+
+    config: settings of the decoder; encoder: another encoder's weight file than the shipped one.
+    """
+
+    def __init__(self, config: DecodeConfig, *, encoder: Path | None = None, registry: Registry | None = None):
+        self.config = config
+        self._encoder_file, self._registry = encoder, registry
+        self._codec: Codec | None = None
+        self._adapter: Adapter | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def codec(self) -> Codec:
+        """The fixed encoder and its entropy model, loaded when first used."""
+        from priorcodec.core.codec import Codec
+
+        with self._lock:
+            if self._codec is None:
+                self._codec = Codec(self._encoder_file, device=self._device)
+            return self._codec
+
+    @property
+    def registry(self) -> Registry:
+        from priorcodec.registry import open_registry
+
+        with self._lock:
+            if self._registry is None:
+                self._registry = open_registry()
+            return self._registry
+
+    def encode(self, picture: Any, quality: float = 3.0, *, background: str | None = None) -> bytes:
+        """A picture (path, PIL image, uint8 array (h, w, 3) or (h, w), tensor (3, h, w) in [-1, 1]) -> a .gic file's bytes.
+
+        quality: in levels, 0 (smallest file) to 7, fractions allowed; background: colour behind transparency.
+        Raises:
+            ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality.
+        """
+        return self.encode_details(picture, quality, background=background).data
+
+    def encode_details(self, picture: Any, quality: float = 3.0, *, background: str | None = None) -> Encoded:
+        """`encode` with everything known about the file: estimated bits, parts, hash of the symbols."""
+        return self.codec.encode(image.from_any(picture, background=background).pixels, quality)
+
+    def preview(self, data: bytes) -> Image:
+        """The auxiliary decoder's picture: no backbone, no diffusion code. Raises StreamError."""
+        return _pil(self.preview_pixels(data))
+
+    def preview_pixels(self, data: bytes) -> np.ndarray:
+        """`preview` as uint8 (h, w, 3)."""
+        return self.codec.preview(self.codec.decode(data))
+
+    def decode(self, data: bytes) -> Image:
+        """A file -> the backbone's picture, in its true size.
+
+        Raises:
+            StreamError: damaged or foreign bytes. WeightsError, AdapterError, BackboneError: the decoder is not complete.
+        """
+        return _pil(self.decode_pixels(data))
+
+    def decode_pixels(self, data: bytes) -> np.ndarray:
+        """`decode` as uint8 (h, w, 3)."""
+        import torch
+
+        decoded = self.codec.decode(data)
+        with torch.inference_mode():
+            quality = torch.tensor([decoded.quality], device=self.codec.device)
+            _, z = self.adapter(decoded.y_hat, quality)
+            x = self.adapter.attached.to_pixels(z)
+            if not torch.isfinite(x).all():
+                raise PriorCodecError(
+                    f"{self.config.backbone.name} answered with values that are not finite: try dtype=float32"
+                )
+            return image.to_pixels(image.crop(x.float(), decoded.height, decoded.width))
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter, attached to its loaded backbone (both are loaded when first used)."""
+        with self._lock:
+            if self._adapter is None:
+                self._adapter = self._load_adapter()
+            return self._adapter
+
+    def _load_adapter(self) -> Adapter:
+        from priorcodec.adapters import checkpoint
+        from priorcodec.adapters.adapter import Adapter
+
+        spec = self.registry.spec(self.config.backbone.name)
+        file = checkpoint.read(self._adapter_path(spec))
+        checkpoint.check(file, spec, encoder_id=self.codec.id)
+        weights = self.registry.weights(spec, self.config.backbone.weights)
+        backbone: Any = spec.build(weights, dtype=self._dtype).to(self._device)
+        adapter = Adapter(spec, file.config, m=self.codec.transforms.config.m, levels=self.codec.levels)
+        adapter.inject(backbone)
+        checkpoint.load(file, adapter)
+        return adapter.to(self._device).requires_grad_(False).eval()
+
+    def _adapter_path(self, spec: Any) -> Path:
+        wanted = self.config.adapter
+        if wanted.endswith(".safetensors"):
+            return Path(wanted).expanduser()
+        sources = {source.name: source for source in self.registry.adapters(spec)}
+        if wanted not in sources:
+            known = ", ".join(sources) or "none"
+            raise AdapterError(
+                f"backbone {spec.name} has no adapter {wanted!r} (known: {known}): give adapter=FILE.safetensors, "
+                f"or train one with `priorcodec train adapter backbone={spec.name}`"
+            )
+        return Path(sources[wanted].location)
+
+    @property
+    def _device(self) -> torch.device:
+        import torch
+
+        name = self.config.device
+        if name == "auto":
+            name = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            raise ConfigError(f"device={name} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        import torch
+
+        name = str(self.config.dtype)
+        if name == "auto":
+            return torch.bfloat16 if self._device.type == "cuda" else torch.float32
+        return getattr(torch, name)
+
+
+def open_session(
+    backbone: str = "nano_unet",
+    *,
+    weights: str | None = None,
+    adapter: str = "default",
+    device: str = "auto",
+    dtype: str = "auto",
+    overrides: Sequence[str] = (),
+    encoder: Path | None = None,
+    registry: Registry | None = None,
+) -> Session:
+    """Settings -> a session. Nothing is loaded until it is needed.
+
+    backbone: as `priorcodec backbones` lists them; weights: folder, file or Hub id of the backbone; adapter: a known name or
+    a file; device: auto, cpu, cuda, ...; dtype: auto, float32, bfloat16 or float16; overrides: further `key=value` words as
+    on the command line; encoder: another encoder's weight file; registry: one's own set of plugins.
+    Raises:
+        ConfigError: a setting that does not exist or has an impossible value.
+    """
+    words = [f"backbone={backbone}", f"adapter={adapter}", f"device={device}", f"dtype={dtype}"]
+    if weights is not None:
+        words.append(f"backbone.weights={weights}")
+    return Session(decode_config([*words, *overrides]), encoder=encoder, registry=registry)
+
+
+def _pil(pixels: np.ndarray) -> Image:
+    from PIL import Image
+
+    return Image.fromarray(pixels)
