@@ -30,7 +30,8 @@ from priorcodec.core.errors import ConfigError, ImageError
 @dataclass(frozen=True, kw_only=True)
 class Coder:
     """name: as in results; settings: from low to high rate; encode(pixels, setting, picture's name) -> file bytes;
-    decode(path) -> pixels; identity: whatever changes its output (versions, weight ids); missing: why it cannot run.
+    decode(path) -> pixels; identity: whatever changes its output (versions, weight ids); writer: the same for its
+    files, where several decoders share them; missing: why it cannot run; ours: not an anchor.
     """
 
     name: str
@@ -40,7 +41,9 @@ class Coder:
     encode: Callable[[np.ndarray, str, str], bytes]
     decode: Callable[[Path], np.ndarray]
     identity: str
+    writer: str = ""
     missing: str | None = None
+    ours: bool = False
 
 
 def _pillow(pixels: np.ndarray, setting: str, _: str, *, options: dict[str, Any]) -> bytes:

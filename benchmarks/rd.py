@@ -47,7 +47,7 @@ class Job:
 
     def file(self) -> Path:
         coder = make(self.codec, self.vvc)
-        key = _hash(self.pixels, coder.name, coder.identity, self.setting)
+        key = _hash(self.pixels, coder.writer or (coder.name, coder.identity), self.setting)
         return self.cache / "files" / key[:2] / (key + coder.suffix)
 
 
@@ -134,7 +134,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("pictures", type=Path, nargs="+", help="references: files or folders")
     cli.add_argument("--codecs", nargs="+", required=True)
     cli.add_argument("--metrics", nargs="+", default=list(metrics.METRICS), choices=list(metrics.METRICS))
-    cli.add_argument("--anchor", default="vvc", help="codec that BD-rates are against")
+    cli.add_argument("--anchor", default="vvc", help="codec that BD-rates are against, default vvc")
     cli.add_argument("--vvc", type=Path, help="folder of NAME-qpQP.266 bitstreams")
     cli.add_argument("--workers", type=int, default=1)
     cli.add_argument("--threads", type=int, default=1, help="per worker")
@@ -152,7 +152,7 @@ def _coders(args: argparse.Namespace, lines: list[str]) -> dict[str, coders.Code
         try:
             coder = make(codec, args.vvc)
         except PriorCodecError as error:
-            lines.append(f"{codec}: {error}")
+            lines.append(resultfile.scrub(f"{codec}: {error}"))
             continue
         if coder.missing:
             lines.append(coder.missing)
@@ -199,6 +199,7 @@ def run(args: argparse.Namespace) -> Path:
     shown = {n: metrics.METRICS[n] for n in names}
     content = {
         "codecs": {c.name: c.title for c in found.values()},
+        "ours": [c.name for c in found.values() if c.ours],
         "metrics": {n: {"title": m.title, "unit": m.unit, "higher_is_better": m.higher_is_better}
                     for n, m in shown.items()},
         "left_out": lines,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -57,7 +58,14 @@ def write(name: str, kind: str, content: dict[str, Any], *, folder: Path = RESUL
     return path
 
 
+def scrub(text: str) -> str:
+    """Absolute paths inside a text cut to .../NAME."""
+    return re.sub(r"(?<![\w.])(?:[A-Za-z]:)?[/\\](?:[^\s:,;'\"()/\\]+[/\\])*([^\s:,;'\"()/\\]+)", r".../\1", text)
+
+
 def _anonymous(argument: str) -> str:
+    if ":" in argument or "=" in argument:
+        return scrub(argument)
     path = Path(argument)
     if not path.is_absolute() and ".." not in path.parts:
         return argument

@@ -204,4 +204,4 @@ def _session(backbone: str | None) -> Any:
         from priorcodec import open_session
     except ImportError as error:
         raise PriorCodecError(f"this installation cannot decode .gic files ({error})") from error
-    return open_session(backbone=backbone)
+    return open_session() if backbone is None else open_session(backbone)

@@ -1,0 +1,115 @@
+"""benchmarks/rd.py on two pictures: files on disk, resumable, honest about what is missing, digits equal to `eval`."""
+
+import json
+import re
+import shutil
+
+import pytest
+from PIL import Image
+
+from priorcodec import evaluate
+
+from .conftest import run
+
+pytest.importorskip("bjontegaard")
+pytest.importorskip("ssimulacra2")
+
+
+def test_every_codec_that_can_run_has_every_row(rd):
+    result = rd["result"]
+    toy = "toy-encoder=encoder.safetensors-adapter=toy.safetensors"
+    assert list(result["codecs"]) == ["jpeg", "webp", "preview-encoder=encoder.safetensors", toy]
+    assert result["ours"] == ["preview-encoder=encoder.safetensors", toy]
+    assert len(result["rows"]) == 2 * (3 + 2 + 3 + 3)
+    assert all(m["pictures"] == 2 for m in result["means"])
+    assert [m["setting"] for m in result["means"][:3]] == ["5", "20", "60"]
+
+
+def test_what_is_missing_is_said_in_one_line_each(rd):
+    missing = rd["result"]["left_out"]
+    assert len(missing) == 3
+    assert "LPIPS (Alex)" in missing[0] and "not in torch's cache" in missing[0]
+    assert "mbt2018-mean" in missing[1] and "not in torch's cache" in missing[1]
+    assert "vvencapp" in missing[2] or "VVC" in missing[2]
+    assert all(f"left out: {line}" in rd["said"] for line in missing)
+
+
+def test_no_path_of_this_machine_in_the_result(rd):
+    text = (rd["folder"] / "results" / "small.json").read_text()
+    assert str(rd["folder"]) not in text and str(rd["pictures"].parent) not in text
+    assert re.match(r"python benchmarks/rd.py small \.\.\./\S+ --codecs jpeg:5,20,60", rd["result"]["command"])
+
+
+def test_all_our_decoders_read_the_same_files(rd):
+    preview, toy = rd["result"]["ours"]
+    sizes = {c: [r["bytes"] for r in rd["result"]["rows"] if r["codec"] == c] for c in (preview, toy)}
+    assert sizes[preview] == sizes[toy]
+    assert len(list((rd["folder"] / "cache" / "files").rglob("*.gic"))) == 2 * 3
+
+
+def test_bd_rates_follow_from_the_means(rd):
+    from priorcodec import curves
+
+    entry = next(e for e in rd["result"]["bd_rate"] if (e["codec"], e["metric"]) == ("webp", "psnr"))
+    points = [curves.curve(rd["result"]["means"], c, "psnr") for c in ("jpeg", "webp")]
+    assert entry["percent"] == pytest.approx(curves.bd_rate(*points, higher_is_better=True).percent, abs=0.01)
+    assert entry["anchor"] == "jpeg" and 0 < entry["overlap"] <= 1
+
+
+def test_eval_gives_the_same_digits(rd, tmp_path):
+    """Files coded here by Pillow alone, scored by `eval`: bytes and digits equal to the benchmark's rows."""
+    rows = [r for r in rd["result"]["rows"] if (r["codec"], r["setting"]) == ("jpeg", "20")]
+    for row in rows:
+        source = rd["pictures"] / f"{row['picture']}.png"
+        file = tmp_path / f"{row['picture']}.jpg"
+        Image.open(source).save(file, quality=20, progressive=True, optimize=True)
+        (again,) = evaluate.evaluate([source], [file], ["psnr", "msssim", "ssimulacra2"])
+        assert {k: again[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")} == {
+            k: row[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")
+        }
+
+
+def test_kept_pictures_are_the_scored_ones(rd):
+    row = next(r for r in rd["result"]["rows"] if r["codec"] == rd["result"]["ours"][1])
+    kept = rd["folder"] / "kept" / row["codec"] / row["setting"] / f"{row['picture']}.png"
+    (again,) = evaluate.evaluate([rd["pictures"] / f"{row['picture']}.png"], [kept], ["psnr"])
+    assert again["psnr"] == row["psnr"]
+
+
+def test_a_second_run_makes_nothing_anew(rd, tmp_path):
+    """Some codecs of the first run again: equal rows, and not one file of the cache touched."""
+    files = {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()}
+    arguments = ["again", rd["pictures"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--anchor", "jpeg", "--metrics"]
+    arguments += ["psnr", "msssim", "ssimulacra2", "--cache", rd["folder"] / "cache", "--results", tmp_path]
+    run("rd.py", *arguments)
+    assert {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()} == files
+    again = json.loads((tmp_path / "again.json").read_text())
+    for codec in ("jpeg", "webp"):
+        assert [r for r in again["rows"] if r["codec"] == codec] == [
+            r for r in rd["result"]["rows"] if r["codec"] == codec
+        ]
+    assert [e for e in rd["result"]["bd_rate"] if e["codec"] == "webp"] == again["bd_rate"]
+
+
+def test_a_changed_file_is_scored_anew(rd, tmp_path):
+    """The scores are those of the bytes on disk: a file swapped in the cache changes the row."""
+    shutil.copytree(rd["folder"] / "cache", tmp_path / "cache")
+    files = sorted((tmp_path / "cache" / "files").rglob("*.webp"), key=lambda p: p.stat().st_size)
+    sizes = [p.stat().st_size for p in files]
+    arguments = ["swapped", rd["pictures"], "--codecs", "webp:10,60", "--metrics", "psnr", "--anchor", "webp"]
+    arguments += ["--cache", tmp_path / "cache", "--results", tmp_path]
+    before = [r for r in rd["result"]["rows"] if r["codec"] == "webp"]
+    same_shape = [p for p in files if Image.open(p).size == Image.open(files[0]).size]
+    same_shape[0].write_bytes(same_shape[-1].read_bytes())
+    run("rd.py", *arguments)
+    after = json.loads((tmp_path / "swapped.json").read_text())["rows"]
+    assert sorted(r["bytes"] for r in after) != sizes
+    assert sum(a["psnr"] != b["psnr"] for a, b in zip(after, before, strict=True)) == 1
+
+
+def test_nothing_to_run_is_one_line(rd, tmp_path):
+    done = run(
+        "rd.py", "none", rd["pictures"], "--codecs", "sdxl-typo", "--cache", tmp_path, "--results", tmp_path, ok=False
+    )
+    assert done.stderr.strip().splitlines()[-1].startswith("rd.py: nothing to report")
+    assert "Traceback" not in done.stderr
