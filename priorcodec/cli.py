@@ -173,6 +173,46 @@ def plugins(no_plugin: NoPlugin = None, as_json: Json = False) -> None:
         listing.table(rows, ("name", "origin", "version", "backbones", "error"))
 
 
+@app.command(name="eval")
+def evaluate_files(
+    references: Annotated[Path, typer.Argument(help="Untouched picture or folder of them.")],
+    files: Annotated[list[Path], typer.Argument(help="Decoded pictures or coded files, or folders of them.")],
+    metrics: Annotated[str, typer.Option(help="Names with commas between; default: all that can run here.")] = "",
+    backbone: Annotated[str, typer.Option(help="Decodes .gic files; `preview` needs no backbone.")] = "preview",
+    coded: Annotated[Path | None, typer.Option(help="Where the coded files of decoded pictures lie.")] = None,
+    style: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
+) -> None:
+    """Score files against their references: bits per pixel of the whole file and quality of the picture."""
+    from priorcodec import evaluate
+    from priorcodec import metrics as scores
+    from priorcodec.core import files as disk
+
+    names, missing = scores.available(metrics.split(",") if metrics else None)
+    for line in missing:
+        print(f"left out: {line}", file=sys.stderr)
+    decoder = None if backbone == "preview" else backbone
+    rows = evaluate.evaluate([references], files, names, backbone=decoder, coded=coded)
+    text = evaluate.render(rows, style)
+    if output is None:
+        print(text, end="")
+    else:
+        disk.write(output, text.encode())
+
+
+@app.command()
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Result files of the benchmarks, or folders of them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    pictures: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
+) -> None:
+    """Result files -> one self-contained page: plots, tables, and a slider over the decoded pictures."""
+    from priorcodec import report as page
+
+    page.build(results, output, pictures=pictures)
+    print(f"{output}: {output.stat().st_size} bytes")
+
+
 def main() -> None:
     """Entry point of the `priorcodec` command."""
     try:

@@ -27,6 +27,7 @@ STREAMS = {".266": "vvc", ".vvc": "vvc", ".265": "hevc", ".hevc": "hevc", ".obu"
 UNCODED = {".png", ".tif", ".tiff"}
 """A decoder's output, not a coded file: its own size says nothing, so the rate comes from the coded file beside it."""
 DIGITS = 6
+FORMATS = ("table", "csv", "json")
 Row = dict[str, Any]
 
 
@@ -129,6 +130,8 @@ def mean(rows: Sequence[Row]) -> Row:
 
 def render(rows: Sequence[Row], style: str) -> str:
     """Rows and their mean as `table`, `csv` or `json`. Raises ConfigError for another style."""
+    if style not in FORMATS:
+        raise ConfigError(f"no format {style!r}; choose table, csv or json")
     every = [*rows, {"picture": "mean", "file": f"{len(rows)} files", **mean(rows)}]
     if style == "json":
         return json.dumps({"rows": list(rows), "mean": mean(rows)}, indent=1, allow_nan=False) + "\n"
@@ -137,8 +140,6 @@ def render(rows: Sequence[Row], style: str) -> str:
         writer.writeheader()
         writer.writerows(every)
         return out.getvalue()
-    if style != "table":
-        raise ConfigError(f"no format {style!r}; choose table, csv or json")
     heads = [metrics.METRICS[k].title if k in metrics.METRICS else k for k in rows[0]]
     cells = [heads, *([_cell(k, row[k]) for k in row] for row in every)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -175,13 +176,15 @@ def _ends(stem: str, prefix: str) -> bool:
 
 
 def _file_bytes(file: Path, coded: Path | None) -> int | None:
+    """Size of a coded file; for a decoded `photo.nano_unet.png` that of `photo.gic` beside it or in `coded`."""
     if file.suffix.lower() not in UNCODED:
         return file.stat().st_size
     if coded is not None and coded.is_file():
         return coded.stat().st_size
-    folder = coded or file.parent
-    fits = [p for p in folder.glob(f"{file.stem}.*") if p.suffix.lower() not in UNCODED]
-    return fits[0].stat().st_size if len(fits) == 1 else None
+    kinds = {".gic"} if coded is None else {".gic", *STREAMS, *(PICTURES - UNCODED)}
+    around = [p for p in (coded or file.parent).iterdir() if p.suffix.lower() in kinds]
+    fits = [p for p in around if file.stem == p.stem or file.stem.startswith(p.stem + ".")]
+    return max(fits, key=lambda p: len(p.stem)).stat().st_size if fits else None
 
 
 def _read_jxl(path: Path) -> metrics.Picture:

@@ -1,0 +1,87 @@
+"""Writes the marked blocks of README.md from benchmarks/results.   python benchmarks/readme.py [--check]
+
+A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is a result file, then a view of it:
+    kodak/bd                    BD-rate against the file's anchor
+    kodak/points or kodak/points:avif,vvc        mean rate and metrics at every setting
+    kodak/plot:stlpips_alex     a rate-distortion plot, written beside the results as SVG
+    speed                       times of a speed file
+--check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import resultfile
+
+from priorcodec.report import plot, tables
+
+BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
+
+
+def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
+    """Name of a block -> its Markdown, and the text of files it shows. Raises ValueError: no such result or view."""
+    stem, _, view = name.partition("/")
+    path = results / f"{stem}.json"
+    if not path.is_file():
+        raise ValueError(f"table:{name}: no result file {path.name}; run the benchmark that writes it")
+    result: dict[str, Any] = json.loads(path.read_text())
+    view, _, choice = view.partition(":")
+    if result["kind"] == "speed":
+        return tables.speed_table(result).markdown() + "\n", {}
+    if view == "bd":
+        return tables.bd_table(result).markdown() + "\n", {}
+    if view == "points":
+        return tables.points_table(result, choice.split(",") if choice else ()).markdown() + "\n", {}
+    if view == "plot" and choice in result["metrics"]:
+        about, series = result["metrics"][choice], plot.series_of(result, choice)
+        drawn = plot.plot(series, title=about["title"], higher_is_better=about["higher_is_better"], unit=about["unit"])
+        target = results / f"{stem}-{choice}.svg"
+        text = f"![{about['title']} against bits per pixel]({target.relative_to(root).as_posix()})\n"
+        return text, {target: plot.standalone(drawn, series)}
+    raise ValueError(
+        f"table:{name}: no such view; use /bd, /points or /plot:METRIC with one of {', '.join(result['metrics'])}"
+    )
+
+
+def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:
+    """README's text -> new text, files to write beside the results, names of the blocks that were out of date."""
+    files: dict[Path, str] = {}
+    stale: list[str] = []
+
+    def one(match: re.Match[str]) -> str:
+        body, more = render(match["name"], results, root)
+        if match["body"].strip() != body.strip():
+            stale.append(match["name"])
+        stale.extend(p.name for p, content in more.items() if not p.is_file() or p.read_text() != content)
+        files.update(more)
+        return f"{match[1]}{body}{match[4]}"
+
+    return BLOCK.sub(one, text), files, stale
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("--check", action="store_true")
+    cli.add_argument("--readme", type=Path, default=resultfile.RESULTS.parents[1] / "README.md")
+    cli.add_argument("--results", type=Path, default=resultfile.RESULTS)
+    args = cli.parse_args()
+    try:
+        text, files, stale = update(args.readme.read_text(encoding="utf-8"), args.results, args.readme.parent)
+    except (ValueError, OSError) as error:
+        sys.exit(f"readme.py: {error}")
+    if args.check:
+        sys.exit(f"out of date, run python benchmarks/readme.py: {', '.join(stale)}" if stale else 0)
+    for path, content in files.items():
+        path.write_text(content)
+    args.readme.write_text(text, encoding="utf-8")
+    print(f"{len(stale)} blocks and plots renewed" if stale else "nothing to renew")
+
+
+if __name__ == "__main__":
+    main()

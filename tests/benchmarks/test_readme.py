@@ -1,0 +1,90 @@
+"""Every number in README.md that comes from a result file agrees with it; and the check would notice if it did not."""
+
+import json
+
+import pytest
+
+from .conftest import ROOT, run
+
+RESULT = {
+    "kind": "rd", "name": "mini", "codecs": {"a": "Codec A", "b": "Codec B"}, "ours": ["b"],
+    "metrics": {"psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True}},
+    "left_out": [], "pictures": [{"name": "x"}, {"name": "y"}],
+    "bd_rate": [{"codec": "b", "anchor": "a", "metric": "psnr", "percent": -31.44, "overlap": 0.42}],
+    "means": [{"codec": c, "setting": str(i), "pictures": 2, "bytes": 9.0, "bpp": 0.1 * 2**i, "psnr": 20.0 + i + k}
+              for k, c in enumerate("ab") for i in range(3)],
+    "rows": [],
+}  # fmt: skip
+TEXT = """# Title
+<!-- table:mini/bd -->
+old
+<!-- end -->
+between
+<!-- table:mini/points:b -->
+<!-- end -->
+<!-- table:mini/plot:psnr -->
+<!-- end -->
+after
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "results" / "mini.json").write_text(json.dumps(RESULT))
+    (tmp_path / "README.md").write_text(TEXT)
+    return tmp_path
+
+
+def readme(project, *words, ok=True):
+    return run(
+        "readme.py", *words, "--readme", project / "README.md", "--results", project / "benchmarks" / "results", ok=ok
+    )
+
+
+def test_blocks_are_written_and_then_agree(project):
+    assert "4 blocks and plots renewed" in readme(project).stdout
+    text = (project / "README.md").read_text()
+    assert "| Codec B | -31.4% (42%)* |" in text and "old" not in text
+    assert text.count("| Codec B | ") == 1 + 3 and "| Codec A | 0" not in text
+    assert "![PSNR against bits per pixel](benchmarks/results/mini-psnr.svg)" in text
+    assert text.startswith("# Title\n") and "\nbetween\n" in text and text.endswith("\nafter\n")
+    readme(project, "--check")
+    readme(project)
+    assert (project / "README.md").read_text() == text
+
+
+@pytest.mark.parametrize("change", ["number", "result", "plot"])
+def test_the_check_bites(project, change):
+    readme(project)
+    if change == "number":
+        path = project / "README.md"
+        path.write_text(path.read_text().replace("-31.4%", "-41.4%"))
+    elif change == "result":
+        (project / "benchmarks" / "results" / "mini.json").write_text(json.dumps(RESULT).replace("-31.44", "-13.44"))
+    else:
+        (project / "benchmarks" / "results" / "mini-psnr.svg").write_text("<svg/>")
+    assert "out of date" in readme(project, "--check", ok=False).stderr
+
+
+def test_an_unknown_block_is_one_line(project):
+    (project / "README.md").write_text("<!-- table:nothing/bd -->\n<!-- end -->\n")
+    assert "no result file nothing.json" in readme(project, ok=False).stderr
+    (project / "README.md").write_text("<!-- table:mini/pie -->\n<!-- end -->\n")
+    assert "no such view" in readme(project, ok=False).stderr
+
+
+def test_plots_are_valid_xml_with_every_codec(project):
+    from xml.etree import ElementTree
+
+    readme(project)
+    root = ElementTree.parse(project / "benchmarks" / "results" / "mini-psnr.svg").getroot()
+    groups = [g for g in root.iter("{http://www.w3.org/2000/svg}g") if "data-codec" in g.attrib]
+    assert [g.attrib["data-codec"] for g in groups] == ["a", "b"]
+    assert all(len(g.findall("{http://www.w3.org/2000/svg}circle")) == 3 for g in groups)
+
+
+def test_readme_agrees_with_the_results():
+    if not (ROOT / "README.md").is_file():
+        pytest.skip("no README.md here")
+    run("readme.py", "--check")
