@@ -1,6 +1,6 @@
 """Settings as structured OmegaConf: defaults, then a YAML file, then `key=value` words; all mistakes told at once.
 
-backbone=sdxl backbone.weights=/models/sdxl steps=2   (after Hydra's groups and torchtune's config validation)
+backbone=sdxl backbone.weights=/models/sdxl dtype=bfloat16   (after Hydra's groups and torchtune's config validation)
     \\-> configs/sdxl.yaml if we ship one, for any other backbone its name alone
 """
 
@@ -28,14 +28,6 @@ class Dtype(enum.StrEnum):
     float16 = "float16"
 
 
-class Renorm(enum.StrEnum):
-    """Where the latent's statistics come from: nowhere, the bridge (0 bits), or the file (64 bits)."""
-
-    off = "off"
-    predicted = "predicted"
-    written = "written"
-
-
 @dataclass
 class BackboneConfig:
     """name: as `priorcodec backbones` lists them; weights: folder, file or Hub id of a mirror, null for the source."""
@@ -48,27 +40,20 @@ class BackboneConfig:
 class DecodeConfig:
     """How a file becomes a picture.
 
-    adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; steps: denoising steps, 1 to 50;
-    low_memory: the autoencoder works in slices and tiles.
+    adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     adapter: str = "default"
     device: str = "auto"
     dtype: Dtype = Dtype.auto
-    steps: int = 1
-    renorm: Renorm = Renorm.predicted
     low_memory: bool = False
 
     def problems(self) -> list[str]:
         """What the types alone cannot tell."""
-        found = [] if 1 <= self.steps <= 50 else [f"steps={self.steps}: wanted 1 to 50"]
-        kind = self.device.split(":")[0]
-        return (
-            found
-            if kind in ("auto", "cpu", "cuda", "mps", "xpu")
-            else [*found, f"device={self.device}: wanted auto, cpu or cuda"]
-        )
+        if self.device.split(":")[0] in ("auto", "cpu", "cuda", "mps", "xpu"):
+            return []
+        return [f"device={self.device}: wanted auto, cpu, cuda, mps or xpu"]
 
 
 def decode_config(overrides: Sequence[str], *, backbones: Collection[str] | None = None) -> DecodeConfig:
@@ -80,7 +65,8 @@ def decode_config(overrides: Sequence[str], *, backbones: Collection[str] | None
     """
     own = [Path(w.removeprefix("config=")) for w in overrides if w.startswith("config=")]
     overrides = [w for w in overrides if not w.startswith("config=")]
-    name = next((w.partition("=")[2] for w in overrides if w.partition("=")[0] in ("backbone", "backbone.name")), None)
+    named = [w.partition("=")[2] for w in overrides if w.partition("=")[0] in ("backbone", "backbone.name")]
+    name = named[-1] if named else None
     words = ["backbone.name" + w.removeprefix("backbone") if w.startswith("backbone=") else w for w in overrides]
     problems = []
     if backbones is not None and name is not None and name not in backbones:

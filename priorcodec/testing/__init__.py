@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from priorcodec.core.contract import BackboneSpec
@@ -24,19 +23,19 @@ def check_backbone(
     backbone: BackboneSpec | str,
     *,
     tier: int = 1,
-    weights: Path | None = None,
+    weights: str | None = None,
     expected_failures: Mapping[str, str] | None = None,
 ) -> list[Result]:
     """Run every check up to `tier`.
 
-    backbone: a spec or a name in the registry; weights: for tier 2, else what the registry finds;
+    backbone: a spec or a name in the registry; weights: for tier 2, a folder, file or Hub id, else what is found;
     expected_failures: check name -> reason; such a check must fail, passing is reported as a failure of its own.
     Raises:
         ConfigError: an expected failure names no check. BackboneError: no such backbone.
     """
     expected = _expected(expected_failures)
     subject = _subject(backbone, tier, weights)
-    return [run(check, subject, expected.get(check.name)) for check in all_checks() if check.tier <= tier]
+    return [run(check, subject, expected.get(check.name)) for check in all_checks(tier)]
 
 
 def parametrize_backbones(
@@ -49,7 +48,7 @@ def parametrize_backbones(
     cases = []
     for backbone in backbones:
         subject = _subject(backbone, tier, None)
-        for check in (c for c in all_checks() if c.tier <= tier):
+        for check in all_checks(tier):
             marks = ()
             if check.name in expected:
                 marks = pytest.mark.xfail(strict=True, raises=CheckError, reason=expected[check.name])
@@ -69,7 +68,8 @@ def _as_test(check: Any, subject: Subject) -> None:
 
 
 def _expected(given: Mapping[str, str] | None) -> dict[str, str]:
-    expected, known = dict(given or {}), {check.name for check in all_checks()}
+    expected = dict(given or {})
+    known = {check.name for check in all_checks()} if expected else set()
     unknown = sorted(set(expected) - known)
     if unknown:
         raise ConfigError(
@@ -78,9 +78,7 @@ def _expected(given: Mapping[str, str] | None) -> dict[str, str]:
     return expected
 
 
-def _subject(backbone: BackboneSpec | str, tier: int, weights: Path | None) -> Subject:
+def _subject(backbone: BackboneSpec | str, tier: int, weights: str | None) -> Subject:
     registry = open_registry()
     spec = registry.spec(backbone) if isinstance(backbone, str) else backbone
-    if tier >= 2 and weights is None:
-        weights = registry.weights(spec)
-    return Subject(spec=spec, weights=weights)
+    return Subject(spec=spec, weights=registry.weights(spec, weights) if tier >= 2 else None)

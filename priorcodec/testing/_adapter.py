@@ -1,1 +1,201 @@
-"""Tier 1, the adapter."""
+"""Tier 1, the adapter: it goes in without a trace, learns, comes out without a trace, and decodes from bytes alone."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from priorcodec.adapters import checkpoint
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.checkpoint import AdapterConfig
+from priorcodec.core import image
+from priorcodec.core.checkpoint import save_encoder
+from priorcodec.core.codec import Codec
+from priorcodec.core.encoder import EncoderConfig, ImageEncoder
+from priorcodec.core.errors import AdapterError
+from priorcodec.testing._run import Subject, require, require_equal, require_shape
+
+CONFIG = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1)
+M, LEVELS, ENCODER = 6, 4, 0x0DDBA11
+STEPS = 3
+
+
+def check_fresh_adapter(subject: Subject) -> None:
+    """A fresh adapter changes not one bit of the denoiser's answer."""
+    backbone, x = subject.tiny(), subject.inputs()
+    before = _answer(backbone, x)
+    _attached(subject, backbone)
+    require_equal("predict() with a fresh adapter", _answer(backbone, x), before)
+
+
+def check_only_adapter_trains(subject: Subject) -> None:
+    """Training moves the adapter and leave every weight of the backbone as it was."""
+    backbone = subject.tiny()
+    kept = {name: value.clone() for name, value in backbone.module.state_dict().items()}
+    adapter = _attached(subject, backbone)
+    _train(subject, backbone, adapter)
+    free = [name for name, p in backbone.module.named_parameters() if p.grad is not None and ".lora_" not in name]
+    require(not free, f"{len(free)} weights of the denoiser got a gradient, the first is {free[:1]}; freeze them")
+    adapter.eject()
+    for name, value in backbone.module.state_dict().items():
+        require_equal(f"weight {name} after training", value, kept[name])
+
+
+def check_adapter_learns(subject: Subject) -> None:
+    """After three steps every weight of the adapter has had a gradient: no LoRA sits where nothing flows."""
+    backbone = subject.tiny()
+    adapter = _attached(subject, backbone)
+    idle = _train(subject, backbone, adapter)
+    require(not idle, f"{len(idle)} weights never get a gradient, the first is {idle[:1]}; is its module used?")
+
+
+def check_eject_restores(subject: Subject) -> None:
+    """After use and eject the denoiser is what it was: modules, weights, hooks, answers."""
+    backbone, x = subject.tiny(), subject.inputs()
+    before, tree, kept = _answer(backbone, x), _tree(backbone), _weights(backbone)
+    adapter = _attached(subject, backbone)
+    _train(subject, backbone, adapter)
+    adapter.eject()
+    require(_tree(backbone) == tree, "modules or hooks are left behind after eject")
+    for name, value in _weights(backbone).items():
+        require_equal(f"weight {name} after eject", value, kept[name])
+    require_equal("predict() after eject", _answer(backbone, x), before)
+
+
+def check_adapter_round_trip(subject: Subject) -> None:
+    """A trained adapter saved, and loaded onto a newly built backbone, gives the same latent."""
+    backbone = subject.tiny()
+    adapter = _attached(subject, backbone)
+    _train(subject, backbone, adapter)
+    y_hat, quality = _features()
+    with tempfile.TemporaryDirectory() as folder, torch.no_grad():
+        path = Path(folder) / "adapter.safetensors"
+        checkpoint.save(adapter, path, encoder_id=ENCODER, metadata={}, dtype=torch.float32)
+        file = checkpoint.read(path)
+        checkpoint.check(file, subject.spec, encoder_id=ENCODER)
+        again = _attached(subject, subject.tiny())
+        checkpoint.load(file, again)
+        require_equal("the latent after save and load", again(y_hat, quality)[1], adapter(y_hat, quality)[1])
+
+
+def check_wrong_partner_refused(subject: Subject) -> None:
+    """Another backbone, another revision and another encoder refuse this one's adapter in one line."""
+    adapter = _attached(subject, subject.tiny())
+    other = "f" * 40 if subject.spec.revision != "f" * 40 else "e" * 40
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "adapter.safetensors"
+        checkpoint.save(adapter, path, encoder_id=ENCODER, metadata={})
+        file = checkpoint.read(path)
+    for spec, encoder in (
+        (replace(subject.spec, name="another"), ENCODER),
+        (replace(subject.spec, revision=other), ENCODER),
+        (subject.spec, ENCODER + 1),
+    ):
+        try:
+            checkpoint.check(file, spec, encoder_id=encoder)
+        except AdapterError as error:
+            require("\n" not in str(error), "the refusal has several lines, wanted one")
+        else:
+            require(False, f"the adapter was taken by {spec.name} at {spec.revision[:8]}, encoder {encoder:08x}")
+
+
+def check_decodes_from_bytes(subject: Subject) -> None:
+    """A file's bytes are enough: the true size comes back, twice the same, and to_latents() is never called."""
+    codec, pixels = _codec(), _pixels(71, 99)
+    data = codec.encode(pixels).data
+    backbone = subject.tiny()
+    object.__setattr__(backbone, "to_latents", _forbidden)
+    first, second = (_decode(subject, backbone, codec, data) for _ in range(2))
+    require_shape("the decoded picture", first, (71, 99, 3))
+    require_equal("the second decoding of one file", second, first)
+
+
+def check_file_ignores_backbone(subject: Subject) -> None:
+    """The encoder writes the same bytes before and after the backbone was built and used."""
+    codec, pixels = _codec(), _pixels(64, 64)
+    before = codec.encode(pixels).data
+    _decode(subject, subject.tiny(), codec, before)
+    require(
+        codec.encode(pixels).data == before, "the file changed once this backbone was built: it touches global state"
+    )
+
+
+def _forbidden(x: Tensor) -> Tensor:
+    raise AssertionError("to_latents() was called while decoding; a decoder has no picture to encode")
+
+
+def _attached(subject: Subject, backbone: Any, *, m: int = M, levels: int = LEVELS) -> Adapter:
+    torch.manual_seed(5)
+    adapter = Adapter(subject.spec, CONFIG, m=m, levels=levels)
+    adapter.inject(backbone, tiny=True)
+    return adapter
+
+
+def _features() -> tuple[Tensor, Tensor]:
+    g = torch.Generator().manual_seed(11)
+    return torch.randn(2, M, 4, 4, generator=g), torch.tensor([0.5, 2.0])
+
+
+def _train(subject: Subject, backbone: Any, adapter: Adapter) -> list[str]:
+    """Steps through predict() (tokens filled) and the bridge; names of weights that never got a gradient.
+
+    A LoRA's second factor starts at zero, so its first one learns from the second step on; the bridge has two such
+    factors in a row, hence three steps.
+    """
+    names = {f"bridge.{n}": p for n, p in adapter.bridge.named_parameters()} | adapter.lora
+    idle, (y_hat, quality), x = set(names), _features(), subject.inputs()
+    optimizer = torch.optim.SGD(adapter.trainable(), lr=0.1)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = backbone.predict(**x).square().mean() + (adapter.bridge(y_hat, quality) - 1).square().mean()
+        loss.backward()
+        idle -= {name for name in idle if names[name].grad is not None and bool(names[name].grad.any())}  # type: ignore
+        optimizer.step()
+    return sorted(idle)
+
+
+@torch.no_grad()
+def _answer(backbone: Any, x: dict[str, Any]) -> Tensor:
+    return backbone.predict(**x)
+
+
+def _tree(backbone: Any) -> list[tuple[str, type, int]]:
+    return [
+        (name, type(m), len(m._forward_hooks) + len(m._forward_pre_hooks))
+        for name, m in backbone.module.named_modules()
+    ]
+
+
+def _weights(backbone: Any) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in backbone.module.state_dict().items()}
+
+
+@functools.cache
+def _codec() -> Codec:
+    """A small encoder with random weights: what the checks ask of files does not depend on training."""
+    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
+        model = ImageEncoder(EncoderConfig(n8=16, n16=16, m=M, m_h=4, n=16, depth=1, levels=LEVELS))
+        save_encoder(model, Path(folder) / "encoder.safetensors", {})
+        return Codec(Path(folder) / "encoder.safetensors")
+
+
+def _pixels(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@torch.inference_mode()
+def _decode(subject: Subject, backbone: Any, codec: Codec, data: bytes) -> Tensor:
+    decoded = codec.decode(data)
+    adapter = _attached(subject, backbone)
+    _, z = adapter(decoded.y_hat, torch.tensor([decoded.quality]))
+    x = image.crop(backbone.to_pixels(z), decoded.height, decoded.width)
+    adapter.eject()
+    return torch.from_numpy(image.to_pixels(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import importlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +15,9 @@ from priorcodec.core.contract import BackboneSpec
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+PARTS = ((0, "_plain"), (1, "_tiny"), (1, "_adapter"), (2, "_full"))
 
 
 class CheckError(AssertionError):
@@ -77,16 +81,17 @@ class Subject:
         }
 
 
-def all_checks() -> list[Check]:
-    """Every check, in the order they run."""
-    from priorcodec.testing import _adapter, _full, _plain, _tiny
-
+def all_checks(tier: int = 2) -> list[Check]:
+    """Every check up to `tier`, in the order they run; the first tier loads no torch."""
     found = []
-    for tier, module in ((0, _plain), (1, _tiny), (1, _adapter), (2, _full)):
+    for level, part in PARTS:
+        if level > tier:
+            continue
+        module = importlib.import_module(f"priorcodec.testing.{part}")
         for name, function in vars(module).items():
             if name.startswith("check_") and function.__module__ == module.__name__:
                 summary = (function.__doc__ or "").splitlines()[0]
-                found.append(Check(name=name.removeprefix("check_"), tier=tier, summary=summary, run=function))
+                found.append(Check(name=name.removeprefix("check_"), tier=level, summary=summary, run=function))
     return found
 
 
