@@ -36,7 +36,7 @@ def check_fresh_adapter(subject: Subject) -> None:
 
 
 def check_only_adapter_trains(subject: Subject) -> None:
-    """Training moves the adapter and leave every weight of the backbone as it was."""
+    """Training moves the adapter and leaves every weight of the backbone as it was."""
     backbone = subject.tiny()
     kept = {name: value.clone() for name, value in backbone.module.state_dict().items()}
     adapter = _attached(subject, backbone)
