@@ -173,6 +173,23 @@ def plugins(no_plugin: NoPlugin = None, as_json: Json = False) -> None:
         listing.table(rows, ("name", "origin", "version", "backbones", "error"))
 
 
+@app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A backbone, as `priorcodec backbones` lists them.")],
+    tier: Annotated[int, typer.Option(min=0, max=2, help="0 plain data, 1 the tiny model, 2 the real weights.")] = 1,
+    weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or Hub id.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Does a backbone keep the contract? Exit status 1 when a check fails."""
+    from priorcodec import testing
+
+    results = testing.check_backbone(name, tier=tier, weights=weights)
+    text, good = testing.report(name, results, as_json=as_json)
+    print(text)
+    if not good:
+        raise typer.Exit(1)
+
+
 @app.command(name="eval")
 def evaluate_files(
     references: Annotated[Path, typer.Argument(help="Untouched picture or folder of them.")],
