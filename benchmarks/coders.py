@@ -101,15 +101,17 @@ COMPRESSAI = {"mbt2018-mean": ("mbt2018_mean", 8), "cheng2020-anchor": ("cheng20
 
 
 @cache
-def compressai_model(name: str, quality: int, *, pretrained: bool = True) -> Any:
+def compressai_model(name: str, quality: int, pretrained: bool = True) -> Any:
+    import torch
     from compressai import zoo
 
+    torch.manual_seed(0)
     net = getattr(zoo, COMPRESSAI[name][0])(quality=quality, metric="mse", pretrained=pretrained).eval()
     net.update(force=True)
     return net
 
 
-def _compressai_encode(pixels: np.ndarray, setting: str, _: str, *, name: str) -> bytes:
+def _compressai_encode(pixels: np.ndarray, setting: str, _: str, *, name: str, pretrained: bool) -> bytes:
     """File: height, width u16, quality u8, rows and columns of the hyper-latent u8, length u32, two strings."""
     import torch
 
@@ -117,12 +119,12 @@ def _compressai_encode(pixels: np.ndarray, setting: str, _: str, *, name: str) -
 
     x = (image.pad(image.to_tensor(pixels)) + 1) / 2
     with torch.no_grad():
-        out = compressai_model(name, int(setting)).compress(x)
+        out = compressai_model(name, int(setting), pretrained).compress(x)
     (y,), (z,) = out["strings"]
     return struct.pack("<HHBBBI", *pixels.shape[:2], int(setting), *out["shape"], len(y)) + y + z
 
 
-def _compressai_decode(path: Path, *, name: str) -> np.ndarray:
+def _compressai_decode(path: Path, *, name: str, pretrained: bool) -> np.ndarray:
     import torch
 
     from priorcodec.core import image
@@ -130,7 +132,7 @@ def _compressai_decode(path: Path, *, name: str) -> np.ndarray:
     data = path.read_bytes()
     height, width, quality, rows, columns, length = struct.unpack("<HHBBBI", data[:11])
     with torch.no_grad():
-        net = compressai_model(name, quality)
+        net = compressai_model(name, quality, pretrained)
         x = net.decompress([[data[11 : 11 + length]], [data[11 + length :]]], (rows, columns))["x_hat"]
     return image.to_pixels(image.crop(x * 2 - 1, height, width))
 
@@ -255,9 +257,15 @@ def _listing(folder: Path) -> str:
     return f"ready bitstreams {hashlib.sha256(repr(entries).encode()).hexdigest()}"
 
 
-def _compressai(name: str) -> Coder:
+def _compressai(name: str, *, pretrained: bool = True) -> Coder:
+    how = {"name": name, "pretrained": pretrained}
     return Coder(
         name=name, title=f"{name} (CompressAI)", suffix=".cai", identity=_versions("compressai"),
-        settings=tuple(map(str, range(1, COMPRESSAI[name][1] + 1))), encode=partial(_compressai_encode, name=name),
-        decode=partial(_compressai_decode, name=name), missing=_compressai_missing(name),
+        settings=tuple(map(str, range(1, COMPRESSAI[name][1] + 1))), encode=partial(_compressai_encode, **how),
+        decode=partial(_compressai_decode, **how), missing=_compressai_missing(name) if pretrained else None,
     )  # fmt: skip
+
+
+def untrained(name: str) -> Coder:
+    """A CompressAI model with random weights: good for times, not for rates."""
+    return _compressai(name, pretrained=False)

@@ -56,22 +56,27 @@ def points_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
 
 
 def speed_table(result: dict[str, Any]) -> Table:
-    """Median milliseconds by codec, stage and picture size; peak memory of the largest size."""
+    """Median milliseconds by codec, stage and picture size, ratios to the anchor, peak memory over the sizes."""
     sizes = sorted({(r["width"], r["height"]) for r in result["rows"]}, key=lambda s: s[0] * s[1])
     lines: dict[tuple[str, str, str], dict[tuple[int, int], dict[str, Any]]] = {}
     for r in result["rows"]:
         lines.setdefault((r["codec"], r["stage"], r["device"]), {})[r["width"], r["height"]] = r
     rows = []
     for (codec, stage, device), cells in lines.items():
-        times = [f"{cells[s]['ms']:.0f}" if s in cells else "-" for s in sizes]
-        peaks = [c["peak_mib"] for c in cells.values() if c.get("peak_mib")]
-        title = result["codecs"].get(codec, codec)
-        rows.append([f"{title}, {stage}", device, *times, f"{max(peaks):.0f}" if peaks else "-"])
+        times = [_speed_cell(cells.get(s)) for s in sizes]
+        peak = max(c["peak_mib"] for c in cells.values())
+        rows.append([f"{result['codecs'][codec]}, {stage}", device, *times, str(peak)])
     heads = ["what", "device", *(f"{w}x{h}" for w, h in sizes), "peak MiB"]
-    threads = result["settings"]["threads"]
-    return Table(
-        heads=heads, rows=rows, note=f"Milliseconds, median of {result['settings']['repeats']}, {threads} thread(s)."
-    )
+    settings = result["settings"]
+    note = f"Milliseconds, median of {settings['repeats']}, {settings['threads']} thread(s), file reading included; "
+    return Table(heads=heads, rows=rows, note=note + f"in brackets as a multiple of {settings['anchor']}.")
+
+
+def _speed_cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "-"
+    ratio = f" ({row['ratio']:.2g}x)" if row["ratio"] is not None and row["ratio"] != 1 else ""
+    return f"{row['ms']:.3g}{ratio}"
 
 
 def number(value: float | None, metric: str) -> str:

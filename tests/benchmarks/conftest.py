@@ -49,7 +49,9 @@ def weights(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
     config = EncoderConfig(n8=16, n16=16, m=16, m_h=8, n=16, depth=1, levels=3)
-    encoder_id = save_encoder(ImageEncoder(config), folder / "encoder.safetensors", {})
+    model = ImageEncoder(config)
+    model.log_gain.data += 3  # untrained features are small: without this every symbol is zero
+    encoder_id = save_encoder(model, folder / "encoder.safetensors", {})
     spec = open_registry().spec("toy")
     shape = checkpoint.AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1)
     adapter = Adapter(spec, shape, m=config.m, levels=config.levels)

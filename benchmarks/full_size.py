@@ -1,0 +1,132 @@
+"""Real architectures with random weights: saved as on the Hub, loaded by the real loader, one picture decoded in one step.
+
+python benchmarks/full_size.py sd15 [--dtype bfloat16] [--side 512] [--threads 2] [--output benchmarks/results/full_size.json]
+Each stage runs in a process of its own, so that the peak memory is that of loading and decoding alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def save(name: str, folder: Path, dtype: str) -> None:
+    """The folder a download would give, with random weights."""
+    import diffusers
+    import torch
+
+    from priorcodec.registry import open_registry
+
+    spec = open_registry().spec(name)
+    with torch.device("meta"):
+        backbone: Any = spec.build(None, dtype=getattr(torch, dtype))
+    backbone.to_empty(device="cpu")
+    torch.manual_seed(0)
+    for path, weight in backbone.named_parameters():
+        norm = path.endswith(("norm.weight", "norm1.weight", "norm2.weight", "norm3.weight", "norm_out.weight"))
+        weight.fill_(1.0) if norm else weight.normal_(0, 0.02)
+    for child, part in ((spec.family, backbone.module), ("vae", backbone.vae)):
+        for buffer_path, buffer in part.named_buffers():
+            raise SystemExit(f"{child}.{buffer_path} is a buffer of {tuple(buffer.shape)}: fill it too") if (
+                buffer_path in part.state_dict()
+            ) else None
+        part.save_pretrained(folder / child)
+    kinds: Any = diffusers
+    linear = spec.family == "transformer"
+    kinds.DDIMScheduler(
+        beta_start=0.0001 if linear else 0.00085,
+        beta_end=0.02 if linear else 0.012,
+        beta_schedule="linear" if linear else "scaled_linear",
+        prediction_type="v_prediction" if spec.prediction == "velocity" else "epsilon",
+    ).save_pretrained(folder / "scheduler")
+
+
+def decode(name: str, folder: Path, dtype: str, side: int) -> dict[str, Any]:
+    """Load, one call of the denoiser, autoencoder; seconds and peak memory in bytes."""
+    import torch
+
+    from priorcodec.core.sampler import one_step
+    from priorcodec.registry import open_registry
+
+    registry = open_registry()
+    spec = registry.spec(name)
+    start = time.perf_counter()
+    backbone: Any = spec.build(registry.weights(spec, str(folder)), dtype=getattr(torch, dtype))
+    loaded = time.perf_counter()
+    h = side // spec.latent.stride
+    z_hat = torch.randn(1, spec.latent.channels, h, h, generator=torch.Generator().manual_seed(0))
+    tokens = torch.zeros(1, 1, spec.token_dim)
+    pooled = torch.zeros(1, spec.pooled_dim) if spec.pooled_dim else None
+    with torch.inference_mode():
+        z = one_step(
+            lambda x_t, t: backbone.predict(x_t, t, tokens, pooled),
+            backbone.alpha_bar,
+            spec.prediction,
+            z_hat,
+            torch.tensor([300.0]),
+        )
+        denoised = time.perf_counter()
+        x = backbone.to_pixels(z)
+    done = time.perf_counter()
+    return {
+        "backbone": name,
+        "dtype": dtype,
+        "side": side,
+        "threads": torch.get_num_threads(),
+        "weights": "random",
+        "load_seconds": round(loaded - start, 2),
+        "denoise_seconds": round(denoised - loaded, 2),
+        "pixels_seconds": round(done - denoised, 2),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "finite": bool(torch.isfinite(x).all()),
+        "shape": list(x.shape),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument("--stage", choices=["save", "decode"], help="used by the script itself")
+    parser.add_argument("--folder", type=Path, help="used by the script itself")
+    given = parser.parse_args()
+    if given.stage == "save":
+        save(given.names[0], given.folder, given.dtype)
+    elif given.stage == "decode":
+        print(json.dumps(decode(given.names[0], given.folder, given.dtype, given.side)))
+    else:
+        rows = [measure(name, given) for name in given.names]
+        if given.output:
+            old = json.loads(given.output.read_text())["rows"] if given.output.exists() else []
+            keys = {(r["backbone"], r["dtype"], r["side"]) for r in rows}
+            kept = [r for r in old if (r["backbone"], r["dtype"], r["side"]) not in keys]
+            given.output.write_text(json.dumps({"made_by": "benchmarks/full_size.py", "rows": kept + rows}, indent=2) + "\n")
+        print(json.dumps(rows, indent=2))
+
+
+def measure(name: str, given: argparse.Namespace) -> dict[str, Any]:
+    """Both stages of one backbone."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(given.threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        words = [sys.executable, __file__, name, "--dtype", given.dtype, "--side", str(given.side), "--folder", folder]
+        subprocess.run([*words, "--stage", "save"], check=True, env=environment)
+        done = subprocess.run([*words, "--stage", "decode"], check=True, env=environment, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
