@@ -78,17 +78,18 @@ def load(spec: BackboneSpec, model: Model, weights: Path | None, *, dtype: torch
 
     from priorcodec.backbones._latent_diffusion import LatentDiffusion
 
-    kind = getattr(diffusers, DENOISER_CLASS[spec.family])
+    classes: Any = diffusers  # it fills its namespace lazily, unseen by type checkers
+    kind = getattr(classes, DENOISER_CLASS[spec.family])
     vae_dtype = torch.float32 if dtype is torch.float16 and not model.fp16_autoencoder else dtype
     if weights is None:
         # torch's own `to`: the one of diffusers warns each time, even about nothing
         denoiser = torch.nn.Module.to(kind(**model.denoiser), dtype=dtype)
-        vae = torch.nn.Module.to(diffusers.AutoencoderKL(**model.autoencoder), dtype=vae_dtype)
-        scheduler = diffusers.DDPMScheduler(**model.scheduler)
+        vae = torch.nn.Module.to(classes.AutoencoderKL(**model.autoencoder), dtype=vae_dtype)
+        scheduler = classes.DDPMScheduler(**model.scheduler)
     else:
         denoiser = _read(spec, kind, weights / spec.family, dtype)
-        vae = _read(spec, diffusers.AutoencoderKL, weights / "vae", vae_dtype)
-        scheduler = _read(spec, diffusers.DDPMScheduler, weights / "scheduler", None)
+        vae = _read(spec, classes.AutoencoderKL, weights / "vae", vae_dtype)
+        scheduler = _read(spec, classes.DDPMScheduler, weights / "scheduler", None)
         _check_identity(spec, model, weights, denoiser, vae, scheduler)
     return LatentDiffusion(denoiser, vae, scheduler.alphas_cumprod, spec.latent, model.predict)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ def check_memory(subject: Subject) -> str:
         if isinstance(part, torch.nn.Module):
             part.to(device)
     side = subject.spec.size // subject.spec.latent.stride
-    x = {k: None if v is None else v.to(device) for k, v in subject.inputs(1, side, side).items()}
+    x: dict[str, Any] = {k: v if v is None else v.to(device) for k, v in subject.inputs(1, side, side).items()}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     pixels = backbone.to_pixels(backbone.predict(**x))
