@@ -88,8 +88,10 @@ def _yuv(pixels: np.ndarray) -> Any:
     import av
 
     frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-    full = {"src_color_range": "JPEG", "dst_color_range": "JPEG"}
-    return frame.reformat(format="yuv420p10le", src_colorspace="ITU709", dst_colorspace="ITU709", **full)
+    return frame.reformat(
+        format="yuv420p10le", src_colorspace="ITU709", dst_colorspace="ITU709",
+        src_color_range="JPEG", dst_color_range="JPEG",
+    )  # fmt: skip
 
 
 def _plane(plane: Any) -> bytes:

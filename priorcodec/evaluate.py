@@ -50,12 +50,13 @@ def read_stream(path: Path, container: str) -> metrics.Picture:
     """First frame of a raw HEVC, VVC or AV1 stream, taken as BT.709 full range."""
     try:
         import av
+        from av.error import FFmpegError
     except ImportError as error:
         raise ImageError(f"{path}: a {container} stream needs PyAV; install priorcodec[bench]") from error
     try:
         with av.open(str(path), format=container) as stream:
             return rgb(next(stream.decode(video=0)))
-    except (av.FFmpegError, StopIteration) as error:
+    except (FFmpegError, StopIteration) as error:
         raise ImageError(f"{path}: not a readable {container} stream ({error})") from error
 
 

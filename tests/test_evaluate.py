@@ -108,3 +108,31 @@ def test_empty_folder_and_no_folder(tmp_path):
         evaluate.expand([tmp_path], {".png"})
     with pytest.raises(ConfigError, match="does not exist"):
         evaluate.expand([tmp_path / "nowhere"], {".png"})
+
+
+def command(*words: object) -> tuple[int, str, str]:
+    """Exit status, what was printed, and the one line of a user's mistake."""
+    from typer.testing import CliRunner
+
+    from priorcodec.cli import app
+
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    return done.exit_code, done.stdout, str(done.exception or "")
+
+
+def test_the_command_prints_what_evaluate_gives(folders):
+    status, said, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr", "--format", "json")
+    assert status == 0
+    assert json.loads(said)["rows"] == evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
+    status, said, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr", "-o", folders / "t.txt")
+    assert (status, said) == (0, "") and (folders / "t.txt").read_text().startswith("picture")
+
+
+def test_the_command_refuses_in_one_line(folders):
+    for words, text in (
+        ([folders / "ref", folders / "nowhere"], "does not exist"),
+        ([folders / "ref", folders / "dec", "--metrics", "psnr,vmaf"], "no metric 'vmaf'"),
+        ([folders / "ref", folders / "dec", "--metrics", "psnr", "--format", "xml"], "choose table, csv or json"),
+    ):
+        status, said, error = command("eval", *words)
+        assert status != 0 and said == "" and text in error and "\n" not in error

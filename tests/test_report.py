@@ -119,6 +119,16 @@ def test_nothing_to_report_is_one_line(tmp_path):
         report.build([tmp_path], tmp_path / "x.html")
 
 
+def test_the_command_writes_the_same_page(page, tmp_path):
+    from typer.testing import CliRunner
+
+    from priorcodec.cli import app
+
+    words = [page.parent / "results", "-o", tmp_path / "r.html", "--pictures", page.parent / "kept"]
+    done = CliRunner().invoke(app, ["report", *map(str, words)])
+    assert done.exit_code == 0 and (tmp_path / "r.html").read_text() == page.read_text()
+
+
 @pytest.fixture(scope="module")
 def browser():
     if BROWSER is None:
