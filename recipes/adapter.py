@@ -1,7 +1,11 @@
-"""Stage 2: train one backbone's adapter, encoder and backbone frozen.   python recipes/adapter.py nano_unet PACKED RUN_FOLDER
+"""Stage 2: train one backbone's adapter, encoder and backbone frozen.
 
-First `LATENT_ONLY` of the run: the bridge learns the autoencoder's latents. Then bridge and LoRA together, through the frozen
-autoencoder, on latent, pixel and perceptual (ST-LPIPS VGG) distance; qualities drawn per picture over the whole range.
+python recipes/adapter.py nano_unet PACKED BRIDGE_RUN --stage bridge
+python recipes/adapter.py nano_unet PACKED RUN --warm BRIDGE_RUN
+
+bridge: the latent bridge alone, decoded by the autoencoder without the denoiser; its first `LATENT_ONLY` on latents only.
+joint (default): bridge, tokens and LoRA through the denoiser. Loss: latent, pixel and perceptual (ST-LPIPS VGG) distance;
+qualities drawn per picture over the whole range.
 """
 
 import argparse
@@ -19,13 +23,15 @@ from priorcodec.core.codec import WEIGHTS, Codec
 from priorcodec.data import Crops, to_signed
 from priorcodec.training import Budget, Loop
 
-CROP, WINDOW, BATCH, SEED = 128, 96, 12, 3
-LATENT_ONLY, LATENT_WEIGHT, PIXEL_WEIGHT, PERCEPTUAL_WEIGHT = 0.2, 0.1, 1.0, 1.0
+CROP, WINDOW, BATCH, SEED = 128, 64, 12, 3
+LATENT_ONLY, LATENT_WEIGHT, PIXEL_WEIGHT, PERCEPTUAL_WEIGHT = 0.3, 0.1, 1.0, 1.0
 
 cli = argparse.ArgumentParser()
 cli.add_argument("backbone")
 cli.add_argument("packed", type=Path)
 cli.add_argument("run", type=Path)
+cli.add_argument("--stage", choices=("bridge", "joint"), default="joint")
+cli.add_argument("--warm", type=Path, help="run folder of the bridge stage")
 cli.add_argument("--minutes", type=float, default=60)
 cli.add_argument("--steps", type=int, default=100_000)
 cli.add_argument("--threads", type=int, default=2)
@@ -34,38 +40,39 @@ args = cli.parse_args()
 torch.set_num_threads(args.threads)
 torch.manual_seed(SEED)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-encoder = load_simulation(WEIGHTS / "encoder.safetensors").to(device, memory_format=torch.channels_last)  # pyright: ignore
+joint, fast = args.stage == "joint", torch.channels_last
+encoder = load_simulation(WEIGHTS / "encoder.safetensors").to(device, memory_format=fast)  # pyright: ignore
+levels = encoder.config.levels
 registry = open_registry()
 spec = registry.spec(args.backbone)
-backbone = spec.build(registry.weights(spec), dtype=torch.float32).to(device)  # pyright: ignore
-for frozen in (backbone.module, backbone.vae):  # pyright: ignore
-    frozen.to(memory_format=torch.channels_last)
-levels = encoder.config.levels
-adapter = Adapter(spec, AdapterConfig(), m=encoder.config.m, levels=levels)
+backbone = spec.build(registry.weights(spec), dtype=torch.float32).to(device, memory_format=fast)  # pyright: ignore
+adapter = Adapter(spec, AdapterConfig(lora_rank=None if joint else 0), m=encoder.config.m, levels=levels)
 adapter.inject(backbone)
-adapter.to(device, memory_format=torch.channels_last)  # pyright: ignore
+adapter.to(device, memory_format=fast)  # pyright: ignore
+if args.warm:
+    adapter.bridge.load_state_dict(torch.load(args.warm / "bridge.pt", weights_only=True))
 trained = torch.nn.ModuleDict({"adapter": adapter})
 trained.lora = torch.nn.ParameterList(list(adapter.lora.values()))  # pyright: ignore
-perceptual = torch.compile(Perceptual("vgg").to(device, memory_format=torch.channels_last))  # pyright: ignore
+perceptual = torch.compile(Perceptual("vgg").to(device, memory_format=fast))  # pyright: ignore
 loop = Loop(trained, args.run, Budget(lr=4e-4, steps=args.steps, max_minutes=args.minutes, save_minutes=3))
 crops = Crops(args.packed, CROP, seed=SEED + loop.step)
 
 
 def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-    x = to_signed(crops.batch(BATCH).to(device)).contiguous(memory_format=torch.channels_last)
+    x = to_signed(crops.batch(BATCH).to(device)).contiguous(memory_format=fast)
     quality = ((torch.randperm(BATCH) + torch.rand(BATCH)) * (levels - 1) / BATCH).to(device)
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(device, dtype=torch.bfloat16):
         y_hat, _, _ = encoder.code(x, quality, autocast=True)
+        target = backbone.to_latents(x).float()
     with torch.autocast(device, dtype=torch.bfloat16):
-        with torch.no_grad():
-            target = backbone.to_latents(x).float()
-        if loop.progress < LATENT_ONLY:
-            z_hat = adapter.bridge(y_hat, quality).float()
-            total = (z_hat - target).square().mean()
-            return total, {"latent": total.item()}
-        _, z = adapter(y_hat, quality)
+        if joint:
+            _, z = adapter(y_hat, quality)
+        else:
+            z = adapter.bridge(y_hat, quality)
+        latent = (z.float() - target).square().mean()
+        if not joint and loop.progress < LATENT_ONLY:
+            return latent, {"latent": latent.item()}
         x_hat = backbone.to_pixels(z).float()
-    latent = (z.float() - target).square().mean()
     pixel = (x_hat - x).abs().mean()
     i, j = torch.randint(CROP - WINDOW + 1, (2,)).tolist()  # a window: this network costs most of a step
     window = (..., slice(i, i + WINDOW), slice(j, j + WINDOW))
@@ -76,5 +83,9 @@ def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
 
 loop.run(loss)
 loop.swap_average()
-metadata = {"steps": str(loop.step), "minutes": f"{loop.minutes:.0f}", "licence": "Apache-2.0"}
-checkpoint.save(adapter, args.run / f"{spec.name}.safetensors", encoder_id=Codec().id, metadata=metadata)
+if joint:
+    metadata = {"steps": str(loop.step), "minutes": f"{loop.minutes:.0f}", "licence": "Apache-2.0"}
+    target = args.run / f"{spec.name}.adapter.safetensors"
+    checkpoint.save(adapter, target, encoder_id=Codec().id, metadata=metadata)
+else:
+    torch.save(adapter.bridge.state_dict(), args.run / "bridge.pt")

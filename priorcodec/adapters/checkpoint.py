@@ -21,24 +21,42 @@ if TYPE_CHECKING:
     from priorcodec.adapters.adapter import Adapter
 
 KIND = "priorcodec adapter 1"
+SIZES = (
+    ("width", 1, 4096),
+    ("depth", 0, 64),
+    ("fine_width", 1, 4096),
+    ("fine_depth", 0, 64),
+    ("tokens", 1, 1024),
+    ("lora_rank", 0, 1024),
+)  # name, least, most
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """Shape of an adapter. width, depth: of the bridge at stride 16; fine_*: on the latent grid; start: pseudo-timestep at
-    the lowest and the highest quality; lora_rank: the rules' own ranks (None), one rank for all, or 0 for no LoRA."""
+    """Shape of an adapter. width, depth: of the bridge at stride 16; fine_*: on the latent grid; tokens: learned vectors where text stood; start: pseudo-timestep
+    at the lowest and highest quality; lora_rank: the rules' own ranks (None), one rank for all, or 0 for no LoRA."""
 
     width: int = 160
     depth: int = 3
     fine_width: int = 96
     fine_depth: int = 3
+    tokens: int = 8
     start: tuple[float, float] = (400.0, 100.0)
     lora_rank: int | None = None
+
+    def __post_init__(self) -> None:
+        """Raises AdapterError: a field of the wrong type or beyond any use (a stranger's file may say anything)."""
+        for name, low, high in SIZES:
+            value = getattr(self, name)
+            if not (type(value) is int and low <= value <= high or name == "lora_rank" and value is None):
+                raise AdapterError(f"adapter setting {name} is {value!r}, wanted a whole number from {low} to {high}")
+        if len(self.start) != 2 or not all(type(t) in (int, float) and 0 <= t <= 999 for t in self.start):
+            raise AdapterError(f"adapter setting start is {self.start!r}, wanted two times from 0 to 999")
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterFile:
-    """A file as it was read. tensors: names as in `Adapter.bridge`, "lora."-prefixed for LoRA; metadata: see `save`."""
+    """A file as it was read. tensors: "own." before the adapter's own names, "lora." before LoRA paths; metadata: see `save`."""
 
     path: Path
     config: AdapterConfig
@@ -47,7 +65,11 @@ class AdapterFile:
 
 
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
-    """Write a trained (and still attached) adapter; metadata: trained steps, data, licence, package version."""
+    """Write a trained (and still attached) adapter; metadata: trained steps, data, licence, package version.
+
+    Raises:
+        AdapterError: a value is not finite, or not in this dtype.
+    """
     from safetensors.torch import save as to_bytes
 
     from priorcodec.adapters.rules import digest
@@ -62,9 +84,13 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
         "rules": digest(spec.lora),
         "config": json.dumps(dataclasses.asdict(adapter.config)),
     }
-    tensors = {f"bridge.{name}": value for name, value in adapter.bridge.state_dict().items()}
+    tensors = {f"own.{name}": value for name, value in adapter.state_dict().items()}
     tensors |= {f"lora.{name}": value for name, value in adapter.lora.items()}
-    data = to_bytes({k: v.detach().cpu().to(dtype).contiguous() for k, v in tensors.items()}, metadata=header)
+    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise AdapterError(f"{name} is not finite as {dtype}: save as torch.float32, or an earlier checkpoint")
+    data = to_bytes(tensors, metadata=header)
     files.write(path, data)
 
 
@@ -77,9 +103,14 @@ def read(path: Path) -> AdapterFile:
     except (OSError, SafetensorError) as error:
         raise AdapterError(f"{path} is not a readable adapter ({error}): give a .safetensors adapter file") from error
     if metadata.get("kind") != KIND:
-        raise AdapterError(f"{path} is {metadata.get('kind', 'something else')!r}, wanted {KIND!r}: give an adapter file")
+        kind = metadata.get("kind", "something else")
+        raise AdapterError(f"{path} is {kind!r}, wanted {KIND!r}: give an adapter file")
     try:
         fields = json.loads(metadata["config"])
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})
+        if unknown:
+            names = ", ".join(unknown)
+            raise AdapterError(f"{path} has settings this version does not know ({names}): update priorcodec")
         config = AdapterConfig(**{**fields, "start": tuple(fields["start"])})
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterError(f"{path} has a damaged description ({error}): get the adapter again") from error
@@ -108,7 +139,7 @@ def load(file: AdapterFile, adapter: Adapter) -> None:
     """Copy the stored tensors into an attached adapter of the same config. Raises AdapterError when they do not fit."""
     from priorcodec.adapters import lora
 
-    parts: dict[str, dict[str, Tensor]] = {"bridge": {}, "lora": {}}
+    parts: dict[str, dict[str, Tensor]] = {"own": {}, "lora": {}}
     for key, value in file.tensors.items():
         part, _, name = key.partition(".")
         if part not in parts:
@@ -117,7 +148,7 @@ def load(file: AdapterFile, adapter: Adapter) -> None:
             raise AdapterError(f"{file.path.name}: {key} holds values that are not finite: get the adapter again")
         parts[part][name] = value.float()
     try:
-        adapter.bridge.load_state_dict(parts["bridge"])
+        adapter.load_state_dict(parts["own"])
     except RuntimeError as error:
         raise AdapterError(f"{file.path.name} does not fit: {str(error).splitlines()[-1].strip()}") from error
     lora.load(adapter.lora, parts["lora"])

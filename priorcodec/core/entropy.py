@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from priorcodec.core.errors import StreamError
+from priorcodec.core.errors import StreamError, WeightsError
 from priorcodec.core.integer import LIMIT, ONE, exact_conv
 from priorcodec.core.prior import INDEX_BIAS, INDEX_GAIN, SCALES, anchors, scale_of
 
@@ -29,33 +29,29 @@ TAIL = 5.0  # tables reach this many standard deviations; symbols beyond are esc
 
 
 @functools.cache
-def rans() -> ModuleType:
-    """CompressAI's compiled coder alone: importing the whole package costs five seconds this path does not need."""
+def extension(name: str) -> ModuleType:
+    """One compiled module of CompressAI (`ans`, `_CXX`): importing the whole package costs five seconds nothing here needs."""
     package = importlib.util.find_spec("compressai")
-    if package is None or package.submodule_search_locations is None:
-        raise StreamError("the package compressai is missing: pip install compressai")
-    for folder in map(Path, package.submodule_search_locations):
-        for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-            if (folder / f"ans{suffix}").exists():
-                loader = importlib.machinery.ExtensionFileLoader("compressai.ans", str(folder / f"ans{suffix}"))
-                spec = importlib.util.spec_from_loader("compressai.ans", loader)
-                module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
-                loader.exec_module(module)
-                return module
-    raise StreamError("compressai has no compiled coder `ans` on this machine: reinstall it from a wheel")
+    folders = (package.submodule_search_locations if package else None) or []
+    for path in (Path(folder) / f"{name}{end}" for folder in folders for end in importlib.machinery.EXTENSION_SUFFIXES):
+        if path.exists():
+            loader = importlib.machinery.ExtensionFileLoader(f"compressai.{name}", str(path))
+            spec = importlib.util.spec_from_loader(loader.name, loader)
+            module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
+            loader.exec_module(module)
+            return module
+    raise WeightsError(f"compressai's compiled module {name!r} is missing: pip install --force-reinstall compressai")
 
 
 def gaussian_tables() -> dict[str, Tensor]:
     """Integer cumulative frequencies of the `SCALES` zero-mean Gaussians, int32; computed once, when weights are frozen."""
-    from compressai._CXX import pmf_to_quantized_cdf
-
     rows, lengths, offsets = [], [], []
     for scale in scale_of(torch.arange(SCALES).double()).tolist():
         reach = max(2, round(TAIL * scale))
         k = torch.arange(-reach, reach + 1).double()
         pmf = torch.special.ndtr((k + 0.5) / scale) - torch.special.ndtr((k - 0.5) / scale)
         tail = max(1.0 - pmf.sum().item(), 1e-9)
-        rows.append(pmf_to_quantized_cdf([*pmf.tolist(), tail], PRECISION))
+        rows.append(extension("_CXX").pmf_to_quantized_cdf([*pmf.tolist(), tail], PRECISION))
         lengths.append(len(rows[-1]))
         offsets.append(-reach)
     cdf = torch.zeros(SCALES, max(lengths), dtype=torch.int32)
@@ -178,7 +174,7 @@ class _Encoder:
 
     def __init__(self, prior: ExactPrior):
         self.prior, self.bits = prior, 0.0
-        self.coder = rans().BufferedRansEncoder()
+        self.coder = extension("ans").BufferedRansEncoder()
 
     def add(self, symbols: Tensor, index: Tensor) -> None:
         p, s, i = self.prior, symbols.flatten().to(torch.int32).cpu(), index.flatten().cpu()
@@ -202,7 +198,7 @@ class _Decoder:
         if self.coder is None:
             # at most one 32-bit word per symbol, 15 escape nibbles per nibble of data, and the initial state
             padding = 4 * p.m * max(1, index.numel()) + 16 * len(self.data) + 64
-            self.coder = rans().RansDecoder()
+            self.coder = extension("ans").RansDecoder()
             self.coder.set_stream(self.data + bytes(padding))
         symbols = self.coder.decode_stream(index.flatten().tolist(), p.cdfs, p.lengths, p.offsets)
         out = torch.tensor(symbols, dtype=torch.float64, device=p.device).view(index.shape)
@@ -243,5 +239,5 @@ def _cost(prior: ExactPrior, symbols: np.ndarray, index: np.ndarray) -> float:
     outside = (entry < 0) | (entry >= escape)
     bits = prior.bits[index, np.where(outside, escape, entry)].sum()
     over = np.where(entry < 0, -2 * entry - 1, 2 * (entry - escape))[outside]
-    nibbles = np.array([max(1, -(-int(v).bit_length() // 4)) for v in over], dtype=np.float64)
+    nibbles = np.array([-(-int(v).bit_length() // 4) for v in over], dtype=np.float64)
     return float(bits + 4 * (nibbles + nibbles // 15 + 1).sum())

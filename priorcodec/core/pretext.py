@@ -21,8 +21,8 @@ class Ladder:
     Level s weighs lambda_s ** -balance (scaled to mean 1), so that the low rates are not drowned by the high ones.
     """
 
-    lowest: float = 1e-4
-    highest: float = 1.2e-2
+    lowest: float = 6e-5
+    highest: float = 1e-2
     levels: int = 8
     balance: float = 0.4
 

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 import priorcodec.core
-from priorcodec.core.contract import BackboneSpec
+from priorcodec.core.contract import AdapterSource, BackboneSpec
 from priorcodec.core.errors import WeightsError
 from priorcodec.registry.markers import hookimpl
 
@@ -30,6 +30,13 @@ def priorcodec_weights(spec: BackboneSpec) -> Path | None:
     if found is not None or not _on_the_hub(spec):
         return found
     return _download(spec, spec.source, spec.revision)
+
+
+@hookimpl(trylast=True)
+def priorcodec_adapters(spec: BackboneSpec) -> list[AdapterSource]:
+    """Ours: the adapter this package ships for `spec`, if it does."""
+    path = PACKAGE / "weights" / f"{spec.name}.adapter.safetensors"
+    return [AdapterSource(name="default", location=str(path))] if path.is_file() else []
 
 
 def find_local(spec: BackboneSpec) -> Path | None:

@@ -1,0 +1,62 @@
+"""Tiny backbones and the inputs of an adapter, shared by the tests of this folder."""
+
+import pytest
+import torch
+
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.checkpoint import AdapterConfig
+from priorcodec.registry import open_registry
+
+TINY = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1)
+M, LEVELS, ENCODER = 6, 8, 0xC0FFEE
+
+
+@pytest.fixture(scope="session")
+def specs():
+    return open_registry().specs()
+
+
+@pytest.fixture
+def make(specs):
+    """make("sd15", lora_rank=4) -> (backbone, adapter), both tiny, not attached."""
+
+    def build(name, **settings):
+        spec = specs[name]
+        config = AdapterConfig(**{**vars(TINY), **settings})
+        return spec.build_tiny(), Adapter(spec, config, m=M, levels=LEVELS)
+
+    return build
+
+
+@pytest.fixture
+def features():
+    """y_hat (2, M, 4, 8) and qualities (2,)."""
+    return torch.randn(2, M, 4, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1.5, 6.0])
+
+
+@pytest.fixture
+def train_a_little():
+    """Moves every trainable weight of an attached adapter away from its fresh value, the same way each time."""
+
+    def shake(adapter, seed=1):
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in adapter.trainable():
+                parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+
+    return shake
+
+
+@pytest.fixture
+def call():
+    """The denoiser's answer to a fixed input: call(backbone, spec) -> tensor."""
+
+    @torch.no_grad()
+    def predict(backbone, spec):
+        g = torch.Generator().manual_seed(2)
+        x_t = torch.randn(2, spec.latent.channels, 8, 16, generator=g)
+        tokens = torch.randn(2, 3, spec.token_dim, generator=g)
+        pooled = torch.randn(2, spec.pooled_dim, generator=g) if spec.pooled_dim else None
+        return backbone.predict(x_t, torch.tensor([300.0, 100.0]), tokens, pooled)
+
+    return predict

@@ -1,0 +1,38 @@
+"""The latent bridge: any stride, the mean latent when fresh, quality as an input."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from priorcodec import AdapterError, LatentSpace
+from priorcodec.adapters.bridge import LatentBridge
+
+SPACE = LatentSpace(channels=4, stride=8, scale=1.0, mean=(1.0, -2.0, 0.5, 0.0), std=(1.0, 2.0, 3.0, 4.0))
+SIZES = {"width": 8, "depth": 1, "fine_width": 8, "fine_depth": 1}
+
+
+@pytest.mark.parametrize("stride", [1, 4, 8, 16, 32, 64])
+def test_lands_on_the_latent_grid_and_starts_at_the_mean(stride):
+    bridge = LatentBridge(6, 8, replace(SPACE, stride=stride), **SIZES)
+    z = bridge(torch.randn(2, 6, 4, 8), torch.tensor([0.0, 7.0]))
+    assert z.shape == (2, 4, 4 * 16 // stride, 8 * 16 // stride)
+    assert torch.equal(z, torch.tensor(SPACE.mean)[:, None, None].expand_as(z))
+
+
+@pytest.mark.parametrize("stride", [3, 0, 128])
+def test_other_strides_are_refused(stride):
+    with pytest.raises(AdapterError, match="a power of two from 1 to 64"):
+        LatentBridge(6, 8, replace(SPACE, stride=stride), **SIZES)
+
+
+def test_quality_and_features_both_count_once_it_is_trained():
+    bridge = LatentBridge(6, 8, SPACE, **SIZES)
+    torch.nn.init.normal_(bridge.tail.weight)
+    y, low, high = torch.randn(1, 6, 4, 4), torch.tensor([0.0]), torch.tensor([7.0])
+    assert not torch.equal(bridge(y, low), bridge(y, high))
+    assert not torch.equal(bridge(y, low), bridge(-y, low))
+
+
+def test_mean_and_std_are_the_backbones_and_not_stored():
+    assert not {"mean", "std"} & set(LatentBridge(6, 8, SPACE, **SIZES).state_dict())

@@ -1,0 +1,144 @@
+"""The shipped encoder on real pixels: sizes, rates, golden files, foreign and damaged files."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from priorcodec.core import bitstream, image
+from priorcodec.core.codec import Codec, shipped
+from priorcodec.core.errors import ConfigError, StreamError
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+DEMO = Path(__file__).parents[2] / "priorcodec" / "demo" / "coffee.webp"
+
+
+@pytest.fixture(scope="module")
+def codec() -> Codec:
+    return shipped()
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return image.load(DEMO).pixels[:256, :384]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 200), (65, 257), (64, 64), (130, 3)])
+def test_any_size_comes_back_in_its_size(codec, photo, size):
+    pixels = np.resize(photo, (*size, 3))
+    encoded = codec.encode(pixels, 3.0)
+    decoded = codec.decode(encoded.data)
+    assert decoded.symbols_sha256 == encoded.symbols_sha256
+    assert codec.preview(decoded).shape == pixels.shape
+
+
+def test_size_and_fidelity_rise_with_quality(codec, photo):
+    sizes, errors = [], []
+    for quality in range(codec.levels):
+        encoded = codec.encode(photo, quality)
+        sizes.append(len(encoded.data))
+        preview = codec.preview(codec.decode(encoded.data))
+        errors.append(np.mean((preview.astype(float) - photo) ** 2))
+    assert sizes == sorted(set(sizes))
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_qualities_between_levels_lie_between(codec, photo):
+    low, middle, high = (len(codec.encode(photo, q).data) for q in (3.0, 3.5, 4.0))
+    assert low < middle < high
+
+
+@pytest.mark.parametrize("quality", [0.0, 2.5, 7.0])
+def test_the_file_is_what_the_tables_say_plus_at_most_20_bytes(codec, photo, quality):
+    encoded = codec.encode(photo, quality)
+    overhead = bitstream.overhead_bytes(encoded.stream)
+    estimate = (encoded.hyper_bits + encoded.latent_bits) / 8
+    assert overhead <= 20
+    # 1%, and the state two rANS strings end with: 8 bytes each, of which the symbols use about half
+    assert abs(len(encoded.data) - overhead - estimate) <= 0.01 * estimate + 12
+
+
+@pytest.mark.parametrize("quality", [-0.1, 7.1, float("nan")])
+def test_an_impossible_quality_is_refused(codec, photo, quality):
+    with pytest.raises(ConfigError, match="wanted a number from 0 to 7"):
+        codec.encode(photo, quality)
+
+
+def test_a_foreign_encoder_is_named(codec, photo):
+    stream = codec.encode(photo, 0).stream
+    foreign = bitstream.Stream(**{**vars(stream), "encoder_id": codec.id ^ 1})
+    with pytest.raises(StreamError, match=f"{codec.id:08x}"):
+        codec.decode(bitstream.pack(foreign))
+
+
+def test_golden_files_hold_their_symbols(codec):
+    known = json.loads((GOLDEN / "symbols.json").read_text())
+    assert len(known) == 3
+    for name, wanted in known.items():
+        assert wanted["encoder"] == f"{codec.id:08x}"
+        decoded = codec.decode((GOLDEN / f"{name}.gic").read_bytes())
+        assert decoded.symbols_sha256 == wanted["symbols_sha256"]
+
+
+PROBE = """
+import sys, torch
+from pathlib import Path
+torch.set_num_threads({threads})
+torch.backends.mkldnn.enabled = {mkldnn}
+from priorcodec.core.codec import Codec
+codec = Codec()
+print(*(codec.decode(Path(name).read_bytes()).symbols_sha256 for name in sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("threads,mkldnn", [(1, True), (2, False)])
+def test_golden_symbols_in_another_process(threads, mkldnn):
+    known = json.loads((GOLDEN / "symbols.json").read_text())
+    code = PROBE.format(threads=threads, mkldnn=mkldnn)
+    files = [str(GOLDEN / f"{name}.gic") for name in known]
+    out = subprocess.run([sys.executable, "-c", code, *files], capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [wanted["symbols_sha256"] for wanted in known.values()]
+
+
+def test_a_thousand_mutated_files_are_refused_in_one_line(codec, photo):
+    rng = random.Random(0)
+    files = [codec.encode(photo[: 40 + 9 * i, : 50 + 7 * i], i).data for i in range(4)]
+    for case in range(1000):
+        data = bytearray(rng.choice(files))
+        match case % 4:
+            case 0:
+                data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+            case 1:
+                del data[rng.randrange(len(data)) :]
+            case 2:
+                data += rng.randbytes(rng.randrange(1, 40))
+            case 3:
+                head = rng.randrange(1, 20)
+                data[:head] = rng.choice([f for f in files if f[:head] != bytes(data[:head])] or [b"\0" * 40])[:head]
+                if bytes(data) in files:
+                    continue
+        with pytest.raises(StreamError) as caught:
+            codec.decode(bytes(data))
+        assert "\n" not in str(caught.value)
+
+
+def test_forged_strings_under_a_good_checksum_never_crash(codec, photo):
+    rng = random.Random(1)
+    stream = codec.encode(photo[:64, :64], 2).stream
+    for _ in range(50):
+        forged = {**vars(stream), "hyper": rng.randbytes(4 * rng.randrange(8)), "latent": rng.randbytes(rng.randrange(64))}
+        try:
+            codec.decode(bitstream.pack(bitstream.Stream(**forged)))
+        except StreamError as error:
+            assert "\n" not in str(error)
+
+
+def test_a_header_bomb_allocates_nothing(codec, photo):
+    stream = codec.encode(photo[:64, :64], 0).stream
+    bomb = bitstream.pack(bitstream.Stream(**{**vars(stream), "height": 65535, "width": 65535}))
+    with pytest.raises(StreamError, match="65535x65535"):
+        codec.decode(bomb)

@@ -1,0 +1,126 @@
+"""The command line as a person meets it, in its own process where exit status and output matter."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from priorcodec import cli
+from priorcodec.core import image
+from priorcodec.core.errors import PriorCodecError
+from tests.core.test_codec import DEMO
+
+
+def command(*words, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "priorcodec.cli", *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+def quick(*words):
+    """In this process: -> (exit status, stdout, message of the error)."""
+    result = CliRunner().invoke(cli.app, [str(word) for word in words])
+    if isinstance(result.exception, PriorCodecError):
+        return 2, result.stdout, str(result.exception)
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path):
+    pixels = image.load(DEMO).pixels
+    (tmp_path / "in").mkdir()
+    image.save(pixels[:70, :90], tmp_path / "in" / "a.png")
+    image.save(pixels[100:180, 50:160], tmp_path / "in" / "b.jpg")
+    return tmp_path
+
+
+def test_encode_decode_preview_info_of_a_folder(folder):
+    status, out, _ = quick("encode", folder / "in", "-o", folder / "gic", "-q", 2, "--json")
+    rows = json.loads(out)
+    assert status == 0 and [row["width"] for row in rows] == [90, 110]
+    assert rows[0]["bytes"] == (folder / "gic" / "a.gic").stat().st_size
+    assert quick("preview", folder / "gic")[0] == 0
+    assert quick("decode", folder / "gic", "backbone=toy")[0] == 0
+    for name in ("a.preview.png", "a.toy.png", "b.toy.png"):
+        assert (folder / "gic" / name).exists()
+    status, out, _ = quick("info", folder / "gic" / "a.gic", "--json")
+    info = json.loads(out)[0]
+    assert info["header_bytes"] + info["hyper_bytes"] + info["latent_bytes"] == info["bytes"] == rows[0]["bytes"]
+    assert (info["quality"], info["width"], info["height"]) == (2.0, 90, 70)
+
+
+def test_a_folder_run_goes_on_past_a_bad_file(folder):
+    (folder / "in" / "c.png").write_bytes(b"no picture")
+    status, out, errors = quick("encode", folder / "in", "-o", folder / "gic")
+    assert status == 1
+    assert {path.name for path in (folder / "gic").iterdir()} == {"a.gic", "b.gic"}
+    assert "1 of 3 files failed" in errors and "c.png" in errors
+
+
+def test_nothing_is_overwritten_without_force(folder):
+    source = folder / "in" / "a.png"
+    assert quick("encode", source)[0] == 0
+    status, _, message = quick("encode", source)
+    assert status == 2 and "--force" in message
+    assert quick("encode", source, "--force")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "words,part",
+    [
+        (("encode", "missing.png"), "no such file"),
+        (("encode", "-q", "9", DEMO), "quality is 9"),
+        (("decode", DEMO), "not a .gic file"),
+        (("decode", DEMO, "backbone=nano_unt"), "nano_unet"),
+        (("decode", DEMO, "stepps=2"), "steps"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(words, part, tmp_path):
+    status, _, message = quick(*words, "-o", tmp_path / "out.png")
+    assert status == 2 and part in message and "\n" not in message
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_in_a_real_process_shows_no_traceback(tmp_path):
+    (tmp_path / "x.gic").write_bytes(b"GIC\x01 nonsense")
+    result = command("info", "x.gic", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+
+
+def test_backbones_and_plugins_list_ours():
+    rows = {row["name"]: row for row in json.loads(quick("backbones", "--json")[1])}
+    assert {"nano_unet", "toy", "sd15", "sdxl", "pixart"} <= set(rows)
+    assert rows["nano_unet"]["weights"] == "here" and rows["nano_unet"]["adapters"] == "default"
+    assert rows["sd15"]["adapters"] == "none"
+    assert "859.52M" in quick("backbones", "sd15")[1]
+    names = [row["name"] for row in json.loads(quick("plugins", "--json", "--no-plugin", "sdxl")[1]) if not row["error"]]
+    assert "nano_unet" in names
+    assert "sdxl" not in {row["name"] for row in json.loads(quick("backbones", "--json", "--no-plugin", "sdxl")[1])}
+
+
+def test_help_needs_no_heavy_import():
+    code = "import sys, priorcodec.cli; print([m for m in ('torch', 'PIL', 'numpy', 'omegaconf') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.slow
+def test_help_is_quick():
+    best = min(_timed("--help") for _ in range(5))
+    assert best < 0.3
+
+
+def _timed(*words):
+    started = time.perf_counter()
+    assert command(*words).returncode == 0
+    return time.perf_counter() - started
+
+
+def test_demo(folder):
+    status, out, _ = quick("demo", "-o", folder / "demo", "--picture", folder / "in" / "a.png", "--backbone", "toy")
+    assert status == 0 and "AVIF" in out
+    assert (folder / "demo" / "montage.png").exists()
+    assert len(list((folder / "demo").glob("*.gic"))) == 3
