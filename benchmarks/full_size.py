@@ -1,4 +1,4 @@
-"""Real architectures with random weights: saved as on the Hub, loaded by the real loader, one picture decoded in one step.
+"""Real architectures with random weights: saved as on the Hub, loaded by the real loader, decoded in one step.
 
 python benchmarks/full_size.py sd15 pixart sdxl:bfloat16 [--side 512] [--threads 2] [--write]
 Each stage runs in a process of its own, so that the peak memory is that of loading and decoding alone.

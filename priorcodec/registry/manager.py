@@ -6,33 +6,17 @@ candidate -load-> module -quarantine (a pluggy manager of its own)-> specs -chec
 from __future__ import annotations
 
 import difflib
-import enum
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import pluggy
-
 from priorcodec.core.contract import AdapterSource, BackboneSpec
-from priorcodec.core.errors import ApiError, BackboneError, PriorCodecError, WeightsError
-from priorcodec.registry import hookspecs, hub
-from priorcodec.registry.markers import PROJECT
-from priorcodec.registry.plugins import Candidate, default_candidates, installed_candidates
-
-HOOKS = ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
-
-
-class Problem(enum.StrEnum):
-    """Why a plugin was not taken."""
-
-    IMPORT = "import error"
-    HOOK = "misspelt hook"
-    ARGUMENT = "wrong argument"
-    API = "newer API"
-    DUPLICATE = "duplicate name"
-    SPEC = "bad backbone"
+from priorcodec.core.errors import BackboneError, PriorCodecError, WeightsError
+from priorcodec.registry import hub, quarantine
+from priorcodec.registry.plugins import DEFAULT_PLUGINS, Candidate, default_candidates, installed_candidates
+from priorcodec.registry.quarantine import Problem, Refused, one_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +32,11 @@ class PluginRecord:
     disabled: bool = False
 
 
-class _Refused(Exception):
-    def __init__(self, problem: Problem, reason: str) -> None:
-        super().__init__(reason)
-        self.problem = problem
-
-
 class Registry:
     """The plugins of one session and what they bring. Make one with `open_registry`."""
 
     def __init__(self) -> None:
-        self._manager = _new_manager()
+        self._manager = quarantine.new_manager()
         self._specs: dict[str, BackboneSpec] = {}
         self._records: list[PluginRecord] = []
 
@@ -66,9 +44,9 @@ class Registry:
         """Load and check one plugin; whatever is wrong with it ends in the record, never in an exception."""
         record = PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version)
         try:
-            plugin = _load(candidate)
+            plugin = quarantine.load(candidate)
             specs = self._inspect(candidate.name, plugin)
-        except _Refused as exc:
+        except Refused as exc:
             record = replace(record, problem=exc.problem, error=f"{exc.problem}: {exc}")
         else:
             self._manager.register(plugin, candidate.name)
@@ -125,45 +103,40 @@ class Registry:
         raise WeightsError(hub.missing_line(spec))
 
     def weights_here(self, spec: BackboneSpec) -> Path | None:
-        """The weights if they are on this machine already; never downloads, asks no foreign plugin."""
-        return hub.find_local(spec)
+        """The weights if they are on this machine already. Never downloads, so strangers' plugins are not asked."""
+        found = [hub.find_local(spec), *self._ask("priorcodec_weights", spec, among=set(DEFAULT_PLUGINS) - {"hub"})]
+        return next((path for path in found if path is not None), None)
 
     def adapters(self, spec: BackboneSpec) -> list[AdapterSource]:
         """All adapters that plugins know of for `spec`."""
         return [source for answer in self._ask("priorcodec_adapters", spec) for found in answer for source in found]
 
-    def _ask(self, hook: str, spec: BackboneSpec) -> Iterable[Any]:
+    def _ask(self, hook: str, spec: BackboneSpec, among: Collection[str] | None = None) -> Iterable[Any]:
         """Call one plugin after the other in pluggy's order, so that one that raises stops nobody else."""
         impls = getattr(self._manager.hook, hook).get_hookimpls()
         for impl in reversed(impls):
+            if among is not None and impl.plugin_name not in among:
+                continue
             caller = self._manager.subset_hook_caller(hook, [other.plugin for other in impls if other is not impl])
             try:
                 yield caller(spec=spec)
             except PriorCodecError:
                 raise
             except Exception as exc:  # a stranger's code
-                self._fail(impl.plugin_name, f"{Problem.SPEC}: {hook} raised {type(exc).__name__}: {_one_line(exc)}")
+                self._fail(impl.plugin_name, f"{Problem.SPEC}: {hook} raised {type(exc).__name__}: {one_line(exc)}")
 
     def _fail(self, name: str, error: str) -> None:
         self._records = [replace(r, problem=Problem.SPEC, error=error) if r.name == name else r for r in self._records]
 
     def _inspect(self, name: str, plugin: object) -> list[BackboneSpec]:
         if self._manager.has_plugin(name):
-            raise _Refused(Problem.DUPLICATE, f"another plugin is already called {name!r}; rename the entry point")
-        quarantine = _new_manager()
-        try:
-            quarantine.register(plugin, name)
-        except pluggy.PluginValidationError as exc:
-            raise _Refused(Problem.ARGUMENT, _one_line(exc)) from exc
-        except ValueError as exc:
-            raise _Refused(Problem.SPEC, _one_line(exc)) from exc
-        _check_hook_names(quarantine, plugin)
-        specs = _collect(quarantine)
+            raise Refused(Problem.DUPLICATE, f"another plugin is already called {name!r}; rename the entry point")
+        specs = quarantine.inspect(name, plugin)
         for spec in specs:
             taken = spec.name in self._specs or [s.name for s in specs].count(spec.name) > 1
             if taken:
                 owner = next((r.name for r in self._records if spec.name in r.backbones), name)
-                raise _Refused(
+                raise Refused(
                     Problem.DUPLICATE, f"backbone {spec.name!r} is already brought by plugin {owner!r}; rename it"
                 )
         return specs
@@ -198,56 +171,9 @@ def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
     return registry
 
 
-def _new_manager() -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(PROJECT)
-    manager.add_hookspecs(hookspecs)
-    return manager
-
-
-def _load(candidate: Candidate) -> object:
-    try:
-        return candidate.load()
-    except ApiError as exc:
-        raise _Refused(Problem.API, _one_line(exc)) from exc
-    except (Exception, SystemExit) as exc:  # a stranger's module may do anything at import
-        raise _Refused(Problem.IMPORT, f"{type(exc).__name__}: {_one_line(exc)}") from exc
-
-
-def _check_hook_names(manager: pluggy.PluginManager, plugin: object) -> None:
-    callers = manager.get_hookcallers(plugin) or []
-    known = {caller.name for caller in callers}
-    unmarked = [n for n in dir(plugin) if n.startswith(f"{PROJECT}_") and n not in known]
-    for name in [*(c.name for c in callers if not c.has_spec()), *unmarked]:
-        if name in HOOKS:
-            raise _Refused(Problem.HOOK, f"{name} is not marked with @priorcodec.hookimpl")
-        near = difflib.get_close_matches(name, HOOKS, n=1) or HOOKS
-        raise _Refused(Problem.HOOK, f"there is no hook {name!r}; nearest: {', '.join(near)}")
-    if not callers:
-        raise _Refused(Problem.HOOK, f"it answers none of the hooks {', '.join(HOOKS)}")
-
-
-def _collect(manager: pluggy.PluginManager) -> list[BackboneSpec]:
-    try:
-        specs = [spec for answer in manager.hook.priorcodec_backbones() for spec in answer]
-    except ApiError as exc:
-        raise _Refused(Problem.API, _one_line(exc)) from exc
-    except Exception as exc:  # a stranger's hook
-        raise _Refused(Problem.SPEC, f"priorcodec_backbones raised {type(exc).__name__}: {_one_line(exc)}") from exc
-    for spec in specs:
-        if not isinstance(spec, BackboneSpec):
-            raise _Refused(
-                Problem.SPEC, f"priorcodec_backbones gave {type(spec).__name__}, wanted priorcodec.BackboneSpec"
-            )
-    return specs
-
-
 def _absent() -> object:
     raise ModuleNotFoundError("no installed package offers a plugin or has that name")
 
 
 def _names(variable: str) -> list[str]:
     return [name.strip() for name in os.environ.get(variable, "").split(",") if name.strip()]
-
-
-def _one_line(exc: BaseException) -> str:
-    return " ".join(str(exc).split())

@@ -140,6 +140,8 @@ def test_an_unmarked_hook_a_stray_class_and_a_doubled_name_are_told(site):
         "bare": SPEC + "\ndef priorcodec_backbones():\n    return [spec('a5')]\n",
         "empty": "x = 1\n",
         "strange": "from priorcodec import hookimpl\n\n@hookimpl\ndef priorcodec_backbones():\n    return [1]\n",
+        "toplevel": SPEC + "\nSPEC = spec('Bad Name')\n",
+        "newer": SPEC + "\nSPEC = spec('fine', api=2)\n",
         "sdxl": GOOD,
     })  # fmt: skip
     found = open_registry().plugins()
@@ -148,6 +150,8 @@ def test_an_unmarked_hook_a_stray_class_and_a_doubled_name_are_told(site):
     assert "@priorcodec.hookimpl" in errors["bare", "package bare-pkg"][1]
     assert errors["empty", "package empty-pkg"][0] is Problem.HOOK
     assert "int" in errors["strange", "package strange-pkg"][1]
+    assert errors["toplevel", "package toplevel-pkg"][0] is Problem.SPEC
+    assert errors["newer", "package newer-pkg"][0] is Problem.API
     assert errors["sdxl", "package sdxl-pkg"][0] is Problem.DUPLICATE
 
 
@@ -183,6 +187,33 @@ def test_strangers_can_bring_weights_and_adapters_and_a_raising_one_stops_nobody
     assert str(registry.weights(registry.spec("stranger"))) == "/somewhere/stranger"
     assert "mine" in [a.name for a in registry.adapters(registry.spec("sd15"))]
     assert "ZeroDivisionError" in records(registry)["zbad"].error
+
+
+def test_listing_asks_no_stranger_for_weights(site):
+    install(site, {"hooks": HOOKS})
+    registry = open_registry()
+    assert registry.weights_here(registry.spec("stranger")) is None
+    assert registry.weights_here(registry.spec("toy")) is not None
+
+
+def test_the_command_line_names_all_six_and_strict_ends_it(tmp_path):
+    install(tmp_path, BROKEN | {"good": GOOD})
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+
+    def cli(*words, **more):
+        command = [sys.executable, "-m", "priorcodec.cli", *words]
+        return subprocess.run(command, capture_output=True, text=True, env=environment | more)
+
+    listed = cli("plugins")
+    assert listed.returncode == 0
+    for name, (problem, words) in REASONS.items():
+        assert any(line.startswith(name) and problem in line and words in line for line in listed.stdout.splitlines())
+    assert "stranger" in cli("backbones").stdout
+    assert "b_import" not in cli("plugins", PRIORCODEC_LOAD_PLUGINS="").stdout
+    strict = cli("backbones", PRIORCODEC_STRICT_PLUGINS="1")
+    assert strict.returncode == 2
+    assert len(strict.stderr.strip().splitlines()) == 1
+    assert "6 plugins failed" in strict.stderr
 
 
 def test_a_backbone_without_weights_ends_in_one_line(site):
