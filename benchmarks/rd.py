@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -77,8 +78,8 @@ def score(jobs: list[Job], names: list[str]) -> list[dict[str, Any]]:
     for job in jobs:
         try:
             rows.append(_row(job, reference, names))
-        except PriorCodecError as error:
-            print(f"{job.codec} {job.setting} {job.path.stem}: {error}", file=sys.stderr)
+        except Exception as error:  # one file must not lose the hours spent on the others
+            print(f"{job.codec} {job.setting} {job.path.stem}: {_line(error)}", file=sys.stderr)
     return rows
 
 
@@ -102,6 +103,11 @@ def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, An
     return {"codec": coder.name, "setting": job.setting, "picture": job.path.stem, **values}
 
 
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PriorCodecError) else f"{type(error).__name__}: {text}"
+
+
 def _hash(*parts: object) -> str:
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
 
@@ -123,8 +129,8 @@ def _each(
         for done, future in enumerate(as_completed(futures), 1):
             try:
                 yield future.result()
-            except PriorCodecError as error:
-                print(f"{label}: {error}", file=sys.stderr)
+            except Exception as error:  # as above; a missing row is named in the result
+                print(f"{label}: {_line(error)}", file=sys.stderr)
             print(f"\r{label} {done}/{len(calls)}", end="" if done < len(calls) else "\n", file=sys.stderr, flush=True)
 
 
@@ -184,8 +190,10 @@ def run(args: argparse.Namespace) -> Path:
         row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part
     ]
     means = [m for m in curves.means(rows) if m["pictures"] == len(pictures)]
-    lines += [f"{m['codec']} {m['setting']}: failed on {len(pictures) - m['pictures']} of {len(pictures)} pictures"
-              for m in curves.means(rows) if m not in means]  # fmt: skip
+    done = Counter((r["codec"], r["setting"]) for r in rows)
+    wanted = dict.fromkeys((found[j.codec].name, j.setting) for js in jobs.values() for j in js)
+    failed = {key: len(pictures) - done[key] for key in wanted if done[key] < len(pictures)}
+    lines += [f"{codec} {setting}: failed on {n} of {len(pictures)} pictures" for (codec, setting), n in failed.items()]
     if not means:
         raise PriorCodecError("nothing to report: no codec asked for ran on every picture; the lines above say why")
     order = [c.name for c in found.values()]

@@ -107,6 +107,20 @@ def test_a_changed_file_is_scored_anew(rd, tmp_path):
     assert sum(a["psnr"] != b["psnr"] for a, b in zip(after, before, strict=True)) == 1
 
 
+def test_a_file_that_cannot_be_read_costs_its_setting_alone(rd, tmp_path):
+    shutil.copytree(rd["folder"] / "cache", tmp_path / "cache")
+    largest = max((tmp_path / "cache" / "files").rglob("*.webp"), key=lambda p: p.stat().st_size)
+    largest.write_bytes(b"no picture")
+    for file in (tmp_path / "cache" / "files").rglob("*.jpg"):
+        file.write_bytes(b"no picture")
+    codecs = ["webp:10,60", "jpeg:60"]
+    arguments = ["torn", rd["pictures"], "--codecs", *codecs, "--metrics", "psnr", "--results", tmp_path]
+    run("rd.py", *arguments, "--cache", tmp_path / "cache")
+    result = json.loads((tmp_path / "torn.json").read_text())
+    assert result["left_out"] == ["webp 60: failed on 1 of 2 pictures", "jpeg 60: failed on 2 of 2 pictures"]
+    assert {r["setting"] for r in result["rows"]} == {"10"}
+
+
 def test_nothing_to_run_is_one_line(rd, tmp_path):
     done = run(
         "rd.py", "none", rd["pictures"], "--codecs", "sdxl-typo", "--cache", tmp_path, "--results", tmp_path, ok=False
