@@ -46,7 +46,9 @@ def plan(
         folder = source.parent if output is None else output
         jobs.append(Job(source=source, target=output if as_file and output else folder / name(source)))
     if not jobs:
-        raise ConfigError(f"nothing to do in {', '.join(map(str, inputs))}: wanted files ending in {', '.join(suffixes)}")
+        raise ConfigError(
+            f"nothing to do in {', '.join(map(str, inputs))}: wanted files ending in {', '.join(suffixes)}"
+        )
     taken: dict[Path, Path] = {}
     for job in jobs:
         if job.target in taken:

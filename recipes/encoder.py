@@ -21,6 +21,7 @@ cli.add_argument("packed", type=Path)
 cli.add_argument("run", type=Path)
 cli.add_argument("--minutes", type=float, default=60)
 cli.add_argument("--steps", type=int, default=100_000)
+cli.add_argument("--lr", type=float, default=6e-4)
 cli.add_argument("--threads", type=int, default=2)
 args = cli.parse_args()
 
@@ -28,7 +29,7 @@ torch.set_num_threads(args.threads)
 torch.manual_seed(SEED)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 model = ImageEncoder(CONFIG).to(device, memory_format=torch.channels_last)
-loop = Loop(model, args.run, Budget(lr=6e-4, steps=args.steps, max_minutes=args.minutes))
+loop = Loop(model, args.run, Budget(lr=args.lr, steps=args.steps, max_minutes=args.minutes))
 crops = Crops(args.packed, CROP, seed=SEED + loop.step)
 
 

@@ -97,7 +97,9 @@ def test_backbones_and_plugins_list_ours():
     assert rows["nano_unet"]["weights"] == "here" and rows["nano_unet"]["adapters"] == "default"
     assert rows["sd15"]["adapters"] == "none"
     assert "859.52M" in quick("backbones", "sd15")[1]
-    names = [row["name"] for row in json.loads(quick("plugins", "--json", "--no-plugin", "sdxl")[1]) if not row["error"]]
+    names = [
+        row["name"] for row in json.loads(quick("plugins", "--json", "--no-plugin", "sdxl")[1]) if not row["error"]
+    ]
     assert "nano_unet" in names
     assert "sdxl" not in {row["name"] for row in json.loads(quick("backbones", "--json", "--no-plugin", "sdxl")[1])}
 

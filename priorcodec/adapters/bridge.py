@@ -1,6 +1,6 @@
 """The latent bridge: features of the file -> the backbone's latent ("generated-domain latent prediction").
 
-    y_hat @16, quality --3x3--> residual blocks @16 --pixel shuffle--> residual blocks @latent --3x3 (zero)--> z_hat
+y_hat @16, quality --3x3--> residual blocks @16 --pixel shuffle--> residual blocks @latent --3x3 (zero)--> z_hat
 """
 
 from __future__ import annotations

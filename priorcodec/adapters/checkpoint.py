@@ -33,8 +33,12 @@ SIZES = (
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
-    """Shape of an adapter. width, depth: of the bridge at stride 16; fine_*: on the latent grid; tokens: learned vectors where text stood; start: pseudo-timestep
-    at the lowest and highest quality; lora_rank: the rules' own ranks (None), one rank for all, or 0 for no LoRA."""
+    """Shape of an adapter.
+
+    width, depth: channels and blocks of the bridge at stride 16; fine_*: on the latent grid; tokens: learned vectors that
+    stand where text stood; start: pseudo-timestep at the lowest and the highest quality; lora_rank: the rules' own ranks
+    (None), one rank for all, or 0 for no LoRA.
+    """
 
     width: int = 160
     depth: int = 3

@@ -101,5 +101,7 @@ def _filled(model: Model, file: _File) -> Model:
     try:
         model.load_state_dict({key: value.float() for key, value in file.tensors.items()})
     except RuntimeError as error:
-        raise WeightsError(f"the encoder file does not fit its own config: {str(error).splitlines()[-1].strip()}") from error
+        raise WeightsError(
+            f"the encoder file does not fit its own config: {str(error).splitlines()[-1].strip()}"
+        ) from error
     return model.requires_grad_(False).eval()

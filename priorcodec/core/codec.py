@@ -1,7 +1,7 @@
 """The codec without any diffusion model: pixels -> file, file -> features and preview.
 
-    pixels --image.pad--> x --g_a--> y --gain--> y_q --ExactPrior--> strings --bitstream.pack--> file
-    file --bitstream.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_hat --g_s--> preview
+pixels --image.pad--> x --g_a--> y --gain--> y_q --ExactPrior--> strings --bitstream.pack--> file
+file --bitstream.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_hat --g_s--> preview
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from priorcodec.core.integer import round_ste
-from priorcodec.core.prior import Prior, gaussian_bits, interpolate
+from priorcodec.core.prior import Prior, interpolate, relaxed_bits
 from priorcodec.core.transform import Analysis, HyperAnalysis, Synthesis
 
 
@@ -68,6 +68,7 @@ class Transforms(nn.Module):
         """Decoded values in quantisation steps -> y_hat, the features every backbone's adapter reads."""
         return y_hat_q * interpolate(self.log_inverse, quality).exp()[..., None, None]
 
+
 class ImageEncoder(Transforms):
     """The transforms together with the trainable entropy model: what stage 1 trains."""
 
@@ -81,13 +82,12 @@ class ImageEncoder(Transforms):
             y_q, z = self.scaled(self.g_a(x).float(), quality)
         z, y_q = z.float(), y_q.float()
         z_mean, z_index = self.prior.hyper_parameters(quality)
-        # rounded, not noisy: most symbols are zero at low rates, and noise would charge each of them 0.1 bit
-        z_symbols = round_ste(z - z_mean)
-        z_bits = gaussian_bits(z_symbols, z_index.expand_as(z))
-        phi = self.prior.features(z_symbols + z_mean, quality)
+        symbols = round_ste(z - z_mean)
+        z_bits = relaxed_bits(z - z_mean, z_index.expand_as(z))
+        phi = self.prior.features(symbols + z_mean, quality)
         mean, index = self.prior(y_q, phi)
         symbols = round_ste(y_q - mean)
-        y_bits = gaussian_bits(symbols, index)
+        y_bits = relaxed_bits(y_q - mean, index)
         y_hat = self.dequantise(symbols + mean, quality)
         return y_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 

@@ -130,7 +130,11 @@ def test_forged_strings_under_a_good_checksum_never_crash(codec, photo):
     rng = random.Random(1)
     stream = codec.encode(photo[:64, :64], 2).stream
     for _ in range(50):
-        forged = {**vars(stream), "hyper": rng.randbytes(4 * rng.randrange(8)), "latent": rng.randbytes(rng.randrange(64))}
+        forged = {
+            **vars(stream),
+            "hyper": rng.randbytes(4 * rng.randrange(8)),
+            "latent": rng.randbytes(rng.randrange(64)),
+        }
         try:
             codec.decode(bitstream.pack(bitstream.Stream(**forged)))
         except StreamError as error:
