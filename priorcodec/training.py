@@ -49,7 +49,9 @@ class Loop:
     def __init__(self, model: nn.Module, folder: Path, budget: Budget, *, parameters: Iterable[Tensor] | None = None):
         self.model, self.folder, self.budget = model, folder, budget
         self.parameters = [p for p in (parameters or model.parameters()) if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=budget.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=budget.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True
+        )
         self.average = [p.detach().clone() for p in self.parameters]
         self.step, self.minutes = 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from priorcodec import AdapterError
 from priorcodec.adapters import checkpoint
-
 from tests.adapters.conftest import ENCODER
 
 METADATA = {"steps": "12", "licence": "Apache-2.0"}
