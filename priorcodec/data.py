@@ -47,7 +47,7 @@ def pack(sources: Sequence[str | Path], target: Path, *, threads: int = 2) -> No
     part = target.with_suffix(".bin.part")
     with part.open("wb") as out, ThreadPoolExecutor(threads) as pool:
         for picture in pool.map(decode, read_pictures(sources)):
-            shapes.append(picture.shape[:2])
+            shapes.append((picture.shape[0], picture.shape[1]))
             out.write(picture.tobytes())
     os.replace(part, target.with_suffix(".bin"))
     target.with_suffix(".json").write_text(json.dumps(shapes))

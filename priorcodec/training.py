@@ -101,7 +101,8 @@ class Loop:
         self.optimizer.step()
         self.step += 1
         decay = min(budget.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], 1 - decay)
+        for average, parameter in zip(self.average, self.parameters, strict=True):
+            average.lerp_(parameter.detach(), 1 - decay)
 
     def swap_average(self) -> None:
         """Exchange trained and averaged weights in place; calling it twice restores the first state."""

@@ -28,7 +28,7 @@ args = cli.parse_args()
 torch.set_num_threads(args.threads)
 torch.manual_seed(SEED)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-model = ImageEncoder(CONFIG).to(device, memory_format=torch.channels_last)
+model = ImageEncoder(CONFIG).to(device, memory_format=torch.channels_last)  # pyright: ignore
 loop = Loop(model, args.run, Budget(lr=args.lr, steps=args.steps, max_minutes=args.minutes))
 crops = Crops(args.packed, CROP, seed=SEED + loop.step)
 

@@ -37,7 +37,7 @@ match what:
         if what == "nano_vae":
             model = averaged(_nano.Autoencoder())
         else:
-            from diffusers import UNet2DConditionModel
+            from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
             model = averaged(UNet2DConditionModel(**nano_unet.CONFIG))
             metadata["autoencoder"] = hashlib.sha256((target.parent / _nano.AUTOENCODER_FILE).read_bytes()).hexdigest()

@@ -20,7 +20,7 @@ class LatentCrops:
             folder.mkdir(parents=True, exist_ok=True)
             vae = _nano.Autoencoder()
             vae.load_state_dict(load_file(vae_file))
-            vae = vae.to(device, memory_format=torch.channels_last)
+            vae = vae.to(device, memory_format=torch.channels_last)  # pyright: ignore
             torch.save(_encode_all(packed, vae, device), cache)
         self.latents = [z for z in torch.load(cache) if min(z.shape[1:]) >= size]
         flat = torch.cat([z.float().flatten(1)[:, ::16] for z in self.latents], 1)

@@ -8,7 +8,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from latents import LatentCrops
 
 from priorcodec.backbones import nano_unet

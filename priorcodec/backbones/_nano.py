@@ -96,7 +96,7 @@ def load(
     Raises:
         WeightsError: a file is missing, damaged, or not the one its partner was trained with.
     """
-    from diffusers import DDPMScheduler
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from safetensors.torch import load as from_bytes
     from safetensors.torch import load_file
 

@@ -32,7 +32,7 @@ def predict(unet: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | 
 
 
 def build(weights: Path | None, *, dtype: torch.dtype) -> Any:
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from priorcodec.backbones import _nano
 
@@ -41,7 +41,7 @@ def build(weights: Path | None, *, dtype: torch.dtype) -> Any:
 
 def build_tiny() -> Any:
     import torch
-    from diffusers import UNet2DConditionModel
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from priorcodec.backbones import _nano
 

@@ -7,6 +7,8 @@ convolutions because two CPU cores run those fastest.
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 STRIDE = 16
@@ -22,7 +24,7 @@ class ResidualBlock(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
         self.act = nn.LeakyReLU(0.1)
         nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        nn.init.zeros_(cast(Tensor, self.conv2.bias))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(self.act(self.conv1(x)))
