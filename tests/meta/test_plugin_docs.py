@@ -90,6 +90,16 @@ def test_each_link_leads_somewhere():
             assert (DOCS / target).exists(), f"{page.name}: {target}"
 
 
+def test_each_command_of_the_docs_exists():
+    from priorcodec.cli import app
+
+    known = {c.name or c.callback.__name__ for c in app.registered_commands}
+    said = {
+        word for page in PAGES for word in re.findall(r"(?:^    |`)priorcodec ([a-z]+)", page.read_text(), re.MULTILINE)
+    }
+    assert {"backbones", "plugins", "check", "decode"} <= said <= known
+
+
 def test_demo_package_is_short():
     lines = [line for file in (DOCS / "plugin-demo" / "priorcodec_sd3").glob("*.py") for line in file.open()]
     assert 0 < len(lines) <= 80
