@@ -1,4 +1,4 @@
-"""The command line: `priorcodec encode | decode | preview | info | demo | backbones | plugins | check | eval | report | train`.
+"""The command line: `priorcodec encode | decode | preview | info | demo | backbones | plugins | check | eval | report`.
 
 Heavy imports wait inside the commands, so that `priorcodec --help` is quick. A user's mistake is one line and exit status 2;
 a folder run that lost some files says which and exits with 1.
@@ -30,10 +30,10 @@ app = typer.Typer(
 
 Words = Annotated[list[str], typer.Argument(metavar="FILES... [KEY=VALUE...]", help="Files, folders and settings.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File for one input, folder for several.")]
-Backbone = Annotated[str, typer.Option(help="Which backbone decodes; see `priorcodec backbones`.")]
-AdapterName = Annotated[str, typer.Option("--adapter", help="Adapter name or .safetensors file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, ...")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Backbone = Annotated[str | None, typer.Option(help="Which backbone decodes; see `priorcodec backbones`.")]
+AdapterName = Annotated[str | None, typer.Option("--adapter", help="Adapter name or .safetensors file.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")]
+Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Leave this plugin out; may be repeated.")]
@@ -45,7 +45,7 @@ def encode(
     output: Output = None,
     quality: Annotated[float, typer.Option("-q", "--quality", help="0 (smallest file) to 7; fractions allowed.")] = 3.0,
     background: Annotated[str | None, typer.Option(help="Colour behind transparency: white, #rrggbb.")] = None,
-    device: Device = "auto",
+    device: Device = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -82,10 +82,10 @@ def encode(
 def decode(
     words: Words,
     output: Output = None,
-    backbone: Backbone = "nano_unet",
-    adapter: AdapterName = "default",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    backbone: Backbone = None,
+    adapter: AdapterName = None,
+    device: Device = None,
+    dtype: Dtype = None,
     no_plugin: NoPlugin = None,
     force: Force = False,
     as_json: Json = False,
@@ -101,7 +101,7 @@ def decode(
 
 @app.command()
 def preview(
-    words: Words, output: Output = None, device: Device = "auto", force: Force = False, as_json: Json = False
+    words: Words, output: Output = None, device: Device = None, force: Force = False, as_json: Json = False
 ) -> None:
     """.gic files -> pictures by the auxiliary decoder alone: no backbone, fast."""
     inputs, settings = _split(words)
@@ -132,7 +132,7 @@ def info(files: Annotated[list[Path], typer.Argument()], as_json: Json = False) 
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for files and pictures.")] = Path("demo-out"),
     picture: Annotated[Path | None, typer.Option(help="Your own photograph instead of ours.")] = None,
-    backbone: Backbone = "nano_unet",
+    backbone: Annotated[str, typer.Option(help="Which backbone decodes.")] = "nano_unet",
 ) -> None:
     """Code one photograph at three qualities and show it beside JPEG, WebP and AVIF."""
     from priorcodec.demo import run
@@ -254,13 +254,14 @@ def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return inputs, settings
 
 
-def _session(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **given: str) -> Session:
+def _session(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **options: str | None) -> Session:
+    """Options of the command line and `key=value` words are the same settings; the words win."""
     from priorcodec.config import decode_config
     from priorcodec.registry import open_registry
     from priorcodec.session import Session
 
-    registry = open_registry(disabled=no_plugin) if "backbone" in given else None
-    words = [f"{key}={value}" for key, value in given.items() if f"{key}=" not in "".join(settings)]
+    registry = open_registry(disabled=no_plugin) if "backbone" in options else None
+    words = [f"{key}={value}" for key, value in options.items() if value is not None]
     names = registry.specs() if registry else None
     return Session(decode_config([*words, *settings], backbones=names), registry=registry)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from priorcodec.config import DecodeConfig, decode_config
 from priorcodec.core import image
+from priorcodec.core.contract import LowMemory
 from priorcodec.core.errors import AdapterError, ConfigError, PriorCodecError
 
 if TYPE_CHECKING:
@@ -119,6 +120,9 @@ class Session:
         weights = self.registry.weights(spec, self.config.backbone.weights)
         built: Any = spec.build(weights, dtype=self._dtype)
         backbone = built.to(self._device)
+        if self.config.low_memory and isinstance(backbone, LowMemory):
+            backbone.slice_pixels()
+            backbone.tile_pixels()
         adapter = Adapter(spec, file.config, m=self.codec.transforms.config.m, levels=self.codec.levels)
         adapter.inject(backbone)
         checkpoint.load(file, adapter)
@@ -163,9 +167,9 @@ def open_session(
     backbone: str = "nano_unet",
     *,
     weights: str | None = None,
-    adapter: str = "default",
-    device: str = "auto",
-    dtype: str = "auto",
+    adapter: str | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
     overrides: Sequence[str] = (),
     encoder: Path | None = None,
     registry: Registry | None = None,
@@ -173,14 +177,13 @@ def open_session(
     """Settings -> a session. Nothing is loaded until it is needed.
 
     backbone: as `priorcodec backbones` lists them; weights: folder, file or Hub id of the backbone; adapter: a known name or
-    a file; device: auto, cpu, cuda, ...; dtype: auto, float32, bfloat16 or float16; overrides: further `key=value` words as
+    a file (default: "default"); device: auto, cpu, cuda, ...; dtype: auto, float32, bfloat16 or float16; overrides: further `key=value` words as
     on the command line; encoder: another encoder's weight file; registry: one's own set of plugins.
     Raises:
         ConfigError: a setting that does not exist or has an impossible value.
     """
-    words = [f"backbone={backbone}", f"adapter={adapter}", f"device={device}", f"dtype={dtype}"]
-    if weights is not None:
-        words.append(f"backbone.weights={weights}")
+    given = {"backbone": backbone, "backbone.weights": weights, "adapter": adapter, "device": device, "dtype": dtype}
+    words = [f"{key}={value}" for key, value in given.items() if value is not None]
     return Session(decode_config([*words, *overrides]), encoder=encoder, registry=registry)
 
 

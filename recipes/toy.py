@@ -1,4 +1,4 @@
-"""Train toy's adapter: a small bridge and LoRA on block means, minutes on any machine.   python recipes/toy.py PACKED RUN_FOLDER"""
+"""Train toy's adapter: a small bridge and LoRA on block means.   python recipes/toy.py PACKED RUN_FOLDER"""
 
 import argparse
 from pathlib import Path

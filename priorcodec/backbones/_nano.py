@@ -77,6 +77,12 @@ class NanoDiffusion(LatentDiffusion):
     def to_latents(self, x: Tensor) -> Tensor:
         return (self.vae.encoder(x.to(self.vae.dtype)).to(x.dtype) - self.latent.shift) * self.latent.scale
 
+    def slice_pixels(self, on: bool = True) -> None:
+        """Nothing to do: this autoencoder has no global layers and little memory."""
+
+    def tile_pixels(self, on: bool = True) -> None:
+        """Nothing to do, as above."""
+
     def to_pixels(self, z: Tensor) -> Tensor:
         raw = z / self.latent.scale + self.latent.shift
         return self.vae.decoder(raw.to(self.vae.dtype)).to(z.dtype)

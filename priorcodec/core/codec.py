@@ -22,7 +22,6 @@ from priorcodec.core.prior import QUALITY_STEPS
 from priorcodec.core.transform import HYPER_STRIDE, STRIDE
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-DEAD_ZONE = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ class Codec:
         x = image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device)
         level = torch.tensor([byte / QUALITY_STEPS], device=self.device)
         y_q, z = self.transforms.scaled(self.transforms.g_a(x), level)
-        coded = self.prior.encode(y_q[0], z[0], byte, dead_zone=DEAD_ZONE)
+        coded = self.prior.encode(y_q[0], z[0], byte)
         stream = Stream(
             encoder_id=self.id, quality=byte, height=height, width=width, hyper=coded.hyper, latent=coded.latent
         )

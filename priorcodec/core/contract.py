@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from priorcodec.core.errors import ApiError, BackboneError
 
@@ -92,6 +92,19 @@ class Backbone(Protocol):
 
     def to_pixels(self, z: Tensor) -> Tensor:
         """z -> pictures, not clamped."""
+        ...
+
+
+@runtime_checkable
+class LowMemory(Protocol):
+    """What a backbone has besides if its autoencoder can trade time for memory; `low_memory=true` asks for it."""
+
+    def slice_pixels(self, on: bool = True) -> None:
+        """Decode one picture of a batch after the other."""
+        ...
+
+    def tile_pixels(self, on: bool = True) -> None:
+        """Decode large pictures in overlapping tiles."""
         ...
 
 

@@ -91,13 +91,10 @@ class ExactPrior:
         self.cdfs: list[list[int]] = tables["cdf"].tolist()
         self.bits = _bit_table(tables["cdf"], tables["cdf_length"])
 
-    def encode(self, y_q: Tensor, z: Tensor, quality: int, *, dead_zone: float = 0.0) -> Coded:
-        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantisation steps, quality as in the file -> both strings.
-
-        dead_zone: how much of the rounding interval next to zero is given to zero, in [0, 0.5); costs no syntax.
-        """
+    def encode(self, y_q: Tensor, z: Tensor, quality: int) -> Coded:
+        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantisation steps, quality as in the file -> both strings."""
         z_mean, z_index = self._hyper_parameters(quality, z.shape[-2:])
-        z_symbols = _round(z.to(self.device).double() - z_mean / ONE, 0.0)
+        z_symbols = _round(z.to(self.device).double() - z_mean / ONE)
         phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
         coder = _Encoder(self)
         coder.add(z_symbols, z_index)
@@ -106,7 +103,7 @@ class ExactPrior:
         parts = [z_symbols]
         for mask in self._passes(y_q.shape[-2:]):
             mean, index = self._parameters(phi, values, mask, first=not len(parts) > 1)
-            symbols = _round(y_q.to(self.device).double()[:, mask] - mean / ONE, dead_zone)
+            symbols = _round(y_q.to(self.device).double()[:, mask] - mean / ONE)
             latent.add(symbols, index)
             values[:, mask] = symbols * ONE + mean
             parts.append(symbols)
@@ -207,10 +204,9 @@ class _Decoder:
         return out
 
 
-def _round(value: Tensor, dead_zone: float) -> Tensor:
-    """Nearest integer, or the one nearer to zero within the dead zone; within the codable range."""
-    magnitude = torch.floor(value.abs() + 0.5 - dead_zone)
-    return (value.sign() * magnitude).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
+def _round(value: Tensor) -> Tensor:
+    """Nearest integer within the codable range."""
+    return torch.round(value).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
 
 
 def _fixed(a: Tensor) -> Tensor:

@@ -44,13 +44,6 @@ def test_values_are_within_half_a_step():
     assert (coded.y_hat_q - y).abs().max() <= 0.5 + 1e-6
 
 
-def test_the_dead_zone_costs_no_syntax_and_saves_bits():
-    prior, (y, z) = small_prior(), latents(0.6)
-    plain, wide = prior.encode(y, z, 5), prior.encode(y, z, 5, dead_zone=0.2)
-    assert wide.latent_bits < plain.latent_bits
-    assert torch.equal(prior.decode(wide.hyper, wide.latent, 5, 8, 12)[0], wide.y_hat_q)
-
-
 def test_estimated_bits_are_the_length_of_the_strings():
     y, z = latents(3.0, (48, 48))
     coded = small_prior().encode(y, z, 5)
