@@ -177,8 +177,8 @@ def open_session(
     """Settings -> a session. Nothing is loaded until it is needed.
 
     backbone: as `priorcodec backbones` lists them; weights: folder, file or Hub id of the backbone; adapter: a known name or
-    a file (default: "default"); device: auto, cpu, cuda, ...; dtype: auto, float32, bfloat16 or float16; overrides: further `key=value` words as
-    on the command line; encoder: another encoder's weight file; registry: one's own set of plugins.
+    a file (default: "default"); device: auto, cpu, cuda, ...; dtype: auto, float32, bfloat16 or float16; overrides: further
+    `key=value` words as on the command line; encoder: another encoder's weight file; registry: one's own set of plugins.
     Raises:
         ConfigError: a setting that does not exist or has an impossible value.
     """
