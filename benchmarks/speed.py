@@ -90,23 +90,24 @@ def _coder(task: Task, folder: Path) -> Stages:
     if not task.codec.startswith("preview"):
         decoded = session.codec.decode(data)
         quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
-        yield from _parts(session.adapter, session.adapter.attached, decoded.y_hat, quality)
+        yield from _parts(session.adapter, session.adapter.attached, decoded.y_hat, quality, decoded.preview)
 
 
-def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any) -> Stages:
+def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) -> Stages:
     """Adapter, denoiser and autoencoder, each fed what the one before it gave."""
     import torch
 
     with torch.inference_mode():
-        z, t = adapter.bridge(y_hat, quality), adapter.start_time(quality)
+        z, t = adapter.bridge(y_hat, quality, preview), adapter.start_time(quality)
         tokens = y_hat.new_zeros(1, 1, adapter.spec.token_dim)
         pooled = y_hat.new_zeros(1, adapter.spec.pooled_dim) if adapter.spec.pooled_dim else None
     without = "" if adapter.backbone else " without adapter"
     yield f"denoiser{without}", torch.inference_mode()(lambda: backbone.predict(z, t, tokens, pooled))
     if adapter.backbone:
-        yield "adapter", torch.inference_mode()(lambda: adapter.bridge(y_hat, quality))
+        yield "adapter", torch.inference_mode()(lambda: adapter.bridge(y_hat, quality, preview))
         yield "autoencoder", torch.inference_mode()(lambda: backbone.to_pixels(z))
-        yield "decode after entropy", torch.inference_mode()(lambda: backbone.to_pixels(adapter(y_hat, quality)[1]))
+        whole = torch.inference_mode()(lambda: backbone.to_pixels(adapter(y_hat, quality, preview)[1]))
+        yield "decode after entropy", whole
 
 
 def _random(task: Task, _: Path) -> Stages:
@@ -122,15 +123,15 @@ def _random(task: Task, _: Path) -> Stages:
     backbone.to(task.device)
     width, height = (-(-side // 64) * 64 for side in task.size)
     y_hat = torch.randn(1, CHANNELS, height // 16, width // 16, device=task.device)
-    quality = torch.tensor([3.0], device=task.device)
+    quality, preview = torch.tensor([3.0], device=task.device), torch.zeros(1, 3, height, width, device=task.device)
     adapter = Adapter(spec, AdapterConfig(), m=CHANNELS, levels=LEVELS).to(task.device).requires_grad_(False).eval()
-    yield from _parts(adapter, backbone, y_hat, quality)
+    yield from _parts(adapter, backbone, y_hat, quality, preview)
     adapter.inject(backbone)
     adapter.requires_grad_(False).to(task.device)
     if task.compiled:
         backbone.module.compile()
         backbone.vae.decoder.compile()
-    yield from _parts(adapter, backbone, y_hat, quality)
+    yield from _parts(adapter, backbone, y_hat, quality, preview)
 
 
 def _commands(task: Task, folder: Path) -> Stages:

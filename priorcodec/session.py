@@ -94,7 +94,7 @@ class Session:
         decoded = self.codec.decode(data)
         with torch.inference_mode():
             quality = torch.tensor([decoded.quality], device=self.codec.device)
-            _, z = self.adapter(decoded.y_hat, quality)
+            _, z = self.adapter(decoded.y_hat, quality, decoded.preview)
             x = self.adapter.attached.to_pixels(z)
             if not torch.isfinite(x).all():
                 raise PriorCodecError(

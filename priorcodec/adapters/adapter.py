@@ -1,6 +1,6 @@
 """One backbone's adapter: it turns features of the file into a clean latent with the backbone's help.
 
-    y_hat, quality --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA inside, learned tokens)--> z
+    y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA inside, learned tokens)--> z
 The only thing trained per backbone. `inject` and `eject` are inverses; the backbone's own weights never change.
 """
 
@@ -94,10 +94,11 @@ class Adapter(nn.Module):
         low, high = self.config.start
         return torch.lerp(torch.full_like(quality, low), torch.full_like(quality, high), quality / (self.levels - 1))
 
-    def forward(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """y_hat (b, m, h, w), quality (b,) -> (z_hat of the bridge, clean latent z), each (b, c, h', w')."""
+    def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> tuple[Tensor, Tensor]:
+        """y_hat (b, m, h, w), quality (b,), preview (b, 3, 16h, 16w) -> (z_hat of the bridge, clean latent z), each
+        (b, c, h', w')."""
         backbone = self.attached
-        z_hat = self.bridge(y_hat, quality)
+        z_hat = self.bridge(y_hat, quality, preview)
         tokens = self.tokens.expand(len(y_hat), -1, -1)
         pooled = None if self.pooled is None else self.pooled.expand(len(y_hat), -1)
         z = one_step(

@@ -1,6 +1,9 @@
-"""The latent bridge: features of the file -> the backbone's latent ("generated-domain latent prediction").
+"""The latent bridge: what the file says -> the backbone's latent ("generated-domain latent prediction").
 
-y_hat @16, quality --3x3--> residual blocks @16 --pixel shuffle--> residual blocks @latent --3x3 (zero)--> z_hat
+    preview = g_s(y_hat) --unshuffle--> 3x3 --> blocks @stride/2 --unshuffle 2--> 1x1 --+--> blocks @stride --3x3 (zero)--> z_hat
+    y_hat @16, quality ------------------------------------------------ 1x1 (zero) -----+
+Starting from the auxiliary decoder's preview means that the bridge has to learn what the backbone's autoencoder does to a
+picture, not the decoding of y_hat a second time; y_hat itself comes in beside it.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ from priorcodec.core.transform import STRIDE, blocks
 
 
 class LatentBridge(nn.Module):
-    """y_hat (b, m, h, w) at stride 16 and quality (b,) -> z_hat (b, c, h', w') on the latent grid.
+    """y_hat (b, m, h, w) at stride 16, quality (b,), preview (b, 3, 16h, 16w) -> z_hat (b, c, h', w') on the latent grid.
 
     A fresh bridge answers with the mean latent everywhere.
     Args:
         m: channels of y_hat; levels: of the encoder; latent: the backbone's space, stride a power of two up to 64;
-        width, depth: channels and residual blocks at stride 16; fine_width, fine_depth: on the latent grid.
+        width, depth: channels and residual blocks on the latent grid; fine_width, fine_depth: at half that stride.
     """
 
     def __init__(
@@ -31,23 +34,35 @@ class LatentBridge(nn.Module):
         if latent.stride & (latent.stride - 1) or not 1 <= latent.stride <= 64:
             raise AdapterError(f"latent stride is {latent.stride}, wanted a power of two from 1 to 64")
         self.levels = levels
-        self.head = nn.Conv2d(m + 1, width, 3, padding=1)
-        self.coarse = blocks(width, depth)
-        self.resample: nn.Module
-        if latent.stride <= STRIDE:
-            ratio = STRIDE // latent.stride
-            self.resample = nn.Sequential(nn.Conv2d(width, fine_width * ratio**2, 1), nn.PixelShuffle(ratio))
-        else:
-            ratio = latent.stride // STRIDE
-            self.resample = nn.Sequential(nn.PixelUnshuffle(ratio), nn.Conv2d(width * ratio**2, fine_width, 1))
+        second = min(2, latent.stride)
+        first = latent.stride // second
+        self.head = nn.Sequential(nn.PixelUnshuffle(first), nn.Conv2d(3 * first**2, fine_width, 3, padding=1))
         self.fine = blocks(fine_width, fine_depth)
-        self.tail = nn.Conv2d(fine_width, latent.channels, 3, padding=1)
-        nn.init.zeros_(self.tail.weight)
-        nn.init.zeros_(cast(Tensor, self.tail.bias))
+        self.down = nn.Sequential(nn.PixelUnshuffle(second), nn.Conv2d(fine_width * second**2, width, 1))
+        self.side = _Resample(m + 1, width, latent.stride)
+        self.coarse = blocks(width, depth)
+        self.tail = nn.Conv2d(width, latent.channels, 3, padding=1)
+        for conv in (self.side.conv, self.tail):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(cast(Tensor, conv.bias))
         self.register_buffer("mean", torch.tensor(latent.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(latent.std)[:, None, None], persistent=False)
 
-    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+    def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> Tensor:
         plane = (quality / (self.levels - 1)).view(-1, 1, 1, 1).expand(-1, 1, *y_hat.shape[-2:])
-        coarse = self.coarse(self.head(torch.cat([y_hat, plane.to(y_hat)], 1)))
-        return self.mean + self.std * self.tail(self.fine(self.resample(coarse)))
+        side = self.side(torch.cat([y_hat, plane.to(y_hat)], 1))
+        coarse = self.coarse(self.down(self.fine(self.head(preview))) + side)
+        return self.mean + self.std * self.tail(coarse)
+
+
+class _Resample(nn.Module):
+    """(b, c_in, h, w) at stride 16 -> (b, c_out, h', w') at `stride`, by one 1x1 convolution and a (un)shuffle."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        down, up = max(1, stride // STRIDE), max(1, STRIDE // stride)
+        self.before, self.after = nn.PixelUnshuffle(down), nn.PixelShuffle(up)
+        self.conv = nn.Conv2d(c_in * down**2, c_out * up**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.after(self.conv(self.before(x)))

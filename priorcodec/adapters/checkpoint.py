@@ -35,17 +35,17 @@ SIZES = (
 class AdapterConfig:
     """Shape of an adapter.
 
-    width, depth: channels and blocks of the bridge at stride 16; fine_*: on the latent grid; tokens: learned vectors that
+    width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; tokens: learned vectors that
     stand where text stood; start: pseudo-timestep at the lowest and the highest quality; lora_rank: the rules' own ranks
     (None), one rank for all, or 0 for no LoRA.
     """
 
-    width: int = 160
+    width: int = 192
     depth: int = 3
     fine_width: int = 96
-    fine_depth: int = 3
+    fine_depth: int = 1
     tokens: int = 8
-    start: tuple[float, float] = (400.0, 100.0)
+    start: tuple[float, float] = (250.0, 80.0)
     lora_rank: int | None = None
 
     def __post_init__(self) -> None:

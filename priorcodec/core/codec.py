@@ -38,10 +38,14 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """What a file says, and all a backbone's adapter may see. y_hat: (1, m, h, w) on the padded grid, stride 16;
-    quality: in levels; height, width: true size in pixels; seed: of any noise a sampler wants."""
+    """What a file says, and all a backbone's adapter may see.
+
+    y_hat: (1, m, h, w) on the padded grid, stride 16; preview: (1, 3, 16h, 16w), the auxiliary decoder's picture, nominally in
+    [-1, 1]; quality: in levels; height, width: true size in pixels; seed: of any noise a sampler wants.
+    """
 
     y_hat: Tensor
+    preview: Tensor
     quality: float
     height: int
     width: int
@@ -107,8 +111,10 @@ class Codec:
         y_hat_q, digest = self.prior.decode(stream.hyper, stream.latent, stream.quality, h, w)
         quality = stream.quality / QUALITY_STEPS
         level = torch.tensor([quality], device=self.device)
+        y_hat = self.transforms.dequantise(y_hat_q[None], level)
         return Decoded(
-            y_hat=self.transforms.dequantise(y_hat_q[None], level),
+            y_hat=y_hat,
+            preview=self.transforms.g_s(y_hat),
             quality=quality,
             height=stream.height,
             width=stream.width,
@@ -120,8 +126,7 @@ class Codec:
     @torch.inference_mode()
     def preview(self, decoded: Decoded) -> np.ndarray:
         """The auxiliary decoder's picture: uint8 (h, w, 3)."""
-        x = self.transforms.g_s(decoded.y_hat)
-        return image.to_pixels(image.crop(x, decoded.height, decoded.width))
+        return image.to_pixels(image.crop(decoded.preview, decoded.height, decoded.width))
 
 
 @functools.cache

@@ -74,7 +74,7 @@ def check_adapter_round_trip(subject: Subject) -> None:
     backbone = subject.tiny()
     adapter = _attached(subject, backbone)
     _train(adapter)
-    y_hat, quality = _features()
+    features = _features()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "adapter.safetensors"
         checkpoint.save(adapter, path, encoder_id=ENCODER, metadata={}, dtype=torch.float32)
@@ -82,7 +82,7 @@ def check_adapter_round_trip(subject: Subject) -> None:
         checkpoint.check(file, subject.spec, encoder_id=ENCODER)
         again = _attached(subject, subject.tiny())
         checkpoint.load(file, again)
-        require_equal("the latent after save and load", again(y_hat, quality)[1], adapter(y_hat, quality)[1])
+        require_equal("the latent after save and load", again(*features)[1], adapter(*features)[1])
 
 
 def check_wrong_partner_refused(subject: Subject) -> None:
@@ -138,9 +138,11 @@ def _attached(subject: Subject, backbone: Any, *, m: int = M, levels: int = LEVE
     return adapter
 
 
-def _features() -> tuple[Tensor, Tensor]:
+def _features() -> tuple[Tensor, Tensor, Tensor]:
+    """y_hat, qualities and preview."""
     g = torch.Generator().manual_seed(11)
-    return torch.randn(2, M, 4, 4, generator=g), torch.tensor([0.5, 2.0])
+    y_hat, preview = torch.randn(2, M, 4, 4, generator=g), torch.rand(2, 3, 64, 64, generator=g) * 2 - 1
+    return y_hat, torch.tensor([0.5, 2.0]), preview
 
 
 def _train(adapter: Adapter) -> list[str]:
@@ -149,11 +151,11 @@ def _train(adapter: Adapter) -> list[str]:
     Several factors start at zero (LoRA's second one, two in a row in the bridge, the pooled vector), and what stands
     before a zero learns one step later: hence four steps.
     """
-    names, (y_hat, quality) = dict(adapter.named_parameters()) | adapter.lora, _features()
+    names, features = dict(adapter.named_parameters()) | adapter.lora, _features()
     idle, optimizer = set(names), torch.optim.SGD(adapter.trainable(), lr=0.1)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        (adapter(y_hat, quality)[1] - 1).square().mean().backward()
+        (adapter(*features)[1] - 1).square().mean().backward()
         for name, weight in names.items():
             if weight.grad is not None and bool(weight.grad.any()):
                 idle.discard(name)
@@ -195,7 +197,7 @@ def _pixels(height: int, width: int) -> np.ndarray:
 def _decode(subject: Subject, backbone: Any, codec: Codec, data: bytes) -> Tensor:
     decoded = codec.decode(data)
     adapter = _attached(subject, backbone)
-    _, z = adapter(decoded.y_hat, torch.tensor([decoded.quality]))
+    _, z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview)
     x = image.crop(backbone.to_pixels(z), decoded.height, decoded.width)
     adapter.eject()
     return torch.from_numpy(image.to_pixels(x))

@@ -30,8 +30,10 @@ def make(specs):
 
 @pytest.fixture
 def features():
-    """y_hat (2, M, 4, 8) and qualities (2,)."""
-    return torch.randn(2, M, 4, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([1.5, 6.0])
+    """y_hat (2, M, 4, 8), qualities (2,) and previews (2, 3, 64, 128)."""
+    g = torch.Generator().manual_seed(0)
+    y_hat, preview = torch.randn(2, M, 4, 8, generator=g), torch.rand(2, 3, 64, 128, generator=g) * 2 - 1
+    return y_hat, torch.tensor([1.5, 6.0]), preview
 
 
 @pytest.fixture

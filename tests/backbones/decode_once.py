@@ -29,7 +29,7 @@ def main(name: str, folder: str, encoder: Path, adapter_file: Path, gic: Path) -
     checkpoint.load(file, adapter)
     decoded = codec.decode(gic.read_bytes())
     with torch.inference_mode():
-        _, z = adapter(decoded.y_hat, torch.tensor([decoded.quality]))
+        _, z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview)
         pixels = image.to_pixels(image.crop(backbone.to_pixels(z), decoded.height, decoded.width))
     text_models = sorted(
         n for n in sys.modules if n.startswith(("transformers.models.clip.modeling", "transformers.models.t5.m"))
