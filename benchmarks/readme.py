@@ -5,6 +5,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     kodak/points or kodak/points:avif,vvc        mean rate and metrics at every setting
     kodak/plot:stlpips_alex     a rate-distortion plot, written beside the results as SVG
     speed                       times of a speed file
+    mainjob                     the main job on real pictures
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """
 
@@ -32,6 +33,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         raise ValueError(f"table:{name}: no result file {path.name}; run the benchmark that writes it")
     result: dict[str, Any] = json.loads(path.read_text())
     view, _, choice = view.partition(":")
+    if result["kind"] == "mainjob":
+        return _mainjob(result["summary"]), {}
     if result["kind"] == "speed":
         return tables.speed_table(result).markdown() + "\n", {}
     if view == "bd":
@@ -47,6 +50,31 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
     raise ValueError(
         f"table:{name}: no such view; use /bd, /points or /plot:METRIC with one of {', '.join(result['metrics'])}"
     )
+
+
+def _mainjob(summary: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/mainjob.py found."""
+    bpp, speed = summary["mean_bpp_by_level"], summary["speed_768x512"]
+    differ = sum(reader["files_that_differ"] for reader in summary["readers"])
+    files = summary["pictures"] * len(bpp)
+    rows = {
+        "mean bpp at quality 0 to 7": ", ".join(f"{value:.4f}" for value in bpp),
+        "pictures whose file grows with every level": (
+            f"{summary['pictures_whose_size_rises_with_every_level']} of {summary['pictures']}"
+        ),
+        "bytes besides the two entropy strings": f"at most {summary['largest_overhead_bytes']}",
+        "file size against estimated bits plus overhead": (
+            f"mean {summary['mean_deviation_from_estimate']:+.2%}, worst {summary['largest_deviation_from_estimate']:.2%}"
+        ),
+        "files read differently with 1 or 2 threads, mkldnn on or off, in other processes": (
+            f"{differ} of {files * len(summary['readers'])}"
+        ),
+        "768x512 on 2 cores: encode, preview, decode (median of 5)": (
+            f"{speed['encode_seconds']:.2f} s, {speed['preview_seconds']:.2f} s, {speed['decode_seconds']:.2f} s"
+        ),
+        "peak memory of that process": f"{speed['peak_gib']:.2f} GiB",
+    }
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]) + "\n"
 
 
 def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:
