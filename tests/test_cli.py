@@ -75,7 +75,7 @@ def test_nothing_is_overwritten_without_force(folder):
         (("encode", "-q", "9", DEMO), "quality is 9"),
         (("decode", DEMO), "not a .gic file"),
         (("decode", DEMO, "backbone=nano_unt"), "nano_unet"),
-        (("decode", DEMO, "stepps=2"), "steps"),
+        (("decode", DEMO, "dtipe=float32"), "dtype"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words, part, tmp_path):

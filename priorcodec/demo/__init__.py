@@ -40,6 +40,7 @@ class Shot:
 def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") -> None:
     """Write all files into the folder `output`, print the table. Raises ImageError for an unreadable picture."""
     original = image.load(picture or PICTURE).pixels
+    output.mkdir(parents=True, exist_ok=True)
     session = open_session(backbone=backbone)
     session.adapter  # noqa: B018  load everything now, so that the table shows coding times
     rows: list[list[Shot]] = []
@@ -89,11 +90,15 @@ def _print_table(original: np.ndarray, rows: list[list[Shot]]) -> None:
     for row in rows:
         for shot in row[1:]:
             bpp = metrics.bpp(shot.size_bytes, *original.shape[:2])
-            psnr, msssim = metrics.psnr(original, shot.pixels), metrics.msssim(original, shot.pixels)
+            scores = metrics.score(original, shot.pixels, ["psnr", "msssim"])
+            psnr, msssim = (
+                f"{'-' if value is None else format(value, spec):>9}"
+                for value, spec in ((scores["psnr"], ".2f"), (scores["msssim"], ".4f"))
+            )
             times = "".join(
                 f"{'-' if s is None else f'{s:.2f}':>10}" for s in (shot.encode_seconds, shot.decode_seconds)
             )
-            print(f"{shot.codec:<12}{shot.size_bytes:>8}{bpp:>8.4f}{psnr:>9.2f}{msssim:>9.4f}{times}")
+            print(f"{shot.codec:<12}{shot.size_bytes:>8}{bpp:>8.4f}{psnr}{msssim}{times}")
         print()
 
 
