@@ -119,10 +119,11 @@ class Session:
         checkpoint.check(file, spec, encoder_id=self.codec.id)
         weights = self.registry.weights(spec, self.config.backbone.weights)
         built: Any = spec.build(weights, dtype=self._dtype)
-        backbone = built.to(self._device)
-        if self.config.low_memory and isinstance(backbone, LowMemory):
-            backbone.slice_pixels()
-            backbone.tile_pixels()
+        backbone: Any = built.to(self._device)
+        saver = backbone if self.config.low_memory else None
+        if isinstance(saver, LowMemory):
+            saver.slice_pixels()
+            saver.tile_pixels()
         adapter = Adapter(spec, file.config, m=self.codec.transforms.config.m, levels=self.codec.levels)
         adapter.inject(backbone)
         checkpoint.load(file, adapter)
