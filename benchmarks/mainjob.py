@@ -61,7 +61,7 @@ def read(work: Path, threads: int, mkldnn: bool) -> dict[str, str]:
     torch.set_num_threads(threads)
     torch.backends.mkldnn.enabled = mkldnn  # pyright: ignore[reportAttributeAccessIssue]
     codec = Codec()
-    return {path.name: codec.decode(path.read_bytes()).symbols_sha256 for path in sorted(work.glob("*.gic"))}
+    return {path.name: codec.read(path.read_bytes())[2] for path in sorted(work.glob("*.gic"))}
 
 
 def speed(picture: Path, backbone: str) -> dict[str, float]:

@@ -97,8 +97,11 @@ class Codec:
         )
 
     @torch.inference_mode()
-    def decode(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> Decoded:
-        """A file -> its features. Raises StreamError: damaged, too large, or written by another encoder."""
+    def read(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> tuple[Stream, Tensor, str]:
+        """A file -> its stream, y_hat in quantisation steps (m, h, w) and its symbols' SHA-256: the exact part of decoding.
+
+        Raises StreamError: damaged, too large, or written by another encoder.
+        """
         stream = bitstream.unpack(data, max_pixels=max_pixels)
         if stream.encoder_id != self.id:
             raise StreamError(
@@ -108,10 +111,14 @@ class Codec:
         if stream.quality > (self.levels - 1) * QUALITY_STEPS:
             raise StreamError(f"quality byte {stream.quality} is beyond this encoder's {self.levels} levels")
         h, w = (-(-side // HYPER_STRIDE) * HYPER_STRIDE // STRIDE for side in (stream.height, stream.width))
-        y_hat_q, digest = self.prior.decode(stream.hyper, stream.latent, stream.quality, h, w)
+        return stream, *self.prior.decode(stream.hyper, stream.latent, stream.quality, h, w)
+
+    @torch.inference_mode()
+    def decode(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> Decoded:
+        """A file -> its features and preview. Raises StreamError as `read` does."""
+        stream, y_hat_q, digest = self.read(data, max_pixels=max_pixels)
         quality = stream.quality / QUALITY_STEPS
-        level = torch.tensor([quality], device=self.device)
-        y_hat = self.transforms.dequantise(y_hat_q[None], level)
+        y_hat = self.transforms.dequantise(y_hat_q[None], torch.tensor([quality], device=self.device))
         return Decoded(
             y_hat=y_hat,
             preview=self.transforms.g_s(y_hat),
