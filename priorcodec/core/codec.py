@@ -6,7 +6,6 @@ file --bitstream.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_h
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,9 +133,3 @@ class Codec:
     def preview(self, decoded: Decoded) -> np.ndarray:
         """The auxiliary decoder's picture: uint8 (h, w, 3)."""
         return image.to_pixels(image.crop(decoded.preview, decoded.height, decoded.width))
-
-
-@functools.cache
-def shipped(device: str = "cpu") -> Codec:
-    """The codec with the shipped weights, loaded once per device."""
-    return Codec(device=device)

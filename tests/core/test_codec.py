@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from priorcodec.core import bitstream, image
-from priorcodec.core.codec import Codec, shipped
+from priorcodec.core.codec import Codec
 from priorcodec.core.errors import ConfigError, StreamError
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -19,7 +19,7 @@ DEMO = Path(__file__).parents[2] / "priorcodec" / "demo" / "coffee.webp"
 
 @pytest.fixture(scope="module")
 def codec() -> Codec:
-    return shipped()
+    return Codec()
 
 
 @pytest.fixture(scope="module")
