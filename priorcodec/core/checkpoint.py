@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from priorcodec.core import files
+from priorcodec.core import files, tensorfile
 from priorcodec.core.encoder import EncoderConfig, ImageEncoder, Transforms
 from priorcodec.core.entropy import ExactPrior, gaussian_tables
 from priorcodec.core.errors import WeightsError
@@ -43,7 +41,7 @@ def save_encoder(model: ImageEncoder, path: Path, metadata: Mapping[str, str]) -
             tensors[name] = value.detach().cpu().to(torch.float32 if name in FULL_PRECISION else torch.float16)
     tensors |= {f"prior.{key}": value for key, value in (model.prior.tables() | gaussian_tables()).items()}
     header = {"kind": KIND, "config": json.dumps(dataclasses.asdict(model.config)), **metadata}
-    data = save({key: value.contiguous() for key, value in tensors.items()}, metadata=header)
+    data = tensorfile.to_bytes(tensors, header)
     files.write(path, data)
     return encoder_id(data)
 
@@ -83,18 +81,10 @@ class _File:
 
 
 def _read(path: Path) -> _File:
-    try:
-        data = path.read_bytes()
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(f"{path} is not a readable encoder file ({error}): reinstall priorcodec") from error
-    if metadata.get("kind") != KIND:
-        raise WeightsError(f"{path} is {metadata.get('kind', 'no')!r}, wanted {KIND!r}: give an encoder's weight file")
+    metadata, tensors = tensorfile.read(path, KIND, WeightsError, "reinstall priorcodec")
     tables = {key.removeprefix("prior."): tensors.pop(key) for key in list(tensors) if key.startswith("prior.")}
     config = EncoderConfig(**json.loads(metadata["config"]))
-    return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
+    return _File(id=encoder_id(path.read_bytes()), config=config, tensors=tensors, tables=tables, metadata=metadata)
 
 
 def _filled(model: Model, file: _File) -> Model:

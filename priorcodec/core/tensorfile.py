@@ -1,0 +1,76 @@
+"""Our safetensors files: written to the same bytes for the same content, read only if they say they are the wanted kind.
+
+Imports no torch before tensors are asked for, so that a file can be described without it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from priorcodec.core.errors import PriorCodecError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """One safetensors file. The library writes metadata in a random order, so the header is written again, sorted."""
+    from safetensors.torch import save
+
+    data = save({name: value.contiguous() for name, value in tensors.items()}, metadata=dict(metadata))
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(metadata.items()))
+    text = json.dumps(header, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors start at a multiple of eight bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def read(
+    path: Path, kind: str, error: type[PriorCodecError], advice: str = "get it again"
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """-> (metadata, tensors) of a file whose metadata says it is of this kind, e.g. "priorcodec adapter 1".
+
+    Raises:
+        error: missing, unreadable (advice: what to do then), a pickle, or of another kind.
+    """
+    stem = kind.rpartition(" ")[0]
+    thing = stem.rpartition(" ")[2]
+    with _opened(path, "pt", error, f"a readable {thing}", advice) as file:
+        metadata = dict(file.metadata() or {})
+        got = metadata.get("kind", "something else")
+        if got != kind:
+            versions = got.rpartition(" ")[0] == stem
+            what = f"update priorcodec or get another {thing}" if versions else f"give an {thing} file"
+            raise error(f"{path} is {got!r}, wanted {kind!r}: {what}")
+        return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def describe(path: Path, error: type[PriorCodecError]) -> tuple[dict[str, str], dict[str, int]]:
+    """-> (metadata, number of values by tensor name) from the header alone. Raises `error`: missing or unreadable."""
+    with _opened(path, "numpy", error, "a readable safetensors file", "get it again") as file:
+        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        return dict(file.metadata() or {}), sizes
+
+
+def _opened(path: Path, framework: str, error: type[PriorCodecError], wanted: str, advice: str) -> Any:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        return safe_open(path, framework=framework)
+    except (OSError, SafetensorError) as reason:
+        why = "a pickle, which can run any code" if _is_pickle(path) else str(reason).splitlines()[0]
+        raise error(f"{path} is not {wanted} ({why}): {advice}") from reason
+
+
+def _is_pickle(path: Path) -> bool:
+    """torch.save writes a zip or, long ago, a bare pickle of protocol 2 to 5."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        start = file.read(2)
+    return start in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
