@@ -1,6 +1,7 @@
 """Builds a latent diffusion model from diffusers' own classes: from a folder in Hub layout, or the architecture alone.
 
 folder/unet|transformer -> denoiser | folder/vae -> autoencoder | folder/scheduler -> alpha_bar; no text encoder
+Each part's plain safetensors, or its half-precision ones (variant "fp16") where there are no others.
 """
 
 from __future__ import annotations
@@ -110,7 +111,12 @@ def _read(spec: BackboneSpec, kind: Any, folder: Path, dtype: torch.dtype | None
         )
     options = {"local_files_only": True}
     if dtype is not None:
-        options |= {"torch_dtype": dtype, "use_safetensors": True, "low_cpu_mem_usage": True}
+        options |= {
+            "torch_dtype": dtype,
+            "use_safetensors": True,
+            "low_cpu_mem_usage": True,
+            "variant": _variant(folder),
+        }
     try:
         with _quiet_diffusers():
             return kind.from_pretrained(folder, **options)
@@ -119,6 +125,15 @@ def _read(spec: BackboneSpec, kind: Any, folder: Path, dtype: torch.dtype | None
         raise WeightsError(
             f"{spec.name}: {folder} cannot be read as {kind.__name__} from safetensors: {reason}"
         ) from exc
+
+
+def _variant(folder: Path) -> str | None:
+    """ "fp16" if `folder` holds no weights but those of `save_pretrained(variant="fp16")`, in one file or sharded."""
+    plain = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors.index.json")
+    half = ("diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors.index.fp16.json")
+    if any((folder / name).exists() for name in plain):
+        return None
+    return "fp16" if any((folder / name).exists() for name in half) else None
 
 
 @contextlib.contextmanager

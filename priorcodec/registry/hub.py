@@ -117,11 +117,15 @@ def _wanted(spec: BackboneSpec) -> list[str]:
 
 
 def _missing(spec: BackboneSpec, folder: Path) -> list[str]:
-    return [name for name in _wanted(spec) if not (folder / name).exists() and not _sharded(folder / name)]
+    return [name for name in _wanted(spec) if not any((folder / form).exists() for form in _forms(name))]
 
 
-def _sharded(file: Path) -> bool:
-    return file.suffix == ".safetensors" and file.with_name(f"{file.name}.index.json").exists()
+def _forms(name: str) -> tuple[str, ...]:
+    """Names a file may have instead: weights may be sharded (then the index counts), half precision, or both."""
+    if not name.endswith(".safetensors"):
+        return (name,)
+    half = name.replace(".safetensors", ".fp16.safetensors")
+    return name, f"{name}.index.json", half, f"{name}.index.fp16.json"
 
 
 def _cached(spec: BackboneSpec, repo: str, revision: str) -> Path | None:
@@ -137,11 +141,15 @@ def _cached(spec: BackboneSpec, repo: str, revision: str) -> Path | None:
 def _download(spec: BackboneSpec, repo: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    wanted = _wanted(spec)
-    shards = [name.replace(".safetensors", "-*.safetensors") for name in wanted if name.endswith(".safetensors")]
-    indexes = [f"{name}.index.json" for name in wanted if name.endswith(".safetensors")]
+    def patterns(names: list[str], *forms: int) -> list[str]:
+        found = [_forms(name)[i] for name in names for i in forms if i < len(_forms(name))]
+        return found + [f.replace(".safetensors", "-*.safetensors") for f in found if f.endswith(".safetensors")]
+
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*wanted, *shards, *indexes]))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns(_wanted(spec), 0, 1)))
+        missing = [name for name in _missing(spec, folder) if name.endswith(".safetensors")]
+        if missing:  # a mirror may hold half precision only; asked for last, or both would come
+            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns(missing, 2, 3)))
     except Exception as exc:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
         raise WeightsError(missing_line(spec, f"the Hub did not give them ({type(exc).__name__})")) from exc
     return check_folder(spec, folder)

@@ -22,12 +22,12 @@ SCHEDULERS = {  # what the model repositories name in scheduler_config.json
 }
 
 
-def write_folder(name, folder):
-    """The folder a download would give, with tiny weights."""
+def write_folder(name, folder, *, dtype=torch.float32, **how):
+    """The folder a download would give, with tiny weights; how: for save_pretrained."""
     spec = SPECS[name]
-    backbone = spec.build_tiny()
-    backbone.module.save_pretrained(folder / spec.family)
-    backbone.vae.save_pretrained(folder / "vae")
+    backbone = spec.build_tiny().to(dtype)
+    backbone.module.save_pretrained(folder / spec.family, **how)
+    backbone.vae.save_pretrained(folder / "vae", **how)
     linear = name.startswith("pixart")
     SCHEDULERS[name](
         beta_start=0.0001 if linear else 0.00085,
@@ -72,6 +72,39 @@ def test_a_hub_folder_gives_the_same_model(folders, name):
         assert torch.equal(loaded.to_pixels(z), saved.to_pixels(z))
     assert torch.allclose(loaded.alphas, saved.alphas)
     assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("name", ["sd15", "sdxl", "pixart"])
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_folder_of_half_precision_files_only_is_read(name, shards, tmp_path):
+    spec = SPECS[name]
+    how = {"variant": "fp16"} | ({"max_shard_size": "200KB"} if shards else {})
+    saved = write_folder(name, tmp_path, dtype=torch.float16, **how).to(torch.float32)
+    stem = "diffusion_pytorch_model"
+    expected = f"{stem}.safetensors.index.fp16.json" if shards else f"{stem}.fp16.safetensors"
+    assert (tmp_path / spec.family / expected).is_file()
+    assert not (tmp_path / spec.family / f"{stem}.safetensors").exists()
+    loaded = spec.build(open_registry().weights(spec, str(tmp_path)), dtype=torch.float32)
+    x = inputs(spec)
+    with torch.no_grad():
+        assert torch.equal(loaded.predict(*x), saved.predict(*x))
+        assert torch.equal(loaded.to_pixels(x[0]), saved.to_pixels(x[0]))
+
+
+def test_full_precision_is_taken_where_both_are_there_and_no_other_variant_ever_is(tmp_path):
+    spec = SPECS["sd15"]
+    saved = write_folder("sd15", tmp_path)
+    halved = spec.build_tiny().half()
+    halved.module.save_pretrained(tmp_path / "unet", variant="fp16")
+    loaded = spec.build(tmp_path, dtype=torch.float32).module.state_dict()
+    assert all(torch.equal(weight, loaded[key]) for key, weight in saved.module.state_dict().items())
+    for file in (tmp_path / "unet").glob("*.safetensors"):
+        file.unlink()
+    saved.module.save_pretrained(tmp_path / "unet", variant="non_ema")
+    with pytest.raises(WeightsError, match=r"lacks unet/diffusion_pytorch_model\.safetensors;"):
+        open_registry().weights(spec, str(tmp_path))
+    with pytest.raises(WeightsError, match="cannot be read"):
+        spec.build(tmp_path, dtype=torch.float32)
 
 
 def test_the_legacy_config_of_pixart_alpha_is_read(folders, tmp_path):

@@ -1,5 +1,6 @@
 """Finding weights: given folder or mirror, own folder, cache, Hub; safetensors only; one line when missing."""
 
+import fnmatch
 import hashlib
 from dataclasses import replace
 
@@ -34,12 +35,12 @@ def registry(monkeypatch, tmp_path):
     return open_registry()
 
 
-def cache(tmp_path, repo, revision, ref=None):
+def cache(tmp_path, repo, revision, ref=None, files=FILES):
     root = tmp_path / "cache" / f"models--{repo.replace('/', '--')}"
     if ref:
         (root / "refs").mkdir(parents=True)
         (root / "refs" / ref).write_text(revision)
-    return fill(root / "snapshots" / revision)
+    return fill(root / "snapshots" / revision, files)
 
 
 def test_missing_weights_give_the_command_and_the_licence_in_one_line(registry):
@@ -127,6 +128,35 @@ def test_sharded_weights_count_as_there(registry, tmp_path):
     folder = fill(tmp_path / "sharded", [f for f in FILES if f != FILES[1]])
     (folder / f"{FILES[1]}.index.json").write_text("{}")
     assert registry.weights(registry.spec("sd15"), str(folder)) == folder
+
+
+HALF = tuple(name.replace(".safetensors", ".fp16.safetensors") for name in FILES)
+
+
+def test_half_precision_files_count_as_there(registry, tmp_path):
+    spec = registry.spec("sd15")
+    folder = fill(tmp_path / "half", HALF)
+    assert registry.weights(spec, str(folder)) == folder
+    sharded = fill(tmp_path / "shards", [f.replace(".fp16.safetensors", ".safetensors.index.fp16.json") for f in HALF])
+    assert registry.weights(spec, str(sharded)) == sharded
+    cache(tmp_path, "someone/half", "2" * 40, ref="main", files=HALF)
+    assert registry.weights(spec, "someone/half").name == "2" * 40
+
+
+def test_half_precision_is_downloaded_only_where_there_is_nothing_else(registry, tmp_path, monkeypatch):
+    """A repository of fp16 files only: what the Hub's own pattern matching gives for each request."""
+    asked = []
+
+    def snapshot_download(repo, *, revision, allow_patterns):
+        asked.append(allow_patterns)
+        given = [f for f in (*HALF, "unet/diffusion_pytorch_model.non_ema.safetensors")
+                 if any(fnmatch.fnmatch(f, pattern) for pattern in allow_patterns)]  # fmt: skip
+        return str(fill(tmp_path / "downloaded", given))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert registry.weights(registry.spec("sd15"), "someone/half") == tmp_path / "downloaded"
+    assert [any("fp16" in pattern for pattern in patterns) for patterns in asked] == [False, True]
+    assert not list((tmp_path / "downloaded").rglob("*non_ema*"))
 
 
 def test_a_shipped_file_is_checked_against_its_hash(registry, tmp_path, monkeypatch):
