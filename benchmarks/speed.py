@@ -106,7 +106,7 @@ def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) 
     if adapter.backbone:
         yield "adapter", torch.inference_mode()(lambda: adapter.bridge(y_hat, quality, preview))
         yield "autoencoder", torch.inference_mode()(lambda: backbone.to_pixels(z))
-        whole = torch.inference_mode()(lambda: backbone.to_pixels(adapter(y_hat, quality, preview)[1]))
+        whole = torch.inference_mode()(lambda: backbone.to_pixels(adapter(y_hat, quality, preview).z))
         yield "decode after entropy", whole
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from priorcodec.config import DecodeConfig, decode_config
 from priorcodec.core import image
 from priorcodec.core.contract import LowMemory
-from priorcodec.core.errors import AdapterError, ConfigError, PriorCodecError
+from priorcodec.core.errors import ConfigError, PriorCodecError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,8 +94,8 @@ class Session:
         decoded = self.codec.decode(data)
         with torch.inference_mode():
             quality = torch.tensor([decoded.quality], device=self.codec.device)
-            _, z = self.adapter(decoded.y_hat, quality, decoded.preview)
-            x = self.adapter.attached.to_pixels(z)
+            out = self.adapter(decoded.y_hat, quality, decoded.preview)
+            x = self.adapter.attached.to_pixels(out.z)
             if not torch.isfinite(x).all():
                 raise PriorCodecError(
                     f"{self.config.backbone.name} answered with values that are not finite: try dtype=float32"
@@ -115,7 +115,7 @@ class Session:
         from priorcodec.adapters.adapter import Adapter
 
         spec = self.registry.spec(self.config.backbone.name)
-        file = checkpoint.read(self._adapter_path(spec))
+        file = checkpoint.read(self.registry.adapter(spec, self.config.adapter))
         checkpoint.check(file, spec, encoder_id=self.codec.id)
         weights = self.registry.weights(spec, self.config.backbone.weights)
         built: Any = spec.build(weights, dtype=self._dtype)
@@ -128,19 +128,6 @@ class Session:
         adapter.inject(backbone)
         checkpoint.load(file, adapter)
         return adapter.to(self._device).requires_grad_(False).eval()
-
-    def _adapter_path(self, spec: Any) -> Path:
-        wanted = self.config.adapter
-        if wanted.endswith(".safetensors"):
-            return Path(wanted).expanduser()
-        sources = {source.name: source for source in self.registry.adapters(spec)}
-        if wanted not in sources:
-            known = ", ".join(sources) or "none"
-            raise AdapterError(
-                f"backbone {spec.name} has no adapter {wanted!r} (known: {known}): give adapter=FILE.safetensors, "
-                f"or train one with `priorcodec train adapter backbone={spec.name}`"
-            )
-        return Path(sources[wanted].location)
 
     @property
     def _device(self) -> torch.device:
@@ -177,9 +164,10 @@ def open_session(
 ) -> Session:
     """Settings -> a session. Nothing is loaded until it is needed.
 
-    backbone: as `priorcodec backbones` lists them; weights: folder, file or Hub id of the backbone; adapter: a known name or
-    a file (default: "default"); device: auto, cpu, cuda, ...; dtype: auto, float32, bfloat16 or float16; overrides: further
-    `key=value` words as on the command line; encoder: another encoder's weight file; registry: one's own set of plugins.
+    backbone: as `priorcodec backbones` lists them; weights: folder, file or Hub id of the backbone; adapter: a known name,
+    a file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub (default: "default"); device: auto, cpu, cuda, ...; dtype: auto,
+    float32, bfloat16 or float16; overrides: further `key=value` words as on the command line; encoder: another encoder's weight
+    file; registry: one's own set of plugins.
     Raises:
         ConfigError: a setting that does not exist or has an impossible value.
     """

@@ -75,9 +75,9 @@ def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
         out = encoder(x, quality, autocast=True)
         target = backbone.to_latents(x).float()
     with torch.autocast(device, dtype=torch.bfloat16):
-        _, z = adapter(out.y_hat, quality, out.x_hat)
-        latent = (z.float() - target).square().mean()
-        x_hat = backbone.to_pixels(z).float()
+        estimate = adapter(out.y_hat, quality, out.x_hat)
+        latent = (estimate.z.float() - target).square().mean()
+        x_hat = backbone.to_pixels(estimate.z).float()
     pixel = (x_hat - x).abs().mean()
     i, j = torch.randint(CROP - WINDOW + 1, (2,)).tolist()  # a window: this network costs most of a step
     window = (..., slice(i, i + WINDOW), slice(j, j + WINDOW))

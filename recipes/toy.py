@@ -15,7 +15,7 @@ from priorcodec.data import Crops, to_signed
 from priorcodec.training import Budget, Loop
 
 CROP, BATCH, SEED = 128, 8, 4
-CONFIG = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1, tokens=1)
+CONFIG = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1, fusion=0, tokens=1, mapper=False)
 
 cli = argparse.ArgumentParser()
 cli.add_argument("packed", type=Path)
@@ -37,7 +37,7 @@ def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
     quality = torch.rand(BATCH) * (encoder.config.levels - 1)
     with torch.no_grad():
         out = encoder(x, quality, autocast=True)
-    _, z = adapter(out.y_hat, quality, out.x_hat)
+    z = adapter(out.y_hat, quality, out.x_hat).z
     error = (z - backbone.to_latents(x)).square().mean()
     return error, {"latent": error.item()}
 

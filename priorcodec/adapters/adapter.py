@@ -1,60 +1,109 @@
 """One backbone's adapter: it turns features of the file into a clean latent with the backbone's help.
 
-    y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA inside, learned tokens)--> z
+    y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA, fusion inside)--> z
+                            |-> trunk --pyramid--> features for the fusion sites        y_hat --token mapper--> tokens, pooled
 The only thing trained per backbone. `inject` and `eject` are inverses; the backbone's own weights never change.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from priorcodec.adapters import lora, rules
-from priorcodec.adapters.bridge import LatentBridge
+from priorcodec.adapters.bridge import LatentBridge, StatisticsHead
 from priorcodec.adapters.checkpoint import AdapterConfig
-from priorcodec.core.contract import Backbone, BackboneSpec
-from priorcodec.core.errors import AdapterError
-from priorcodec.core.sampler import one_step
+from priorcodec.adapters.fusion import Fusion, Pyramid, graft
+from priorcodec.adapters.tokens import TokenMapper
+from priorcodec.core.contract import Backbone, BackboneSpec, FusionSite
+from priorcodec.core.errors import AdapterError, BackboneError
+from priorcodec.core.sampler import sample, seeded_noise
 
 MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); mean, std: the statistics that z should
+    have by the adapter's prediction, each (b, c), None for an adapter that predicts none."""
+
+    z_hat: Tensor
+    z: Tensor
+    mean: Tensor | None
+    std: Tensor | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What the hooks need to know of the denoiser's present call."""
+
+    features: dict[int, Tensor]
+    t: Tensor
+    size: tuple[int, int]
 
 
 class Adapter(nn.Module):
     """Trainable parts for one backbone.
 
+    Keeps what its hooks need between `forward` and the denoiser's layers: one call at a time (a session holds a lock).
+
     Args:
-        spec: the backbone; config: sizes, ranks, start times; m, levels: the encoder's coded channels and levels.
+        spec: the backbone; config: sizes, ranks, start times; m, levels: the encoder's coded channels and levels;
+        tiny: for the spec's tiny model.
     """
 
-    def __init__(self, spec: BackboneSpec, config: AdapterConfig, *, m: int, levels: int):
+    def __init__(self, spec: BackboneSpec, config: AdapterConfig, *, m: int, levels: int, tiny: bool = False):
         super().__init__()
-        self.spec, self.config, self.levels = spec, config, levels
+        self.spec, self.config, self.levels, self.tiny = spec, config, levels, tiny
         self.bridge = LatentBridge(
             m, levels, spec.latent, width=config.width, depth=config.depth,
             fine_width=config.fine_width, fine_depth=config.fine_depth,
         )  # fmt: skip
-        self.tokens = nn.Parameter(0.02 * torch.randn(1, config.tokens, spec.token_dim))
-        self.pooled = nn.Parameter(torch.zeros(1, spec.pooled_dim)) if spec.pooled_dim else None
+        self.sites = spec.fusion if config.fusion else ()
+        self.pyramid = Pyramid(config.width, config.fusion, [site.stride for site in self.sites])
+        self.fusion = nn.ModuleList(
+            Fusion(
+                site.tiny_channels if tiny else site.channels, config.fusion,
+                window=config.window, shift=i % 2 * (config.window // 2),
+            )
+            for i, site in enumerate(self.sites)
+        )  # fmt: skip
+        self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
+        self.statistics = StatisticsHead(config.width, spec.latent.channels) if config.statistics else None
         self.lora: dict[str, nn.Parameter] = {}
         self.backbone: Backbone | None = None
+        self._hooks: list[RemovableHandle] = []
+        self._call: _Call | None = None
         self._unmerged: dict[str, Tensor] | None = None
 
-    def inject(self, backbone: Backbone, *, tiny: bool = False) -> None:
-        """Attach to a backbone built from `spec` (tiny: by its `build_tiny`).
+    def inject(self, backbone: Backbone) -> None:
+        """Attach to a backbone built from `spec`.
 
         Raises:
             AdapterError: attached already, or another adapter is.
-            BackboneError: the LoRA rules do not fit the module tree.
+            BackboneError: the LoRA rules or fusion sites do not fit the module tree.
         """
         if self.backbone is not None:
             raise AdapterError(f"this adapter is attached to a {self.spec.name} already: eject it first")
         if MARK in vars(backbone.module):
             raise AdapterError(f"this {self.spec.name} carries an adapter already: eject that one first")
         lora.check_free(backbone.module)
-        ranks = rules.match(self.spec.lora, backbone.module, tiny=tiny)
+        ranks = rules.match(self.spec.lora, backbone.module, tiny=self.tiny)
         if self.config.lora_rank is not None:
             ranks = {name: self.config.lora_rank for name in ranks if self.config.lora_rank > 0}
+        missing = {site.module for site in self.sites} - {name for name, _ in backbone.module.named_modules()}
+        if missing:
+            raise BackboneError(f"{self.spec.name} has no module {min(missing)}: mend the fusion site")
         self.lora = lora.inject(backbone.module, ranks)
+        for site, fusion in zip(self.sites, self.fusion, strict=True):
+            module = backbone.module.get_submodule(site.module)
+            self._hooks.append(module.register_forward_hook(partial(self._fuse, site, fusion)))
         setattr(backbone.module, MARK, True)
         object.__setattr__(self, "backbone", backbone)  # a guest, not one of our submodules
 
@@ -63,6 +112,9 @@ class Adapter(nn.Module):
         module = self.attached.module
         if self._unmerged is not None:
             self.unmerge()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
         lora.eject(module)
         delattr(module, MARK)
         object.__setattr__(self, "backbone", None)
@@ -94,18 +146,39 @@ class Adapter(nn.Module):
         low, high = self.config.start
         return torch.lerp(torch.full_like(quality, low), torch.full_like(quality, high), quality / (self.levels - 1))
 
-    def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> tuple[Tensor, Tensor]:
-        """y_hat (b, m, h, w), quality (b,), preview (b, 3, 16h, 16w) -> (z_hat of the bridge, clean latent z), each
-        (b, c, h', w')."""
+    def forward(
+        self, y_hat: Tensor, quality: Tensor, preview: Tensor, *, steps: int = 1, seeds: Sequence[int] | None = None
+    ) -> Estimate:
+        """y_hat (b, m, h, w), quality (b,), preview (b, 3, 16h, 16w) -> the latent and its predicted statistics.
+
+        steps: calls of the denoiser, 1 to 8; seeds: of each picture's noise, needed for more than one step.
+        """
         backbone = self.attached
-        z_hat = self.bridge(y_hat, quality, preview)
-        tokens = self.tokens.expand(len(y_hat), -1, -1)
-        pooled = None if self.pooled is None else self.pooled.expand(len(y_hat), -1)
-        z = one_step(
-            lambda x_t, t: backbone.predict(x_t, t, tokens, pooled),
-            backbone.alpha_bar, self.spec.prediction, z_hat, self.start_time(quality),
-        )  # fmt: skip
-        return z_hat, z
+        z_hat, trunk = self.bridge(y_hat, quality, preview)
+        features = self.pyramid(trunk)
+        tokens, pooled = self.tokens(y_hat, quality)
+
+        def predict(x_t: Tensor, t: Tensor) -> Tensor:
+            height, width = x_t.shape[-2:]
+            self._call = _Call(features=features, t=t, size=(height, width))
+            return backbone.predict(x_t, t, tokens, pooled)
+
+        noise = None if seeds is None else seeded_noise(seeds, z_hat.shape, z_hat.device, z_hat.dtype)
+        try:
+            t, kind = self.start_time(quality), self.spec.prediction
+            z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
+        finally:
+            if not torch.is_grad_enabled():  # gradient checkpointing calls the layers again, later
+                self._call = None
+        mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, trunk)
+        return Estimate(z_hat=z_hat, z=z, mean=mean, std=std)
+
+    def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:
+        """Forward hook of one site; outside our own `forward` the denoiser answers as if there were no hook."""
+        call = self._call
+        if call is None:
+            return None
+        return graft(output, lambda hidden: fusion(hidden, call.features[site.stride], call.t), site, call.size)
 
     @property
     def attached(self) -> Backbone:

@@ -1,6 +1,6 @@
 """The latent bridge: what the file says -> the backbone's latent ("generated-domain latent prediction").
 
-    preview = g_s(y_hat) --unshuffle--> 3x3 --> blocks @stride/2 --unshuffle 2--> 1x1 --+--> blocks @stride --3x3 (zero)--> z_hat
+    preview = g_s(y_hat) --unshuffle--> 3x3 --> blocks @stride/2 --unshuffle 2--> 1x1 --+--> blocks = trunk --3x3 (zero)--> z_hat
     y_hat @16, quality ------------------------------------------------ 1x1 (zero) -----+
 Starting from the auxiliary decoder's preview means that the bridge has to learn what the backbone's autoencoder does to a
 picture, not the decoding of y_hat a second time; y_hat itself comes in beside it.
@@ -19,7 +19,8 @@ from priorcodec.core.transform import STRIDE, blocks
 
 
 class LatentBridge(nn.Module):
-    """y_hat (b, m, h, w) at stride 16, quality (b,), preview (b, 3, 16h, 16w) -> z_hat (b, c, h', w') on the latent grid.
+    """y_hat (b, m, h, w) at stride 16, quality (b,), preview (b, 3, 16h, 16w) -> z_hat (b, c, h', w') on the latent grid,
+    and the features it was made from, trunk (b, width, h', w').
 
     A fresh bridge answers with the mean latent everywhere.
     Args:
@@ -48,11 +49,30 @@ class LatentBridge(nn.Module):
         self.register_buffer("mean", torch.tensor(latent.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(latent.std)[:, None, None], persistent=False)
 
-    def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> Tensor:
+    def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> tuple[Tensor, Tensor]:
         plane = (quality / (self.levels - 1)).view(-1, 1, 1, 1).expand(-1, 1, *y_hat.shape[-2:])
         side = self.side(torch.cat([y_hat, plane.to(y_hat)], 1))
-        coarse = self.coarse(self.down(self.fine(self.head(preview))) + side)
-        return self.mean + self.std * self.tail(coarse)
+        trunk = self.coarse(self.down(self.fine(self.head(preview))) + side)
+        return self.mean + self.std * self.tail(trunk), trunk
+
+
+class StatisticsHead(nn.Module):
+    """What quantisation took from the latent's statistics, predicted: 0 bits. A fresh head predicts z_hat's own.
+
+    z_hat (b, c, h, w), trunk (b, width, h, w) -> mean, std (b, c). Learns without moving the bridge.
+    """
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.linear = nn.Linear(width, 2 * channels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, z_hat: Tensor, trunk: Tensor) -> tuple[Tensor, Tensor]:
+        z = z_hat.detach().float()
+        shift, log_gain = self.linear(trunk.detach().float().mean((2, 3))).float().chunk(2, 1)
+        std = z.std((2, 3), correction=0)
+        return z.mean((2, 3)) + std * shift, std * log_gain.clamp(-1, 1).exp()
 
 
 class _Resample(nn.Module):

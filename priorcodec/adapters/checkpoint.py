@@ -10,22 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from priorcodec.core import files
+from priorcodec.adapters.fusion import HEAD
+from priorcodec.core import files, tensorfile
 from priorcodec.core.contract import BackboneSpec
 from priorcodec.core.errors import AdapterError
 
 if TYPE_CHECKING:
     from priorcodec.adapters.adapter import Adapter
 
-KIND = "priorcodec adapter 1"
+KIND = "priorcodec adapter 2"
 SIZES = (
     ("width", 1, 4096),
     ("depth", 0, 64),
     ("fine_width", 1, 4096),
     ("fine_depth", 0, 64),
+    ("fusion", 0, 4096),
+    ("window", 1, 64),
     ("tokens", 1, 1024),
     ("lora_rank", 0, 1024),
 )  # name, least, most
@@ -35,16 +37,22 @@ SIZES = (
 class AdapterConfig:
     """Shape of an adapter.
 
-    width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; tokens: learned vectors that
-    stand where text stood; start: pseudo-timestep at the lowest and the highest quality; lora_rank: the rules' own ranks
-    (None), one rank for all, or 0 for no LoRA.
+    width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; fusion: channels of the
+    attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; tokens: vectors that stand where text
+    stood; mapper: whether they depend on the file; statistics: whether the latent's are predicted, for renormalization;
+    start: pseudo-timestep at the lowest and the highest quality; lora_rank: the rules' own ranks (None), one rank for all,
+    or 0 for no LoRA.
     """
 
     width: int = 192
     depth: int = 3
     fine_width: int = 96
     fine_depth: int = 1
+    fusion: int = 64
+    window: int = 8
     tokens: int = 8
+    mapper: bool = True
+    statistics: bool = True
     start: tuple[float, float] = (250.0, 80.0)
     lora_rank: int | None = None
 
@@ -54,6 +62,11 @@ class AdapterConfig:
             value = getattr(self, name)
             if not (type(value) is int and low <= value <= high or name == "lora_rank" and value is None):
                 raise AdapterError(f"adapter setting {name} is {value!r}, wanted a whole number from {low} to {high}")
+        if self.fusion > HEAD and self.fusion % HEAD:
+            raise AdapterError(f"adapter setting fusion is {self.fusion}, wanted at most {HEAD} or a multiple of it")
+        for name in ("mapper", "statistics"):
+            if type(getattr(self, name)) is not bool:
+                raise AdapterError(f"adapter setting {name} is {getattr(self, name)!r}, wanted true or false")
         if len(self.start) != 2 or not all(type(t) in (int, float) and 0 <= t <= 999 for t in self.start):
             raise AdapterError(f"adapter setting start is {self.start!r}, wanted two times from 0 to 999")
 
@@ -74,8 +87,6 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
     Raises:
         AdapterError: a value is not finite, or not in this dtype.
     """
-    from safetensors.torch import save as to_bytes
-
     from priorcodec.adapters.rules import digest
 
     spec = adapter.spec
@@ -84,31 +95,24 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
         "kind": KIND,
         "backbone": spec.name,
         "revision": spec.revision,
+        "source": spec.source,
+        "backbone_parameters": str(spec.parameters),
         "encoder": f"{encoder_id:08x}",
         "rules": digest(spec.lora),
         "config": json.dumps(dataclasses.asdict(adapter.config)),
     }
     tensors = {f"own.{name}": value for name, value in adapter.state_dict().items()}
     tensors |= {f"lora.{name}": value for name, value in adapter.lora.items()}
-    tensors = {name: value.detach().cpu().to(dtype).contiguous() for name, value in tensors.items()}
+    tensors = {name: value.detach().cpu().to(dtype) for name, value in tensors.items()}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
             raise AdapterError(f"{name} is not finite as {dtype}: save as torch.float32, or an earlier checkpoint")
-    data = to_bytes(tensors, metadata=header)
-    files.write(path, data)
+    files.write(path, tensorfile.to_bytes(tensors, header))
 
 
 def read(path: Path) -> AdapterFile:
     """Raises AdapterError: missing, unreadable, or not an adapter."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise AdapterError(f"{path} is not a readable adapter ({error}): give a .safetensors adapter file") from error
-    if metadata.get("kind") != KIND:
-        kind = metadata.get("kind", "something else")
-        raise AdapterError(f"{path} is {kind!r}, wanted {KIND!r}: give an adapter file")
+    metadata, tensors = tensorfile.read(path, KIND, AdapterError, "give a .safetensors adapter file")
     try:
         fields = json.loads(metadata["config"])
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})

@@ -33,7 +33,7 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
 def read(
     path: Path, kind: str, error: type[PriorCodecError], advice: str = "get it again"
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """-> (metadata, tensors) of a file whose metadata says it is of this kind, e.g. "priorcodec adapter 1".
+    """-> (metadata, tensors) of a file whose metadata says it is of this kind, e.g. "priorcodec adapter 2".
 
     Raises:
         error: missing, unreadable (advice: what to do then), a pickle, or of another kind.

@@ -22,17 +22,29 @@ from priorcodec.core.encoder import EncoderConfig, ImageEncoder
 from priorcodec.core.errors import AdapterError
 from priorcodec.testing._run import Subject, require, require_equal, require_shape
 
-CONFIG = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1)
+CONFIG = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4)
 M, LEVELS, ENCODER = 6, 4, 0x0DDBA11
 STEPS = 4
 
 
 def check_fresh_adapter(subject: Subject) -> None:
-    """A fresh adapter changes not one bit of the denoiser's answer."""
+    """A fresh adapter changes not one bit of the denoiser's answer, called directly or with its fusion at work."""
     backbone, x = subject.tiny(), subject.inputs()
     before = _answer(backbone, x)
-    _attached(subject, backbone)
+    adapter = _attached(subject, backbone)
     require_equal("predict() with a fresh adapter", _answer(backbone, x), before)
+    answers: list[tuple[tuple[Any, ...], Tensor]] = []
+    predict = backbone.predict
+
+    def listening(*args: Any) -> Tensor:
+        answers.append((args, predict(*args)))
+        return answers[-1][1]
+
+    object.__setattr__(backbone, "predict", listening)
+    with torch.no_grad():
+        adapter(*_features())
+        for args, answer in answers:
+            require_equal("predict() with a fresh adapter's fusion", answer, predict(*args))
 
 
 def check_only_adapter_trains(subject: Subject) -> None:
@@ -82,7 +94,7 @@ def check_adapter_round_trip(subject: Subject) -> None:
         checkpoint.check(file, subject.spec, encoder_id=ENCODER)
         again = _attached(subject, subject.tiny())
         checkpoint.load(file, again)
-        require_equal("the latent after save and load", again(*features)[1], adapter(*features)[1])
+        require_equal("the latent after save and load", again(*features).z, adapter(*features).z)
 
 
 def check_wrong_partner_refused(subject: Subject) -> None:
@@ -133,8 +145,8 @@ def _forbidden(x: Tensor) -> Tensor:
 
 def _attached(subject: Subject, backbone: Any, *, m: int = M, levels: int = LEVELS) -> Adapter:
     torch.manual_seed(5)
-    adapter = Adapter(subject.spec, CONFIG, m=m, levels=levels)
-    adapter.inject(backbone, tiny=True)
+    adapter = Adapter(subject.spec, CONFIG, m=m, levels=levels, tiny=True)
+    adapter.inject(backbone)
     return adapter
 
 
@@ -155,7 +167,9 @@ def _train(adapter: Adapter) -> list[str]:
     idle, optimizer = set(names), torch.optim.SGD(adapter.trainable(), lr=0.1)
     for _ in range(STEPS):
         optimizer.zero_grad()
-        (adapter(*features)[1] - 1).square().mean().backward()
+        out = adapter(*features)
+        assert out.mean is not None and out.std is not None  # CONFIG asks for them
+        torch.stack([(part - 1).square().mean() for part in (out.z, out.mean, out.std)]).sum().backward()
         for name, weight in names.items():
             if weight.grad is not None and bool(weight.grad.any()):
                 idle.discard(name)
@@ -197,7 +211,7 @@ def _pixels(height: int, width: int) -> np.ndarray:
 def _decode(subject: Subject, backbone: Any, codec: Codec, data: bytes) -> Tensor:
     decoded = codec.decode(data)
     adapter = _attached(subject, backbone)
-    _, z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview)
-    x = image.crop(backbone.to_pixels(z), decoded.height, decoded.width)
+    out = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview)
+    x = image.crop(backbone.to_pixels(out.z), decoded.height, decoded.width)
     adapter.eject()
     return torch.from_numpy(image.to_pixels(x))

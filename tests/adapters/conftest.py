@@ -7,7 +7,7 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.checkpoint import AdapterConfig
 from priorcodec.registry import open_registry
 
-TINY = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1)
+TINY = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4)
 M, LEVELS, ENCODER = 6, 8, 0xC0FFEE
 
 
@@ -23,7 +23,7 @@ def make(specs):
     def build(name, **settings):
         spec = specs[name]
         config = AdapterConfig(**{**vars(TINY), **settings})
-        return spec.build_tiny(), Adapter(spec, config, m=M, levels=LEVELS)
+        return spec.build_tiny(), Adapter(spec, config, m=M, levels=LEVELS, tiny=True)
 
     return build
 

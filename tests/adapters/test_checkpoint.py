@@ -17,7 +17,7 @@ METADATA = {"steps": "12", "licence": "Apache-2.0"}
 @pytest.fixture
 def trained(make, train_a_little):
     backbone, adapter = make("toy")
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     train_a_little(adapter)
     return adapter
 
@@ -54,10 +54,10 @@ def test_round_trip(dtype, trained, make, features, tmp_path):
     assert file.metadata["steps"] == "12" and file.metadata["backbone"] == "toy"
     assert {value.dtype for value in file.tensors.values()} == {dtype}
     backbone, fresh = make("toy")
-    fresh.inject(backbone, tiny=True)
+    fresh.inject(backbone)
     checkpoint.load(file, fresh)
     with torch.no_grad():
-        before, after = trained(*features)[1], fresh(*features)[1]
+        before, after = trained(*features).z, fresh(*features).z
     if dtype is torch.float32:
         assert torch.equal(before, after)
     else:
@@ -82,7 +82,7 @@ def test_wrong_encoder(path, specs):
 @pytest.mark.parametrize(
     "metadata, match",
     [
-        ({"kind": "priorcodec encoder 1"}, "wanted 'priorcodec adapter 1'"),
+        ({"kind": "priorcodec encoder 1"}, "wanted 'priorcodec adapter 2'"),
         ({"kind": None}, "something else"),
         ({"config": None}, "damaged description"),
         ({"config": "{"}, "damaged description"),
@@ -131,7 +131,7 @@ def test_truncated_at_any_place(path):
 def test_tensors_that_do_not_fit(path, make, tensors, match):
     altered(path, **tensors)
     backbone, adapter = make("toy")
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     refused(match, lambda: checkpoint.load(checkpoint.read(path), adapter))
 
 
@@ -142,17 +142,3 @@ def test_what_could_not_be_loaded_is_not_saved(trained, tmp_path, value, dtype):
     path = tmp_path / "a.safetensors"
     refused("not finite as", lambda: checkpoint.save(trained, path, encoder_id=1, metadata={}, dtype=dtype))
     assert not path.exists()
-
-
-def test_a_file_with_the_first_versions_settings_alone_still_loads(path, make, trained, features):
-    """Settings that came later are off when a file does not name them."""
-    first = ("width", "depth", "fine_width", "fine_depth", "start", "lora_rank")
-    config = {k: v for k, v in json.loads(checkpoint.read(path).metadata["config"]).items() if k in first}
-    altered(path, metadata={"config": json.dumps(config)})
-    file = checkpoint.read(path)
-    assert file.config == trained.config
-    backbone, adapter = make("toy")
-    adapter.inject(backbone, tiny=True)
-    checkpoint.load(file, adapter)
-    with torch.no_grad():
-        assert torch.equal(adapter(*features)[1], trained(*features)[1])

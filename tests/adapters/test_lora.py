@@ -35,13 +35,13 @@ def test_inject_changes_no_bit_and_eject_restores_everything(name, make, call, f
     backbone, adapter = make(name)
     module, spec = backbone.module, adapter.spec
     before, weights, answer = portrait(module), bits(module), call(backbone, spec)
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     assert torch.equal(call(backbone, spec), answer), "a fresh adapter changes nothing"
     assert len(adapter.lora) == 2 * sum(rule.tiny_modules for rule in spec.lora)
     assert {n for n, p in module.named_parameters() if p.requires_grad} == set(adapter.lora)
     train_a_little(adapter)
     assert not torch.equal(call(backbone, spec), answer), "a trained one does"
-    _, z = adapter(*features)
+    z = adapter(*features).z
     assert z.shape == (2, spec.latent.channels, 4 * 16 // spec.latent.stride, 8 * 16 // spec.latent.stride)
     adapter.eject()
     assert portrait(module) == before
@@ -54,13 +54,13 @@ def test_inject_changes_no_bit_and_eject_restores_everything(name, make, call, f
 def test_second_inject_fails_with_the_remedy(make, rank):
     backbone, adapter = make("toy", lora_rank=rank)
     _, other = make("toy", lora_rank=rank)
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     with pytest.raises(AdapterError, match="eject"):
-        adapter.inject(backbone, tiny=True)
+        adapter.inject(backbone)
     with pytest.raises(AdapterError, match="eject that one first"):
-        other.inject(backbone, tiny=True)
+        other.inject(backbone)
     adapter.eject()
-    other.inject(backbone, tiny=True)
+    other.inject(backbone)
 
 
 def test_a_strangers_lora_is_left_alone(make):
@@ -68,7 +68,7 @@ def test_a_strangers_lora_is_left_alone(make):
     lora.inject(backbone.module, {"conv1": 2})
     before = portrait(backbone.module)
     with pytest.raises(AdapterError, match="carries an adapter already"):
-        adapter.inject(backbone, tiny=True)
+        adapter.inject(backbone)
     assert portrait(backbone.module) == before
 
 
@@ -81,19 +81,19 @@ def test_what_needs_an_attached_adapter_says_so(make, features):
 
 def test_ranks_by_rule_one_for_all_or_none(make):
     backbone, adapter = make("toy")
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     assert adapter.lora["conv1.lora_A.priorcodec.weight"].shape[0] == 4
     adapter.eject()
     for rank in (0, 2):
         backbone, adapter = make("toy", lora_rank=rank)
-        adapter.inject(backbone, tiny=True)
+        adapter.inject(backbone)
         assert {p.shape[0] for n, p in adapter.lora.items() if "lora_A" in n} == ({2} if rank else set())
 
 
 def test_scale_is_one_at_every_rank(make, features):
     """Alpha equals the rank, so that a rule's rank is a capacity and not a volume."""
     backbone, adapter = make("nano_unet", lora_rank=3)
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     scales = {s for c in backbone.module.modules() for s in getattr(c, "scaling", {}).values()}
     assert scales == {1.0}
 
@@ -104,11 +104,11 @@ def test_two_adapters_of_one_backbone_can_be_swapped(make, features, train_a_lit
     results = []
     for adapter, seed in ((one, 1), (two, 2), (one, 1)):
         torch.manual_seed(0)  # of lora_A
-        adapter.inject(backbone, tiny=True)
+        adapter.inject(backbone)
         kept = {n: p.clone() for n, p in adapter.named_parameters()}
         train_a_little(adapter, seed)
         with torch.no_grad():
-            results.append(adapter(*features)[1])
+            results.append(adapter(*features).z)
             for n, p in adapter.named_parameters():
                 p.copy_(kept[n])
         adapter.eject()
@@ -118,7 +118,7 @@ def test_two_adapters_of_one_backbone_can_be_swapped(make, features, train_a_lit
 @pytest.mark.parametrize("name", ["nano_unet", "pixart"])
 def test_merge_keeps_the_function_and_unmerge_every_bit(name, make, call, train_a_little):
     backbone, adapter = make(name)
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     train_a_little(adapter)
     before, answer = bits(backbone.module), call(backbone, adapter.spec)
     adapter.merge()
@@ -137,25 +137,27 @@ def test_merge_keeps_the_function_and_unmerge_every_bit(name, make, call, train_
 def test_eject_of_a_merged_adapter_restores_too(make, train_a_little):
     backbone, adapter = make("toy")
     before, weights = portrait(backbone.module), bits(backbone.module)
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     train_a_little(adapter)
     adapter.merge()
     adapter.eject()
     assert portrait(backbone.module) == before and same_bits(backbone.module, weights)
 
 
-def test_every_weight_learns_in_two_steps(make, features):
+def test_every_weight_learns_in_three_steps(make, features):
     """At the first step the zero half of each LoRA learns, at the second the other half."""
     backbone, adapter = make("nano_unet")
-    adapter.inject(backbone, tiny=True)
+    adapter.inject(backbone)
     frozen = {n: v.clone() for n, v in backbone.state_dict().items() if ".lora_" not in n}
     idle = set(range(len(adapter.trainable())))
     optimizer = torch.optim.SGD(adapter.trainable(), lr=0.1)
     target = torch.randn(2, 8, 8, 16, generator=torch.Generator().manual_seed(3))
     for _ in range(3):  # the bridge's zero layer hides its trunk for one more step
         optimizer.zero_grad()
-        z_hat, z = adapter(*features)
-        ((z - target).square().mean() + (z_hat - target).square().mean()).backward()
+        out = adapter(*features)
+        z_hat, z = out.z_hat, out.z
+        loss = (z - target).square().mean() + (z_hat - target).square().mean()
+        (loss + (out.mean - 1).square().mean() + (out.std - 1).square().mean()).backward()
         idle -= {i for i, p in enumerate(adapter.trainable()) if p.grad is not None and p.grad.any()}
         optimizer.step()
     assert not idle

@@ -24,12 +24,12 @@ def main(name: str, folder: str, encoder: Path, adapter_file: Path, gic: Path) -
     checkpoint.check(file, spec, encoder_id=codec.id)
     weights = None if folder == "-" else registry.weights(spec, folder)
     backbone = spec.build(weights, dtype=torch.float32) if weights else spec.build_tiny()
-    adapter = Adapter(spec, file.config, m=codec.transforms.config.m, levels=codec.levels)
-    adapter.inject(backbone, tiny=True)
+    adapter = Adapter(spec, file.config, m=codec.transforms.config.m, levels=codec.levels, tiny=True)
+    adapter.inject(backbone)
     checkpoint.load(file, adapter)
     decoded = codec.decode(gic.read_bytes())
     with torch.inference_mode():
-        _, z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview)
+        z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview).z
         pixels = image.to_pixels(image.crop(backbone.to_pixels(z), decoded.height, decoded.width))
     text_models = sorted(
         n for n in sys.modules if n.startswith(("transformers.models.clip.modeling", "transformers.models.t5.m"))

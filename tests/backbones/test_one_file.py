@@ -57,8 +57,8 @@ def write_weights(spec, folder):
 
 
 def write_adapter(spec, codec, path):
-    adapter = Adapter(spec, AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1), m=8, levels=4)
-    adapter.inject(spec.build_tiny(), tiny=True)
+    adapter = Adapter(spec, AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8), m=8, levels=4, tiny=True)
+    adapter.inject(spec.build_tiny())
     with torch.no_grad():
         for i, weight in enumerate(adapter.trainable()):  # as after some training
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))

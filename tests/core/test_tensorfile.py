@@ -11,7 +11,7 @@ from safetensors import safe_open
 from priorcodec import AdapterError, WeightsError
 from priorcodec.core import tensorfile
 
-KIND = "priorcodec adapter 1"
+KIND = "priorcodec adapter 2"
 TENSORS = {
     "b": torch.arange(6).reshape(2, 3),
     "a": torch.ones(5, dtype=torch.bfloat16),
