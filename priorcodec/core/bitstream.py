@@ -29,14 +29,14 @@ import zlib
 from dataclasses import dataclass
 
 from priorcodec.core.errors import StreamError
+from priorcodec.core.renorm import PictureStatistics
 
 MAGIC = b"GIC"
 VERSION = 1
 SUFFIX = ".gic"
 MAX_QUALITY = 224
 MAX_PIXELS = 2**28
-STATISTICS = 1  # segment type: latent statistics for renormalization
-STATISTICS_BYTES = 8
+STATISTICS = 1  # segment type: eight bytes, core.renorm.PictureStatistics
 CRITICAL = 0x80
 KNOWN_CRITICAL: frozenset[int] = frozenset()
 
@@ -159,6 +159,7 @@ def seed(data: bytes) -> int:
 def describe(data: bytes) -> dict[str, int | float | str]:
     """Everything a file says without decoding it, for people: sizes in bytes, bpp over the true size. Raises StreamError."""
     stream = unpack(data)
+    statistics = stream.segment(STATISTICS)
     return {
         "version": VERSION,
         "encoder": f"{stream.encoder_id:08x}",
@@ -171,6 +172,7 @@ def describe(data: bytes) -> dict[str, int | float | str]:
         "hyper_bytes": len(stream.hyper),
         "latent_bytes": len(stream.latent),
         "segments": ", ".join(f"type {s.type}: {len(s.data)} bytes" for s in stream.segments) or "none",
+        "statistics": "none" if statistics is None else str(PictureStatistics.unpack(statistics)),
         "crc32": f"{seed(data):08x}",
     }
 

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from priorcodec.core import bitstream, image
-from priorcodec.core.bitstream import Stream
+from priorcodec.core.bitstream import STATISTICS, Segment, Stream
 from priorcodec.core.checkpoint import EncoderWeights, load_encoder
 from priorcodec.core.errors import ConfigError, StreamError
 from priorcodec.core.prior import QUALITY_STEPS
+from priorcodec.core.renorm import PictureStatistics
 from priorcodec.core.transform import HYPER_STRIDE, STRIDE
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -40,7 +41,8 @@ class Decoded:
     """What a file says, and all a backbone's adapter may see.
 
     y_hat: (1, m, h, w) on the padded grid, stride 16; preview: (1, 3, 16h, 16w), the auxiliary decoder's picture, nominally in
-    [-1, 1]; quality: in levels; height, width: true size in pixels; seed: of any noise a sampler wants.
+    [-1, 1]; quality: in levels; height, width: true size in pixels; seed: of any noise a sampler wants;
+    statistics: of the picture, when the file has them.
     """
 
     y_hat: Tensor
@@ -51,6 +53,7 @@ class Decoded:
     seed: int
     stream: Stream
     symbols_sha256: str
+    statistics: PictureStatistics | None = None
 
 
 class Codec:
@@ -76,17 +79,22 @@ class Codec:
         return round(quality * QUALITY_STEPS)
 
     @torch.inference_mode()
-    def encode(self, pixels: np.ndarray, quality: float = 3.0) -> Encoded:
-        """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array."""
+    def encode(self, pixels: np.ndarray, quality: float = 3.0, *, statistics: bool = False) -> Encoded:
+        """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array.
+
+        statistics: write the picture's too, 8 bytes and 3 to 7 of framing, so that a decoder can use `renorm=written`.
+        """
         byte = self.quality_byte(quality)
         height, width = pixels.shape[:2]
         x = image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device)
         level = torch.tensor([byte / QUALITY_STEPS], device=self.device)
         y_q, z = self.transforms.scaled(self.transforms.g_a(x), level)
         coded = self.prior.encode(y_q[0], z[0], byte)
+        written = [Segment(type=STATISTICS, data=PictureStatistics.measure(pixels).pack())] if statistics else []
         stream = Stream(
-            encoder_id=self.id, quality=byte, height=height, width=width, hyper=coded.hyper, latent=coded.latent
-        )
+            encoder_id=self.id, quality=byte, height=height, width=width,
+            hyper=coded.hyper, latent=coded.latent, segments=tuple(written),
+        )  # fmt: skip
         return Encoded(
             data=bitstream.pack(stream),
             stream=stream,
@@ -114,8 +122,9 @@ class Codec:
 
     @torch.inference_mode()
     def decode(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> Decoded:
-        """A file -> its features and preview. Raises StreamError as `read` does."""
+        """A file -> its features and preview. Raises StreamError as `read` does, or for damaged statistics."""
         stream, y_hat_q, digest = self.read(data, max_pixels=max_pixels)
+        written = stream.segment(STATISTICS)
         quality = stream.quality / QUALITY_STEPS
         y_hat = self.transforms.dequantise(y_hat_q[None], torch.tensor([quality], device=self.device))
         return Decoded(
@@ -127,6 +136,7 @@ class Codec:
             seed=bitstream.seed(data),
             stream=stream,
             symbols_sha256=digest,
+            statistics=None if written is None else PictureStatistics.unpack(written),
         )
 
     @torch.inference_mode()

@@ -5,7 +5,7 @@ import torch
 
 from priorcodec.core.contract import Prediction
 from priorcodec.core.prediction import add_noise, target, to_input, to_sample
-from priorcodec.core.sampler import one_step
+from priorcodec.core.sampler import sample
 
 
 @pytest.mark.parametrize("prediction", list(Prediction))
@@ -27,5 +27,5 @@ def test_a_flow_model_sees_its_own_straight_path():
 
 def test_one_step_of_a_silent_noise_predictor_keeps_the_bridged_latent():
     z_hat, t = torch.randn(1, 2, 2, 2), torch.tensor([300.0])
-    z = one_step(lambda x, t: torch.zeros_like(x), lambda t: 1 - t / 1000, Prediction.NOISE, z_hat, t)
+    z = sample(lambda x, t: torch.zeros_like(x), lambda t: 1 - t / 1000, Prediction.NOISE, z_hat, t)
     torch.testing.assert_close(z, z_hat)

@@ -1,0 +1,111 @@
+"""Distribution renormalization: mean and spread of what a decoder made move to known ones (AdaIN, Huang & Belongie 2017, eq. 8).
+
+    predicted  0 bits   z --to_statistics(those the adapter predicts)--> z, per channel of the latent
+    written    64 bits  x --PictureStatistics.apply--> x, of Y, Cb and Cr of the picture itself
+
+The blueprint writes the statistics of the latent z0 in both settings. A file that carried those would depend on a backbone's
+autoencoder, so the written ones describe the picture instead: mean and standard deviation of JPEG's full-range Y, Cb, Cr
+(BT.601; JFIF 1.02, page 3), which any backbone's picture can be moved to. Eight bytes, little endian:
+
+| bytes | field | scale |
+|---|---|---|
+| 2 | mean of Y | 0 to 255 in steps of 255/65535 |
+| 2 | std of Y | 0 to 127.5 in steps of 127.5/65535 |
+| 1 + 1 | means of Cb, Cr | k = byte - 128: 128 + sign(k) 128 (k/128)^2, fine near grey |
+| 1 + 1 | std of Cb, Cr | 127.5 (byte/255)^2, fine near 0 |
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from priorcodec.core.errors import ImageError, StreamError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+GAIN = (0.5, 2.0)  # of `apply`: more would blow up the decoder's own artefacts
+FLAT = 0.5  # standard deviation in levels of 255: below it there is no contrast to scale
+TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
+_BYTES = struct.Struct("<HHBBBB")
+
+
+def to_statistics(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """z (b, c, h, w) with each channel's mean and standard deviation over (h, w) moved to mean, std (b, c).
+
+    A channel that is flat stays flat.
+    """
+    values = z.float()
+    at = values.mean((2, 3), keepdim=True)
+    spread = values.std((2, 3), correction=0, keepdim=True).clamp_min(1e-3)  # z is about 1: less is rounding
+    return ((values - at) * (std.float()[:, :, None, None] / spread) + mean.float()[:, :, None, None]).to(z.dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureStatistics:
+    """mean, std: of Y, Cb, Cr over the whole picture, in levels: means 0 to 255, standard deviations 0 to 127.5."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    @classmethod
+    def measure(cls, pixels: np.ndarray) -> PictureStatistics:
+        """Of a picture, uint8 (h, w, 3). Raises ImageError for another array."""
+        import numpy as np
+
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+            raise ImageError(f"got a {pixels.dtype} array of shape {pixels.shape}, wanted uint8 (h, w, 3)")
+        ycc = pixels.reshape(-1, 3) @ np.array(TO_YCC).T + (0, 128, 128)
+        (y, cb, cr), (y_std, cb_std, cr_std) = ycc.mean(0).tolist(), ycc.std(0).tolist()
+        return cls(mean=(y, cb, cr), std=(y_std, cb_std, cr_std))
+
+    @classmethod
+    def unpack(cls, data: bytes) -> PictureStatistics:
+        """The eight bytes of `pack` -> what they stand for. Raises StreamError for another number of bytes."""
+        if len(data) != _BYTES.size:
+            raise StreamError(f"the statistics have {len(data)} bytes, wanted {_BYTES.size}: encode the picture again")
+        y, y_std, cb, cr, cb_std, cr_std = _BYTES.unpack(data)
+        return cls(
+            mean=(255 * y / 65535, _chroma(cb), _chroma(cr)),
+            std=(127.5 * y_std / 65535, 127.5 * (cb_std / 255) ** 2, 127.5 * (cr_std / 255) ** 2),
+        )
+
+    def pack(self) -> bytes:
+        """The eight bytes of the file; values beyond their range are clamped to it."""
+        chroma = [_clamp(128 + math.copysign(128 * math.sqrt(abs(m - 128) / 128), m - 128), 255) for m in self.mean[1:]]
+        spread = [_clamp(255 * math.sqrt(max(s, 0) / 127.5), 255) for s in self.std[1:]]
+        y, y_std = _clamp(self.mean[0] / 255 * 65535, 65535), _clamp(self.std[0] / 127.5 * 65535, 65535)
+        return _BYTES.pack(y, y_std, *chroma, *spread)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """A decoded picture (b, 3, h, w), nominally in [-1, 1], of its true size -> the same with these statistics.
+
+        Measured on what would be shown, that is clamped. Contrast changes by 0.5 to 2 at most, not at all where the picture
+        is flat; what the result has beyond [-1, 1] is for the caller to clamp.
+        """
+        import torch
+
+        matrix = torch.tensor(TO_YCC, dtype=torch.float32, device=x.device)
+        ycc = torch.einsum("ij,bjhw->bihw", matrix, (x.float().clamp(-1, 1) + 1) * 127.5)
+        at, spread = ycc.mean((2, 3), keepdim=True), ycc.std((2, 3), correction=0, keepdim=True)
+        mean, std = (ycc.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        gain = torch.where(spread < FLAT, 1.0, (std / spread.clamp_min(FLAT)).clamp(*GAIN))
+        moved = (ycc - at) * gain + mean - mean.new_tensor([0, 128, 128]).view(1, 3, 1, 1)
+        return (torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), moved) / 127.5 - 1).to(x.dtype)
+
+    def __str__(self) -> str:
+        parts = zip(("Y", "Cb", "Cr"), self.mean, self.std, strict=True)
+        return ", ".join(f"{name} {mean:.1f} +- {std:.1f}" for name, mean, std in parts)
+
+
+def _chroma(byte: int) -> float:
+    k = byte - 128
+    return 128 + math.copysign((k / 128) ** 2 * 128, k)
+
+
+def _clamp(value: float, top: int) -> int:
+    return min(max(round(value), 0), top)
