@@ -3,6 +3,9 @@
 python recipes/freeze.py encoder   RUN_FOLDER priorcodec/weights/encoder.safetensors
 python recipes/freeze.py nano_vae  RUN_FOLDER priorcodec/weights/nano_vae.safetensors
 python recipes/freeze.py nano_unet RUN_FOLDER priorcodec/weights/nano_unet.safetensors
+python recipes/freeze.py nano_dit  RUN_FOLDER priorcodec/weights/nano_dit.safetensors
+
+A denoiser's file names the autoencoder beside it: freeze it again when that one changes. The SHA-256 printed goes into its SPEC.
 """
 
 import hashlib
@@ -10,9 +13,11 @@ import sys
 from pathlib import Path
 
 import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from priorcodec.backbones import _nano, nano_unet
+from priorcodec.backbones import _nano, nano_dit, nano_unet
+from priorcodec.backbones._nano_dit import Transformer
 from priorcodec.core.checkpoint import save_encoder
 from priorcodec.core.encoder import EncoderConfig, ImageEncoder
 
@@ -30,17 +35,25 @@ def averaged(model: torch.nn.Module) -> torch.nn.Module:
     return model
 
 
+def save_half(model: torch.nn.Module) -> None:
+    tensors = {key: value.half().contiguous() for key, value in averaged(model).state_dict().items()}
+    save_file(tensors, target, metadata=metadata)
+    print(hashlib.sha256(target.read_bytes()).hexdigest())
+
+
+def save_denoiser(model: torch.nn.Module) -> None:
+    metadata["autoencoder"] = hashlib.sha256((target.parent / _nano.AUTOENCODER_FILE).read_bytes()).hexdigest()
+    save_half(model)
+
+
 match what:
     case "encoder":
         print(f"{save_encoder(averaged(ImageEncoder(EncoderConfig())), target, metadata):08x}")  # pyright: ignore
-    case "nano_vae" | "nano_unet":
-        if what == "nano_vae":
-            model = averaged(_nano.Autoencoder())
-        else:
-            from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-            model = averaged(UNet2DConditionModel(**nano_unet.CONFIG))
-            metadata["autoencoder"] = hashlib.sha256((target.parent / _nano.AUTOENCODER_FILE).read_bytes()).hexdigest()
-        tensors = {key: value.half().contiguous() for key, value in model.state_dict().items()}
-        save_file(tensors, target, metadata=metadata)
-        print(hashlib.sha256(target.read_bytes()).hexdigest())
+    case "nano_vae":
+        save_half(_nano.Autoencoder())
+    case "nano_unet":
+        save_denoiser(UNet2DConditionModel(**nano_unet.CONFIG))
+    case "nano_dit":
+        save_denoiser(Transformer(**nano_dit.CONFIG))
+    case _:
+        raise SystemExit(__doc__)

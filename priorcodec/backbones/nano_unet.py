@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from priorcodec import BackboneSpec, FusionSite, LatentSpace, LoraRule, Prediction, hookimpl
+from priorcodec import BackboneSpec, FusionSite, LoraRule, Prediction, hookimpl
+from priorcodec.backbones._nano_latent import LATENT
 
 if TYPE_CHECKING:
     import torch
@@ -60,13 +61,7 @@ SPEC = BackboneSpec(
     source="weights/nano_unet.safetensors",
     revision="8c12f00a45dff69f01b083b1f147c39a91473db24b2067502724713ca0bd7f46",
     parameters=6_372_968,
-    latent=LatentSpace(
-        channels=8,
-        stride=8,
-        scale=0.9504705666673692,
-        mean=(-0.0532, -0.0944, 0.0219, 0.0565, 0.0465, 0.1027, -0.0972, 0.0560),
-        std=(1.0899, 1.0278, 1.0152, 1.0528, 0.8869, 0.9553, 0.9338, 1.0025),
-    ),
+    latent=LATENT,
     prediction=Prediction.NOISE,
     token_dim=64,
     size=256,

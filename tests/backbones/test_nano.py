@@ -1,0 +1,96 @@
+"""Our own small backbones: stated sizes and rules hold; the transformer's positions do not depend on the picture's size."""
+
+import re
+
+import pytest
+import torch
+
+from priorcodec.backbones import nano_dit, nano_unet
+from priorcodec.backbones._nano_dit import Patches, Transformer
+
+SPECS = [nano_unet.SPEC, nano_dit.SPEC]
+SIZES = [("full", "meta"), ("tiny", "cpu")]
+
+
+def build(spec, size):
+    if size == "tiny":
+        return spec.build_tiny()
+    with torch.device("meta"):
+        return spec.build(None, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_parameters_are_as_stated(spec):
+    assert sum(p.numel() for p in build(spec, "full").module.parameters()) == spec.parameters
+
+
+def test_the_transformer_is_the_smaller_one():
+    assert nano_dit.SPEC.parameters <= 4_200_000 < nano_unet.SPEC.parameters
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@pytest.mark.parametrize(("size", "device"), SIZES)
+def test_rules_match_exactly(spec, size, device):
+    modules = dict(build(spec, size).module.named_modules())
+    for rule in spec.lora:
+        hits = [path for path in modules if re.fullmatch(rule.pattern, path)]
+        assert len(hits) == (rule.modules if size == "full" else rule.tiny_modules), rule.pattern
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@pytest.mark.parametrize(("size", "device"), SIZES)
+def test_fusion_sites_have_the_stated_channels_and_stride(spec, size, device):
+    backbone, seen = build(spec, size), {}
+
+    def watch(path):
+        return lambda module, args, output: seen.update({path: output[0] if isinstance(output, tuple) else output})
+
+    for site in spec.fusion:
+        backbone.module.get_submodule(site.module).register_forward_hook(watch(site.module))
+    x_t = torch.zeros(1, spec.latent.channels, 16, 24, device=device)
+    tokens, t = torch.zeros(1, 4, spec.token_dim, device=device), torch.full((1,), 500.0, device=device)
+    with torch.no_grad(), torch.device(device):
+        assert backbone.predict(x_t, t, tokens, None).shape == x_t.shape
+    for site in spec.fusion:
+        channels = site.channels if size == "full" else site.tiny_channels
+        h, w = 16 // site.stride, 24 // site.stride
+        want = (1, channels, h, w) if seen[site.module].ndim == 4 else (1, h * w, channels)
+        assert tuple(seen[site.module].shape) == want, site.module
+
+
+@pytest.fixture
+def patches():
+    torch.manual_seed(0)
+    return Patches(8, 8, 2, in_channels=8, embed_dim=16)
+
+
+def test_a_patch_has_the_same_place_in_a_larger_picture(patches):
+    """PixArt's own embedding fails this: it squeezes its grid into the larger picture."""
+    z = torch.randn(1, 8, 12, 20)
+    large = patches(z).view(6, 10, 16)
+    small = patches(z[..., :8, :8]).view(4, 4, 16)
+    torch.testing.assert_close(large[:4, :4], small)
+
+
+def test_the_origin_moves_all_places(patches):
+    z = torch.randn(1, 8, 12, 20)
+    whole = patches(z).view(6, 10, 16)
+    patches.origin = (2, 5)  # row, column
+    torch.testing.assert_close(patches(z[..., 4:, 10:]).view(4, 5, 16), whole[2:, 5:])
+
+
+def test_at_the_training_size_the_places_are_those_of_pixart():
+    from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
+
+    ours, theirs = Transformer(**nano_dit.TINY), PixArtTransformer2DModel(**nano_dit.TINY)
+    theirs.load_state_dict(ours.state_dict())
+    x_t, t, tokens = torch.randn(2, 8, 32, 32), torch.tensor([3, 700]), torch.randn(2, 3, 64)
+    with torch.no_grad():
+        want = nano_dit.predict(theirs, x_t, t, tokens, None)
+        torch.testing.assert_close(nano_dit.predict(ours, x_t, t, tokens, None), want)
+
+
+def test_odd_latents_keep_their_size():
+    backbone = nano_dit.SPEC.build_tiny()
+    x_t = torch.randn(1, 8, 5, 7)
+    assert backbone.predict(x_t, torch.tensor([10.0]), torch.zeros(1, 2, 64), None).shape == x_t.shape
