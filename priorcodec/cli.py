@@ -1,4 +1,5 @@
-"""The command line: `priorcodec encode | decode | preview | info | demo | backbones | plugins | check | eval | report`.
+"""The command line: `priorcodec encode | decode | preview | info | demo | backbones | adapters | plugins | check | eval |
+report`.
 
 Heavy imports wait inside the commands, so that `priorcodec --help` is quick. A user's mistake is one line and exit status 2;
 a folder run that lost some files says which and exits with 1.
@@ -161,6 +162,37 @@ def backbones(
 
 
 @app.command()
+def adapters(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="[FILE | push FILE OWNER/REPO]", help="Nothing: list all.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="push: to a new repository nobody else sees.")] = False,
+    revision: Annotated[str, typer.Option(help="push: branch to push to.")] = "main",
+    no_plugin: NoPlugin = None,
+    as_json: Json = False,
+) -> None:
+    """List known adapters, explain one file (or OWNER/REPO/FILE@COMMIT), or push one with its card to the Hub."""
+    from priorcodec import listing
+    from priorcodec.registry import open_registry
+
+    if words and words[0] == "push":
+        _push(words[1:], private=private, branch=revision, as_json=as_json)
+        return
+    if len(words or ()) > 1:
+        raise ConfigError(f"got {' '.join(words or ())}, wanted one FILE to explain, or push FILE OWNER/REPO")
+    registry = open_registry(disabled=no_plugin or ())
+    if words:
+        row = listing.explain(registry, words[0])
+        print(json.dumps(row, indent=2) if as_json else listing.lines(row))
+        return
+    rows = listing.adapters(registry)
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        listing.table(rows, ("backbone", "name", "size", "encoder", "file", "sha256", "revision", "location"))
+
+
+@app.command()
 def plugins(no_plugin: NoPlugin = None, as_json: Json = False) -> None:
     """Which plugins were found, what they bring, and why one failed."""
     from priorcodec import listing
@@ -188,6 +220,27 @@ def check(
     print(text)
     if not good:
         raise typer.Exit(1)
+
+
+trainer = typer.Typer(name="train", help="Train an adapter for a backbone, or a new encoder.", no_args_is_help=True)
+app.add_typer(trainer)
+Settings = Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Settings; `docs/train.md` lists all.")]
+
+
+@trainer.command(name="adapter")
+def train_adapter(words: Settings) -> None:
+    """backbone=NAME data=FOLDER,SHARD.tar run=FOLDER: the only part that is trained per backbone. Resumes a run it finds."""
+    from priorcodec import train
+
+    _trained(train.train_adapter(words))
+
+
+@trainer.command(name="encoder")
+def train_encoder(words: Settings) -> None:
+    """data=FOLDER,SHARD.tar run=FOLDER: a new encoder, whose files no other decodes. Resumes a run it finds."""
+    from priorcodec import train
+
+    _trained(train.train_encoder(words))
 
 
 @app.command(name="eval")
@@ -243,6 +296,30 @@ def main() -> None:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)
+
+
+def _trained(result: Path | None) -> None:
+    if result is not None:  # only the first process writes
+        print(f"{result}: {result.stat().st_size} bytes")
+
+
+def _push(words: Sequence[str], *, private: bool, branch: str, as_json: bool) -> None:
+    """Refuses what is no adapter, writes its card if there is none, and says how to pin what was uploaded."""
+    from dataclasses import asdict
+
+    from priorcodec.adapters import card
+    from priorcodec.registry import adapters as places
+
+    if len(words) != 2:
+        raise ConfigError(f"got push {' '.join(words)}, wanted push FILE OWNER/REPO")
+    file = Path(words[0])
+    source = places.push(file, card.write(file), words[1], private=private, branch=branch)
+    if as_json:
+        print(json.dumps(asdict(source), indent=2))
+        return
+    print(f"commit   {source.revision}\nsha256   {source.sha256}")
+    print(f"decode   adapter={source.location}@{source.revision}")
+    print("plugin   " + repr(source).replace("'", '"'))
 
 
 def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:

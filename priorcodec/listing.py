@@ -1,12 +1,17 @@
-"""What `priorcodec backbones` and `priorcodec plugins` print. Loads no torch."""
+"""What `priorcodec backbones`, `adapters` and `plugins` print. Loads no torch, except to explain one adapter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from priorcodec.core.errors import WeightsError
+from priorcodec.core import tensorfile
+from priorcodec.core.errors import AdapterError, BackboneError, WeightsError
 from priorcodec.registry import Registry
+from priorcodec.registry import adapters as places
+
+if TYPE_CHECKING:
+    from priorcodec.core.contract import AdapterSource
 
 
 def backbones(registry: Registry, name: str | None = None) -> list[dict[str, Any]]:
@@ -40,12 +45,63 @@ def plugins(registry: Registry) -> list[dict[str, Any]]:
     ]
 
 
+def adapters(registry: Registry) -> list[dict[str, Any]]:
+    """One row per adapter that plugins know of, for every backbone. Nothing is downloaded."""
+    return [_adapter(spec.name, source) for spec in registry.specs().values() for source in registry.adapters(spec)]
+
+
+def explain(registry: Registry, given: str) -> dict[str, Any]:
+    """All about one adapter file: a path, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub, which is fetched.
+
+    Raises:
+        AdapterError: not to be had, or not an adapter of this version.
+    """
+    from priorcodec.adapters import card, checkpoint
+    from priorcodec.core.checkpoint import encoder_id
+    from priorcodec.core.codec import WEIGHTS
+
+    path = places.fetch(places.source(given))
+    file = checkpoint.read(path)
+    parts = card.parts(file)
+    total = sum(parts.values())
+    share, fits = "unknown", "yes"
+    try:
+        spec = registry.spec(file.metadata.get("backbone", ""))
+        share = f"{total / spec.parameters:.2%}"
+        checkpoint.check(file, spec, encoder_id=encoder_id((WEIGHTS / "encoder.safetensors").read_bytes()))
+    except (AdapterError, BackboneError) as error:
+        fits = f"no: {error}"
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": places.sha256(path),
+        "dtype": ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in file.tensors.values()})),
+        "metadata": {key: value for key, value in sorted(file.metadata.items()) if key != "config"},
+        "settings": vars(file.config),
+        "parameters": parts | {"all": total},
+        "share": share,
+        "fits": fits,
+    }
+
+
 def table(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     """Print rows as a table as wide as they need, so that nothing is cut when piped."""
     texts = [[str(row[column]) for column in columns] for row in rows]
-    widths = [max(len(column), *(len(text[i]) for text in texts)) for i, column in enumerate(columns)]
+    widths = [max([len(column), *(len(text[i]) for text in texts)]) for i, column in enumerate(columns)]
     for line in [list(columns), *texts]:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def lines(row: dict[str, Any], indent: str = "") -> str:
+    """One line per entry; the entries of a mapping below it, indented."""
+    width = max(map(len, row))
+    text = []
+    for key, value in row.items():
+        if isinstance(value, dict):
+            text += [f"{indent}{key}", lines(value, indent + "  ")]
+        else:
+            text.append(f"{indent}{key:<{width}}  {f'{value:,}' if type(value) is int else value}")
+    return "\n".join(text)
 
 
 def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
@@ -62,4 +118,26 @@ def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
         "licence": spec.license,
         "weights": weights,
         "adapters": ", ".join(source.name for source in registry.adapters(spec)) or "none",
+    }
+
+
+def _adapter(backbone: str, source: AdapterSource) -> dict[str, Any]:
+    encoder, size = "", ""
+    try:
+        path = places.here(source)
+        here = "here" if path else "missing"
+        if path:
+            encoder = tensorfile.describe(path, AdapterError)[0].get("encoder", "")
+            size = f"{path.stat().st_size / 2**20:.2f} MiB"
+    except AdapterError as error:
+        here = f"refused: {error}"
+    return {
+        "backbone": backbone,
+        "name": source.name,
+        "size": size,
+        "encoder": encoder,
+        "file": here,
+        "sha256": source.sha256[:12] or "not pinned",
+        "revision": source.revision[:12],
+        "location": source.location,
     }

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from priorcodec.core.contract import AdapterSource, BackboneSpec
-from priorcodec.core.errors import BackboneError, PriorCodecError, WeightsError
-from priorcodec.registry import hub, quarantine
+from priorcodec.core.errors import AdapterError, BackboneError, PriorCodecError, WeightsError
+from priorcodec.registry import adapters, hub, quarantine
 from priorcodec.registry.plugins import DEFAULT_PLUGINS, Candidate, default_candidates, installed_candidates
 from priorcodec.registry.quarantine import Problem, Refused, one_line
 
@@ -110,6 +110,23 @@ class Registry:
     def adapters(self, spec: BackboneSpec) -> list[AdapterSource]:
         """All adapters that plugins know of for `spec`."""
         return [source for answer in self._ask("priorcodec_adapters", spec) for found in answer for source in found]
+
+    def adapter(self, spec: BackboneSpec, given: str = "default") -> Path:
+        """The file of an adapter for `spec`, fetched if it is not here.
+
+        given: a name that a plugin knows, a local file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
+        Raises:
+            AdapterError: no such name; or not to be had, see `registry.adapters.fetch`.
+        """
+        known = {source.name: source for source in self.adapters(spec)}
+        if given in known:
+            return adapters.fetch(known[given])
+        if adapters.is_place(given):
+            return adapters.fetch(adapters.source(given))
+        raise AdapterError(
+            f"backbone {spec.name} has no adapter {given!r} (known: {', '.join(known) or 'none'}): give "
+            f"adapter=FILE.safetensors, or train one with `priorcodec train adapter backbone={spec.name}`"
+        )
 
     def _ask(self, hook: str, spec: BackboneSpec, among: Collection[str] | None = None) -> Iterable[Any]:
         """Call one plugin after the other in pluggy's order, so that one that raises stops nobody else."""

@@ -1,0 +1,150 @@
+"""The card beside an adapter: README.md in the format of the Hugging Face Hub, made from what the file says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from priorcodec.adapters import checkpoint
+from priorcodec.adapters.checkpoint import AdapterFile
+from priorcodec.core import files
+from priorcodec.core.errors import AdapterError
+
+NAME = "README.md"
+LIBRARY = "priorcodec"
+LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail")
+ABOUT = (
+    "kind",
+    "backbone",
+    "revision",
+    "source",
+    "backbone_parameters",
+    "encoder",
+    "rules",
+    "config",
+    "licence",
+    "data",
+)
+
+TEXT = """\
+# {backbone} adapter for PriorCodec
+
+With this adapter the diffusion model {model} decodes the `.gic` files of PriorCodec's encoder `{encoder}`.
+
+## Use
+
+    priorcodec decode photo.gic backbone={backbone} adapter={file}
+
+takes the file from this folder; `adapter=OWNER/REPO/{file}@COMMIT` fetches it from the Hub (COMMIT: 40 hex digits, no branch).
+
+## What it is
+
+{what}
+
+Settings: `{settings}`
+
+## Training
+
+Trained on: {data}
+
+{training}
+
+## Limits
+
+- Only for `{backbone}` at revision `{revision}` and for files of encoder `{encoder}`; anything else is refused.
+- The decoder is generative: at low rates fine detail, small text and faces are plausible, not evidence.
+- The backbone is not included; its own licence applies to it and may apply to this adapter.
+"""
+
+
+def write(adapter_file: Path) -> Path:
+    """Write README.md beside an adapter; a card that already describes this very file is left as people edited it.
+
+    Raises:
+        AdapterError: not an adapter, or a README.md of something else lies there.
+    """
+    from huggingface_hub import ModelCard, ModelCardData, metadata_load
+
+    file = checkpoint.read(adapter_file)
+    missing = [key for key in ("backbone", "revision", "encoder") if key not in file.metadata]
+    if missing:
+        raise AdapterError(f"{adapter_file} does not state its {', '.join(missing)}: get the adapter again")
+    data = adapter_file.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
+    path = adapter_file.with_name(NAME)
+    if path.exists():
+        if (metadata_load(path) or {}).get("library_name") != LIBRARY:
+            raise AdapterError(f"{path} is not an adapter's card and stays: move the adapter to a folder of its own")
+        if digest in path.read_text(encoding="utf-8"):
+            return path
+    header = ModelCardData(**_front_matter(file.metadata)).to_yaml()
+    card = ModelCard(f"---\n{header}\n---\n\n{_body(file, digest, len(data))}")
+    files.write(path, str(card).encode())
+    return path
+
+
+def parts(file: AdapterFile) -> dict[str, int]:
+    """Parameters by part, as the tensors are named: lora, and bridge, fusion, tokens and so on of the adapter's own."""
+    count: Counter[str] = Counter()
+    for name, value in file.tensors.items():
+        kind, _, rest = name.partition(".")
+        count[rest.partition(".")[0] if kind == "own" else kind] += value.numel()
+    return dict(sorted(count.items()))
+
+
+def _front_matter(metadata: Mapping[str, str]) -> dict[str, Any]:
+    licence = metadata.get("licence", "unknown")
+    known = licence.lower() in (*LICENCES, "unknown")
+    front: dict[str, Any] = {
+        "license": licence.lower() if known else "other",
+        "library_name": LIBRARY,
+        "tags": [LIBRARY, "image-compression", metadata["backbone"]],
+    }
+    if not known:
+        front["license_name"] = "-".join(licence.lower().split())
+    if _on_the_hub(metadata):
+        front |= {"base_model": metadata["source"], "base_model_relation": "adapter"}
+    return front
+
+
+def _body(file: AdapterFile, digest: str, size: int) -> str:
+    about, count = file.metadata, parts(file)
+    total = sum(count.values())
+    whole = about.get("backbone_parameters", "")
+    share = f" ({total / int(whole):.2%} of the backbone's)" if whole.isdecimal() and int(whole) else ""
+    what = {
+        "backbone": f"{about['backbone']}, {about.get('source', 'source not stated')} at `{about['revision']}`",
+        "encoder": f"`{about['encoder']}`",
+        "file": f"`{file.path.name}`, {size / 2**20:.2f} MiB, SHA-256 `{digest}`",
+        "parameters": f"{total:,}{share}: " + ", ".join(f"{name} {n:,}" for name, n in count.items()),
+        "licence": about.get("licence", "not stated"),
+    }
+    return TEXT.format(
+        backbone=about["backbone"],
+        model=f"[{about['source']}](https://huggingface.co/{about['source']})"
+        if _on_the_hub(about)
+        else about["backbone"],
+        encoder=about["encoder"],
+        revision=about["revision"],
+        file=file.path.name,
+        what=_table(what),
+        settings=json.dumps(vars(file.config)),
+        data=about.get("data", "not stated"),
+        training=_table({key: value for key, value in sorted(about.items()) if key not in ABOUT}),
+    )
+
+
+def _on_the_hub(metadata: Mapping[str, str]) -> bool:
+    """A Hub id has a commit of 40 digits; shipped weights have a hash of 64."""
+    id_like = re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.get("source", ""))
+    return id_like is not None and len(metadata["revision"]) == 40
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    cells = [(key, " ".join(value.split()).replace("|", "\\|")) for key, value in rows.items()]
+    return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in cells)]) if rows else ""
