@@ -2,7 +2,7 @@
 
     write NAME PICTURES... --files FOLDER    here: code each picture at each quality, keep the files, hash the symbols
     read NAME --files FOLDER                 elsewhere (GPU, other torch, more --threads): decode them, hash again
-    compare A.json B.json ...                every file, every set: equal or not; exit status 1 if any differs
+    compare A.json B.json ... [--name NAME]  every file, every set: equal or not; exit status 1 if any differs
 A hash covers all integers the entropy decoder gives back. What the encoder chose to write may differ between machines;
 what a file says may not. The preview's pixels are floating point: their largest difference is reported, not judged.
 """
@@ -76,16 +76,22 @@ def compare(paths: list[Path]) -> list[str]:
     return found
 
 
-def _drift(paths: list[Path]) -> float:
+def _drift(first: Path, other: Path) -> float:
     """Largest difference between the previews' block means, in 8-bit levels."""
-    sets = [{r["file"]: r["preview"] for r in json.loads(p.read_text())["rows"]} for p in paths]
-    pairs = [
-        (a, b)
-        for other in sets[1:]
-        for f in sets[0].keys() & other.keys()
-        for a, b in zip(sets[0][f], other[f], strict=False)
-    ]
-    return max((abs(a - b) for a, b in pairs), default=0.0)
+    a, b = ({r["file"]: r["preview"] for r in json.loads(p.read_text())["rows"]} for p in (first, other))
+    pairs = [pair for file in a.keys() & b.keys() for pair in zip(a[file], b[file], strict=False)]
+    return max((abs(x - y) for x, y in pairs), default=0.0)
+
+
+def summary(paths: list[Path]) -> dict[str, Any]:
+    """What README and report show of a comparison: one row per set, each against the first."""
+    sets = [json.loads(path.read_text()) for path in paths]
+    rows = [
+        {**one["settings"], "python": one["versions"]["python"], "differ": len(compare([paths[0], path])),
+         "preview_drift": round(_drift(paths[0], path), 6)}
+        for path, one in zip(paths, sets, strict=True)
+    ]  # fmt: skip
+    return {"files": len(sets[0]["rows"]), "sets": rows}
 
 
 def _arguments() -> argparse.Namespace:
@@ -102,7 +108,11 @@ def _arguments() -> argparse.Namespace:
         sub.add_argument("--device", default="cpu")
         sub.add_argument("--threads", type=int, default=1)
         sub.add_argument("--results", type=Path, default=resultfile.RESULTS)
-    verbs.add_parser("compare").add_argument("sets", type=Path, nargs="+")
+        sub.add_argument("--no-mkldnn", action="store_true", help="torch's plain kernels")
+    sub = verbs.add_parser("compare")
+    sub.add_argument("sets", type=Path, nargs="+")
+    sub.add_argument("--name", help="write results/NAME.json, a table for README and report")
+    sub.add_argument("--results", type=Path, default=resultfile.RESULTS)
     return cli.parse_args()
 
 
@@ -112,19 +122,24 @@ def main() -> None:
         found = compare(args.sets)
         print(
             "\n".join(found)
-            or f"{len(args.sets)} sets agree on every symbol; previews differ by {_drift(args.sets):.4f}"
+            or f"{len(args.sets)} sets agree on every symbol; previews differ by at most "
+            f"{max(_drift(args.sets[0], other) for other in args.sets):.4f}"
         )
+        if args.name:
+            print(resultfile.write(args.name, "portability-sets", summary(args.sets), folder=args.results))
         sys.exit(1 if found else 0)
     import torch
 
     from priorcodec.core.codec import Codec
 
     torch.set_num_threads(args.threads)
+    torch.backends.mkldnn.enabled = not args.no_mkldnn
     codec = Codec(args.encoder, device=args.device)
     if args.verb == "write":
         write(args.pictures, args.files, codec, args.qualities)
     where = torch.cuda.get_device_name() if args.device.startswith("cuda") else args.device
-    settings = {"device": where, "threads": args.threads, "torch": torch.__version__, "encoder": f"{codec.id:08x}"}
+    settings = {"device": where, "simd": torch.backends.cpu.get_cpu_capability(), "mkldnn": not args.no_mkldnn}
+    settings |= {"threads": args.threads, "torch": torch.__version__, "encoder": f"{codec.id:08x}"}
     content = {"settings": settings, "rows": read(args.files, codec)}
     print(resultfile.write(args.name, "portability", content, folder=args.results))
 

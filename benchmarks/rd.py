@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("pictures", type=Path, nargs="+", help="references: files or folders")
     cli.add_argument("--codecs", nargs="+", required=True)
     cli.add_argument("--metrics", nargs="+", default=list(metrics.METRICS), choices=list(metrics.METRICS))
-    cli.add_argument("--anchor", default="vvc", help="codec that BD-rates are against, default vvc")
+    cli.add_argument("--anchor", nargs="+", default=["vvc", "avif", "jxl"], help="codecs that BD-rates are against")
     cli.add_argument("--vvc", type=Path, help="folder of NAME-qpQP.266 bitstreams")
     cli.add_argument("--workers", type=int, default=1)
     cli.add_argument("--threads", type=int, default=1, help="per worker")
@@ -174,6 +175,17 @@ def _jobs(args: argparse.Namespace, codec: str, coder: coders.Coder, path: Path,
     return [Job(setting=setting, **every) for setting in (given.split(",") if given else coder.settings)]
 
 
+def _bd_rates(
+    means: list[dict[str, Any]], anchors: list[str], higher: dict[str, bool]
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """BD-rates against every anchor that was measured; a line for each that was not."""
+    if find_spec("bjontegaard") is None:
+        return [], ["BD-rate: no python module bjontegaard; install priorcodec[bench]"]
+    measured = {m["codec"] for m in means}
+    found = [entry for anchor in anchors if anchor in measured for entry in curves.bd_table(means, anchor, higher)]
+    return found, [f"BD-rate against {anchor}: it was not measured" for anchor in anchors if anchor not in measured]
+
+
 def run(args: argparse.Namespace) -> Path:
     names, lines = metrics.available(args.metrics)
     pictures = {p: image.load(p).pixels for p in evaluate.expand(args.pictures, evaluate.PICTURES)}
@@ -205,13 +217,14 @@ def run(args: argparse.Namespace) -> Path:
             (args.keep / "original").mkdir(parents=True, exist_ok=True)
             image.save(x, args.keep / "original" / f"{p.stem}.png")
     shown = {n: metrics.METRICS[n] for n in names}
+    bd_rate, without = _bd_rates(means, args.anchor, {n: m.higher_is_better for n, m in shown.items()})
     content = {
         "codecs": {c.name: c.title for c in found.values()},
         "ours": [c.name for c in found.values() if c.ours],
         "metrics": {n: {"title": m.title, "unit": m.unit, "higher_is_better": m.higher_is_better}
                     for n, m in shown.items()},
-        "left_out": lines,
-        "bd_rate": curves.bd_table(means, args.anchor, {n: m.higher_is_better for n, m in shown.items()}),
+        "left_out": lines + without,
+        "bd_rate": bd_rate,
         "means": means,
         "pictures": [{"name": p.stem, "height": x.shape[0], "width": x.shape[1], "sha256": hashes[p]}
                      for p, x in pictures.items()],

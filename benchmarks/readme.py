@@ -1,10 +1,12 @@
 """Writes the marked blocks of README.md from benchmarks/results.   python benchmarks/readme.py [--check]
 
 A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is a result file, then a view of it:
-    kodak/bd                    BD-rate against the file's anchor
+    kodak/ours                  BD-rate of our codecs against every anchor
+    kodak/bd or kodak/bd:avif   BD-rate of every codec against the file's first anchor, or against the one named
     kodak/points or kodak/points:avif,vvc        mean rate and metrics at every setting
     kodak/plot:stlpips_alex     a rate-distortion plot, written beside the results as SVG
-    speed                       times of a speed file
+    speed or speed:nano_unet,avif                times of a speed file
+    portability                 which sets of portability.py agree
     mainjob                     the main job on real pictures
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """
@@ -26,21 +28,29 @@ BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)
 
 
 def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
-    """Name of a block -> its Markdown, and the text of files it shows. Raises ValueError: no such result or view."""
-    stem, _, view = name.partition("/")
+    """Name of a block -> its Markdown, and the text of files it shows. Raises ValueError: no such view.
+
+    A result file that is not there is said in the block, so that the README can name a measurement before it is made.
+    """
+    head, _, choice = name.partition(":")
+    stem, _, view = head.partition("/")
+    codecs = choice.split(",") if choice else ()
     path = results / f"{stem}.json"
     if not path.is_file():
-        raise ValueError(f"table:{name}: no result file {path.name}; run the benchmark that writes it")
+        return f"Not measured yet: `benchmarks/README.md` says what writes `results/{path.name}`.\n", {}
     result: dict[str, Any] = json.loads(path.read_text())
-    view, _, choice = view.partition(":")
     if result["kind"] == "mainjob":
         return _mainjob(result["summary"]), {}
     if result["kind"] == "speed":
-        return tables.speed_table(result).markdown() + "\n", {}
+        return tables.speed_table(result, codecs).markdown() + "\n", {}
+    if result["kind"] == "portability-sets":
+        return tables.portability_table(result).markdown() + "\n", {}
+    if view == "ours":
+        return tables.ours_table(result).markdown() + "\n", {}
     if view == "bd":
-        return tables.bd_table(result).markdown() + "\n", {}
+        return tables.bd_table(result, choice or None).markdown() + "\n", {}
     if view == "points":
-        return tables.points_table(result, choice.split(",") if choice else ()).markdown() + "\n", {}
+        return tables.points_table(result, codecs).markdown() + "\n", {}
     if view == "plot" and choice in result["metrics"]:
         about, series = result["metrics"][choice], plot.series_of(result, choice)
         drawn = plot.plot(series, title=about["title"], higher_is_better=about["higher_is_better"], unit=about["unit"])
@@ -48,7 +58,7 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         text = f"![{about['title']} against bits per pixel]({target.relative_to(root).as_posix()})\n"
         return text, {target: plot.standalone(drawn, series)}
     raise ValueError(
-        f"table:{name}: no such view; use /bd, /points or /plot:METRIC with one of {', '.join(result['metrics'])}"
+        f"table:{name}: no such view; use /ours, /bd, /points or /plot:METRIC with one of {', '.join(result['metrics'])}"
     )
 
 

@@ -107,19 +107,26 @@ def stlpips_vgg(reference: Picture, picture: Picture) -> float:
 
 
 class _ShiftTolerant:
-    """ST-LPIPS that keeps the last reference's features: a rate-distortion run asks about one picture many times."""
+    """ST-LPIPS that keeps the last reference's features: a rate-distortion run asks about one picture many times.
+
+    Channels last, where torch's poolings are a quarter faster on a CPU; scores move by less than 1e-7.
+    """
 
     def __init__(self, net: str):
+        import torch
         from stlpips_pytorch.stlpips import LPIPS
 
-        self.model = LPIPS(net=net, variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+        model = LPIPS(net=net, variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.last: tuple[bytes, list[Tensor]] = (b"", [])
 
     def features(self, picture: Picture) -> list[Tensor]:
+        import torch
         from stlpips_pytorch.utils import normalize_tensor
 
         model: Any = self.model
-        return [normalize_tensor(f) for f in model.net(model.scaling_layer(_tensor(picture) / 127.5 - 1))]
+        x = (_tensor(picture) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        return [normalize_tensor(f) for f in model.net(model.scaling_layer(x))]
 
     def __call__(self, reference: Picture, picture: Picture) -> float:
         import torch

@@ -29,11 +29,8 @@ def result() -> dict:
          "psnr": round(20 + 3.123456 * i + k, 6), "stlpips_alex": round(0.5 - 0.1 * i, 6)}
         for codec, sizes in RATES.items() for i, size in enumerate(sizes) for k, name in enumerate(("cat", "dog"))
     ]  # fmt: skip
-    bd = [
-        {"codec": c, "anchor": "vvc", "metric": m, "percent": -12.34, "overlap": 0.9}
-        for c in ("ours", "avif")
-        for m in metrics
-    ]
+    pairs = (("ours", "vvc"), ("avif", "vvc"), ("ours", "avif"), ("vvc", "avif"))
+    bd = [{"codec": c, "anchor": a, "metric": m, "percent": -12.34, "overlap": 0.9} for c, a in pairs for m in metrics]
     from priorcodec.curves import means
 
     return {
@@ -52,12 +49,21 @@ SPEED = {
 }  # fmt: skip
 
 
+SETS = {
+    "kind": "portability-sets", "name": "portability", "command": "python benchmarks/portability.py", "versions": {},
+    "machine": {"cpus": 2}, "files": 6,
+    "sets": [{"device": "cpu", "simd": "AVX2", "mkldnn": True, "threads": 1, "torch": "2.6.0", "encoder": "00000000",
+              "python": "3.11.7", "differ": 0, "preview_drift": 0.0}],
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     (folder / "results").mkdir()
     (folder / "results" / "pets.json").write_text(json.dumps(result()))
     (folder / "results" / "speed.json").write_text(json.dumps(SPEED))
+    (folder / "results" / "portability.json").write_text(json.dumps(SETS))
     rng = np.random.default_rng(0)
     for row in [*result()["rows"], *({"codec": "original", "setting": "", "picture": n} for n in ("cat", "dog"))]:
         small = Image.fromarray(rng.integers(0, 256, (4, 6, 3)).astype(np.uint8))
@@ -100,7 +106,10 @@ def test_other_codecs_come_at_the_nearest_size(page):
 
 def test_tables_and_plots(page):
     text = page.read_text()
-    assert text.count("-12.3% (90%)") == 4 and "41.2 (0.33x)" in re.search(r"Ours, encode.*?</tr>", text, re.S)[0]
+    assert text.count("-12.3% (90%)") == 8 and text.count("Rate at equal quality") == 1
+    assert "<th>against VVC</th>" in text and "<th>against AVIF</th>" in text
+    assert '<td class="word">AVX2</td>' in text and "<td>0 of 6</td>" in text
+    assert "41.2 (0.33x)" in re.search(r"Ours, encode.*?</tr>", text, re.S)[0]
     assert text.count("<svg") == 2 and text.count("<circle") == 2 * 9
     assert "lower is better" in text and "Left out: DISTS" in text
     assert "Ours </script>" not in text and "Ours &lt;/script&gt;" in text
@@ -112,7 +121,7 @@ def test_without_pictures_there_is_no_slider(page, tmp_path):
 
 
 def test_nothing_to_report_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="no result file of kind rd or speed"):
+    with pytest.raises(ConfigError, match="no result file of kind rd, speed, portability-sets"):
         report.build([tmp_path], tmp_path / "x.html")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ConfigError, match="bad.json: not a readable result file"):
@@ -154,7 +163,7 @@ def tab(browser, page, request):
 
 
 DESK = {"viewport": {"width": 1280, "height": 900}}
-PHONE = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
+PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
 
 
 def cut(tab) -> float:
@@ -200,7 +209,7 @@ def test_legend_hides_a_curve(tab):
 
 @pytest.mark.parametrize("tab", [PHONE], indirect=True)
 def test_phone_in_the_dark(tab):
-    assert tab.evaluate("document.documentElement.scrollWidth") == 360
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
     color = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(map(int, re.findall(r"\d+", color)[:3])) < 40
     assert tab.locator("#viewer").bounding_box()["width"] > 300

@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files as resources
 from pathlib import Path
@@ -19,6 +20,7 @@ from priorcodec.core import files, image
 from priorcodec.core.errors import ConfigError
 from priorcodec.report import plot, tables
 
+KINDS = ("rd", "speed", "portability-sets")
 RATES, QUALITY = 3, 90
 """Rates shown per picture; WebP quality of the pictures on the page (their scores are of the real files)."""
 
@@ -39,14 +41,13 @@ def build(results: Sequence[Path], output: Path, *, pictures: Path | None = None
                 viewed["metrics"] |= {k: m["title"] for k, m in result["metrics"].items()}
                 viewed["pictures"] += _pictures(result, pictures, images)
         elif result["kind"] == "speed":
-            body.append(
-                f"<section><h2>Speed: {escape(result['name'])}</h2>{_html(tables.speed_table(result))}</section>"
-            )
+            body.append(_section(f"Speed: {result['name']}", tables.speed_table(result)))
+        else:
+            body.append(_section("Files read on other machines and settings", tables.portability_table(result)))
     if viewed["pictures"]:
         body.insert(0, _part("viewer.html").substitute(quality=QUALITY))
     sets = [r for r in loaded if r["kind"] == "rd"]
-    count = {len(r["pictures"]) for r in sets}
-    lead = f"{', '.join(r['name'] for r in sets)}: {', '.join(map(str, sorted(count)))} pictures each. " if sets else ""
+    lead = "".join(f"{r['name']}: {len(r['pictures'])} pictures. " for r in sets)
     style = _part("page.css").substitute(light=plot.palette(plot.LIGHT), dark=plot.palette(plot.DARK), plot=plot.STYLE)
     page = _part("page.html").substitute(
         title="PriorCodec report", style=style, body="\n".join(body), footer="<br>".join(map(_made_by, loaded)),
@@ -57,7 +58,7 @@ def build(results: Sequence[Path], output: Path, *, pictures: Path | None = None
 
 
 def load(results: Sequence[Path]) -> list[dict[str, Any]]:
-    """Result files of kinds rd and speed, in order. Raises ConfigError for anything else."""
+    """Result files of KINDS, in that order. Raises ConfigError where there is none."""
     paths = [p for r in map(Path, results) for p in (sorted(r.glob("*.json")) if r.is_dir() else [r])]
     loaded = []
     for path in paths:
@@ -67,11 +68,17 @@ def load(results: Sequence[Path]) -> list[dict[str, Any]]:
             raise ConfigError(
                 f"{path}: not a readable result file ({error}); make one with benchmarks/rd.py"
             ) from error
-        if isinstance(result, dict) and result.get("kind") in ("rd", "speed"):
+        if isinstance(result, dict) and result.get("kind") in KINDS:
             loaded.append(result)
     if not loaded:
-        raise ConfigError("no result file of kind rd or speed among those given; make one with benchmarks/rd.py")
-    return sorted(loaded, key=lambda r: r["kind"])
+        raise ConfigError(
+            f"no result file of kind {', '.join(KINDS)} among those given; make one with benchmarks/rd.py"
+        )
+    return sorted(loaded, key=lambda r: KINDS.index(r["kind"]))
+
+
+def _section(title: str, table: tables.Table) -> str:
+    return f"<section><h2>{escape(title)}</h2>{_html(table)}</section>"
 
 
 def _rd_section(result: dict[str, Any]) -> str:
@@ -86,7 +93,8 @@ def _rd_section(result: dict[str, Any]) -> str:
             for s in series
         )
     left_out = "".join(f'<p class="note">Left out: {escape(line)}</p>' for line in result["left_out"])
-    bd = _html(tables.bd_table(result)) if result["bd_rate"] else ""
+    bd_tables = [tables.bd_table(result, anchor) for anchor in tables.anchors(result)]
+    bd = "".join(_html(replace(table, note="")) for table in bd_tables[:-1]) + "".join(map(_html, bd_tables[-1:]))
     points = f"<details><summary>All points</summary>{_html(tables.points_table(result))}</details>"
     return (
         f'<section><h2>Rate and quality: {escape(result["name"])}</h2><div class="row legend">{chips}</div>'
@@ -108,6 +116,7 @@ def _pictures(result: dict[str, Any], folder: Path, images: list[str]) -> list[d
         seen: dict[tuple[str, str], int] = {}
         rates = []
         matched = _base(result, rows)
+        shown = [c for c in result.get("ours", []) if c.partition("-")[0] != "preview"] or [matched]
         for base in _spread([r for r in rows if r["codec"] == matched]):
             versions = [first]
             for codec in result["codecs"]:
@@ -120,7 +129,7 @@ def _pictures(result: dict[str, Any], folder: Path, images: list[str]) -> list[d
                     seen[key] = _embed(_kept(folder, row), images)
                 scores = {k: row[k] for k in ("setting", "bytes", "bpp", *result["metrics"])}
                 versions.append({"title": result["codecs"][codec], "codec": codec, "image": seen[key], **scores})
-            focus = next(i for i, v in enumerate(versions) if v.get("codec") == matched)
+            focus = next((i for i, v in enumerate(versions) if v.get("codec") in shown), 1)
             rates.append({"label": f"{base['bpp']:.3f} bpp", "focus": focus, "versions": versions})
         found.append({"name": name, "width": about["width"], "height": about["height"], "rates": rates})
     return found
@@ -151,8 +160,12 @@ def _embed(path: Path, images: list[str]) -> int:
 
 
 def _html(table: tables.Table) -> str:
-    head = "".join(f"<th>{escape(h)}</th>" for h in table.heads)
-    rows = "".join("<tr>" + "".join(f"<td>{escape(c)}</td>" for c in row) + "</tr>" for row in table.rows)
+    words = [' class="word"' if 0 < i < table.texts else "" for i in range(len(table.heads))]
+    head = "".join(f"<th{w}>{escape(h)}</th>" for w, h in zip(words, table.heads, strict=True))
+    rows = "".join(
+        "<tr>" + "".join(f"<td{w}>{escape(c)}</td>" for w, c in zip(words, row, strict=True)) + "</tr>"
+        for row in table.rows
+    )
     note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
 

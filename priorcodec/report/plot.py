@@ -81,11 +81,11 @@ def standalone(svg: str, series: Sequence[Series]) -> str:
     light = "svg{--ink:#1c2430;--dim:#5b6675;--line:#e3e7ec;--paper:#fff;" + palette(LIGHT) + "}"
     dark = "svg{--ink:#e6eaf0;--dim:#9aa6b5;--line:#2b333f;--paper:#0d1117;" + palette(DARK) + "}"
     style = f"<style>{light}@media(prefers-color-scheme:dark){{{dark}}}{STYLE}</style>"
-    rows, legend = -(-len(series) // 3), ""
+    rows, legend = -(-len(series) // 2), ""
     for i, s in enumerate(series):
-        x, y, color = LEFT + i % 3 * 136, HEIGHT + 8 + i // 3 * 18, f"var(--c{s.color % len(LIGHT)})"
+        x, y, color = LEFT + i % 2 * 204, HEIGHT + 8 + i // 2 * 18, f"var(--c{s.color % len(LIGHT)})"
         legend += f'<circle cx="{x}" cy="{y}" r="4" fill="{color}"/>'
-        legend += f'<text x="{x + 9}" y="{y + 4}">{escape(s.title[:20])}</text>'
+        legend += f'<text x="{x + 9}" y="{y + 4}">{escape(s.title[:32])}</text>'
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 8 + 18 * rows}"'
     body = svg.replace(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"', head, 1)
     start = body.index(">") + 1

@@ -1,4 +1,4 @@
-"""The tables of report and README, as headings and cells of text: BD-rate, points, speed."""
+"""The tables of report and README, as headings and cells of text: BD-rate, points, speed, portability."""
 
 from __future__ import annotations
 
@@ -12,30 +12,61 @@ SHORT = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """heads: one per column; rows: text cells; note: one sentence on how to read it."""
+    """heads: one per column; rows: text cells; note: one sentence on how to read it; texts: columns of words, first."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    texts: int = 1
 
     def markdown(self) -> str:
-        lines = [self.heads, ["---", *["---:"] * (len(self.heads) - 1)], *self.rows]
+        if not self.rows:
+            return self.note
+        lines = [self.heads, [*["---"] * self.texts, *["---:"] * (len(self.heads) - self.texts)], *self.rows]
         text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return text + (f"\n\n{self.note}" if self.note else "")
 
 
-def bd_table(result: dict[str, Any]) -> Table:
-    """BD-rate of every codec against the file's anchor, one column per metric."""
-    entries, metrics = result["bd_rate"], result["metrics"]
-    cells = {(e["codec"], e["metric"]): e for e in entries}
+def anchors(result: dict[str, Any]) -> list[str]:
+    """Codecs that a file's BD-rates are against, in its order."""
+    return list(dict.fromkeys(e["anchor"] for e in result["bd_rate"]))
+
+
+def bd_table(result: dict[str, Any], anchor: str | None = None) -> Table:
+    """BD-rate of every codec against one anchor (default: the file's first), one column per metric."""
+    metrics, anchor = result["metrics"], anchor or next(iter(anchors(result)), "any codec")
+    cells = {(e["codec"], e["metric"]): e for e in result["bd_rate"] if e["anchor"] == anchor}
+    if not cells:
+        return Table(heads=[], rows=[], note=f"No BD-rate against {anchor}: it was not measured.")
     codecs = [c for c in result["codecs"] if any(key[0] == c for key in cells)]
     rows = [[result["codecs"][c], *(_bd_cell(cells.get((c, m))) for m in metrics)] for c in codecs]
-    anchor = result["codecs"].get(entries[0]["anchor"], entries[0]["anchor"]) if entries else "the anchor"
-    note = (
-        f"Rate against {anchor} at equal quality (BD-rate, means over {len(result['pictures'])} pictures; negative is "
-        f"better); in brackets how much of the two quality ranges overlaps, * where it is under {SHORT:.0%}."
+    note, against = f"Rate at equal quality {_bd_note(result)}", f"against {result['codecs'].get(anchor, anchor)}"
+    return Table(heads=[against, *(m["title"] for m in metrics.values())], rows=rows, note=note)
+
+
+def ours_table(result: dict[str, Any]) -> Table:
+    """BD-rate of each of our codecs against every anchor, one row per pair."""
+    metrics, titles = result["metrics"], result["codecs"]
+    cells = {(e["codec"], e["anchor"], e["metric"]): e for e in result["bd_rate"]}
+    pairs = [
+        (c, a) for c in titles if c in result.get("ours", []) for a in anchors(result) if a not in (c, *result["ours"])
+    ]
+    rows = [
+        [titles[c], titles.get(a, a), *(_bd_cell(cells.get((c, a, m))) for m in metrics)]
+        for c, a in pairs
+        if any((c, a, m) in cells for m in metrics)
+    ]
+    if not rows:
+        return Table(heads=[], rows=[], note="No BD-rate of ours: no anchor was measured.")
+    heads = ["codec", "against", *(m["title"] for m in metrics.values())]
+    return Table(heads=heads, rows=rows, note=f"Rate at equal quality {_bd_note(result)}", texts=2)
+
+
+def _bd_note(result: dict[str, Any]) -> str:
+    return (
+        f"(BD-rate, means over {len(result['pictures'])} pictures; negative is better); in brackets how much of the two "
+        f"quality ranges overlaps, * where it is under {SHORT:.0%}."
     )
-    return Table(heads=["codec", *(m["title"] for m in metrics.values())], rows=rows, note=note)
 
 
 def points_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
@@ -55,11 +86,12 @@ def points_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
     return Table(heads=heads, rows=rows, note=f"Means over {len(result['pictures'])} pictures, rate from whole files.")
 
 
-def speed_table(result: dict[str, Any]) -> Table:
-    """Median milliseconds by codec, stage and picture size, ratios to the anchor, peak memory over the sizes."""
-    sizes = sorted({(r["width"], r["height"]) for r in result["rows"]}, key=lambda s: s[0] * s[1])
+def speed_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
+    """Median milliseconds by codec (default all), stage and size, ratios to the anchor, peak memory over the sizes."""
+    chosen = [r for r in result["rows"] if not codecs or r["codec"] in codecs]
+    sizes = sorted({(r["width"], r["height"]) for r in chosen}, key=lambda s: s[0] * s[1])
     lines: dict[tuple[str, str, str], dict[tuple[int, int], dict[str, Any]]] = {}
-    for r in result["rows"]:
+    for r in chosen:
         lines.setdefault((r["codec"], r["stage"], r["device"]), {})[r["width"], r["height"]] = r
     rows = []
     for (codec, stage, device), cells in lines.items():
@@ -70,6 +102,21 @@ def speed_table(result: dict[str, Any]) -> Table:
     settings = result["settings"]
     note = f"Milliseconds, median of {settings['repeats']}, {settings['threads']} thread(s), file reading included; "
     return Table(heads=heads, rows=rows, note=note + f"in brackets as a multiple of {settings['anchor']}.")
+
+
+def portability_table(result: dict[str, Any]) -> Table:
+    """One row per machine or setting that read the same files."""
+    rows = [
+        [s["device"], s["simd"], "on" if s["mkldnn"] else "off", str(s["threads"]), s["torch"], s["python"],
+         f"{s['differ']} of {result['files']}", f"{s['preview_drift']:.4f}"]
+        for s in result["sets"]
+    ]  # fmt: skip
+    note = (
+        "Every set read the same files; a file differs if any integer out of its entropy decoder does. The preview is "
+        "floating point: the largest difference of its block means from the first set's, in 8-bit levels."
+    )
+    heads = ["device", "vector unit", "mkldnn", "threads", "torch", "python", "files that differ", "preview"]
+    return Table(heads=heads, rows=rows, note=note, texts=3)
 
 
 def _speed_cell(row: dict[str, Any] | None) -> str:

@@ -24,6 +24,17 @@ def test_threads_do_not_change_a_symbol(sets):
     assert len({r["symbols"] for r in one["rows"]}) == 4 and all(len(r["symbols"]) == 64 for r in one["rows"])
 
 
+def test_the_comparison_is_a_result_that_the_readme_shows(sets, tmp_path):
+    run("portability.py", "compare", sets / "one.json", sets / "two.json", "--name", "both", "--results", tmp_path)
+    both = json.loads((tmp_path / "both.json").read_text())
+    assert (both["files"], [s["threads"] for s in both["sets"]]) == (4, [1, 2])
+    assert [s["differ"] for s in both["sets"]] == [0, 0] and both["sets"][0]["preview_drift"] == 0
+    (tmp_path / "README.md").write_text("<!-- table:both -->\n<!-- end -->\n")
+    run("readme.py", "--readme", tmp_path / "README.md", "--results", tmp_path)
+    rows = [line for line in (tmp_path / "README.md").read_text().splitlines() if line.startswith("| cpu")]
+    assert len(rows) == 2 and all("| on |" in row and "| 0 of 4 |" in row for row in rows)
+
+
 @pytest.mark.parametrize(("field", "text"), [("symbols", "gives other symbols"), ("sha256", "is another file")])
 def test_a_difference_is_found(sets, tmp_path, field, text):
     other = json.loads((sets / "two.json").read_text())

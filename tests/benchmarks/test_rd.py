@@ -1,5 +1,6 @@
 """benchmarks/rd.py on two pictures: files on disk, resumable, honest about what is missing, digits equal to `eval`."""
 
+import importlib
 import json
 import re
 import shutil
@@ -9,7 +10,7 @@ from PIL import Image
 
 from priorcodec import evaluate
 
-from .conftest import run
+from .conftest import ROOT, run
 
 pytest.importorskip("bjontegaard")
 pytest.importorskip("ssimulacra2")
@@ -67,6 +68,51 @@ def test_eval_gives_the_same_digits(rd, tmp_path):
         assert {k: again[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")} == {
             k: row[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")
         }
+
+
+def test_the_report_shows_the_same_digits(rd, tmp_path):
+    """Every version on the page: the digits of rd.py, which `eval` gives again for its kept picture."""
+    from priorcodec import report
+
+    report.build([rd["folder"] / "results"], tmp_path / "r.html", pictures=rd["folder"] / "kept")
+    data = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', (tmp_path / "r.html").read_text(), re.S
+    )
+    rows = {(r["codec"], r["setting"], r["picture"]): r for r in rd["result"]["rows"]}
+    seen = {}
+    for picture in json.loads(data[1])["pictures"]:
+        for version in (v for rate in picture["rates"] for v in rate["versions"][1:]):
+            key = version["codec"], version["setting"], picture["name"]
+            seen[key] = {k: version[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")}
+            assert seen[key] == {k: rows[key][k] for k in seen[key]}
+    assert {codec for codec, _, _ in seen} == set(rd["result"]["codecs"])
+    for (codec, setting, name), shown in seen.items():
+        kept = rd["folder"] / "kept" / codec / setting / f"{name}.png"
+        (again,) = evaluate.evaluate([rd["pictures"] / f"{name}.png"], [kept], ["psnr", "msssim", "ssimulacra2"])
+        assert {k: again[k] for k in ("psnr", "msssim", "ssimulacra2")} == {
+            k: shown[k] for k in ("psnr", "msssim", "ssimulacra2")
+        }
+
+
+def test_several_anchors_and_one_that_is_missing(rd, tmp_path):
+    arguments = ["anchors", rd["pictures"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--metrics", "psnr"]
+    arguments += ["--anchor", "jpeg", "webp", "vvc", "--cache", rd["folder"] / "cache", "--results", tmp_path]
+    run("rd.py", *arguments)
+    result = json.loads((tmp_path / "anchors.json").read_text())
+    assert [(e["anchor"], e["codec"]) for e in result["bd_rate"]] == [("jpeg", "webp"), ("webp", "jpeg")]
+    assert result["left_out"] == ["BD-rate against vvc: it was not measured"]
+
+
+def test_without_the_package_for_bd_rates_the_run_is_not_lost(rd, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("rd")
+    means = rd["result"]["means"]
+    assert module._bd_rates(means, ["jpeg"], {"psnr": True})[1] == []
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    assert module._bd_rates(means, ["jpeg"], {"psnr": True}) == (
+        [],
+        ["BD-rate: no python module bjontegaard; install priorcodec[bench]"],
+    )
 
 
 def test_kept_pictures_are_the_scored_ones(rd):

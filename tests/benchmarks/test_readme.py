@@ -7,10 +7,13 @@ import pytest
 from .conftest import ROOT, run
 
 RESULT = {
-    "kind": "rd", "name": "mini", "codecs": {"a": "Codec A", "b": "Codec B"}, "ours": ["b"],
+    "kind": "rd", "name": "mini", "codecs": {"a": "Codec A", "b": "Codec B", "c": "Codec C"}, "ours": ["b"],
     "metrics": {"psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True}},
     "left_out": [], "pictures": [{"name": "x"}, {"name": "y"}],
-    "bd_rate": [{"codec": "b", "anchor": "a", "metric": "psnr", "percent": -31.44, "overlap": 0.42}],
+    "bd_rate": [{"codec": "b", "anchor": "a", "metric": "psnr", "percent": -31.44, "overlap": 0.42},
+                {"codec": "c", "anchor": "a", "metric": "psnr", "percent": 2.0, "overlap": 0.9},
+                {"codec": "a", "anchor": "c", "metric": "psnr", "percent": -5.0, "overlap": 0.9},
+                {"codec": "b", "anchor": "c", "metric": "psnr", "percent": -38.2, "overlap": 0.8}],
     "means": [{"codec": c, "setting": str(i), "pictures": 2, "bytes": 9.0, "bpp": 0.1 * 2**i, "psnr": 20.0 + i + k}
               for k, c in enumerate("ab") for i in range(3)],
     "rows": [],
@@ -54,6 +57,23 @@ def test_blocks_are_written_and_then_agree(project):
     assert (project / "README.md").read_text() == text
 
 
+def test_ours_against_every_anchor(project):
+    (project / "README.md").write_text(
+        "<!-- table:mini/ours -->\n<!-- end -->\n<!-- table:mini/bd:c -->\n<!-- end -->\n<!-- table:mini/bd:vvc -->\n<!-- end -->"
+    )
+    readme(project)
+    ours, other, absent = (project / "README.md").read_text().split("<!-- end -->")[:3]
+    lines = [line for line in ours.splitlines() if line.startswith("|")]
+    assert lines == [
+        "| codec | against | PSNR |",
+        "| --- | --- | ---: |",
+        "| Codec B | Codec A | -31.4% (42%)* |",
+        "| Codec B | Codec C | -38.2% (80%) |",
+    ]
+    assert "| against Codec C | PSNR |" in other and "| Codec A | -5.0% (90%) |" in other and "Codec C | +" not in other
+    assert absent.strip().splitlines()[-1] == "No BD-rate against vvc: it was not measured."
+
+
 @pytest.mark.parametrize("change", ["number", "result", "plot"])
 def test_the_check_bites(project, change):
     readme(project)
@@ -67,9 +87,14 @@ def test_the_check_bites(project, change):
     assert "out of date" in readme(project, "--check", ok=False).stderr
 
 
-def test_an_unknown_block_is_one_line(project):
+def test_what_is_not_measured_yet_says_so(project):
     (project / "README.md").write_text("<!-- table:nothing/bd -->\n<!-- end -->\n")
-    assert "no result file nothing.json" in readme(project, ok=False).stderr
+    readme(project)
+    assert "Not measured yet" in (project / "README.md").read_text()
+    readme(project, "--check")
+
+
+def test_an_unknown_view_is_one_line(project):
     (project / "README.md").write_text("<!-- table:mini/pie -->\n<!-- end -->\n")
     assert "no such view" in readme(project, ok=False).stderr
 
