@@ -56,11 +56,12 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
     Raises:
         AdapterError: not to be had, or not an adapter of this version.
     """
+    path = places.fetch(places.source(given))  # before torch is loaded: a wrong name is told at once
+
     from priorcodec.adapters import card, checkpoint
     from priorcodec.core.checkpoint import encoder_id
     from priorcodec.core.codec import WEIGHTS
 
-    path = places.fetch(places.source(given))
     file = checkpoint.read(path)
     parts = card.parts(file)
     total = sum(parts.values())
@@ -69,6 +70,8 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
         spec = registry.spec(file.metadata.get("backbone", ""))
         share = f"{total / spec.parameters:.2%}"
         checkpoint.check(file, spec, encoder_id=encoder_id((WEIGHTS / "encoder.safetensors").read_bytes()))
+        if file.metadata.get("tiny"):
+            fits = "no: trained for the backbone's tiny test model"
     except (AdapterError, BackboneError) as error:
         fits = f"no: {error}"
     return {

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from typer.main import get_command
 
 import priorcodec
-from priorcodec import AdapterError, AdapterSource, open_registry, open_session
+from priorcodec import AdapterError, AdapterSource, cli, open_registry, open_session
 from priorcodec.adapters import checkpoint
 from priorcodec.core import tensorfile
 from tests.test_cli import quick
@@ -90,6 +92,7 @@ def test_one_file_explained():
         ({"backbone": "sd15"}, "is for revision 000"),
         ({"backbone": "sd99"}, "no backbone 'sd99'"),
         ({"rules": "other"}, "is for rules other"),
+        ({"tiny": "true"}, "tiny test model"),
     ],
 )
 def test_why_a_file_does_not_fit(tmp_path, metadata, reason):
@@ -167,3 +170,9 @@ def test_a_session_takes_it_from_the_cache_and_refuses_the_wrong_backbone(hf_hom
         _ = open_session("nano_unet", adapter=PLACE).adapter
     with pytest.raises(AdapterError, match="lacks its commit"):
         _ = open_session("toy", adapter=PLACE.split("@")[0]).adapter
+
+
+def test_the_page_names_options_that_exist():
+    page = (Path(__file__).parents[1] / "docs" / "adapters.md").read_text()
+    known = {option for parameter in get_command(cli.app).commands["adapters"].params for option in parameter.opts}
+    assert {"--private", "--revision", "--json"} <= set(re.findall(r"--[a-z]+", page)) <= known

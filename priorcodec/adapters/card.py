@@ -134,7 +134,7 @@ def _body(file: AdapterFile, digest: str, size: int) -> str:
         file=file.path.name,
         what=_table(what),
         settings=json.dumps(vars(file.config)),
-        data=about.get("data", "not stated"),
+        data=about.get("data") or "not stated",
         training=_table({key: value for key, value in sorted(about.items()) if key not in ABOUT}),
     )
 
