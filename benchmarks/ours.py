@@ -1,7 +1,8 @@
 """PriorCodec as a Coder, through `priorcodec.open_session` like any user's program.
 
 `preview` is the auxiliary decoder; any other name is a backbone, with decoder settings after a colon as on the command
-line, and `encoder=FILE` for another encoder: `nano_unet:adapter=FILE,steps=4`. All decoders read the same files.
+line, and `encoder=FILE` for another encoder: `nano_unet:adapter=FILE,steps=4`. All decoders read the same files, apart from
+those with `renorm=written`, whose files carry the statistics that they need.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def coder(codec: str) -> coders.Coder:
     shown = ", ".join(resultfile.scrub(word) for word in words.split(",") if word)
 
     def encode(pixels: np.ndarray, setting: str, _: str) -> bytes:
-        return session(codec).encode(pixels, float(setting))
+        return session(codec).encode(pixels, float(setting), statistics=_statistics(codec))
 
     def decode(path: Path) -> np.ndarray:
         data = path.read_bytes()
@@ -57,14 +58,19 @@ def session(codec: str) -> Any:
     return open_session(**backbone, overrides=overrides, encoder=encoder[0] if encoder else None)
 
 
+def _statistics(codec: str) -> bool:
+    """Whether its files carry the picture's statistics: then their bytes count."""
+    return session(codec).config.renorm == "written"
+
+
 @cache
 def _identity(codec: str) -> tuple[str, str, int]:
     """What decodes (encoder, backbone's pinned weights, adapter file, settings), what encodes, number of qualities."""
     made, (name, _, words) = session(codec), codec.partition(":")
-    writer = f"encoder {made.codec.id:08x}"
+    writer = f"encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
     if name == "preview":
         return f"{writer} preview", writer, made.codec.levels
     spec = made.registry.spec(name)
-    adapter = hashlib.sha256(made._adapter_path(spec).read_bytes()).hexdigest()
+    adapter = hashlib.sha256(made.registry.adapter(spec, made.config.adapter).read_bytes()).hexdigest()
     _ = made.adapter  # loads everything, so that what is missing is said before the run and not in its middle
     return f"{writer} {name} {spec.revision} {adapter} {words}", writer, made.codec.levels

@@ -35,6 +35,8 @@ Backbone = Annotated[str | None, typer.Option(help="Which backbone decodes; see 
 AdapterName = Annotated[str | None, typer.Option("--adapter", help="Adapter name or .safetensors file.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Steps = Annotated[int | None, typer.Option(help="Calls of the denoiser, 1 to 8; default 1.")]
+Renorm = Annotated[str | None, typer.Option(help="off, predicted or written: see docs/decoding.md.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Leave this plugin out; may be repeated.")]
@@ -46,6 +48,7 @@ def encode(
     output: Output = None,
     quality: Annotated[float, typer.Option("-q", "--quality", help="0 (smallest file) to 7; fractions allowed.")] = 3.0,
     background: Annotated[str | None, typer.Option(help="Colour behind transparency: white, #rrggbb.")] = None,
+    statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
     device: Device = None,
     force: Force = False,
     as_json: Json = False,
@@ -62,7 +65,7 @@ def encode(
         loaded = image.load(job.source, background=background)
         for note in loaded.notes:
             print(f"{job.source}: {note}", file=sys.stderr)
-        encoded = session.codec.encode(loaded.pixels, quality)
+        encoded = session.codec.encode(loaded.pixels, quality, statistics=statistics)
         files.write(job.target, encoded.data)
         height, width = loaded.pixels.shape[:2]
         return {
@@ -87,15 +90,17 @@ def decode(
     adapter: AdapterName = None,
     device: Device = None,
     dtype: Dtype = None,
+    steps: Steps = None,
+    renorm: Renorm = None,
     no_plugin: NoPlugin = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """.gic files -> pictures, through a diffusion backbone."""
     inputs, settings = _split(words)
-    session = _session(
-        settings, backbone=backbone, adapter=adapter, device=device, dtype=dtype, no_plugin=no_plugin or ()
-    )
+    options = {"backbone": backbone, "adapter": adapter, "device": device, "dtype": dtype, "renorm": renorm}
+    options["steps"] = None if steps is None else str(steps)
+    session = _session(settings, no_plugin=no_plugin or (), **options)
     name = session.config.backbone.name
     _pictures(inputs, output, session.decode_pixels, name, force=force, as_json=as_json)
 

@@ -28,6 +28,14 @@ class Dtype(enum.StrEnum):
     float16 = "float16"
 
 
+class Renorm(enum.StrEnum):
+    """Whose statistics the result is moved to: nobody's, those the adapter predicts, those written in the file."""
+
+    off = "off"
+    predicted = "predicted"
+    written = "written"
+
+
 @dataclass
 class BackboneConfig:
     """name: as `priorcodec backbones` lists them; weights: folder, file or Hub id of a mirror, null for the source."""
@@ -40,7 +48,8 @@ class BackboneConfig:
 class DecodeConfig:
     """How a file becomes a picture.
 
-    adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles.
+    adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles;
+    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -48,12 +57,17 @@ class DecodeConfig:
     device: str = "auto"
     dtype: Dtype = Dtype.auto
     low_memory: bool = False
+    steps: int = 1
+    renorm: Renorm = Renorm.off
 
     def problems(self) -> list[str]:
         """What the types alone cannot tell."""
-        if self.device.split(":")[0] in ("auto", "cpu", "cuda", "mps", "xpu"):
-            return []
-        return [f"device={self.device}: wanted auto, cpu, cuda, mps or xpu"]
+        found = []
+        if self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps", "xpu"):
+            found.append(f"device={self.device}: wanted auto, cpu, cuda, mps or xpu")
+        if not 1 <= self.steps <= 8:
+            found.append(f"steps={self.steps}: wanted 1 to 8")
+        return found
 
 
 def decode_config(overrides: Sequence[str], *, backbones: Collection[str] | None = None) -> DecodeConfig:
@@ -102,7 +116,7 @@ def compose(
             found.append(f"{origin}: no setting {key!r}; nearest: {', '.join(near)}")
             continue
         try:
-            OmegaConf.update(settings, key, None if value == "null" else value)
+            OmegaConf.update(settings, key, _value(value))
         except OmegaConfBaseException as exc:
             found.append(f"{origin}: {str(exc).splitlines()[0]}")
     result = OmegaConf.to_object(settings)
@@ -126,6 +140,13 @@ def _pairs(file: Path | None, overrides: Sequence[str], found: list[str]) -> Ite
             yield word, key, value
         else:
             found.append(f"{word}: wanted key=value")
+
+
+def _value(value: Any) -> Any:
+    """A word's value: null, [a list, in brackets], or the text for the schema to read."""
+    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
+        return [part.strip() for part in value[1:-1].split(",") if part.strip()]
+    return None if value == "null" else value
 
 
 def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from priorcodec.config import DecodeConfig, decode_config
+from priorcodec.config import DecodeConfig, Renorm, decode_config
 from priorcodec.core import image
 from priorcodec.core.contract import LowMemory
-from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.errors import AdapterError, ConfigError, PriorCodecError, StreamError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,6 +38,7 @@ class Session:
         self._codec: Codec | None = None
         self._adapter: Adapter | None = None
         self._lock = threading.RLock()
+        self._one_call = threading.Lock()  # the adapter keeps what its hooks need; previews go on meanwhile
 
     @property
     def codec(self) -> Codec:
@@ -58,18 +59,24 @@ class Session:
                 self._registry = open_registry()
             return self._registry
 
-    def encode(self, picture: Any, quality: float = 3.0, *, background: str | None = None) -> bytes:
+    def encode(
+        self, picture: Any, quality: float = 3.0, *, background: str | None = None, statistics: bool = False
+    ) -> bytes:
         """A picture (path, PIL image, uint8 array (h, w, 3) or (h, w), tensor (3, h, w) in [-1, 1]) -> a .gic file's bytes.
 
-        quality: in levels, 0 (smallest file) to 7, fractions allowed; background: colour behind transparency.
+        quality: in levels, 0 (smallest file) to 7, fractions allowed; background: colour behind transparency; statistics:
+        write eight bytes (and 3 to 7 of framing) that decoders with renorm=written use.
         Raises:
             ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality.
         """
-        return self.encode_details(picture, quality, background=background).data
+        return self.encode_details(picture, quality, background=background, statistics=statistics).data
 
-    def encode_details(self, picture: Any, quality: float = 3.0, *, background: str | None = None) -> Encoded:
+    def encode_details(
+        self, picture: Any, quality: float = 3.0, *, background: str | None = None, statistics: bool = False
+    ) -> Encoded:
         """`encode` with everything known about the file: estimated bits, parts, hash of the symbols."""
-        return self.codec.encode(image.from_any(picture, background=background).pixels, quality)
+        pixels = image.from_any(picture, background=background).pixels
+        return self.codec.encode(pixels, quality, statistics=statistics)
 
     def preview(self, data: bytes) -> Image:
         """The auxiliary decoder's picture: no backbone, no diffusion code. Raises StreamError."""
@@ -83,24 +90,47 @@ class Session:
         """A file -> the backbone's picture, in its true size.
 
         Raises:
-            StreamError: damaged or foreign bytes. WeightsError, AdapterError, BackboneError: the decoder is not complete.
+            StreamError: damaged or foreign bytes, or no statistics for renorm=written.
+            WeightsError, AdapterError, BackboneError: the decoder is not complete.
         """
         return _pil(self.decode_pixels(data))
 
     def decode_pixels(self, data: bytes) -> np.ndarray:
-        """`decode` as uint8 (h, w, 3)."""
+        """`decode` as uint8 (h, w, 3).
+
+        file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, crop--> x --renorm=written--> picture
+        """
         import torch
 
+        from priorcodec.core import renorm
+
         decoded = self.codec.decode(data)
+        if self.config.renorm is Renorm.written and decoded.statistics is None:
+            raise StreamError(
+                "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=off"
+            )
         with torch.inference_mode():
             quality = torch.tensor([decoded.quality], device=self.codec.device)
-            out = self.adapter(decoded.y_hat, quality, decoded.preview)
-            x = self.adapter.attached.to_pixels(out.z)
+            adapter = self.adapter
+            with self._one_call:
+                out = adapter(decoded.y_hat, quality, decoded.preview, steps=self.config.steps, seeds=[decoded.seed])
+            z = out.z
+            if self.config.renorm is Renorm.predicted:
+                if out.mean is None or out.std is None:
+                    raise AdapterError(
+                        f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone.name} predicts no "
+                        "statistics: decode with renorm=off"
+                    )
+                z = renorm.to_statistics(z, out.mean, out.std)
+            x = adapter.attached.to_pixels(z)
             if not torch.isfinite(x).all():
                 raise PriorCodecError(
                     f"{self.config.backbone.name} answered with values that are not finite: try dtype=float32"
                 )
-            return image.to_pixels(image.crop(x.float(), decoded.height, decoded.width))
+            x = image.crop(x.float(), decoded.height, decoded.width)
+            if self.config.renorm is Renorm.written and decoded.statistics is not None:
+                x = decoded.statistics.apply(x)
+            return image.to_pixels(x)
 
     @property
     def adapter(self) -> Adapter:

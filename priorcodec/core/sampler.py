@@ -37,10 +37,12 @@ def sample(
     normal (b, c, h, w), wanted for more than one step -> clean latent (b, c, h, w).
 
     Raises:
-        ConfigError: steps out of range, or several without noise for every picture.
+        ConfigError: steps out of range, or several without noise.
     """
     if not 1 <= steps <= MAX_STEPS:
         raise ConfigError(f"steps is {steps}, wanted 1 to {MAX_STEPS}")
+    if steps > 1 and noise is None:
+        raise ConfigError(f"{steps} steps want noise, got none: give the seed of each file")
 
     def call(x_t: Tensor, a: Tensor, t: Tensor) -> Tensor:
         return to_sample(predict(to_input(x_t, a, prediction), t), x_t, a, prediction)
@@ -48,12 +50,10 @@ def sample(
     a = alpha_bar(t).to(z_hat.dtype)
     z = call(a.sqrt().view(-1, 1, 1, 1) * z_hat, a, t)
     for i in range(1, steps):
-        n = None if noise is None else noise(i)
-        if n is None or n.shape != z_hat.shape:
-            raise ConfigError(f"{steps} steps want noise for each of {len(z_hat)} pictures: give the seed of each file")
+        assert noise is not None  # for the type checker: refused above
         later = t * (1 - i / steps)
         a = alpha_bar(later).to(z_hat.dtype)
-        z = call(add_noise(z, n, a).to(z_hat.dtype), a, later)
+        z = call(add_noise(z, noise(i), a).to(z_hat.dtype), a, later)
     return z
 
 
@@ -62,14 +62,19 @@ def seeded_noise(
 ) -> Callable[[int], Tensor]:
     """Noise for `sample` that depends on the file alone: not on its batch, the device, the dtype or earlier steps.
 
-    seeds: of each picture, 0 to 2**32 - 1 (`bitstream.seed`); shape: of one picture's latent, (c, h, w) -> function of the
-    step i: standard normal (b, c, h, w), drawn on the CPU in float32.
+    seeds: of each picture, 0 to 2**32 - 1 (`bitstream.seed`); shape: (b, c, h, w) of the latents -> function of the step i:
+    standard normal (b, c, h, w), drawn on the CPU in float32.
+
+    Raises:
+        ConfigError: not one seed for each picture.
     """
+    if len(seeds) != shape[0]:
+        raise ConfigError(f"got {len(seeds)} seeds for {shape[0]} pictures, wanted one for each")
 
     def noise(i: int) -> Tensor:
         def one(seed: int) -> Tensor:
             generator = torch.Generator().manual_seed((seed + i * _GOLDEN) % 2**32)
-            return torch.randn(tuple(shape), generator=generator)
+            return torch.randn(tuple(shape[1:]), generator=generator)
 
         return torch.stack([one(seed) for seed in seeds]).to(device, dtype)
 
