@@ -1,12 +1,20 @@
-"""Training losses. Perceptual: ST-LPIPS (Ghildyal & Liu, ECCV 2022), which carries its weights in its package."""
+"""Training losses between pictures.
+
+Perceptual: LPIPS (Zhang et al., CVPR 2018) or ST-LPIPS (Ghildyal & Liu, ECCV 2022), which carries its weights in its package.
+Structure: gradient difference (Mathieu et al., ICLR 2016) with Sobel's operator. Adversarial: PatchGAN (Isola et al., CVPR
+2017) with the hinge loss.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import warnings
+from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from priorcodec.core.errors import TrainingError
@@ -34,3 +42,63 @@ class Perceptual(nn.Module):
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
             return self.metric(x_hat, x).flatten().float()
+
+
+LPIPS_WEIGHTS = "vgg16-397923af.pth"  # torchvision's VGG-16, as `lpips` looks for it
+
+
+class Lpips(nn.Module):
+    """LPIPS-VGG distance. Pictures (b, 3, H, W) in [-1, 1] -> (b,)."""
+
+    def __init__(self):
+        super().__init__()
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter("ignore")
+                import lpips
+
+                self.metric = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
+        except ImportError as error:
+            raise TrainingError(f"perceptual=lpips needs {error.name}: pip install lpips") from error
+
+    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            return self.metric(x_hat, x).flatten().float()
+
+
+def perceptual(name: str) -> tuple[nn.Module, str]:
+    """auto, lpips or stlpips -> the distance and its name; auto: LPIPS when its weights are in torch's cache."""
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / LPIPS_WEIGHTS
+    if name == "lpips" and not weights.exists():
+        raise TrainingError(f"perceptual=lpips needs {LPIPS_WEIGHTS} in {weights.parent}: put it there, or take auto")
+    if name == "lpips" or (name == "auto" and weights.exists() and importlib.util.find_spec("lpips")):
+        return Lpips(), "LPIPS (VGG)"
+    return Perceptual("vgg"), "ST-LPIPS (VGG)" + (": no LPIPS weights here" if name == "auto" else "")
+
+
+def structure(x_hat: Tensor, x: Tensor) -> Tensor:
+    """Mean absolute difference of the Sobel gradients, as far apart as the pixels themselves: (b, 3, H, W) twice -> scalar."""
+    across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=x.device) / 8
+    kernel = torch.stack([across, across.T])[:, None].repeat(3, 1, 1, 1)
+    return F.conv2d(x_hat - x, kernel, groups=3).abs().mean()
+
+
+class Critic(nn.Module):
+    """Patch discriminator: pictures (b, 3, H, W) -> (b, 1, H/8, W/8), above 0 for real."""
+
+    def __init__(self, width: int = 48):
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1), nn.LeakyReLU(0.2)]
+        for c in (width, 2 * width):
+            layers += [nn.Conv2d(c, 2 * c, 4, 2, 1), nn.GroupNorm(8, 2 * c), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+    def losses(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """-> (what the decoder minimises, what the critic minimises); neither moves the other's weights."""
+        own = {name: parameter.detach() for name, parameter in self.named_parameters()}
+        decoder = -torch.func.functional_call(self, own, (x_hat,)).float().mean()
+        critic = F.relu(1 - self(x).float()).mean() + F.relu(1 + self(x_hat.detach()).float()).mean()
+        return decoder, critic

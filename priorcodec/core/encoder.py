@@ -8,6 +8,7 @@ s is a pair of vectors (quantise, dequantise); qualities between two levels inte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -76,24 +77,41 @@ class ImageEncoder(Transforms):
         super().__init__(config)
         self.prior = Prior(config.m, config.m_h, config.n, config.levels)
 
-    def code(self, x: Tensor, quality: Tensor, *, autocast: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-        """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> y_hat as a decoder reads it, latent and hyper-latent bits (b,)."""
+    def code(
+        self,
+        x: Tensor,
+        quality: Tensor,
+        *,
+        autocast: bool = False,
+        uniform: Callable[[Tensor], Tensor] = torch.rand_like,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> y_hat as a decoder reads it, latent and hyper-latent bits (b,).
+
+        uniform: the noise of `relaxed_bits`.
+        """
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             y_q, z = self.scaled(self.g_a(x).float(), quality)
         z, y_q = z.float(), y_q.float()
         z_mean, z_index = self.prior.hyper_parameters(quality)
         symbols = round_ste(z - z_mean)
-        z_bits = relaxed_bits(z - z_mean, z_index.expand_as(z))
+        z_bits = relaxed_bits(z - z_mean, z_index.expand_as(z), uniform)
         phi = self.prior.features(symbols + z_mean, quality)
         mean, index = self.prior(y_q, phi)
         symbols = round_ste(y_q - mean)
-        y_bits = relaxed_bits(y_q - mean, index)
+        y_bits = relaxed_bits(y_q - mean, index, uniform)
         y_hat = self.dequantise(symbols + mean, quality)
         return y_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 
-    def forward(self, x: Tensor, quality: Tensor, *, autocast: bool = False) -> Forward:
+    def forward(
+        self,
+        x: Tensor,
+        quality: Tensor,
+        *,
+        autocast: bool = False,
+        uniform: Callable[[Tensor], Tensor] = torch.rand_like,
+    ) -> Forward:
         """`code`, then the auxiliary decoder: a differentiable model of coding and previewing x."""
-        y_hat, y_bits, z_bits = self.code(x, quality, autocast=autocast)
+        y_hat, y_bits, z_bits = self.code(x, quality, autocast=autocast, uniform=uniform)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             x_hat = self.g_s(y_hat)
         return Forward(x_hat=x_hat.float(), y_hat=y_hat, y_bits=y_bits, z_bits=z_bits)

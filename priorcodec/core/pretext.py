@@ -6,6 +6,7 @@ an auxiliary decoder. Each picture of a batch draws one level, which estimates t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -45,10 +46,16 @@ class PretextLoss:
 
 
 def pretext_loss(
-    model: ImageEncoder, x: Tensor, quality: Tensor, ladder: Ladder, *, autocast: bool = False
+    model: ImageEncoder,
+    x: Tensor,
+    quality: Tensor,
+    ladder: Ladder,
+    *,
+    autocast: bool = False,
+    uniform: Callable[[Tensor], Tensor] = torch.rand_like,
 ) -> PretextLoss:
-    """x (b, 3, H, W) in [-1, 1], quality (b,) in levels -> the weighted stage-1 loss."""
-    out = model(x, quality, autocast=autocast)
+    """x (b, 3, H, W) in [-1, 1], quality (b,) in levels -> the weighted stage-1 loss; uniform: see `relaxed_bits`."""
+    out = model(x, quality, autocast=autocast, uniform=uniform)
     bpp = (out.y_bits + out.z_bits) / (x.shape[-1] * x.shape[-2])
     mse = ((out.x_hat - x) ** 2).mean((1, 2, 3)) * 127.5**2
     lam, weight = ladder.lambdas(quality), ladder.weights(quality)

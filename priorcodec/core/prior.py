@@ -10,6 +10,7 @@ An index names one of `SCALES` Gaussian tables; a mean is a fixed-point integer.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -39,13 +40,15 @@ def gaussian_bits(offset: Tensor, index: Tensor) -> Tensor:
     return -torch.log2((upper - lower).clamp_min(2.0**-16))
 
 
-def relaxed_bits(offset: Tensor, index: Tensor) -> Tensor:
+def relaxed_bits(offset: Tensor, index: Tensor, uniform: Callable[[Tensor], Tensor] = torch.rand_like) -> Tensor:
     """Differentiable bits of rounding `offset`: uniform noise in place of rounding, without what the noise itself costs.
+
+    uniform: tensor -> values in [0, 1) of its shape; a trainer gives its own to be the same in one process and in several.
 
     Noise alone (Balle et al. 2017) charges a sure zero 0.1 bit, which at low rates is most of the bill; rounding with a
     straight-through gradient charges right but never pulls a value back to zero. This is right at zero, and pulls.
     """
-    noise = torch.rand_like(offset) - 0.5
+    noise = uniform(offset) - 0.5
     certain = gaussian_bits(torch.zeros_like(offset), index)
     return gaussian_bits(offset + noise, index) - gaussian_bits(noise, index) + certain
 
