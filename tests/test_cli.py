@@ -52,6 +52,26 @@ def test_encode_decode_preview_info_of_a_folder(folder):
     assert (info["quality"], info["width"], info["height"]) == (2.0, 90, 70)
 
 
+def test_steps_and_renorm_as_options_and_as_words(folder):
+    source, file = folder / "in" / "a.png", folder / "a.gic"
+    assert quick("encode", source, "-o", folder / "plain.gic", "-q", 1)[0] == 0
+    assert quick("encode", source, "-o", file, "-q", 1, "--statistics")[0] == 0
+    assert file.stat().st_size - (folder / "plain.gic").stat().st_size in (11, 12)
+    shown = quick("info", file)[1]
+    assert "type 1: 8 bytes" in shown and "Cb" in shown
+    dial = {"option": ("--steps", 2, "--renorm", "written"), "word": ("steps=2", "renorm=written"), "off": ()}
+    for name, words in dial.items():
+        assert quick("decode", file, "backbone=toy", *words, "-o", folder / f"{name}.png")[0] == 0
+    option, word, off = ((folder / f"{name}.png").read_bytes() for name in dial)
+    assert option == word != off
+    status, _, message = quick(
+        "decode", folder / "plain.gic", "backbone=toy", "--renorm", "written", "-o", folder / "x.png"
+    )
+    assert status == 2 and "encode --statistics" in message and "\n" not in message
+    status, _, message = quick("decode", file, "--steps", 9)
+    assert status == 2 and "1 to 8" in message
+
+
 def test_a_folder_run_goes_on_past_a_bad_file(folder):
     (folder / "in" / "c.png").write_bytes(b"no picture")
     status, out, errors = quick("encode", folder / "in", "-o", folder / "gic")

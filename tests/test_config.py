@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from priorcodec import ConfigError
-from priorcodec.config import DecodeConfig, Dtype, compose, decode_config, shipped
+from priorcodec.config import DecodeConfig, Dtype, Renorm, compose, decode_config, shipped
 from priorcodec.registry import open_registry
 
 CONFIGS = sorted((Path(__file__).parent.parent / "priorcodec" / "configs").glob("*.yaml"))
@@ -24,6 +24,23 @@ def test_values_have_the_types_of_the_schema():
     config = decode_config(["dtype=float16", "low_memory=true", "adapter=12", "backbone.weights=null"])
     assert (config.dtype, config.low_memory, config.adapter) == (Dtype.float16, True, "12")
     assert config.backbone.weights is None
+
+
+def test_the_dial(tmp_path):
+    assert (DecodeConfig().steps, DecodeConfig().renorm) == (1, Renorm.off)
+    config = decode_config(["steps=4", "renorm=predicted"])
+    assert (config.steps, config.renorm) == (4, Renorm.predicted)
+    (tmp_path / "mine.yaml").write_text("steps: 8\nrenorm: off\n")
+    assert compose(DecodeConfig, file=tmp_path / "mine.yaml") == DecodeConfig(steps=8)
+    for word, part in (
+        ("steps=0", "1 to 8"),
+        ("steps=9", "1 to 8"),
+        ("steps=2.5", "steps"),
+        ("renorm=writen", "renorm"),
+    ):
+        with pytest.raises(ConfigError, match=part) as caught:
+            decode_config([word])
+        assert "\n" not in str(caught.value)
 
 
 def test_the_word_wins_over_the_file_whatever_the_order():

@@ -9,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from priorcodec import AdapterError, BackboneError, ConfigError, open_session
+from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, open_session
 from priorcodec.core import image
+from priorcodec.core.renorm import PictureStatistics
 from tests.core.test_codec import DEMO
 
 
@@ -94,3 +95,76 @@ def test_one_session_serves_many_threads(session, photo):
     for thread in threads:
         thread.join()
     assert results == [True] * 4
+
+
+def test_the_dial_changes_the_picture_and_one_file_gives_one_picture(session, photo):
+    data = session.encode(photo, 2, statistics=True)
+    pictures = {session.decode_pixels(data).tobytes()}
+    for words in (["steps=2"], ["steps=4", "renorm=written"]):
+        other = open_session(overrides=words)
+        one, two = other.decode_pixels(data), other.decode_pixels(data)
+        assert np.array_equal(one, two) and one.shape == photo.shape
+        pictures.add(one.tobytes())
+    assert len(pictures) == 3
+
+
+def test_noise_comes_from_the_file(session, photo):
+    """The same features under another checksum: with one step the same picture, with two another one."""
+    plain, other = session.encode(photo, 2), session.encode(photo, 2, statistics=True)
+    assert np.array_equal(session.decode_pixels(plain), session.decode_pixels(other))
+    more = open_session(overrides=["steps=2"])
+    assert not np.array_equal(more.decode_pixels(plain), more.decode_pixels(other))
+
+
+def test_written_statistics_are_met(photo):
+    data = open_session("toy").encode(photo, 0, statistics=True)
+    wanted = PictureStatistics.measure(photo)
+    off, written = (
+        PictureStatistics.measure(open_session("toy", overrides=[f"renorm={mode}"]).decode_pixels(data))
+        for mode in ("off", "written")
+    )
+    before, after = (np.subtract([*s.mean, *s.std], [*wanted.mean, *wanted.std]) for s in (off, written))
+    assert np.abs(after).max() < 1.5 and np.square(after).sum() < np.square(before).sum()
+
+
+def test_renormalization_without_statistics_is_one_line_with_the_remedy(session, photo, monkeypatch):
+    data = session.encode(photo, 0)
+    with pytest.raises(StreamError, match="encode --statistics") as caught:
+        open_session("toy", overrides=["renorm=written"]).decode(data)
+    assert "\n" not in str(caught.value)
+    predicted = open_session("toy", overrides=["renorm=predicted"])
+    monkeypatch.setattr(predicted.adapter, "statistics", None)
+    with pytest.raises(AdapterError, match="renorm=off") as caught:
+        predicted.decode(data)
+    assert "\n" not in str(caught.value)
+
+
+def test_predicted_statistics_are_those_of_the_latent(photo, monkeypatch):
+    """An adapter with a head for statistics: what reaches the autoencoder has exactly those."""
+    session = open_session("toy", overrides=["renorm=predicted"])
+    adapter = session.adapter
+    channels = adapter.spec.latent.channels
+    mean, std = torch.linspace(-0.2, 0.2, channels)[None], torch.linspace(0.3, 0.6, channels)[None]
+    monkeypatch.setattr(adapter, "statistics", lambda *_: (mean, std))
+    seen, to_pixels = [], adapter.attached.to_pixels
+    monkeypatch.setattr(adapter.attached, "to_pixels", lambda z: seen.append(z) or to_pixels(z))
+    session.decode(session.encode(photo, 3))
+    torch.testing.assert_close(seen[0].mean((2, 3)), mean, rtol=0, atol=1e-4)
+    torch.testing.assert_close(seen[0].std((2, 3), correction=0), std, rtol=1e-3, atol=0)
+
+
+def test_threads_with_several_steps_do_not_mix(photo):
+    session = open_session(overrides=["steps=2"])
+    files = [session.encode(photo, q) for q in (0, 3, 6)]
+    wanted = [session.decode_pixels(data) for data in files]
+    results = []
+
+    def work(i: int) -> None:
+        results.append(np.array_equal(session.decode_pixels(files[i]), wanted[i]))
+
+    threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == [True] * 6
