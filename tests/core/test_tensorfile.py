@@ -57,7 +57,7 @@ def test_a_pickle_is_refused_unread(tmp_path):
 
 @pytest.mark.parametrize(
     "wanted, remedy",
-    [("priorcodec adapter 2", "update priorcodec or get"), ("priorcodec encoder 1", "give an encoder file")],
+    [("priorcodec adapter 9", "update priorcodec or get"), ("priorcodec encoder 1", "give an encoder file")],
 )
 def test_another_version_or_kind(path, wanted, remedy):
     with pytest.raises(AdapterError, match=f"is '{KIND}', wanted '{wanted}': {remedy}"):
