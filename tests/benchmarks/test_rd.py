@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from priorcodec import evaluate
+from priorcodec.core import image
 
 from .conftest import ROOT, run
 
@@ -165,6 +166,25 @@ def test_a_file_that_cannot_be_read_costs_its_setting_alone(rd, tmp_path):
     result = json.loads((tmp_path / "torn.json").read_text())
     assert result["left_out"] == ["webp 60: failed on 1 of 2 pictures", "jpeg 60: failed on 2 of 2 pictures"]
     assert {r["setting"] for r in result["rows"]} == {"10"}
+
+
+def test_settings_of_the_decoder_in_a_codecs_name(weights, pictures, monkeypatch, tmp_path):
+    """Every setting has its own scores; only renorm=written has its own files, and their statistics count."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ours = importlib.import_module("ours")
+    name = f"toy:encoder={weights['encoder']},adapter={weights['toy']}"
+    words = ("", ",steps=2", ",renorm=predicted", ",renorm=written", ",steps=2,renorm=written")
+    plain, steps, predicted, written, both = coders = [ours.coder(name + word) for word in words]
+    assert [c.missing for c in coders] == [None] * 5
+    assert len({c.name for c in coders}) == len({c.identity for c in coders}) == 5
+    assert plain.writer == steps.writer == predicted.writer != written.writer == both.writer
+    pixels = image.load(pictures / "pic-0.png").pixels
+    made = [c.encode(pixels, "1", "") for c in coders]
+    assert made[0] == made[1] == made[2] and made[3] == made[4]
+    assert len(made[3]) - len(made[0]) in (11, 12)
+    (tmp_path / "x.gic").write_bytes(made[3])
+    shown = [c.decode(tmp_path / "x.gic") for c in (plain, steps, written)]
+    assert len({x.tobytes() for x in shown}) == 3
 
 
 def test_nothing_to_run_is_one_line(rd, tmp_path):
