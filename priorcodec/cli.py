@@ -227,8 +227,8 @@ def check(
         raise typer.Exit(1)
 
 
-trainer = typer.Typer(name="train", help="Train an adapter for a backbone, or a new encoder.", no_args_is_help=True)
-app.add_typer(trainer)
+trainer = typer.Typer(help="Train an adapter for a backbone, or a new encoder.", no_args_is_help=True)
+app.add_typer(trainer, name="train")
 Settings = Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Settings; `docs/train.md` lists all.")]
 
 

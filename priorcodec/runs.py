@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import math
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, make_dataclass
 from pathlib import Path
@@ -116,10 +116,10 @@ class RunConfig:
         )  # fmt: skip
 
 
-def mutable(frozen: type, name: str) -> type:
-    """A frozen dataclass's fields as settings (OmegaConf makes frozen ones read-only)."""
+def mutable(frozen: type, name: str, meaning: Mapping[str, str]) -> type:
+    """A frozen dataclass's fields as settings (OmegaConf makes frozen ones read-only); meaning: a text for each."""
     hints = get_type_hints(frozen)
-    return make_dataclass(name, [(f.name, hints[f.name], field(default=f.default)) for f in fields(frozen)])
+    return make_dataclass(name, [(f.name, hints[f.name], setting(f.default, meaning[f.name])) for f in fields(frozen)])
 
 
 def rows(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:

@@ -29,7 +29,16 @@ from priorcodec.training import CHECKPOINT
 if TYPE_CHECKING:
     from priorcodec.registry import Registry
 
-EncoderShape: Any = runs.mutable(EncoderConfig, "EncoderShape")
+MEANING = {
+    "n8": "channels at stride 8",
+    "n16": "channels at stride 16",
+    "m": "coded channels",
+    "m_h": "channels of the hyper-latent",
+    "n": "width of the entropy model",
+    "depth": "residual blocks per stride",
+    "levels": "quality levels",
+}
+EncoderShape: Any = runs.mutable(EncoderConfig, "EncoderShape", MEANING)
 
 
 @dataclass

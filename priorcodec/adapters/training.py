@@ -32,7 +32,20 @@ from priorcodec.core.errors import AdapterError
 from priorcodec.data import to_signed
 from priorcodec.runs import setting
 
-Shape: Any = runs.mutable(AdapterConfig, "Shape")
+MEANING = {
+    "width": "channels of the bridge on the latent grid",
+    "depth": "blocks of the bridge on the latent grid",
+    "fine_width": "channels of the bridge at half the latent's stride",
+    "fine_depth": "blocks of the bridge there",
+    "fusion": "channels of the attentive fusion's bottleneck; 0: no fusion",
+    "window": "of its attention, in positions",
+    "tokens": "vectors that stand where text stood",
+    "mapper": "whether they depend on the file",
+    "statistics": "whether the latent's mean and std are predicted, for renormalization",
+    "start": "pseudo-timestep at the lowest and the highest quality",
+    "lora_rank": "null: the rules' own ranks; one rank for all; 0: no LoRA",
+}
+Shape: Any = runs.mutable(AdapterConfig, "Shape", MEANING)
 
 
 class Part(enum.StrEnum):
@@ -260,7 +273,7 @@ def train(
         other = known.get(file.metadata.get("backbone", ""))
         same_latent = other is not None and other.latent == spec.latent
         run.say(warm_start(adapter, file, same_latent=same_latent, encoder=identity))
-    if config.gradient_checkpointing and not _checkpoint_gradients(backbone):
+    if config.gradient_checkpointing and not checkpoint_gradients(backbone):
         run.say(f"{spec.name} has no gradient checkpointing: trained without")
 
     distance: Any = None
@@ -288,7 +301,6 @@ def train(
         return None
     target = run.folder / f"{spec.name}.adapter.safetensors"
     metadata = runs.description(config, loop) | ({"tiny": "true"} if config.tiny else {})
-    metadata |= {"source": spec.source, "backbone_parameters": str(spec.parameters)}
     checkpoint.save(adapter, target, encoder_id=identity, metadata=metadata)
     card.write(target)
     return target
@@ -311,7 +323,7 @@ def _modules(backbone: Any) -> Sequence[nn.Module]:
     return [value for _, value in sorted(vars(backbone).items()) if isinstance(value, nn.Module)]
 
 
-def _checkpoint_gradients(backbone: Any) -> bool:
+def checkpoint_gradients(backbone: Any) -> bool:
     """Where diffusers has it: the denoiser must."""
     for module in (backbone.module, getattr(backbone, "vae", None)):
         enable = getattr(module, "enable_gradient_checkpointing", None)
