@@ -1,7 +1,8 @@
 """Real architectures with random weights: saved as on the Hub, loaded by the real loader, decoded in one step.
 
-python benchmarks/full_size.py sd15 pixart sdxl:bfloat16 [--side 512] [--threads 2] [--write]
-Each stage runs in a process of its own, so that the peak memory is that of loading and decoding alone.
+python benchmarks/full_size.py sd15 pixart sdxl:bfloat16 [--side 512] [--threads 2] [--write] [--note TEXT]
+Each stage runs in a process of its own, so that the peak memory is that of loading and decoding alone. Each *_seconds is
+wall clock, each *_cpu_seconds processor time over all threads: the two part when the machine has other work.
 """
 
 from __future__ import annotations
@@ -29,9 +30,12 @@ def save(name: str, folder: Path, dtype: str) -> None:
     with torch.device("meta"):
         backbone: Any = spec.build(None, dtype=getattr(torch, dtype))
     backbone.to_empty(device="cpu")  # not torch's own initialisation: it takes minutes for 2.5 billion weights
-    torch.manual_seed(0)
+    noise = 0.02 * torch.randn(2**20, generator=torch.Generator().manual_seed(0))
     for weight in backbone.parameters():
-        weight.normal_(0, 0.02) if weight.ndim > 1 else weight.fill_(0.5)  # scales of norms must not vanish
+        if weight.ndim > 1:  # the same noise over and over: drawing 2.5 billion numbers takes a minute
+            weight.copy_(noise.repeat(weight.numel() // 2**20 + 1)[: weight.numel()].view_as(weight))
+        else:
+            weight.fill_(0.5)  # scales of norms must not vanish
     for child, part in ((spec.family, backbone.module), ("vae", backbone.vae)):  # no buffer of theirs is saved
         part.save_pretrained(folder / child)
     kinds: Any = diffusers
@@ -48,41 +52,54 @@ def decode(name: str, folder: Path, dtype: str, side: int) -> dict[str, Any]:
     """Load, one call of the denoiser, autoencoder; seconds and peak memory in bytes."""
     import torch
 
-    from priorcodec.core.sampler import one_step
+    from priorcodec.core.sampler import sample
     from priorcodec.registry import open_registry
 
     registry = open_registry()
     spec = registry.spec(name)
-    start = time.perf_counter()
+    start = _clocks()
     backbone: Any = spec.build(registry.weights(spec, str(folder)), dtype=getattr(torch, dtype))
-    loaded = time.perf_counter()
+    loaded = _clocks()
     h = side // spec.latent.stride
     z_hat = torch.randn(1, spec.latent.channels, h, h, generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(1, 1, spec.token_dim)
     pooled = torch.zeros(1, spec.pooled_dim) if spec.pooled_dim else None
     with torch.inference_mode():
-        z = one_step(
+        z = sample(
             lambda x_t, t: backbone.predict(x_t, t, tokens, pooled),
             backbone.alpha_bar,
             spec.prediction,
             z_hat,
             torch.tensor([300.0]),
         )
-        denoised = time.perf_counter()
+        denoised = _clocks()
         x = backbone.to_pixels(z)
-    done = time.perf_counter()
+    done = _clocks()
     return {
         "backbone": name,
         "dtype": dtype,
         "side": side,
         "threads": torch.get_num_threads(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "weights": "random",
-        "load_seconds": round(loaded - start, 2),
-        "denoise_seconds": round(denoised - loaded, 2),
-        "pixels_seconds": round(done - denoised, 2),
+        "parameters": sum(p.numel() for p in backbone.module.parameters()),
+        **_between("load", start, loaded),
+        **_between("denoise", loaded, denoised),
+        **_between("pixels", denoised, done),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "finite": bool(torch.isfinite(x).all()),
         "shape": list(x.shape),
+    }
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+def _between(stage: str, start: tuple[float, float], end: tuple[float, float]) -> dict[str, float]:
+    return {
+        f"{stage}_seconds": round(end[0] - start[0], 2),
+        f"{stage}_cpu_seconds": round(end[1] - start[1], 2),
     }
 
 
@@ -92,6 +109,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=512)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="keep the rows as benchmarks/results/full_size.json")
+    parser.add_argument("--note", default="", help="what else is to be known of this run, kept in the file")
     parser.add_argument("--stage", choices=["save", "decode"], help="used by the script itself")
     parser.add_argument("--folder", type=Path, help="used by the script itself")
     given = parser.parse_args()
@@ -101,23 +119,29 @@ def main() -> None:
     elif given.stage == "decode":
         print(json.dumps(decode(name, given.folder, dtype, given.side)))
     else:
-        rows = [measure(model, given.side, given.threads) for model in given.models]
-        print(json.dumps(rows, indent=2))
-        if given.write:
-            sys.path.insert(0, str(Path(__file__).parent))
-            import resultfile
+        rows = []
+        for model in given.models:
+            rows.append(measure(model, given.side, given.threads))
+            if given.write:  # after each one: they take minutes
+                sys.path.insert(0, str(Path(__file__).parent))
+                import resultfile
 
-            resultfile.write("full_size", "full_size", {"rows": rows})
+                resultfile.write("full_size", "full_size", {"note": given.note, "rows": rows})
+        print(json.dumps(rows, indent=2))
+        sys.exit(1 if any("failed" in row for row in rows) else 0)
 
 
 def measure(model: str, side: int, threads: int) -> dict[str, Any]:
-    """Both stages of one backbone, each in a fresh process."""
-    model = model if ":" in model else f"{model}:float32"
+    """Both stages of one backbone, each in a fresh process; a stage that dies gives a row that says so."""
+    name, _, dtype = model.partition(":")
+    model = f"{name}:{dtype or 'float32'}"
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
         words = [sys.executable, __file__, model, "--side", str(side), "--folder", folder, "--stage"]
-        subprocess.run([*words, "save"], check=True, env=environment)
-        done = subprocess.run([*words, "decode"], check=True, env=environment, stdout=subprocess.PIPE, text=True)
+        for stage in ("save", "decode"):
+            done = subprocess.run([*words, stage], env=environment, stdout=subprocess.PIPE, text=True)
+            if done.returncode:  # -9 is what Linux gives a process that asks for more memory than there is
+                return {"backbone": name, "dtype": dtype or "float32", "failed": f"{stage}: exit {done.returncode}"}
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -8,6 +8,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     speed or speed:nano_unet,avif                times of a speed file
     portability                 which sets of portability.py agree
     mainjob                     the main job on real pictures
+    full_size                   the large architectures with random weights
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """
 
@@ -41,6 +42,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
     result: dict[str, Any] = json.loads(path.read_text())
     if result["kind"] == "mainjob":
         return _mainjob(result["summary"]), {}
+    if result["kind"] == "full_size":
+        return _full_size(result), {}
     if result["kind"] == "speed":
         return tables.speed_table(result, codecs).markdown() + "\n", {}
     if result["kind"] == "portability-sets":
@@ -85,6 +88,20 @@ def _mainjob(summary: dict[str, Any]) -> str:
         "peak memory of that process": f"{speed['peak_gib']:.2f} GiB",
     }
     return "\n".join(["| | |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]) + "\n"
+
+
+def _full_size(result: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/full_size.py found; a model that did not run says how it ended."""
+    lines = ["| backbone | load | denoiser, one step | autoencoder | peak memory |", "|---|---:|---:|---:|---:|"]
+    for row in result["rows"]:
+        if "failed" in row:
+            cells = [row["failed"], "", "", ""]
+        else:
+            times = [(row[f"{stage}_cpu_seconds"], row[f"{stage}_seconds"]) for stage in ("load", "denoise", "pixels")]
+            cells = [*(f"{cpu:.1f} s ({wall:.0f} s)" for cpu, wall in times), f"{row['peak_bytes'] / 2**30:.2f} GiB"]
+        lines.append(f"| {row['backbone']}, {row['dtype']} | {' | '.join(cells)} |")
+    note = "Processor seconds, in brackets wall clock"
+    return "\n".join([*lines, "", f"{note}{': ' + result['note'] if result['note'] else ''}."]) + "\n"
 
 
 def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:

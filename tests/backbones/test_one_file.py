@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("decode_once.py")
 SPECS = open_registry().specs()
 BACKBONES = ["pixart"] + [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("sd15", "sd21", "sd21.base", "sdxl", "pixart.sigma", "nano_unet")
+    for name in ("sd15", "sd21", "sd21.base", "sdxl", "pixart.sigma", "nano_unet", "nano_dit")
 ]
 HEIGHT, WIDTH = 71, 99
 
@@ -57,7 +57,9 @@ def write_weights(spec, folder):
 
 
 def write_adapter(spec, codec, path):
-    adapter = Adapter(spec, AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8), m=8, levels=4, tiny=True)
+    adapter = Adapter(
+        spec, AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8), m=8, levels=4, tiny=True
+    )
     adapter.inject(spec.build_tiny())
     with torch.no_grad():
         for i, weight in enumerate(adapter.trainable()):  # as after some training
