@@ -113,7 +113,7 @@ def test_a_mistake_in_a_real_process_shows_no_traceback(tmp_path):
 
 def test_backbones_and_plugins_list_ours():
     rows = {row["name"]: row for row in json.loads(quick("backbones", "--json")[1])}
-    assert {"nano_unet", "toy", "sd15", "sdxl", "pixart"} <= set(rows)
+    assert {"nano_unet", "nano_dit", "toy", "sd15", "sdxl", "pixart"} <= set(rows)
     assert rows["nano_unet"]["weights"] == "here" and rows["nano_unet"]["adapters"] == "default"
     assert rows["sd15"]["adapters"] == "none"
     assert "859.52M" in quick("backbones", "sd15")[1]

@@ -229,8 +229,8 @@ def test_parametrize(check):
     check()
 
 
-OURS = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "nano_unet", "toy")
-FAST = ("sd15", "sdxl", "pixart", "nano_unet")
+OURS = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "nano_unet", "nano_dit", "toy")
+FAST = ("sd15", "sdxl", "pixart", "nano_unet", "nano_dit")
 
 
 @parametrize_backbones(*FAST)

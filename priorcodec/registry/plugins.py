@@ -10,6 +10,7 @@ GROUP = "priorcodec"
 
 DEFAULT_PLUGINS = {  # plugin name -> module; first come, first named
     "nano_unet": "priorcodec.backbones.nano_unet",
+    "nano_dit": "priorcodec.backbones.nano_dit",
     "sd15": "priorcodec.backbones.sd15",
     "sd21": "priorcodec.backbones.sd21",
     "sdxl": "priorcodec.backbones.sdxl",
