@@ -169,7 +169,8 @@ JPEG = {"format": "JPEG", "progressive": True, "optimize": True}
 WEBP, AVIF, JXL = {"format": "WEBP", "method": 6}, {"format": "AVIF", "speed": 4}, {"format": "JXL", "effort": 7}
 X265 = {"preset": "slow", "x265-params": "info=0:keyint=1:log-level=none:pools=1:frame-threads=1"}
 SVT = {"preset": "4", "svtav1-params": "lp=1:avif=1"}
-ANCHORS = ("jpeg", "webp", "avif", "jxl", "hevc", "av1", "vvc", *COMPRESSAI)
+CLASSICAL = ("avif", "jxl", "webp", "jpeg", "hevc", "av1")
+ANCHORS = (*CLASSICAL, "vvc", *COMPRESSAI)
 
 
 def anchor(name: str, *, vvc: Path | None = None) -> Coder:

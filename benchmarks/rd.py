@@ -139,9 +139,11 @@ def _arguments() -> argparse.Namespace:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("name", help="results/NAME.json")
     cli.add_argument("pictures", type=Path, nargs="+", help="references: files or folders")
-    cli.add_argument("--codecs", nargs="+", required=True)
+    cli.add_argument("--codecs", nargs="+", default=["preview", "nano_unet", "vvc", *coders.CLASSICAL])
     cli.add_argument("--metrics", nargs="+", default=list(metrics.METRICS), choices=list(metrics.METRICS))
-    cli.add_argument("--anchor", nargs="+", default=["vvc", "avif", "jxl"], help="codecs that BD-rates are against")
+    cli.add_argument(
+        "--anchor", nargs="+", help="codecs that BD-rates are against; default those measured of vvc avif jxl"
+    )
     cli.add_argument("--vvc", type=Path, help="folder of NAME-qpQP.266 bitstreams")
     cli.add_argument("--workers", type=int, default=1)
     cli.add_argument("--threads", type=int, default=1, help="per worker")
@@ -176,12 +178,13 @@ def _jobs(args: argparse.Namespace, codec: str, coder: coders.Coder, path: Path,
 
 
 def _bd_rates(
-    means: list[dict[str, Any]], anchors: list[str], higher: dict[str, bool]
+    means: list[dict[str, Any]], anchors: list[str] | None, higher: dict[str, bool]
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """BD-rates against every anchor that was measured; a line for each that was not."""
     if find_spec("bjontegaard") is None:
         return [], ["BD-rate: no python module bjontegaard; install priorcodec[bench]"]
     measured = {m["codec"] for m in means}
+    anchors = anchors or [anchor for anchor in ("vvc", "avif", "jxl") if anchor in measured]
     found = [entry for anchor in anchors if anchor in measured for entry in curves.bd_table(means, anchor, higher)]
     return found, [f"BD-rate against {anchor}: it was not measured" for anchor in anchors if anchor not in measured]
 

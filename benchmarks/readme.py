@@ -23,6 +23,7 @@ from typing import Any
 
 import resultfile
 
+from priorcodec import metrics
 from priorcodec.report import plot, tables
 
 BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
@@ -60,6 +61,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         target = results / f"{stem}-{choice}.svg"
         text = f"![{about['title']} against bits per pixel]({target.relative_to(root).as_posix()})\n"
         return text, {target: plot.standalone(drawn, series)}
+    if view == "plot" and choice in metrics.METRICS:
+        return f"Not measured: {metrics.METRICS[choice].title} is not in `results/{path.name}`.\n", {}
     raise ValueError(
         f"table:{name}: no such view; use /ours, /bd, /points or /plot:METRIC with one of {', '.join(result['metrics'])}"
     )

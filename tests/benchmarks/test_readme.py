@@ -88,9 +88,11 @@ def test_the_check_bites(project, change):
 
 
 def test_what_is_not_measured_yet_says_so(project):
-    (project / "README.md").write_text("<!-- table:nothing/bd -->\n<!-- end -->\n")
+    absent = "<!-- table:nothing/bd -->\n<!-- end -->\n<!-- table:mini/plot:stlpips_vgg -->\n<!-- end -->\n"
+    (project / "README.md").write_text(absent)
     readme(project)
-    assert "Not measured yet" in (project / "README.md").read_text()
+    text = (project / "README.md").read_text()
+    assert "Not measured yet" in text and "Not measured: ST-LPIPS (VGG) is not in `results/mini.json`." in text
     readme(project, "--check")
 
 
