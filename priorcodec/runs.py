@@ -25,7 +25,7 @@ from priorcodec import data
 from priorcodec.config import compose
 from priorcodec.core import files
 from priorcodec.core.errors import ConfigError, PriorCodecError, TrainingError
-from priorcodec.training import Budget, Loop
+from priorcodec.training import CHECKPOINT, Budget, Loop
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -197,6 +197,11 @@ class Run:
                 keep_config(config)
             self.packed = data.packed(config.data.split(","), self.folder / "pictures")
         torch.manual_seed(config.seed)  # of fresh weights
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the folder holds a checkpoint: then nothing else says where the weights begin."""
+        return (self.folder / CHECKPOINT).exists()
 
     @property
     def bf16(self) -> bool:

@@ -140,7 +140,7 @@ def train_encoder(words: Sequence[str]) -> Path | None:
     torch.manual_seed(config.seed)
     fast: Any = {"memory_format": torch.channels_last}
     model = ImageEncoder(shape).to(run.device, **fast)
-    if config.start:
+    if config.start and not run.resumes:
         start_from(model, Path(config.start))
         run.say(f"starts with the averaged weights of {config.start}")
     objective = Pretext(model, Ladder(**values, levels=shape.levels), bf16=run.bf16)

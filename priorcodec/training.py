@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from priorcodec.core import files
 from priorcodec.core.errors import TrainingError
 
 if TYPE_CHECKING:
@@ -236,5 +237,5 @@ class Loop:
             for line in path.read_text().splitlines():
                 with contextlib.suppress(ValueError):
                     kept += [line] if json.loads(line)["step"] <= self.step else []
-            path.write_text("".join(f"{line}\n" for line in kept))
+            files.write(path, "".join(f"{line}\n" for line in kept).encode())
         return path.open("a")

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from priorcodec import ConfigError, TrainingError, runs, train
+from priorcodec import ConfigError, TrainingError, cli, runs, train
 from priorcodec.adapters import checkpoint, training
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.checkpoint import AdapterConfig
@@ -219,6 +219,17 @@ def test_fingerprint_sees_every_bit_and_no_lora():
 def test_a_loss_that_is_not_finite_stops_with_one_line(words):
     with pytest.raises(TrainingError, match="loss is (inf|nan) at step 0.*lower the learning rate"):
         train_on(Broken, words("run", "steps=2"))
+
+
+def test_the_command_says_it_in_one_line_and_ends_with_2(words, monkeypatch, capsys):
+    monkeypatch.setattr(
+        "sys.argv", ["priorcodec", "train", "adapter", *words("run", "steps=50", "lr=1e30", "warmup=1")]
+    )
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert stopped.value.code == 2
+    assert len(errors) == 1 and "lower the learning rate and resume" in errors[0]
 
 
 @pytest.fixture(scope="module")

@@ -268,7 +268,7 @@ def train(
         parameter.data = parameter.data.to(run.device, torch.float32)
     if start_as_encoder(adapter.bridge, backbone, spec):
         run.say("the bridge starts as the encoder of the backbone's autoencoder")
-    if config.start:
+    if config.start and not run.resumes:
         file = checkpoint.read(Path(config.start))
         other = known.get(file.metadata.get("backbone", ""))
         same_latent = other is not None and other.latent == spec.latent
