@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 
 
 def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpointing: bool) -> dict[str, Any]:
-    """Seconds of each step (the first one warms up) and the process's peak memory."""
+    """Seconds of each step (the first one warms up), the process's peak memory, and the load average of the machine."""
     import torch
     from accelerate import Accelerator
 
@@ -82,8 +83,8 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
         "side": side, "batch": batch, "dtype": dtype, "gradient_checkpointing": checkpointing,
         "trained_parameters": sum(p.numel() for p in adapter.trainable()), "backbone_parameters": spec.parameters,
         "first_step_s": round(seconds[0], 2), "step_s": round(steady, 3), "steps": steps,
-        "images_per_s": round(batch / steady, 3), "peak_bytes": peak, "fits_24_GB": peak < 24e9,
-    }  # fmt: skip
+        "images_per_s": round(batch / steady, 3), "peak_bytes": peak, "load": round(os.getloadavg()[0], 1),
+    } | ({"fits_24_GB": peak < 24e9} if gpu else {})  # fmt: skip
 
 
 def main() -> None:
