@@ -39,6 +39,16 @@ Steps = Annotated[int | None, typer.Option(help="Calls of the denoiser, 1 to 8; 
 Renorm = Annotated[str | None, typer.Option(help="off, predicted or written: see docs/decoding.md.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+Skip = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Leave outputs that are what this run would write; one that is not fails without --force. See docs/trust.md.",
+    ),
+]
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", help="Refuse larger pictures, also by a header; default 67108864.")
+]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Leave this plugin out; may be repeated.")]
 
 
@@ -46,40 +56,87 @@ NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Leave t
 def encode(
     words: Words,
     output: Output = None,
-    quality: Annotated[float, typer.Option("-q", "--quality", help="0 (smallest file) to 7; fractions allowed.")] = 3.0,
+    quality: Annotated[
+        float | None, typer.Option("-q", "--quality", help="0 (smallest file) to 7; fractions allowed; default 3.")
+    ] = None,
+    bpp: Annotated[float | None, typer.Option(help="Search the quality: bits per pixel, at or just under.")] = None,
+    target_bytes: Annotated[int | None, typer.Option("--bytes", help="The same in bytes of the file.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="The same as a limit: much smaller is fine too.")] = None,
     background: Annotated[str | None, typer.Option(help="Colour behind transparency: white, #rrggbb.")] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
     device: Device = None,
+    max_pixels: MaxPixels = None,
+    skip_existing: Skip = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Pictures -> .gic files. No diffusion model is loaded."""
+    """Pictures -> .gic files. No diffusion model is loaded.
+
+    --skip-existing keeps a file that is readable, of this encoder and quality (or not above the wanted size), has statistics if
+    they are wanted and only then, the picture's size, and is not older than the picture. Only that: its pixels are not compared.
+    """
     from priorcodec import batch
-    from priorcodec.core import bitstream, files, image
+    from priorcodec.core import bitstream, files, image, rate
+    from priorcodec.core.prior import QUALITY_STEPS
 
     inputs, settings = _split(words)
-    session = _session(settings, device=device)
-    session.codec.quality_byte(quality)
+    options = {"--quality": quality, "--bpp": bpp, "--bytes": target_bytes, "--max-bytes": max_bytes}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise ConfigError(f"got {' and '.join(given)}, wanted at most one of {', '.join(options)}")
+    limit = target_bytes if max_bytes is None else max_bytes
+    searched = bpp is not None or limit is not None
+    if searched:
+        rate.bytes_of(limit, bpp, 1, 1)
+    session = _session(settings, device=device, max_pixels=_text(max_pixels))
+    level = 3.0 if quality is None else quality
+    byte = session.codec.quality_byte(level)
+
+    def differs(job: Job) -> str:
+        return batch.coded_differs(
+            job,
+            image.load(job.source, background=background, max_pixels=session.config.max_pixels).pixels.shape[:2],
+            encoder_id=session.codec.id,
+            quality=None if searched else byte,
+            most=lambda height, width: rate.bytes_of(limit, bpp, height, width) if searched else None,
+            statistics=statistics,
+        )
 
     def work(job: Job) -> dict[str, Any]:
-        loaded = image.load(job.source, background=background)
+        loaded = image.load(job.source, background=background, max_pixels=session.config.max_pixels)
         for note in loaded.notes:
             print(f"{job.source}: {note}", file=sys.stderr)
-        encoded = session.codec.encode(loaded.pixels, quality, statistics=statistics)
-        files.write(job.target, encoded.data)
         height, width = loaded.pixels.shape[:2]
+        if searched:
+            target = rate.bytes_of(limit, bpp, height, width)
+            found = session.codec.encode_to(loaded.pixels, target, statistics=statistics)
+            encoded, note = found.encoded, found.note()
+            if note and max_bytes is None:
+                print(f"{job.source}: {note}", file=sys.stderr)
+        else:
+            encoded = session.codec.encode(loaded.pixels, level, statistics=statistics)
+        files.write(job.target, encoded.data)
         return {
             "bytes": len(encoded.data),
             "bpp": round(8 * len(encoded.data) / (height * width), 5),
+            "quality": encoded.stream.quality / QUALITY_STEPS,
             "width": width,
             "height": height,
             "symbols_sha256": encoded.symbols_sha256,
         }
 
     jobs = batch.plan(
-        inputs, output, suffixes=batch.PICTURES, name=lambda path: path.stem + bitstream.SUFFIX, force=force
+        inputs,
+        output,
+        suffixes=batch.PICTURES,
+        name=lambda path: path.stem + bitstream.SUFFIX,
+        force=force or skip_existing,
     )
-    _finish(batch.run(jobs, work, label="encoding"), as_json, "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp")
+    _finish(
+        batch.run(jobs, work, label="encoding", differs=differs if skip_existing else None, force=force),
+        as_json,
+        "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}",
+    )
 
 
 @app.command()
@@ -93,38 +150,49 @@ def decode(
     steps: Steps = None,
     renorm: Renorm = None,
     no_plugin: NoPlugin = None,
+    max_pixels: MaxPixels = None,
+    skip_existing: Skip = False,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """.gic files -> pictures, through a diffusion backbone."""
+    """.gic files -> pictures, through a diffusion backbone.
+
+    --skip-existing keeps a PNG that says it was made of this very file with these settings, backbone and adapter.
+    """
     inputs, settings = _split(words)
     options = {"backbone": backbone, "adapter": adapter, "device": device, "dtype": dtype, "renorm": renorm}
-    options["steps"] = None if steps is None else str(steps)
+    options |= {"steps": _text(steps), "max_pixels": _text(max_pixels)}
     session = _session(settings, no_plugin=no_plugin or (), **options)
-    name = session.config.backbone.name
-    _pictures(inputs, output, session.decode_pixels, name, force=force, as_json=as_json)
+    _pictures(inputs, output, session, preview=False, skip=skip_existing, force=force, as_json=as_json)
 
 
 @app.command()
 def preview(
-    words: Words, output: Output = None, device: Device = None, force: Force = False, as_json: Json = False
+    words: Words,
+    output: Output = None,
+    device: Device = None,
+    max_pixels: MaxPixels = None,
+    skip_existing: Skip = False,
+    force: Force = False,
+    as_json: Json = False,
 ) -> None:
     """.gic files -> pictures by the auxiliary decoder alone: no backbone, fast."""
     inputs, settings = _split(words)
-    session = _session(settings, device=device)
-    _pictures(inputs, output, session.preview_pixels, "preview", force=force, as_json=as_json)
+    session = _session(settings, device=device, max_pixels=_text(max_pixels))
+    _pictures(inputs, output, session, preview=True, skip=skip_existing, force=force, as_json=as_json)
 
 
 @app.command()
-def info(files: Annotated[list[Path], typer.Argument()], as_json: Json = False) -> None:
+def info(files: Annotated[list[Path], typer.Argument()], max_pixels: MaxPixels = None, as_json: Json = False) -> None:
     """Everything a .gic file says of itself."""
     from priorcodec.core import bitstream
     from priorcodec.core.errors import StreamError
 
+    most = bitstream.MAX_PIXELS if max_pixels is None else max_pixels
     rows = []
     for path in files:
         try:
-            rows.append({"file": str(path), **bitstream.describe(path.read_bytes())})
+            rows.append({"file": str(path), **bitstream.describe(path.read_bytes(), max_pixels=most)})
         except (OSError, StreamError) as error:
             raise StreamError(f"{path}: {error}") from error
     if as_json:
@@ -348,20 +416,42 @@ def _session(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **option
     return Session(decode_config([*words, *settings], backbones=names), registry=registry)
 
 
-def _pictures(inputs: list[Path], output: Path | None, read: Any, name: str, *, force: bool, as_json: bool) -> None:
+def _pictures(
+    inputs: list[Path], output: Path | None, session: Session, *, preview: bool, skip: bool, force: bool, as_json: bool
+) -> None:
     """Files to pictures: `photo.gic` becomes `photo.NAME.png`, so that no original is ever in the way."""
+    import warnings
+
     from priorcodec import batch
     from priorcodec.core import bitstream, image
+    from priorcodec.core.errors import PrecisionWarning
+
+    name = "preview" if preview else session.config.backbone.name
+    read = session.preview_pixels if preview else session.decode_pixels
+
+    def differs(job: Job) -> str:
+        same = image.note_of(job.target) == session.fingerprint(job.source.read_bytes(), preview=preview)
+        return "" if same else "was not made of this file with these settings, as far as it says"
 
     def work(job: Job) -> dict[str, Any]:
-        pixels = read(job.source.read_bytes())
-        image.save(pixels, job.target)
+        data = job.source.read_bytes()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", PrecisionWarning)
+            pixels = read(data)
+        for warning in caught:
+            print(f"warning: {job.source}: {' '.join(str(warning.message).split())}", file=sys.stderr)
+        image.save(pixels, job.target, note=session.fingerprint(data, preview=preview))
         return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
     jobs = batch.plan(
-        inputs, output, suffixes=[bitstream.SUFFIX], name=lambda path: f"{path.stem}.{name}.png", force=force
+        inputs, output, suffixes=[bitstream.SUFFIX], name=lambda path: f"{path.stem}.{name}.png", force=force or skip
     )
-    _finish(batch.run(jobs, work, label="decoding"), as_json, "{input} -> {output}: {width}x{height}")
+    outcome = batch.run(jobs, work, label="decoding", differs=differs if skip else None, force=force)
+    _finish(outcome, as_json, "{input} -> {output}: {width}x{height}")
+
+
+def _text(value: int | None) -> str | None:
+    return None if value is None else str(value)
 
 
 def _finish(outcome: Outcome, as_json: bool, line: str) -> None:
@@ -369,7 +459,7 @@ def _finish(outcome: Outcome, as_json: bool, line: str) -> None:
         print(json.dumps(outcome.rows, indent=2))
     else:
         for row in outcome.rows:
-            print(line.format(**row))
+            print("{input} -> {output}: there already".format(**row) if row.get("skipped") else line.format(**row))
     if outcome.failures:
         print(f"{len(outcome.failures)} of {len(outcome.failures) + len(outcome.rows)} files failed:", file=sys.stderr)
         for _, reason in outcome.failures:

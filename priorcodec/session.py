@@ -6,23 +6,28 @@ Encoding and previews load no diffusion code; the backbone is loaded when the fi
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import threading
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from priorcodec.config import DecodeConfig, Renorm, decode_config
-from priorcodec.core import image
+from priorcodec.core import image, rate
 from priorcodec.core.contract import LowMemory
-from priorcodec.core.errors import AdapterError, ConfigError, PriorCodecError, StreamError
+from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
+    from torch import Tensor
 
     from priorcodec.adapters.adapter import Adapter
-    from priorcodec.core.codec import Codec, Encoded
+    from priorcodec.core.codec import Codec, Decoded, Encoded
     from priorcodec.registry import Registry
 
 
@@ -75,8 +80,27 @@ class Session:
         self, picture: Any, quality: float = 3.0, *, background: str | None = None, statistics: bool = False
     ) -> Encoded:
         """`encode` with everything known about the file: estimated bits, parts, hash of the symbols."""
-        pixels = image.from_any(picture, background=background).pixels
+        pixels = image.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
         return self.codec.encode(pixels, quality, statistics=statistics)
+
+    def encode_to(
+        self,
+        picture: Any,
+        *,
+        max_bytes: int | None = None,
+        bpp: float | None = None,
+        background: str | None = None,
+        statistics: bool = False,
+    ) -> bytes:
+        """`encode` with the quality searched: the largest file at or under `max_bytes`, or `bpp` bits per pixel of the true size.
+
+        The whole file counts. It has the highest quality when that fits.
+        Raises:
+            ConfigError: none or both targets, or one below this picture's smallest file. ImageError: as `encode` does.
+        """
+        pixels = image.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
+        target = rate.bytes_of(max_bytes, bpp, *pixels.shape[:2])
+        return self.codec.encode_to(pixels, target, statistics=statistics).encoded.data
 
     def preview(self, data: bytes) -> Image:
         """The auxiliary decoder's picture: no backbone, no diffusion code. Raises StreamError."""
@@ -84,7 +108,7 @@ class Session:
 
     def preview_pixels(self, data: bytes) -> np.ndarray:
         """`preview` as uint8 (h, w, 3)."""
-        return self.codec.preview(self.codec.decode(data))
+        return self.codec.preview(self._read(data))
 
     def decode(self, data: bytes) -> Image:
         """A file -> the backbone's picture, in its true size.
@@ -99,38 +123,82 @@ class Session:
         """`decode` as uint8 (h, w, 3).
 
         file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, crop--> x --renorm=written--> picture
+        Values that are not finite in half precision: once more in float32, with a PrecisionWarning; there too: PriorCodecError.
         """
         import torch
 
-        from priorcodec.core import renorm
-
-        decoded = self.codec.decode(data)
+        decoded = self._read(data)
         if self.config.renorm is Renorm.written and decoded.statistics is None:
             raise StreamError(
                 "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=off"
             )
         with torch.inference_mode():
-            quality = torch.tensor([decoded.quality], device=self.codec.device)
             adapter = self.adapter
             with self._one_call:
-                out = adapter(decoded.y_hat, quality, decoded.preview, steps=self.config.steps, seeds=[decoded.seed])
-            z = out.z
-            if self.config.renorm is Renorm.predicted:
-                if out.mean is None or out.std is None:
-                    raise AdapterError(
-                        f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone.name} predicts no "
-                        "statistics: decode with renorm=off"
-                    )
-                z = renorm.to_statistics(z, out.mean, out.std)
-            x = adapter.attached.to_pixels(z)
-            if not torch.isfinite(x).all():
-                raise PriorCodecError(
-                    f"{self.config.backbone.name} answered with values that are not finite: try dtype=float32"
-                )
-            x = image.crop(x.float(), decoded.height, decoded.width)
+                x = self._picture(adapter, decoded)
+                if x is None:
+                    x = self._picture_in_float32(adapter, decoded)
+            x = image.crop(x, decoded.height, decoded.width)
             if self.config.renorm is Renorm.written and decoded.statistics is not None:
                 x = decoded.statistics.apply(x)
             return image.to_pixels(x)
+
+    def fingerprint(self, data: bytes, *, preview: bool = False) -> str:
+        """32 hex digits of a file and all settings its picture depends on; not of the device, which changes last bits only."""
+        parts: list[Any] = [f"{self.codec.id:08x}", preview]
+        if not preview:
+            spec = self.registry.spec(self.config.backbone.name)
+            adapter = hashlib.sha256(self.registry.adapter(spec, self.config.adapter).read_bytes()).hexdigest()
+            settings = {**dataclasses.asdict(self.config), "dtype": str(self._dtype), "adapter": adapter}
+            unseen = ("device", "max_pixels")
+            parts += [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
+
+    def _read(self, data: bytes) -> Decoded:
+        return self.codec.decode(data, max_pixels=self.config.max_pixels)
+
+    def _picture(self, adapter: Adapter, decoded: Decoded) -> Tensor | None:
+        """The padded picture (1, 3, 16h, 16w), float32, not clamped; None when a value in it or its latent is not finite."""
+        import torch
+
+        from priorcodec.core import renorm
+
+        quality = torch.tensor([decoded.quality], device=self.codec.device)
+        out = adapter(decoded.y_hat, quality, decoded.preview, steps=self.config.steps, seeds=[decoded.seed])
+        z = out.z
+        if self.config.renorm is Renorm.predicted:
+            if out.mean is None or out.std is None:
+                raise AdapterError(
+                    f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone.name} predicts no "
+                    "statistics: decode with renorm=off"
+                )
+            z = renorm.to_statistics(z, out.mean, out.std)
+        x = adapter.attached.to_pixels(z).float()
+        return x if bool(z.isfinite().all() and x.isfinite().all()) else None
+
+    def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> Tensor:
+        """What to do after an overflow. Raises PriorCodecError: nothing more precise is left, or it does not help."""
+        from torch import nn
+
+        from priorcodec.core.precision import in_float32
+
+        name, dtype = self.config.backbone.name, str(self._dtype).removeprefix("torch.")
+        backbone, x = adapter.attached, None
+        if dtype != "float32":
+            with in_float32(backbone if isinstance(backbone, nn.Module) else backbone.module):
+                x = self._picture(adapter, decoded)
+        if x is None:
+            raise PriorCodecError(
+                f"{name} answered with values that are not finite, in float32 too: its weights or its adapter are damaged, "
+                "get them again"
+            )
+        warnings.warn(
+            PrecisionWarning(
+                f"{name} overflowed in {dtype}, so this picture was decoded in float32: dtype=float32 is quicker"
+            ),
+            stacklevel=3,
+        )
+        return x
 
     @property
     def adapter(self) -> Adapter:
@@ -148,6 +216,7 @@ class Session:
         file = checkpoint.read(self.registry.adapter(spec, self.config.adapter))
         checkpoint.check(file, spec, encoder_id=self.codec.id)
         weights = self.registry.weights(spec, self.config.backbone.weights)
+        checkpoint.check_shapes(file, spec, m=self.codec.transforms.config.m, levels=self.codec.levels)
         built: Any = spec.build(weights, dtype=self._dtype)
         backbone: Any = built.to(self._device)
         saver = backbone if self.config.low_memory else None

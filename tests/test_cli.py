@@ -146,3 +146,31 @@ def test_demo(folder):
     assert status == 0 and "AVIF" in out
     assert (folder / "demo" / "montage.png").exists()
     assert len(list((folder / "demo").glob("*.gic"))) == 3
+
+
+def test_a_rate_target_for_every_picture_of_a_folder(folder):
+    rows = {}
+    for option, value in (("--bytes", 130), ("--max-bytes", 100_000), ("--bpp", 0.15)):
+        target = folder / option.strip("-")
+        status, out, errors = quick("encode", folder / "in", "-o", target, option, value, "--json")
+        assert status == 0 and not errors
+        rows[option] = json.loads(out)
+    assert all(0.95 * 130 <= row["bytes"] <= 130 for row in rows["--bytes"])
+    assert all(0.14 < row["bpp"] <= 0.15 for row in rows["--bpp"])
+    assert all(row["quality"] == 7 for row in rows["--max-bytes"])
+    found = rows["--bytes"][0]
+    assert quick("encode", found["input"], "-o", folder / "a.gic", "-q", found["quality"])[0] == 0
+    assert (folder / "a.gic").read_bytes() == (folder / "bytes" / "a.gic").read_bytes()
+
+
+def test_a_rate_target_out_of_reach_names_the_range(folder):
+    source, target = folder / "in" / "a.png", folder / "a.gic"
+    status, _, message = quick("encode", source, "-o", target, "--bytes", 30)
+    assert status == 2 and "wanted 30 bytes" in message and "a.png" in message and "\n" not in message
+    assert not target.exists()
+    status, _, errors = quick("encode", source, "-o", target, "--bpp", 9)
+    assert status == 0 and "highest quality" in errors and errors.count("\n") == 1
+    status, _, message = quick("encode", source, "--bpp", 1, "--quality", 2)
+    assert status == 2 and "got --quality and --bpp" in message
+    status, _, message = quick("encode", source, "--max-bytes", 0)
+    assert status == 2 and "above 0" in message

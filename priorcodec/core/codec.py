@@ -6,14 +6,16 @@ file --bitstream.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_h
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from priorcodec.core import bitstream, image
+from priorcodec.core import bitstream, image, rate
 from priorcodec.core.bitstream import STATISTICS, Segment, Stream
 from priorcodec.core.checkpoint import EncoderWeights, load_encoder
 from priorcodec.core.errors import ConfigError, StreamError
@@ -85,15 +87,30 @@ class Codec:
         statistics: write the picture's too, 8 bytes and 3 to 7 of framing, so that a decoder can use `renorm=written`.
         """
         byte = self.quality_byte(quality)
+        return self._writer(pixels, statistics=statistics)(byte)
+
+    @torch.inference_mode()
+    def encode_to(self, pixels: np.ndarray, max_bytes: int, *, statistics: bool = False) -> rate.Found:
+        """uint8 (h, w, 3) -> the largest file of at most `max_bytes` bytes, everything in it counted; `rate.search` says how.
+
+        Raises ConfigError when the smallest file is larger, ImageError for a strange array.
+        """
+        return rate.search(self._writer(pixels, statistics=statistics), max_bytes, (self.levels - 1) * QUALITY_STEPS)
+
+    def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
+        """What does not depend on the quality, done once -> a function from quality byte to file."""
         height, width = pixels.shape[:2]
-        x = image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device)
-        level = torch.tensor([byte / QUALITY_STEPS], device=self.device)
-        y_q, z = self.transforms.scaled(self.transforms.g_a(x), level)
-        coded = self.prior.encode(y_q[0], z[0], byte)
+        y = self.transforms.g_a(image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device))
         written = [Segment(type=STATISTICS, data=PictureStatistics.measure(pixels).pack())] if statistics else []
+        return partial(self._write, y, (height, width), tuple(written))
+
+    def _write(self, y: Tensor, size: tuple[int, int], segments: tuple[Segment, ...], byte: int) -> Encoded:
+        """Features y (1, m, h, w) of a picture of true size (height, width), in pixels, at one quality byte -> file."""
+        y_q, z = self.transforms.scaled(y, torch.tensor([byte / QUALITY_STEPS], device=self.device))
+        coded = self.prior.encode(y_q[0], z[0], byte)
         stream = Stream(
-            encoder_id=self.id, quality=byte, height=height, width=width,
-            hyper=coded.hyper, latent=coded.latent, segments=tuple(written),
+            encoder_id=self.id, quality=byte, height=size[0], width=size[1],
+            hyper=coded.hyper, latent=coded.latent, segments=segments,
         )  # fmt: skip
         return Encoded(
             data=bitstream.pack(stream),
