@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
+from priorcodec.core.bitstream import MAX_PIXELS
 from priorcodec.core.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -49,7 +50,7 @@ class DecodeConfig:
     """How a file becomes a picture.
 
     adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles;
-    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`.
+    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`; max_pixels: larger pictures and files of such are refused.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -59,6 +60,7 @@ class DecodeConfig:
     low_memory: bool = False
     steps: int = 1
     renorm: Renorm = Renorm.off
+    max_pixels: int = MAX_PIXELS
 
     def problems(self) -> list[str]:
         """What the types alone cannot tell."""
@@ -67,6 +69,8 @@ class DecodeConfig:
             found.append(f"device={self.device}: wanted auto, cpu, cuda, mps or xpu")
         if not 1 <= self.steps <= 8:
             found.append(f"steps={self.steps}: wanted 1 to 8")
+        if self.max_pixels < 1:
+            found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
         return found
 
 

@@ -117,11 +117,12 @@ def read(path: Path) -> AdapterFile:
         fields = json.loads(metadata["config"])
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})
         if unknown:
-            names = ", ".join(unknown)
+            names = tensorfile.shown(", ".join(unknown))
             raise AdapterError(f"{path} has settings this version does not know ({names}): update priorcodec")
         config = AdapterConfig(**{**fields, "start": tuple(fields["start"])})
-    except (KeyError, TypeError, ValueError) as error:
-        raise AdapterError(f"{path} has a damaged description ({error}): get the adapter again") from error
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = tensorfile.shown(error, 200)
+        raise AdapterError(f"{path} has a damaged description ({reason}): get the adapter again") from error
     return AdapterFile(path=path, config=config, tensors=tensors, metadata=metadata)
 
 
@@ -138,9 +139,33 @@ def check(file: AdapterFile, spec: BackboneSpec, *, encoder_id: int) -> None:
     for key, value in wanted.items():
         if file.metadata.get(key) != value:
             raise AdapterError(
-                f"{file.path.name} is for {key} {file.metadata.get(key)}, this is {value}: take or train an adapter "
-                f"for {spec.name}"
+                f"{file.path.name} is for {key} {tensorfile.shown(file.metadata.get(key), 80)}, this is {value}: take or "
+                f"train an adapter for {spec.name}"
             )
+
+
+def check_shapes(file: AdapterFile, spec: BackboneSpec, *, m: int, levels: int) -> None:
+    """Before anything is allocated: a small file must not describe a huge adapter.
+
+    Raises AdapterError: the tensors are not those of the file's own config on this backbone.
+    """
+    from priorcodec.adapters.adapter import Adapter
+
+    with torch.device("meta"):
+        wanted = {f"own.{k}": v.shape for k, v in Adapter(spec, file.config, m=m, levels=levels).state_dict().items()}
+    for name, shape in wanted.items():
+        value = file.tensors.get(name)
+        if value is None or value.shape != shape:
+            got = "missing" if value is None else tuple(value.shape)
+            raise AdapterError(f"{file.path.name} does not fit: {name} is {got}, wanted {tuple(shape)}")
+    rank = file.config.lora_rank
+    layers = 0 if rank == 0 else sum(rule.modules for rule in spec.lora)
+    lora = {name: value.shape for name, value in file.tensors.items() if name.startswith("lora.")}
+    if len(lora) != 2 * layers:
+        raise AdapterError(f"{file.path.name} has {len(lora)} LoRA tensors, wanted {2 * layers}: wrong adapter?")
+    for name, shape in lora.items():
+        if rank and "lora_A" in name and shape[:1] != (rank,):
+            raise AdapterError(f"{file.path.name}: {tensorfile.shown(name, 80)} is {tuple(shape)}, wanted rank {rank}")
 
 
 def load(file: AdapterFile, adapter: Adapter) -> None:
@@ -149,11 +174,12 @@ def load(file: AdapterFile, adapter: Adapter) -> None:
 
     parts: dict[str, dict[str, Tensor]] = {"own": {}, "lora": {}}
     for key, value in file.tensors.items():
+        said = tensorfile.shown(key, 80)
         part, _, name = key.partition(".")
         if part not in parts:
-            raise AdapterError(f"{file.path.name} holds {key}, which this version does not know: update priorcodec")
+            raise AdapterError(f"{file.path.name} holds {said}, which this version does not know: update priorcodec")
         if not torch.isfinite(value).all():
-            raise AdapterError(f"{file.path.name}: {key} holds values that are not finite: get the adapter again")
+            raise AdapterError(f"{file.path.name}: {said} holds values that are not finite: get the adapter again")
         parts[part][name] = value.float()
     try:
         adapter.load_state_dict(parts["own"])

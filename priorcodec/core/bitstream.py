@@ -35,7 +35,7 @@ MAGIC = b"GIC"
 VERSION = 1
 SUFFIX = ".gic"
 MAX_QUALITY = 224
-MAX_PIXELS = 2**28
+MAX_PIXELS = 2**26  # 8192x8192; a larger picture must be asked for
 STATISTICS = 1  # segment type: eight bytes, core.renorm.PictureStatistics
 CRITICAL = 0x80
 KNOWN_CRITICAL: frozenset[int] = frozenset()
@@ -156,9 +156,9 @@ def seed(data: bytes) -> int:
     return int.from_bytes(data[-_CRC_BYTES:], "little")
 
 
-def describe(data: bytes) -> dict[str, int | float | str]:
+def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | float | str]:
     """Everything a file says without decoding it, for people: sizes in bytes, bpp over the true size. Raises StreamError."""
-    stream = unpack(data)
+    stream = unpack(data, max_pixels=max_pixels)
     statistics = stream.segment(STATISTICS)
     return {
         "version": VERSION,

@@ -15,11 +15,13 @@ from torch import Tensor
 
 from priorcodec.core import files, tensorfile
 from priorcodec.core.encoder import EncoderConfig, ImageEncoder, Transforms
-from priorcodec.core.entropy import ExactPrior, gaussian_tables
+from priorcodec.core.entropy import ExactPrior, check_tables, gaussian_tables
 from priorcodec.core.errors import WeightsError
+from priorcodec.core.prior import QUALITY_STEPS, SCALES, Prior
 
 Model = TypeVar("Model", bound=Transforms)
 KIND = "priorcodec encoder 1"
+LIMITS = {"levels": (2, 8), "depth": (0, 64)}  # of a config in a stranger's file; widths: 1 to 4096
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
 
@@ -83,8 +85,39 @@ class _File:
 def _read(path: Path) -> _File:
     metadata, tensors = tensorfile.read(path, KIND, WeightsError, "reinstall priorcodec")
     tables = {key.removeprefix("prior."): tensors.pop(key) for key in list(tensors) if key.startswith("prior.")}
-    config = EncoderConfig(**json.loads(metadata["config"]))
+    try:
+        config = EncoderConfig(**json.loads(metadata["config"]))
+        _check(config, tensors, tables)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else tensorfile.shown(error, 200)
+        raise WeightsError(f"{path} is a damaged encoder ({reason}): reinstall priorcodec") from error
     return _File(id=encoder_id(path.read_bytes()), config=config, tensors=tensors, tables=tables, metadata=metadata)
+
+
+def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: dict[str, Tensor]) -> None:
+    """A stranger's weights: sizes before anything is allocated, then values; the entropy coder itself checks neither.
+
+    Raises ValueError, KeyError.
+    """
+    for field in dataclasses.fields(config):
+        value, (low, high) = getattr(config, field.name), LIMITS.get(field.name, (1, 4096))
+        if type(value) is not int or not low <= value <= high:
+            raise ValueError(f"{field.name} is {value!r}, wanted {low} to {high}")
+    with torch.device("meta"):
+        transforms = Transforms(config).state_dict()
+        prior = Prior(config.m, config.m_h, config.n, config.levels).state_dict()
+    rows = (config.levels - 1) * QUALITY_STEPS + 1
+    shapes = {name: value.shape for name, value in prior.items()}
+    shapes |= {"quality_bias": (rows, config.n), "z_mean": (rows, config.m_h), "z_index": (rows, config.m_h)}
+    shapes |= {"cdf": (SCALES, *tables["cdf"].shape[1:]), "cdf_length": (SCALES,), "cdf_offset": (SCALES,)}
+    wanted = {name: (tensors[name], value.shape) for name, value in transforms.items()}
+    wanted |= {name: (tables[name], shape) for name, shape in shapes.items()}
+    for name, (value, shape) in wanted.items():
+        if value.shape != tuple(shape):
+            raise ValueError(f"{name} is {tuple(value.shape)}, wanted {tuple(shape)}")
+        if value.is_floating_point() != (name in transforms) or not torch.isfinite(value).all():
+            raise ValueError(f"{name} holds values of the wrong kind, or not finite")
+    check_tables(tables)
 
 
 def _filled(model: Model, file: _File) -> Model:

@@ -61,6 +61,23 @@ def gaussian_tables() -> dict[str, Tensor]:
     return {"cdf": cdf, "cdf_length": as_int(lengths), "cdf_offset": as_int(offsets)}
 
 
+def check_tables(tables: dict[str, Tensor]) -> None:
+    """The compiled coder trusts its tables: wrong ones would make it read elsewhere. Raises ValueError."""
+    cdf, lengths = tables["cdf"].long(), tables["cdf_length"].long()
+    if cdf.ndim != 2 or not bool(((lengths >= 3) & (lengths <= cdf.shape[1])).all()):
+        raise ValueError("cdf_length is out of range")
+    for row, length in zip(cdf, lengths.tolist(), strict=True):
+        used = row[:length]
+        if used[0] != 0 or used[-1] != 1 << PRECISION or not bool((used.diff() > 0).all()):
+            raise ValueError(f"cdf does not rise from 0 to {1 << PRECISION}")
+    if not bool((tables["cdf_offset"].long().abs() <= LARGEST_SYMBOL).all()):
+        raise ValueError("cdf_offset is out of range")
+    if not bool(((tables["z_index"].long() >= 0) & (tables["z_index"].long() < SCALES)).all()):
+        raise ValueError("z_index names a table that does not exist")
+    if any(bool((tables[key].long().abs() > LIMIT).any()) for key in tables if key.endswith(".weight")):
+        raise ValueError("a weight is out of the range in which sums are exact")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Coded:
     """One coded picture. hyper, latent: the two strings; y_hat_q: (m, h, w) float32, decoded values in quantisation steps;
@@ -90,6 +107,7 @@ class ExactPrior:
         self.offsets: list[int] = tables["cdf_offset"].tolist()
         self.cdfs: list[list[int]] = tables["cdf"].tolist()
         self.bits = _bit_table(tables["cdf"], tables["cdf_length"])
+        self.least = _least_bits(self.bits, self.lengths)
 
     def encode(self, y_q: Tensor, z: Tensor, quality: int) -> Coded:
         """y_q (m, h, w) and z (m_h, h/4, w/4) in quantisation steps, quality as in the file -> both strings."""
@@ -120,8 +138,9 @@ class ExactPrior:
         """Both strings and the size of the latent grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
 
         Raises:
-            StreamError: the strings hold impossible symbols.
+            StreamError: the strings hold impossible symbols, or are too short for a picture of that size.
         """
+        self._check_length(hyper, latent, quality, h, w)
         z_mean, z_index = self._hyper_parameters(quality, (h // 4, w // 4))
         z_symbols = _Decoder(self, hyper).take(z_index)
         phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
@@ -134,6 +153,19 @@ class ExactPrior:
             values[:, mask] = symbols * ONE + mean
             parts.append(symbols)
         return (values / ONE).float(), _digest(parts)
+
+    def _check_length(self, hyper: bytes, latent: bytes, quality: int, h: int, w: int) -> None:
+        """Even the likeliest symbols cost bits: what a header makes us allocate is bounded by the length of its file."""
+        z_least = float(self.least[self.tables["z_index"][quality].long().cpu().numpy()].sum())
+        for name, data, bits in (
+            ("z", hyper, z_least * (h // 4) * (w // 4)),
+            ("y", latent, float(self.least.min()) * self.m * h * w),
+        ):
+            if 8 * len(data) < 0.999 * bits:  # rANS with 31 bits of state loses less than 2^-15 of them
+                raise StreamError(
+                    f"the {name} string has {len(data)} bytes, a picture of this size needs {int(bits / 8)}: "
+                    "the file is damaged or forged"
+                )
 
     def _passes(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         mask = anchors(*size, device=self.device)
@@ -193,8 +225,9 @@ class _Decoder:
     def take(self, index: Tensor) -> Tensor:
         p = self.prior
         if self.coder is None:
-            # at most one 32-bit word per symbol, 15 escape nibbles per nibble of data, and the initial state
-            padding = 4 * p.m * max(1, index.numel()) + 16 * len(self.data) + 64
+            # A symbol takes 2 bytes at most and a long escape what the data or luck pay for: 15 nibbles per nibble of data.
+            # The first call asks for all symbols of a hyper-latent, or half of a latent's; past the data come 8 bytes for each.
+            padding = 16 * max(1, index.numel()) + 16 * len(self.data) + 4096
             self.coder = extension("ans").RansDecoder()
             self.coder.set_stream(self.data + bytes(padding))
         symbols = self.coder.decode_stream(index.flatten().tolist(), p.cdfs, p.lengths, p.offsets)
@@ -226,6 +259,12 @@ def _bit_table(cdf: Tensor, length: Tensor) -> np.ndarray:
     column = np.arange(frequency.shape[1])[None]
     valid = column < length.numpy()[:, None] - 1
     return np.where(valid, PRECISION - np.log2(np.maximum(frequency, 1)), 0.0)
+
+
+def _least_bits(bits: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """Cost of the likeliest entry of every table (SCALES,)."""
+    column = np.arange(bits.shape[1])[None]
+    return np.where(column < np.asarray(lengths)[:, None] - 1, bits, PRECISION).min(axis=1)
 
 
 def _cost(prior: ExactPrior, symbols: np.ndarray, index: np.ndarray) -> float:

@@ -35,3 +35,7 @@ class ConfigError(PriorCodecError):
 
 class TrainingError(PriorCodecError):
     """A training run that must not go on."""
+
+
+class PrecisionWarning(UserWarning):
+    """A picture was decoded in float32, because the wanted precision overflowed."""

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from priorcodec.core import colour, files
 from priorcodec.core.bitstream import MAX_PIXELS
@@ -39,6 +40,7 @@ SAVE: dict[str, dict[str, Any]] = {  # by suffix: how `save` writes; lossless wh
     ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
     ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
 }
+NOTE = "priorcodec"  # keyword of a PNG text chunk
 _pillow = threading.Lock()  # its limit is a global
 
 
@@ -105,8 +107,10 @@ def from_any(picture: Any, *, background: str | None = None, max_pixels: int = M
     raise ImageError(f"got {type(picture).__name__}, wanted a picture: path, bytes, Pillow picture, array or tensor")
 
 
-def save(pixels: np.ndarray, path: str | Path) -> None:
+def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
     """Write uint8 (h, w, 3) in the format of the suffix (none: PNG), whole or not at all.
+
+    note: a short ASCII text that a PNG keeps for `note_of`; other formats drop it.
 
     Raises:
         ImageError: unknown suffix, or the format cannot hold the picture. PriorCodecError: the path cannot be written.
@@ -117,12 +121,26 @@ def save(pixels: np.ndarray, path: str | Path) -> None:
         raise ImageError(
             f"cannot write {path}: no format for {path.suffix!r}, wanted one of {', '.join(filter(None, SAVE))}"
         )
+    if note and options["format"] == "PNG":
+        options = {**options, "pnginfo": PngInfo()}
+        options["pnginfo"].add_text(NOTE, note)
     data = io.BytesIO()
     try:
         Image.fromarray(np.ascontiguousarray(pixels)).save(data, **options)
     except (ValueError, OSError) as error:
         raise ImageError(f"cannot write {path}: {_reason(error)}") from error
     files.write(path, data.getvalue())
+
+
+def note_of(path: Path) -> str:
+    """The note that `save` put into a PNG whose checksums hold; empty if it has none or is no such file."""
+    try:
+        with _pillow_limit(None), Image.open(path, formats=["PNG"]) as picture:
+            note = picture.info.get(NOTE, "")
+            picture.verify()
+    except Exception:  # as in `load`
+        return ""
+    return note if isinstance(note, str) else ""
 
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
@@ -176,7 +194,9 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
 def _loaded(picture: Image.Image, background: str | None, max_pixels: int) -> Loaded:
     width, height = picture.size
     if width * height > max_pixels:
-        raise ImageError(f"the picture is {width}x{height}, more than {max_pixels} pixels: scale it down or cut it")
+        raise ImageError(
+            f"the picture is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
+        )
     frames = getattr(picture, "n_frames", 1)
     notes = (f"only one of {frames} frames or pages",) if frames > 1 else ()
     with _pillow_limit(max_pixels):
@@ -204,7 +224,9 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
 def _within(pixels: np.ndarray, max_pixels: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     if width * height > max_pixels:
-        raise ImageError(f"the picture is {width}x{height}, more than {max_pixels} pixels: scale it down or cut it")
+        raise ImageError(
+            f"the picture is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
+        )
     return pixels
 
 

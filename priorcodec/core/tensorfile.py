@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+MAX_HEADER = 2**24  # bytes of names, shapes and metadata; a large adapter's are 100 thousand
+
+
+def shown(text: object, most: int = 60) -> str:
+    """A stranger's text for one line of ours: printable, and cut."""
+    line = "".join(c if c.isprintable() else "?" for c in str(text)[: most + 1])
+    return line if len(line) <= most else f"{line[:most]}..."
+
+
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """One safetensors file. The library writes metadata in a random order, so the header is written again, sorted."""
     from safetensors.torch import save
@@ -46,7 +55,7 @@ def read(
         if got != kind:
             versions = got.rpartition(" ")[0] == stem
             what = f"update priorcodec or get another {thing}" if versions else f"give an {thing} file"
-            raise error(f"{path} is {got!r}, wanted {kind!r}: {what}")
+            raise error(f"{path} is {shown(got)!r}, wanted {kind!r}: {what}")
         return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
@@ -61,9 +70,13 @@ def _opened(path: Path, framework: str, error: type[PriorCodecError], wanted: st
     from safetensors import SafetensorError, safe_open
 
     try:
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little") if path.is_file() else 0
+        if MAX_HEADER < size <= path.stat().st_size:
+            raise OSError(f"a header of {size} bytes, wanted at most {MAX_HEADER}")
         return safe_open(path, framework=framework)
     except (OSError, SafetensorError) as reason:
-        why = "a pickle, which can run any code" if _is_pickle(path) else str(reason).splitlines()[0]
+        why = "a pickle, which can run any code" if _is_pickle(path) else shown(reason, 300)
         raise error(f"{path} is not {wanted} ({why}): {advice}") from reason
 
 
