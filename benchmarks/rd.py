@@ -144,6 +144,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument(
         "--anchor", nargs="+", help="codecs that BD-rates are against; default those measured of vvc avif jxl"
     )
+    cli.add_argument("--qualities", nargs="+", help="of our own codecs, default every level")
     cli.add_argument("--vvc", type=Path, help="folder of NAME-qpQP.266 bitstreams")
     cli.add_argument("--workers", type=int, default=1)
     cli.add_argument("--threads", type=int, default=1, help="per worker")
@@ -171,10 +172,11 @@ def _coders(args: argparse.Namespace, lines: list[str]) -> dict[str, coders.Code
 
 
 def _jobs(args: argparse.Namespace, codec: str, coder: coders.Coder, path: Path, pixels: str) -> list[Job]:
-    given = codec.partition(":")[2] if codec.partition(":")[0] in coders.ANCHORS else ""
+    given = codec.partition(":")[2].split(",") if codec.partition(":")[0] in coders.ANCHORS and ":" in codec else None
+    given = args.qualities if coder.ours else given
     keep = args.keep if args.keep and (not args.keep_only or path.stem in args.keep_only) else None
     every = {"path": path, "pixels": pixels, "codec": codec, "vvc": args.vvc, "cache": args.cache, "keep": keep}
-    return [Job(setting=setting, **every) for setting in (given.split(",") if given else coder.settings)]
+    return [Job(setting=setting, **every) for setting in given or coder.settings]
 
 
 def _bd_rates(

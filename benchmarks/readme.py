@@ -1,4 +1,4 @@
-"""Writes the marked blocks of README.md from benchmarks/results.   python benchmarks/readme.py [--check]
+"""Writes the marked blocks of README.md and docs/ from benchmarks/results.   python benchmarks/readme.py [--check]
 
 A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is a result file, then a view of it:
     kodak/ours                  BD-rate of our codecs against every anchor
@@ -9,6 +9,8 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     portability                 which sets of portability.py agree
     mainjob                     the main job on real pictures
     full_size                   the large architectures with random weights
+    adapter_size                what an adapter adds to them
+    retarget, ablation          what adapters alone can do (benchmarks/retarget.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """
 
@@ -26,6 +28,7 @@ import resultfile
 from priorcodec import metrics
 from priorcodec.report import plot, tables
 
+PAGES = ("README.md", "docs/adapters.md", "docs/decoding.md")
 BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -45,6 +48,10 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         return _mainjob(result["summary"]), {}
     if result["kind"] == "full_size":
         return _full_size(result), {}
+    if result["kind"] == "adapter_size":
+        return _adapter_size(result), {}
+    if result["kind"] == "adapter":
+        return _adapter(result), {}
     if result["kind"] == "speed":
         return tables.speed_table(result, codecs).markdown() + "\n", {}
     if result["kind"] == "portability-sets":
@@ -107,6 +114,38 @@ def _full_size(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"{note}{': ' + result['note'] if result['note'] else ''}."]) + "\n"
 
 
+def _adapter_size(result: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/adapter_size.py counted."""
+    lines = ["| backbone | setting | parameters | share | one call | more per call | once per picture |"]
+    lines += ["|---|---|---:|---:|---:|---:|---:|"]
+    for row in result["rows"]:
+        size, setting = f"{row['size']}x{row['size']}", result["settings"][row["setting"]]
+        told = ", ".join(f"{key} {value}" for key, value in setting.items())
+        lines.append(
+            f"| {row['backbone']} | {row['setting']} ({told}) | {row['total'] / 1e6:.1f} M | {row['share']:.1%} "
+            f"| {row['call_gflop']:.0f} GFLOP at {size} | {row['extra_per_call']:+.1%} | {row['once_gflop']:.0f} GFLOP |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _adapter(result: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/retarget.py trained and measured."""
+    levels = result["rows"][0]["levels"]
+    told = [f"quality {level['quality']:.0f}" for level in levels]
+    lines = [f"| | backbone | trained | share | steps | seconds | {' | '.join(told)} | BD-rate |"]
+    lines += ["|---|---|---:|---:|---:|---:|" + "---:|" * (len(levels) + 1)]
+    for row in result["rows"]:
+        values = [f"{level['stlpips_alex']:.3f}" for level in row["levels"]]
+        rate = "no overlap" if row["bd_rate"] is None else f"{row['bd_rate']:+.1f}%"
+        lines.append(
+            f"| {row['row']} | {row['backbone']} | {row['trained'] / 1e6:.2f} M | {row['share']:.0%} | {row['steps']} "
+            f"| {row['seconds']} | {' | '.join(values)} | {rate} |"
+        )
+    rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
+    note = f"ST-LPIPS (Alex) at {rates} bpp on {result['pictures']} pictures; BD-rate against the row with +0.0%."
+    return "\n".join([*lines, "", note]) + "\n"
+
+
 def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:
     """README's text -> new text, files to write beside the results, names of the blocks that were out of date."""
     files: dict[Path, str] = {}
@@ -126,18 +165,26 @@ def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], 
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("--check", action="store_true")
-    cli.add_argument("--readme", type=Path, default=resultfile.RESULTS.parents[1] / "README.md")
+    root = resultfile.RESULTS.parents[1]
+    cli.add_argument(
+        "--readme", type=Path, nargs="+", default=[root / page for page in PAGES], help="pages with blocks"
+    )
     cli.add_argument("--results", type=Path, default=resultfile.RESULTS)
     args = cli.parse_args()
-    try:
-        text, files, stale = update(args.readme.read_text(encoding="utf-8"), args.results, args.readme.parent)
-    except (ValueError, OSError) as error:
-        sys.exit(f"readme.py: {error}")
+    stale: list[str] = []
+    for page in args.readme:
+        try:
+            text, files, old = update(page.read_text(encoding="utf-8"), args.results, page.parent)
+        except (ValueError, OSError) as error:
+            sys.exit(f"readme.py: {error}")
+        stale += old
+        if args.check:
+            continue
+        for path, content in files.items():
+            path.write_text(content)
+        page.write_text(text, encoding="utf-8")
     if args.check:
         sys.exit(f"out of date, run python benchmarks/readme.py: {', '.join(stale)}" if stale else 0)
-    for path, content in files.items():
-        path.write_text(content)
-    args.readme.write_text(text, encoding="utf-8")
     print(f"{len(stale)} blocks and plots renewed" if stale else "nothing to renew")
 
 

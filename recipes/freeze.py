@@ -30,7 +30,8 @@ metadata = {"steps": str(state["step"]), "minutes": f"{state['minutes']:.0f}", "
 
 def averaged(model: torch.nn.Module) -> torch.nn.Module:
     model.load_state_dict(state["model"])
-    for parameter, average in zip(model.parameters(), state["average"], strict=True):
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter, average in zip(trained, state["average"], strict=True):
         parameter.data.copy_(average)
     return model
 
@@ -50,7 +51,10 @@ match what:
     case "encoder":
         print(f"{save_encoder(averaged(ImageEncoder(EncoderConfig())), target, metadata):08x}")  # pyright: ignore
     case "nano_vae":
-        save_half(_nano.Autoencoder())
+        vae = _nano.Autoencoder()
+        decoder_alone = len(state["average"]) < len(list(vae.parameters()))  # recipes/nano_vae.py --decoder
+        vae.encoder.requires_grad_(not decoder_alone)
+        save_half(vae)
     case "nano_unet":
         save_denoiser(UNet2DConditionModel(**nano_unet.CONFIG))
     case "nano_dit":

@@ -18,7 +18,7 @@ from priorcodec.core.contract import Prediction
 from priorcodec.core.prediction import add_noise, target
 from priorcodec.training import Budget, Loop
 
-CROP, BATCH, SEED, GAMMA = 32, 8, 3, 5.0
+CROP, BATCH, SEED, GAMMA = 32, 16, 3, 5.0
 PLACES = 256 - CROP // 2  # a side of 4096 pixels is 256 patches
 
 cli = argparse.ArgumentParser()

@@ -230,7 +230,7 @@ def test_parametrize(check):
 
 
 OURS = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "nano_unet", "nano_dit", "toy")
-FAST = ("sd15", "sdxl", "pixart", "nano_unet", "nano_dit")
+FAST = ("sd15", "sdxl", "pixart", "nano_unet", "nano_dit", "toy")
 
 
 @parametrize_backbones(*FAST)
@@ -239,14 +239,6 @@ def test_ours(check):
 
 
 @pytest.mark.slow
-@parametrize_backbones(*(set(OURS) - set(FAST) - {"toy"}))
+@parametrize_backbones(*(set(OURS) - set(FAST)))
 def test_ours_that_differ_little(check):
-    check()
-
-
-NO_TOKENS = dict.fromkeys(("conditions_matter", "gradients", "adapter_learns"), "toy has no use for tokens")
-
-
-@parametrize_backbones("toy", expected_failures=NO_TOKENS)
-def test_toy(check):
     check()

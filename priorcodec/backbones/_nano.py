@@ -35,13 +35,33 @@ class Block(nn.Module):
         return x + self.conv2(leaky_relu(self.conv1(x), 0.1))
 
 
+class Polish(nn.Module):
+    """Pictures (b, 3, H, W) -> the same with a correction made at stride 2, across the borders of the 4x4 shuffle."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.correction = nn.Sequential(
+            nn.PixelUnshuffle(2),
+            nn.Conv2d(12, channels, 3, padding=1),
+            Block(channels),
+            nn.Conv2d(channels, 12, 3, padding=1),
+            nn.PixelShuffle(2),
+        )
+        last = cast(nn.Conv2d, self.correction[3])
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(cast(Tensor, last.bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.correction(x)
+
+
 class Autoencoder(nn.Module):
     """Pictures (b, 3, H, W) in [-1, 1] <-> latents (b, 8, H/8, W/8), deterministic.
 
-    fine, coarse: channels at strides 4 and 8; encoder, decoder: blocks at strides 4 and 8.
+    fine, coarse: channels at strides 4 and 8; encoder, decoder: blocks at strides 4 and 8; polish: channels at stride 2.
     """
 
-    def __init__(self, fine: int = 96, coarse: int = 192, encoder=(1, 3), decoder=(2, 4)):
+    def __init__(self, fine: int = 96, coarse: int = 192, encoder=(1, 3), decoder=(4, 4), polish: int = 48):
         super().__init__()
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
@@ -60,6 +80,7 @@ class Autoencoder(nn.Module):
             *(Block(fine) for _ in range(decoder[0])),
             nn.Conv2d(fine, 3 * 16, 3, padding=1),
             nn.PixelShuffle(4),
+            Polish(polish),
         )
 
     @property
@@ -68,7 +89,7 @@ class Autoencoder(nn.Module):
 
 
 def tiny_autoencoder() -> Autoencoder:
-    return Autoencoder(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1))
+    return Autoencoder(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1), polish=8)
 
 
 class NanoDiffusion(LatentDiffusion):
@@ -103,6 +124,7 @@ def load(
         WeightsError: a file is missing, damaged, or not the one its partner was trained with.
     """
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+    from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
     from safetensors.torch import load_file
 
@@ -115,7 +137,7 @@ def load(
                 raise WeightsError(f"{spec.name}: {AUTOENCODER_FILE} beside {weights.name} is not the one it needs")
             denoiser.load_state_dict(load_file(weights))
             vae.load_state_dict(from_bytes(data))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             raise WeightsError(f"{spec.name}: cannot load {weights} ({str(error).splitlines()[0]})") from error
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
     denoiser, vae = nn.Module.to(denoiser, dtype=dtype), nn.Module.to(vae, dtype=dtype)

@@ -22,7 +22,7 @@ class TwoConvolutions(nn.Sequential):
 
 
 class Toy(nn.Module):
-    """The backbone contract in a few lines; predicts the clean sample and has no use for tokens."""
+    """The backbone contract in a few lines; predicts the clean sample, whose colours the tokens' mean shifts."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -34,7 +34,7 @@ class Toy(nn.Module):
 
     def predict(self, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
         a = self.alpha_bar(t).to(x_t.dtype).view(-1, 1, 1, 1)
-        return self.module(x_t / a.sqrt().clamp_min(0.1))
+        return self.module(x_t / a.sqrt().clamp_min(0.1)) + tokens.mean(1)[..., None, None]
 
     def to_latents(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 8)

@@ -39,7 +39,7 @@ SPEC = BackboneSpec(
     parameters=2 * 9 * 3 * WIDTH + WIDTH + 3,
     latent=LatentSpace(channels=3, stride=8, scale=1.0, mean=(0.0,) * 3, std=(0.5,) * 3),
     prediction=Prediction.SAMPLE,
-    token_dim=4,
+    token_dim=3,
     size=64,
     lora=(LoraRule(pattern=r"conv[12]", modules=2, tiny_modules=2, rank=4),),
     fusion=(FusionSite(module="conv1", channels=WIDTH, tiny_channels=WIDTH, stride=1),),

@@ -1,0 +1,77 @@
+"""What an adapter adds to the real architectures, counted on torch's meta device.   python benchmarks/adapter_size.py [NAME...]
+
+Parameters per part and their share of the denoiser; FLOPs that LoRA and fusion add to one call of the denoiser at the size the
+model was trained at (torch's FLOP counter; no attention kernel is left out, elementwise work is), for the default setting and
+for one at half of both. Writes benchmarks/results/adapter_size.json.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import resultfile
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from priorcodec import BackboneSpec, open_registry
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.checkpoint import AdapterConfig
+from priorcodec.core.encoder import EncoderConfig
+
+SETTINGS = {"default": AdapterConfig(), "half": AdapterConfig(lora_rank=8, fusion=32, width=128)}
+PARTS = ("bridge", "pyramid", "fusion", "tokens", "statistics")
+
+
+def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
+    """One row: parameters per part, share, and the extra work of one call."""
+    encoder = EncoderConfig()
+    side = spec.size // spec.latent.stride
+    with torch.device("meta"), torch.no_grad():
+        backbone = spec.build(None, dtype=torch.float32)
+        adapter = Adapter(spec, config, m=encoder.m, levels=encoder.levels)
+        x = torch.empty(1, spec.latent.channels, side, side)
+        t, tokens = torch.empty(1), torch.empty(1, config.tokens, spec.token_dim)
+        pooled = torch.empty(1, spec.pooled_dim) if spec.pooled_dim else None
+        alone = _flops(lambda: backbone.predict(x, t, tokens, pooled))
+        adapter.inject(backbone)
+        calls: list[int] = []
+        predict = backbone.predict
+
+        def counted(*args: Any) -> Tensor:
+            with FlopCounterMode(display=False) as counter:
+                answer = predict(*args)
+            calls.append(counter.get_total_flops())
+            return answer
+
+        object.__setattr__(backbone, "predict", counted)
+        y_hat = torch.empty(1, encoder.m, spec.size // 16, spec.size // 16)
+        whole = _flops(lambda: adapter(y_hat, torch.empty(1), torch.empty(1, 3, spec.size, spec.size)))
+        once = whole - calls[0]  # bridge, pyramid and token mapper: once per picture, however many steps
+    parameters = {part: sum(p.numel() for p in getattr(adapter, part).parameters()) for part in PARTS}
+    parameters["lora"] = sum(p.numel() for p in adapter.lora.values())
+    total = sum(parameters.values())
+    return {
+        "backbone": spec.name, "size": spec.size, "parameters": parameters, "total": total,
+        "share": round(total / spec.parameters, 5), "call_gflop": round(alone / 1e9, 1),
+        "extra_per_call": round(calls[0] / alone - 1, 5), "once_gflop": round(once / 1e9, 1),
+    }  # fmt: skip
+
+
+def _flops(work: Any) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def main() -> None:
+    specs = open_registry().specs()
+    names = sys.argv[1:] or ["sd15", "sd21", "sdxl", "pixart"]
+    rows = [{"setting": key, **count(specs[name], config)} for name in names for key, config in SETTINGS.items()]
+    shown = {key: {"lora_rank": c.lora_rank or 16, "fusion": c.fusion, "width": c.width} for key, c in SETTINGS.items()}
+    print(resultfile.write("adapter_size", "adapter_size", {"settings": shown, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

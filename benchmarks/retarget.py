@@ -1,0 +1,215 @@
+"""What an adapter alone can do: another backbone on the same files, and each part of the adapter left out in turn.
+
+python benchmarks/retarget.py TABLE PACKED PICTURES WORK --minutes 4
+
+TABLE: `retarget` (nano_dit, warm-started from nano_unet's shipped adapter, against the alternatives) or `ablation` (nano_unet's
+adapter without one part). Every row is trained for the same minutes on one thread, rows side by side if `--jobs` says so, and
+measured on the same files on disk. PACKED: training pictures as `priorcodec train` takes them; PICTURES: folder to measure on.
+Writes benchmarks/results/TABLE.json; a row that is in WORK already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import resultfile
+
+from priorcodec import curves
+from priorcodec.core.codec import WEIGHTS
+
+METRICS = ("stlpips_alex", "psnr")
+SCRATCH = "everything from scratch"
+TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
+    "retarget": {
+        "warm start from nano_unet's": ("nano_dit", [f"start={WEIGHTS / 'nano_unet.adapter.safetensors'}"]),
+        "no warm start": ("nano_dit", []),
+        "LoRA only": ("nano_dit", ["train=lora"]),
+        "bridge only": (
+            "nano_dit",
+            ["train=bridge", "adapter.lora_rank=0", "adapter.fusion=0", "adapter.mapper=false"],
+        ),
+        SCRATCH: ("nano_dit", ["loss.latent=0", "loss.statistics=0"]),
+    },
+    "ablation": {
+        "all parts": ("nano_unet", []),
+        "no fusion": ("nano_unet", ["adapter.fusion=0"]),
+        "no token mapper": ("nano_unet", ["adapter.mapper=false"]),
+        "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
+        "one start time": ("nano_unet", ["adapter.start=[165,165]"]),
+        "no structure term": ("nano_unet", ["loss.structure=0"]),
+    },
+}
+COMMON = ["loss.structure=1", "device=cpu", "warmup=20", "ema=0.98", "log_every=10"]
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    cli.add_argument("table", choices=TABLES)
+    cli.add_argument("packed")
+    cli.add_argument("pictures", type=Path)
+    cli.add_argument("work", type=Path)
+    cli.add_argument("--minutes", type=float, default=4.0)
+    cli.add_argument("--qualities", type=float, nargs="+", default=[0.0, 2.0, 4.0, 6.0])
+    cli.add_argument("--jobs", type=int, default=1)
+    cli.add_argument("--row", help=argparse.SUPPRESS)
+    args = cli.parse_args()
+    if args.row:
+        row(args)
+        return
+    rows = TABLES[args.table]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda name: subprocess.run([sys.executable, *sys.argv, "--row", name], check=True), rows))
+    made = [json.loads((args.work / args.table / slug(name) / "row.json").read_text()) for name in rows]
+    made += [measured_default(args)] if args.table == "retarget" else []
+    anchor = made[-1] if args.table == "retarget" else made[0]
+    for one in made:
+        one["bd_rate"] = bd(anchor, one)
+    content = {"minutes": args.minutes, "pictures": len(list(args.pictures.glob("*.png"))), "rows": made}
+    print(resultfile.write(args.table, "adapter", content))
+
+
+def slug(name: str) -> str:
+    return "".join(c if c.isalnum() else "_" for c in name)
+
+
+def row(args: argparse.Namespace) -> None:
+    """Train one row and measure it; keeps row.json in its folder."""
+    import torch
+
+    torch.set_num_threads(1)
+    folder = args.work / args.table / slug(args.row)
+    if (folder / "row.json").exists():
+        return
+    backbone, words = TABLES[args.table][args.row]
+    words = [*COMMON, f"backbone={backbone}", f"data={args.packed}", f"run={folder}", f"minutes={args.minutes}", *words]
+    started = time.monotonic()
+    session = scratch(words) if args.row == SCRATCH else adapted(words, backbone)
+    seconds = time.monotonic() - started
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    spec = session.registry.spec(backbone)
+    trained = json.loads((folder / "trained.json").read_text()) if args.row == SCRATCH else parameters(folder, words)
+    result = {
+        "row": args.row, "backbone": backbone, "trained": trained, "share": round(trained / spec.parameters, 4),
+        "steps": log[-1]["step"], "seconds": round(60 * log[-1]["minutes"]), "with_loading": round(seconds),
+        "levels": measure(session, args),
+    }  # fmt: skip
+    (folder / "row.json").write_text(json.dumps(result))
+
+
+def adapted(words: list[str], backbone: str) -> Any:
+    """What `priorcodec train adapter` makes, as a session reads it from its file."""
+    from priorcodec import open_session
+    from priorcodec.train import train_adapter
+
+    return open_session(backbone, adapter=str(train_adapter(words)))
+
+
+def parameters(folder: Path, words: list[str]) -> int:
+    """Numbers in the adapter's file that this row trained."""
+    from priorcodec.adapters import checkpoint
+
+    file = checkpoint.read(next(folder.glob("*.adapter.safetensors")))
+    prefix = {"train=lora": "lora.", "train=bridge": "own.bridge."}
+    wanted = next((prefix[word] for word in words if word in prefix), "")
+    return sum(value.numel() for name, value in file.tensors.items() if name.startswith(wanted))
+
+
+def scratch(words: list[str]) -> Any:
+    """The same decoder without anything pretrained: fresh denoiser, autoencoder and adapter, all of it trained at once."""
+    import torch
+
+    from priorcodec import open_registry, open_session, runs
+    from priorcodec.adapters import losses, training
+    from priorcodec.adapters.adapter import Adapter
+    from priorcodec.core.checkpoint import load_simulation
+    from priorcodec.train import settings
+
+    config = settings(training.AdapterRunConfig, words)
+    run = runs.Run(config)
+    spec = open_registry().spec(config.backbone.name)
+    backbone: Any = spec.build(None, dtype=torch.float32).to(memory_format=torch.channels_last)  # pyright: ignore
+    backbone.requires_grad_(True).train()
+    encoder = load_simulation(WEIGHTS / "encoder.safetensors").to(memory_format=torch.channels_last)  # pyright: ignore
+    adapter = Adapter(spec, replace(config.shape(), lora_rank=0), m=encoder.config.m, levels=encoder.config.levels)
+    adapter.inject(backbone)
+    distance = torch.compile(losses.perceptual(config.perceptual)[0].to(memory_format=torch.channels_last))  # pyright: ignore
+    objective = training.Objective(
+        adapter, encoder, config.loss, distance=distance, window=config.window, bf16=run.bf16
+    )
+    objective.backbone = backbone
+    count = sum(p.numel() for p in objective.parameters())
+
+    def call(wrapped: Any, draw: runs.Draw) -> Any:
+        corner = draw.rng.integers(config.crop - config.window + 1, size=2).tolist()
+        return wrapped(draw.pictures, draw.quality, tuple(corner))
+
+    run.train(objective, call, levels=encoder.config.levels, identity={}, draw=objective.show)
+    (run.folder / "trained.json").write_text(str(count))
+    session = open_session(spec.name)
+    session._adapter = adapter.requires_grad_(False).eval()  # no file holds a whole decoder
+    backbone.eval()
+    return session
+
+
+def measure(session: Any, args: argparse.Namespace) -> list[dict[str, float]]:
+    """Mean rate and scores per quality, of files on disk."""
+    from priorcodec import metrics
+    from priorcodec.core import image
+
+    rows = []
+    for quality in args.qualities:
+        scores = []
+        for path in sorted(args.pictures.glob("*.png")):
+            file = args.work / "files" / f"{path.stem}-q{quality}.gic"
+            pixels = image.load(path).pixels
+            if not file.exists():
+                file.parent.mkdir(parents=True, exist_ok=True)
+                part = file.with_suffix(f".{slug(args.row or 'default')}")
+                part.write_bytes(session.encode(pixels, quality))
+                part.replace(file)
+            decoded = session.decode_pixels(file.read_bytes())
+            height, width = pixels.shape[:2]
+            scores.append(
+                {"bpp": metrics.bpp(file.stat().st_size, height, width)} | metrics.score(pixels, decoded, METRICS)
+            )
+        rows.append(
+            {"quality": quality} | {key: round(sum(s[key] for s in scores) / len(scores), 5) for key in scores[0]}
+        )
+    return rows
+
+
+def measured_default(args: argparse.Namespace) -> dict[str, Any]:
+    """nano_unet with its shipped adapter: the anchor of the rates."""
+    from priorcodec import open_session
+    from priorcodec.adapters import checkpoint
+
+    kept = args.work / args.table / "default.json"
+    if not kept.exists():
+        session = open_session("nano_unet")
+        file = checkpoint.read(WEIGHTS / "nano_unet.adapter.safetensors")
+        count = sum(value.numel() for value in file.tensors.values())
+        spec = session.registry.spec("nano_unet")
+        told = {"row": "shipped", "backbone": "nano_unet", "trained": count, "share": round(count / spec.parameters, 4)}
+        told |= {"steps": int(file.metadata["steps"]), "seconds": round(60 * float(file.metadata["minutes"]))}
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps({**told, "levels": measure(session, args)}))
+    return json.loads(kept.read_text())
+
+
+def bd(anchor: dict[str, Any], one: dict[str, Any]) -> float | None:
+    """BD-rate in ST-LPIPS-Alex, in percent; None where the curves do not overlap."""
+    points = [[(level["bpp"], level["stlpips_alex"]) for level in side["levels"]] for side in (anchor, one)]
+    rate = curves.bd_rate(points[0], points[1], higher_is_better=False).percent
+    return None if rate is None else round(rate, 2)
+
+
+if __name__ == "__main__":
+    main()
