@@ -10,7 +10,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     mainjob                     the main job on real pictures
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
-    retarget, ablation          what adapters alone can do (benchmarks/retarget.py)
+    retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """
 

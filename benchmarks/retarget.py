@@ -2,9 +2,10 @@
 
 python benchmarks/retarget.py TABLE PACKED PICTURES WORK --minutes 4
 
-TABLE: `retarget` (nano_dit, warm-started from nano_unet's shipped adapter, against the alternatives) or `ablation` (nano_unet's
-adapter without one part). Every row is trained for the same minutes on one thread, rows side by side if `--jobs` says so, and
-measured on the same files on disk. PACKED: training pictures as `priorcodec train` takes them; PICTURES: folder to measure on.
+TABLE: `retarget` (nano_dit, warm-started from nano_unet's shipped adapter, against the alternatives), `ablation` (nano_unet's
+adapter trained without one part), or `silenced` (nano_unet's shipped adapter with one part set to nothing, no training). Rows are
+trained for the same minutes on one thread, side by side if `--jobs` says so, and measured on the same files on disk.
+PACKED: training pictures as `priorcodec train` takes them; PICTURES: folder to measure on.
 Writes benchmarks/results/TABLE.json; a row that is in WORK already is not made again.
 """
 
@@ -43,9 +44,10 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "no fusion": ("nano_unet", ["adapter.fusion=0"]),
         "no token mapper": ("nano_unet", ["adapter.mapper=false"]),
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
-        "one start time": ("nano_unet", ["adapter.start=[165,165]"]),
-        "no structure term": ("nano_unet", ["loss.structure=0"]),
     },
+    "silenced": dict.fromkeys(
+        ("all parts", "no fusion", "no token mapper", "no LoRA", "bridge without y_hat"), ("nano_unet", [])
+    ),
 }
 COMMON = ["loss.structure=1", "device=cpu", "warmup=20", "ema=0.98", "log_every=10"]
 
@@ -89,6 +91,11 @@ def row(args: argparse.Namespace) -> None:
     if (folder / "row.json").exists():
         return
     backbone, words = TABLES[args.table][args.row]
+    if args.table == "silenced":
+        folder.mkdir(parents=True, exist_ok=True)
+        told = {"row": args.row, "backbone": backbone, "trained": 0, "share": 0.0, "steps": 0, "seconds": 0}
+        (folder / "row.json").write_text(json.dumps({**told, "levels": measure(silenced(args.row), args)}))
+        return
     words = [*COMMON, f"backbone={backbone}", f"data={args.packed}", f"run={folder}", f"minutes={args.minutes}", *words]
     started = time.monotonic()
     session = scratch(words) if args.row == SCRATCH else adapted(words, backbone)
@@ -110,6 +117,24 @@ def adapted(words: list[str], backbone: str) -> Any:
     from priorcodec.train import train_adapter
 
     return open_session(backbone, adapter=str(train_adapter(words)))
+
+
+def silenced(part: str) -> Any:
+    """The shipped adapter with what a part adds set to zero."""
+    from priorcodec import open_session
+
+    session = open_session("nano_unet")
+    adapter = session.adapter
+    last = {
+        "all parts": [],
+        "no fusion": [fusion.out.weight for fusion in adapter.fusion],
+        "no token mapper": [adapter.tokens.out.weight],
+        "no LoRA": [value for name, value in adapter.lora.items() if ".lora_B." in name],
+        "bridge without y_hat": list(adapter.bridge.side.parameters()),
+    }[part]
+    for value in last:
+        value.data.zero_()
+    return session
 
 
 def parameters(folder: Path, words: list[str]) -> int:
