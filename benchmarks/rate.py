@@ -66,12 +66,12 @@ def summary(rows: list[dict[str, Any]], bpp: float) -> dict[str, Any]:
 
 def _timed(work: Callable[[], Result], repeats: int) -> tuple[Result, float]:
     """-> what it gave, processor seconds of the quickest run: other programs on the machine count less than on a clock."""
-    times = []
-    for _ in range(repeats):
+    runs = []
+    for _ in range(max(1, repeats)):
         started = time.process_time()
         result = work()
-        times.append(time.process_time() - started)
-    return result, min(times)
+        runs.append((time.process_time() - started, result))
+    return runs[0][1], min(seconds for seconds, _ in runs)
 
 
 def _pictures(given: list[Path]) -> list[Path]:
