@@ -75,7 +75,7 @@ def _opened(path: Path, framework: str, error: type[PriorCodecError], wanted: st
         if MAX_HEADER < size <= path.stat().st_size:
             raise OSError(f"a header of {size} bytes, wanted at most {MAX_HEADER}")
         return safe_open(path, framework=framework)
-    except (OSError, SafetensorError) as reason:
+    except (OSError, ValueError, SafetensorError) as reason:  # ValueError: a NUL in the path
         why = "a pickle, which can run any code" if _is_pickle(path) else shown(reason, 300)
         raise error(f"{path} is not {wanted} ({why}): {advice}") from reason
 

@@ -1,0 +1,149 @@
+"""Strangers' bytes through the whole reader, up to the symbols: a StreamError in one line, quickly, in little memory."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from priorcodec.core import bitstream, image
+from priorcodec.core.bitstream import Segment, Stream
+from priorcodec.core.codec import Codec
+from priorcodec.core.errors import StreamError
+from tests.core.test_bitstream import sealed
+from tests.core.test_codec import DEMO
+
+CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.gic"))
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return Codec()
+
+
+@pytest.fixture(scope="module")
+def small(codec):
+    """A file of about a hundred bytes, with statistics."""
+    return codec.encode(image.load(DEMO).pixels[100:140, 50:98], 2, statistics=True).data
+
+
+def attempt(codec, data):
+    """-> whether it decodes; anything but a StreamError in one line, within a second of work, fails."""
+    started = time.process_time()
+    try:
+        codec.read(data)
+        bitstream.describe(data)
+    except StreamError as error:
+        assert "\n" not in str(error) and len(str(error)) < 300
+        assert time.process_time() - started < 1
+        return False
+    return True
+
+
+def sized(codec, data, **changes):
+    return bitstream.pack(Stream(**{**vars(bitstream.unpack(data)), **changes}))
+
+
+def test_cut_at_every_byte(codec, small):
+    assert attempt(codec, small)
+    assert not any(attempt(codec, small[:length]) for length in range(len(small)))
+    for length in range(4, len(small)):
+        attempt(codec, sealed(small[:length]))
+
+
+def flips(data, bits):
+    for bit in bits:
+        changed = bytearray(data)
+        changed[bit // 8] ^= 1 << bit % 8
+        yield bytes(changed)
+
+
+def test_every_single_bit_flip(codec, small):
+    assert not any(attempt(codec, data) for data in flips(small, range(8 * len(small))))
+
+
+def test_every_bit_of_the_header_flipped_under_a_good_checksum(codec, small):
+    for data in flips(small, range(8 * 20)):
+        attempt(codec, sealed(data[:-4]))
+
+
+@pytest.mark.slow
+def test_every_bit_flipped_under_a_good_checksum(codec, small):
+    for data in flips(small, range(8 * len(small) - 32)):
+        attempt(codec, sealed(data[:-4]))
+
+
+def test_concatenated_and_nested_files(codec, small):
+    stream = bitstream.unpack(small)
+    assert not attempt(codec, small + small)
+    assert not attempt(codec, b"\0" * 4 + small)
+    assert not attempt(codec, small[:-4] + small)
+    nested = Stream(**{**vars(stream), "segments": (Segment(type=77, data=small),)})
+    assert attempt(codec, bitstream.pack(nested))  # an optional segment that nobody here reads
+    for part in ("hyper", "latent"):
+        attempt(codec, sized(codec, small, **{part: small + bytes(-len(small) % 4)}))
+
+
+def test_a_header_cannot_ask_for_more_than_its_file_is_worth(codec, small):
+    for height, width in ((4000, 4000), (8192, 8192), (1, 2**26), (2**26, 1)):
+        with pytest.raises(StreamError, match="z string has .* bytes, a picture of this size needs"):
+            codec.read(sized(codec, small, height=height, width=width))
+
+
+BOMBS = """
+import json, resource, sys, time
+from priorcodec.core import bitstream
+from priorcodec.core.codec import Codec
+from priorcodec.core.errors import StreamError
+codec, small = Codec(), bytes.fromhex(sys.argv[1])
+codec.read(small)
+stream = vars(bitstream.unpack(small))
+pack = lambda **changes: bitstream.pack(bitstream.Stream(**{**stream, **changes}))
+def sealed(body):
+    import zlib
+    return body + zlib.crc32(body).to_bytes(4, "little")
+head = small[:8] + b"\\x20\\x00"
+long = lambda bits: bytes([0x80] * (bits // 7)) + bytes([1 << bits % 7])  # a varint that says 2**bits
+bombs = [pack(height=h, width=w) for h, w in [
+    (65535, 65535), (2**32 - 1, 2**32 - 1), (1, 2**32 - 1), (8192, 8192), (1, 2**26), (2**26, 1), (1500, 1500)]]
+bombs += [sealed(head + p) for p in [
+    long(60) + b"\\x01\\x00", b"\\x01\\x01" + long(60), b"\\x01\\x01" + long(31), b"\\xff" * 4096, long(63) * 9]]
+bombs += [pack(height=40, width=48, hyper=small * 4000 + bytes(-len(small) * 4000 % 4), latent=b"\\xff" * 400000)]
+before, slowest, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0, 0
+for data in bombs:
+    started = time.process_time()
+    try:
+        codec.read(data)
+    except StreamError:
+        refused += 1
+    slowest = max(slowest, time.process_time() - started)
+grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024
+print(json.dumps({"bombs": len(bombs), "refused": refused, "slowest_s": slowest, "grown_mib": grown}))
+"""
+
+
+def test_bombs_take_neither_time_nor_memory(small):
+    out = subprocess.run([sys.executable, "-c", BOMBS, small.hex()], capture_output=True, text=True, check=True).stdout
+    found = json.loads(out)
+    assert found["refused"] >= found["bombs"] - 1  # the last is long, not wrong: it may hold possible symbols
+    assert found["slowest_s"] < 1 and found["grown_mib"] < 200, found
+
+
+def test_a_picture_beyond_max_pixels_is_the_callers_choice(codec, small):
+    with pytest.raises(StreamError, match="48x40, more than 1000 pixels: raise max_pixels"):
+        codec.read(small, max_pixels=1000)
+    with pytest.raises(StreamError, match="48x40"):
+        bitstream.describe(small, max_pixels=1000)
+    assert bitstream.describe(small, max_pixels=1920)["width"] == 48
+
+
+def test_the_corpus_is_small_and_ends_well(codec):
+    """Seeds of `tests/fuzz.py`; written for another encoder they still test everything up to its id."""
+    assert len(CORPUS) >= 8 and all(path.stat().st_size <= 600 for path in CORPUS)
+    for path in CORPUS:
+        data = path.read_bytes()
+        attempt(codec, data)
+        if data[:3] == b"GIC" and len(data) > 12:
+            attempt(codec, sealed(data[:4] + codec.id.to_bytes(4, "little") + data[8:-4]))
