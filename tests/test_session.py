@@ -145,7 +145,12 @@ def test_predicted_statistics_are_those_of_the_latent(photo, monkeypatch):
     adapter = session.adapter
     channels = adapter.spec.latent.channels
     mean, std = torch.linspace(-0.2, 0.2, channels)[None], torch.linspace(0.3, 0.6, channels)[None]
-    monkeypatch.setattr(adapter, "statistics", lambda *_: (mean, std))
+
+    class Head(torch.nn.Module):
+        def forward(self, *_):
+            return mean, std
+
+    monkeypatch.setattr(adapter, "statistics", Head())
     seen, to_pixels = [], adapter.attached.to_pixels
     monkeypatch.setattr(adapter.attached, "to_pixels", lambda z: seen.append(z) or to_pixels(z))
     session.decode(session.encode(photo, 3))
