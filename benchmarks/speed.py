@@ -98,13 +98,18 @@ def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) 
     import torch
 
     with torch.inference_mode():
-        z, t = adapter.bridge(y_hat, quality, preview), adapter.start_time(quality)
+        z, t = adapter.bridge(y_hat, quality, preview)[0], adapter.start_time(quality)
         tokens = y_hat.new_zeros(1, 1, adapter.spec.token_dim)
         pooled = y_hat.new_zeros(1, adapter.spec.pooled_dim) if adapter.spec.pooled_dim else None
     without = "" if adapter.backbone else " without adapter"
     yield f"denoiser{without}", torch.inference_mode()(lambda: backbone.predict(z, t, tokens, pooled))
     if adapter.backbone:
-        yield "adapter", torch.inference_mode()(lambda: adapter.bridge(y_hat, quality, preview))
+
+        def once() -> None:
+            adapter.pyramid(adapter.bridge(y_hat, quality, preview)[1])
+            adapter.tokens(y_hat, quality)
+
+        yield "adapter", torch.inference_mode()(once)
         yield "autoencoder", torch.inference_mode()(lambda: backbone.to_pixels(z))
         whole = torch.inference_mode()(lambda: backbone.to_pixels(adapter(y_hat, quality, preview).z))
         yield "decode after entropy", whole
