@@ -96,4 +96,13 @@ def test_every_shipped_file_opens_with_the_command_that_runs_it(file):
 
 def test_there_is_a_file_for_every_backbone_of_ours():
     assert [name for name in open_registry().specs() if shipped(name) is None and not name.startswith("toy")] == []
-    assert {f.stem for f in CONFIGS} >= {"sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "nano_unet", "nano_dit"}
+    assert {f.stem for f in CONFIGS} >= {
+        "sd15",
+        "sd21",
+        "sd21.base",
+        "sdxl",
+        "pixart",
+        "pixart.sigma",
+        "nano_unet",
+        "nano_dit",
+    }
