@@ -32,7 +32,16 @@ from priorcodec.registry import open_registry
 
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(["priorcodec.train", "peft", "accelerate", "tests.test_train"])
-SIZES = {"width": 8, "depth": 1, "fine_width": 8, "fine_depth": 1, "fusion": 8, "window": 4}
+SIZES = {
+    "width": 8,
+    "depth": 1,
+    "fine_width": 8,
+    "fine_depth": 1,
+    "fusion": 8,
+    "window": 4,
+    "detail": 8,
+    "mapper": True,
+}
 WORDS = [
     *("backbone=toy", "tiny=true", "device=cpu", "precision=no", "batch=4", "crop=64", "lr=0.01", "warmup=2"),
     *("loss.perceptual=0", "log_every=1", "save_minutes=0"),

@@ -28,9 +28,13 @@ SIZES = (
     ("fine_depth", 0, 64),
     ("fusion", 0, 4096),
     ("window", 1, 64),
+    ("detail", 0, 4096),
     ("tokens", 1, 1024),
     ("lora_rank", 0, 1024),
 )  # name, least, most
+
+
+LATER = {"detail": 0}  # parts that came after the first files of this kind, which are without them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,9 +42,10 @@ class AdapterConfig:
     """Shape of an adapter.
 
     width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; fusion: channels of the
-    attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; tokens: vectors that stand where text
-    stood; mapper: whether they depend on the file; statistics: whether the latent's are predicted, for renormalization;
-    start: pseudo-timestep at the lowest and the highest quality; lora_rank: the rules' own ranks (None), one rank for all,
+    attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; detail: channels of what goes past
+    the latent into its decoder, 0 for nothing; tokens: vectors that stand where text stood; mapper: whether they depend on the
+    file; statistics: whether the latent's are predicted, for renormalization; start: pseudo-timestep at the lowest and the
+    highest quality; lora_rank: the rules' own ranks (None), one rank for all,
     or 0 for no LoRA.
     """
 
@@ -48,10 +53,11 @@ class AdapterConfig:
     depth: int = 3
     fine_width: int = 96
     fine_depth: int = 1
-    fusion: int = 64
+    fusion: int = 0
     window: int = 8
+    detail: int = 96
     tokens: int = 8
-    mapper: bool = True
+    mapper: bool = False
     statistics: bool = True
     start: tuple[float, float] = (250.0, 80.0)
     lora_rank: int | None = None
@@ -119,7 +125,7 @@ def read(path: Path) -> AdapterFile:
         if unknown:
             names = tensorfile.shown(", ".join(unknown))
             raise AdapterError(f"{path} has settings this version does not know ({names}): update priorcodec")
-        config = AdapterConfig(**{**fields, "start": tuple(fields["start"])})
+        config = AdapterConfig(**{**LATER, **fields, "start": tuple(fields["start"])})
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = tensorfile.shown(error, 200)
         raise AdapterError(f"{path} has a damaged description ({reason}): get the adapter again") from error

@@ -1,6 +1,6 @@
 """Stage 2: train one backbone's adapter; encoder and backbone stay as they are, bit for bit.
 
-    x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z --backbone.to_pixels--> x_hat
+    x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z, detail --adapter.to_pixels--> x_hat
         latent: z against to_latents(x)    pixel, perceptual, structure, adversarial: x_hat against x
         statistics: the adapter's predicted mean and std against those of to_latents(x)
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
@@ -39,6 +39,7 @@ MEANING = {
     "fine_depth": "blocks of the bridge there",
     "fusion": "channels of the attentive fusion's bottleneck; 0: no fusion",
     "window": "of its attention, in positions",
+    "detail": "channels of what goes past the latent into its decoder; 0: nothing",
     "tokens": "vectors that stand where text stood",
     "mapper": "whether they depend on the file",
     "statistics": "whether the latent's mean and std are predicted, for renormalization",
@@ -152,7 +153,7 @@ class Objective(nn.Module):
         if weights.statistics and estimate.mean is not None:
             add("statistics", statistics_error(estimate.mean, estimate.std, target, self.adapter.bridge.std))
         if weights.pixel or weights.perceptual or weights.structure or weights.adversarial:
-            x_hat = backbone.to_pixels(estimate.z).float()
+            x_hat = self.adapter.to_pixels(estimate.z, estimate.detail).float()
             i, j = corner
             window = (..., slice(i, i + self.window), slice(j, j + self.window))
             if weights.pixel:
@@ -172,7 +173,8 @@ class Objective(nn.Module):
         """x (1, 3, h, w) -> preview and decode at the middle quality."""
         quality = torch.full((1,), (self.adapter.levels - 1) / 2, device=x.device)
         y_hat, preview = self.read(x, quality)
-        return [preview, self.adapter.attached.to_pixels(self.adapter(y_hat, quality, preview).z).float()]
+        estimate = self.adapter(y_hat, quality, preview)
+        return [preview, self.adapter.to_pixels(estimate.z, estimate.detail).float()]
 
 
 def statistics_error(mean: Tensor, std: Tensor | None, target: Tensor, scale: Any) -> Tensor:
@@ -208,7 +210,7 @@ def start_as_encoder(bridge: LatentBridge, backbone: Any, spec: BackboneSpec) ->
 
 
 FRESH = ("fusion.", "tokens.base", "tokens.pooled_base", "tokens.out.", "tokens.pooled_out.")  # what knows the backbone
-OUTPUT = ("bridge.tail.", "statistics.")  # what knows its latent
+OUTPUT = ("bridge.tail.", "statistics.", "detail.")  # what knows its latent
 CODED = ("bridge.side.", "tokens.key_value.")  # what knows the encoder's channels
 
 

@@ -22,7 +22,7 @@ from priorcodec.core.encoder import EncoderConfig, ImageEncoder
 from priorcodec.core.errors import AdapterError
 from priorcodec.testing._run import Subject, require, require_equal, require_shape
 
-CONFIG = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4)
+CONFIG = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4, detail=8, mapper=True)
 M, LEVELS, ENCODER = 6, 4, 0x0DDBA11
 STEPS = 4
 
@@ -45,6 +45,10 @@ def check_fresh_adapter(subject: Subject) -> None:
         adapter(*_features())
         for args, answer in answers:
             require_equal("predict() with a fresh adapter's fusion", answer, predict(*args))
+        out = adapter(*_features())
+        require_equal(
+            "to_pixels() with a fresh adapter", adapter.to_pixels(out.z, out.detail), backbone.to_pixels(out.z)
+        )
 
 
 def check_only_adapter_trains(subject: Subject) -> None:
@@ -169,7 +173,8 @@ def _train(adapter: Adapter) -> list[str]:
         optimizer.zero_grad()
         out = adapter(*features)
         assert out.mean is not None and out.std is not None  # CONFIG asks for them
-        torch.stack([(part - 1).square().mean() for part in (out.z, out.mean, out.std)]).sum().backward()
+        x = adapter.to_pixels(out.z, out.detail)
+        torch.stack([(part - 1).square().mean() for part in (x, out.z, out.mean, out.std)]).sum().backward()
         for name, weight in names.items():
             if weight.grad is not None and bool(weight.grad.any()):
                 idle.discard(name)
@@ -185,7 +190,9 @@ def _answer(backbone: Any, x: dict[str, Any]) -> Tensor:
 def _tree(backbone: Any) -> list[tuple[str, type, int]]:
     return [
         (name, type(m), len(m._forward_hooks) + len(m._forward_pre_hooks))
-        for name, m in backbone.module.named_modules()
+        for part in (backbone.module, getattr(backbone, "decoder", None))
+        if part is not None
+        for name, m in part.named_modules()
     ]
 
 
@@ -212,6 +219,6 @@ def _decode(subject: Subject, backbone: Any, codec: Codec, data: bytes) -> Tenso
     decoded = codec.decode(data)
     adapter = _attached(subject, backbone)
     out = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview)
-    x = image.crop(backbone.to_pixels(out.z), decoded.height, decoded.width)
+    x = image.crop(adapter.to_pixels(out.z, out.detail), decoded.height, decoded.width)
     adapter.eject()
     return torch.from_numpy(image.to_pixels(x))

@@ -156,7 +156,11 @@ def test_every_weight_learns_in_three_steps(make, features):
         optimizer.zero_grad()
         out = adapter(*features)
         z_hat, z = out.z_hat, out.z
-        loss = (z - target).square().mean() + (z_hat - target).square().mean()
+        loss = (
+            adapter.to_pixels(z, out.detail).square().mean()
+            + (z - target).square().mean()
+            + (z_hat - target).square().mean()
+        )
         (loss + (out.mean - 1).square().mean() + (out.std - 1).square().mean()).backward()
         idle -= {i for i, p in enumerate(adapter.trainable()) if p.grad is not None and p.grad.any()}
         optimizer.step()
