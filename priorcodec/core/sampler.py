@@ -79,6 +79,3 @@ def seeded_noise(
         return torch.stack([one(seed) for seed in seeds]).to(device, dtype)
 
     return noise
-
-
-one_step = sample  # the name until every caller has switched
