@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from priorcodec.core.errors import ConfigError, PriorCodecError, StreamError
+from priorcodec.core.errors import ConfigError, PriorCodecError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")
 
@@ -59,27 +59,14 @@ def plan(
     return jobs
 
 
-def run(
-    jobs: Sequence[Job],
-    work: Callable[[Job], dict[str, Any]],
-    *,
-    label: str,
-    differs: Callable[[Job], str] | None = None,
-    force: bool = False,
-) -> Outcome:
-    """Do all jobs; one that fails is noted and the next one goes on. The first of a single job's errors is raised.
-
-    differs: why an existing target is not what `work` would write, empty if it is, and is left then; force: replace it if not.
-    """
+def run(jobs: Sequence[Job], work: Callable[[Job], dict[str, Any]], *, label: str) -> Outcome:
+    """Do all jobs; one that fails is noted and the next one goes on. The first of a single job's errors is raised."""
     outcome = Outcome()
     for job in _progress(jobs, label):
         started = time.perf_counter()
         try:
             job.target.parent.mkdir(parents=True, exist_ok=True)
-            why = differs(job) if differs and job.target.exists() else None
-            if why and not force:
-                raise ConfigError(f"{job.target} {why}: give --force to replace it, or another -o")
-            row = {"skipped": True} if why == "" else work(job)
+            row = work(job)
         except (PriorCodecError, OSError, MemoryError) as error:
             if len(jobs) == 1:
                 raise _as_ours(error, job) from error
@@ -88,39 +75,6 @@ def run(
         seconds = round(time.perf_counter() - started, 3)
         outcome.rows.append({"input": str(job.source), "output": str(job.target), **row, "seconds": seconds})
     return outcome
-
-
-def coded_differs(
-    job: Job,
-    size: tuple[int, ...],
-    *,
-    encoder_id: int,
-    quality: int | None,
-    most: Callable[[int, int], int | None],
-    statistics: bool,
-) -> str:
-    """Why the target is not what coding the source would write, as far as can be told without coding it; empty if it may be.
-
-    size: (height, width) of the source; quality: of the file, None for any; most: bytes by size, None for any number.
-    """
-    from priorcodec.core import bitstream
-
-    data = job.target.read_bytes()
-    try:
-        stream = bitstream.unpack(data, max_pixels=2**64)
-    except StreamError as error:
-        return f"is no readable coded file ({error})"
-    height, width = size
-    limit = most(height, width)
-    reasons = {
-        "is of another encoder": stream.encoder_id != encoder_id,
-        f"has quality byte {stream.quality}, not {quality}": quality not in (None, stream.quality),
-        f"has {len(data)} bytes, more than {limit}": limit is not None and len(data) > limit,
-        "has statistics or lacks them": (stream.segment(bitstream.STATISTICS) is not None) != statistics,
-        "is of a picture of another size": (stream.height, stream.width) != (height, width),
-        "is older than the picture": job.target.stat().st_mtime < job.source.stat().st_mtime,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 def _expand(inputs: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
