@@ -47,6 +47,9 @@ Skip = Annotated[
         help="Leave outputs that are what this run would write; one that is not fails without --force. See docs/trust.md.",
     ),
 ]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that share the files of a folder: docs/encoding.md.")
+]
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", help="Refuse larger pictures, also by a header; default 67108864.")
 ]
@@ -68,6 +71,7 @@ def encode(
     device: Device = None,
     max_pixels: MaxPixels = None,
     skip_existing: Skip = False,
+    workers: Workers = 1,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -106,7 +110,7 @@ def encode(
         name=lambda path: path.stem + bitstream.SUFFIX,
         force=force or skip_existing,
     )
-    outcome = batch.run(jobs, task.open(), label="encoding")
+    outcome = batch.run(jobs, task, workers=workers, label="encoding")
     _finish(outcome, as_json, "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}")
 
 
@@ -123,6 +127,7 @@ def decode(
     no_plugin: NoPlugin = None,
     max_pixels: MaxPixels = None,
     skip_existing: Skip = False,
+    workers: Workers = 1,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -137,7 +142,7 @@ def decode(
     options |= {"steps": _text(steps), "max_pixels": _text(max_pixels)}
     off = tuple(no_plugin or ())
     task = Decode(config=_config(settings, no_plugin=off, **options), no_plugin=off, skip=skip_existing, force=force)
-    _pictures(inputs, output, task, as_json=as_json)
+    _pictures(inputs, output, task, workers=workers, as_json=as_json)
 
 
 @app.command()
@@ -147,6 +152,7 @@ def preview(
     device: Device = None,
     max_pixels: MaxPixels = None,
     skip_existing: Skip = False,
+    workers: Workers = 1,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -155,7 +161,8 @@ def preview(
 
     inputs, settings = _split(words)
     config = _config(settings, device=device, max_pixels=_text(max_pixels))
-    _pictures(inputs, output, Decode(config=config, preview=True, skip=skip_existing, force=force), as_json=as_json)
+    task = Decode(config=config, preview=True, skip=skip_existing, force=force)
+    _pictures(inputs, output, task, workers=workers, as_json=as_json)
 
 
 @app.command()
@@ -390,7 +397,7 @@ def _config(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **options
     return decode_config([*words, *settings], backbones=names)
 
 
-def _pictures(inputs: list[Path], output: Path | None, task: Decode, *, as_json: bool) -> None:
+def _pictures(inputs: list[Path], output: Path | None, task: Decode, *, workers: int, as_json: bool) -> None:
     """Files to pictures: `photo.gic` becomes `photo.NAME.png`, so that no original is ever in the way."""
     from priorcodec import batch
     from priorcodec.core import bitstream
@@ -402,7 +409,7 @@ def _pictures(inputs: list[Path], output: Path | None, task: Decode, *, as_json:
         name=lambda path: f"{path.stem}.{task.name}.png",
         force=task.force or task.skip,
     )
-    _finish(batch.run(jobs, task.open(), label="decoding"), as_json, "{input} -> {output}: {width}x{height}")
+    _finish(batch.run(jobs, task, workers=workers, label="decoding"), as_json, "{input} -> {output}: {width}x{height}")
 
 
 def _text(value: int | None) -> str | None:

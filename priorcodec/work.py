@@ -7,23 +7,12 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-from priorcodec.batch import Job
+from priorcodec.batch import Job, Work
 from priorcodec.config import DecodeConfig
 from priorcodec.core.errors import ConfigError, PrecisionWarning, StreamError
-
-Work = Callable[[Job], dict[str, Any]]
-
-
-class Task(Protocol):
-    """Settings that can be pickled."""
-
-    def open(self) -> Work:
-        """What to do with one job. Raises PriorCodecError: settings with which no job can be done."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
