@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from priorcodec.core.errors import ConfigError, PriorCodecError, StreamError
+from priorcodec.core.errors import ConfigError, PriorCodecError
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")
 
@@ -21,11 +21,24 @@ class Job:
     target: Path
 
 
+Row = dict[str, Any]
+Work = Callable[[Job], Row]
+Result = Row | PriorCodecError
+
+
+class Task(Protocol):
+    """What to do with every file: settings that can be pickled."""
+
+    def open(self) -> Work:
+        """What to do with one job; called once per process. Raises PriorCodecError: settings no job can be done with."""
+        ...
+
+
 @dataclass(kw_only=True)
 class Outcome:
     """rows: one dict per finished file, in order; failures: (file, one line)."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     failures: list[tuple[Path, str]] = field(default_factory=list)
 
 
@@ -59,68 +72,52 @@ def plan(
     return jobs
 
 
-def run(
-    jobs: Sequence[Job],
-    work: Callable[[Job], dict[str, Any]],
-    *,
-    label: str,
-    differs: Callable[[Job], str] | None = None,
-    force: bool = False,
-) -> Outcome:
-    """Do all jobs; one that fails is noted and the next one goes on. The first of a single job's errors is raised.
+def run(jobs: Sequence[Job], task: Task, *, label: str, workers: int = 1) -> Outcome:
+    """Do all jobs; one that fails is noted and the others go on. The first error of a single job is raised.
 
-    differs: why an existing target is not what `work` would write, empty if it is, and is left then; force: replace it if not.
+    workers: processes; 1 is this one. Raises PriorCodecError: the task cannot be opened.
     """
-    outcome = Outcome()
-    for job in _progress(jobs, label):
-        started = time.perf_counter()
-        try:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
-            why = differs(job) if differs and job.target.exists() else None
-            if why and not force:
-                raise ConfigError(f"{job.target} {why}: give --force to replace it, or another -o")
-            row = {"skipped": True} if why == "" else work(job)
-        except (PriorCodecError, OSError, MemoryError) as error:
-            if len(jobs) == 1:
-                raise _as_ours(error, job) from error
-            outcome.failures.append((job.source, str(_as_ours(error, job))))
-            continue
-        seconds = round(time.perf_counter() - started, 3)
-        outcome.rows.append({"input": str(job.source), "output": str(job.target), **row, "seconds": seconds})
-    return outcome
+    if workers > 1 and len(jobs) > 1:
+        from priorcodec import workers as processes
+
+        results = processes.results(jobs, task, workers)
+    else:
+        results = _one_by_one(jobs, task)
+    with contextlib.closing(results):
+        found = dict(_progress(results, len(jobs), label))
+    return outcome(jobs, found)
 
 
-def coded_differs(
-    job: Job,
-    size: tuple[int, ...],
-    *,
-    encoder_id: int,
-    quality: int | None,
-    most: Callable[[int, int], int | None],
-    statistics: bool,
-) -> str:
-    """Why the target is not what coding the source would write, as far as can be told without coding it; empty if it may be.
-
-    size: (height, width) of the source; quality: of the file, None for any; most: bytes by size, None for any number.
-    """
-    from priorcodec.core import bitstream
-
-    data = job.target.read_bytes()
+def do(job: Job, work: Work) -> Result:
+    """One job -> its row, or the error that names its file."""
+    started = time.perf_counter()
     try:
-        stream = bitstream.unpack(data, max_pixels=2**64)
-    except StreamError as error:
-        return f"is no readable coded file ({error})"
-    height, width = size
-    limit = most(height, width)
-    reasons = {
-        "is of another encoder": stream.encoder_id != encoder_id,
-        f"has quality byte {stream.quality}, not {quality}": quality not in (None, stream.quality),
-        f"has {len(data)} bytes, more than {limit}": limit is not None and len(data) > limit,
-        "has statistics or lacks them": (stream.segment(bitstream.STATISTICS) is not None) != statistics,
-        "is of a picture of another size": (stream.height, stream.width) != (height, width),
-        "is older than the picture": job.target.stat().st_mtime < job.source.stat().st_mtime,
-    }
-    return next((reason for reason, holds in reasons.items() if holds), "")
+        job.target.parent.mkdir(parents=True, exist_ok=True)
+        row = work(job)
+    except (PriorCodecError, OSError, MemoryError) as error:
+        return _as_ours(error, job)
+    seconds = round(time.perf_counter() - started, 3)
+    return {"input": str(job.source), "output": str(job.target), **row, "seconds": seconds}
+
+
+def outcome(jobs: Sequence[Job], results: Mapping[int, Result]) -> Outcome:
+    """Results by index of the job, in any order. The error of a single job is raised."""
+    done = Outcome()
+    for index in sorted(results):
+        result = results[index]
+        if not isinstance(result, PriorCodecError):
+            done.rows.append(result)
+        elif len(jobs) == 1:
+            raise result
+        else:
+            done.failures.append((jobs[index].source, str(result)))
+    return done
+
+
+def _one_by_one(jobs: Sequence[Job], task: Task) -> Generator[tuple[int, Result], None, None]:
+    work = task.open()
+    for index, job in enumerate(jobs):
+        yield index, do(job, work)
 
 
 def _expand(inputs: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
@@ -141,12 +138,12 @@ def _as_ours(error: Exception, job: Job) -> PriorCodecError:
     return PriorCodecError(f"{job.source}: {error}")
 
 
-def _progress(jobs: Sequence[Job], label: str) -> Iterable[Job]:
-    if len(jobs) == 1 or not sys.stderr.isatty():
-        return jobs
+def _progress(results: Iterable[Any], count: int, label: str) -> Iterable[Any]:
+    if count == 1 or not sys.stderr.isatty():
+        return results
     from rich.console import Console
     from rich.progress import track
 
     with contextlib.suppress(Exception):
-        return track(jobs, description=label, console=Console(stderr=True))
-    return jobs
+        return track(results, description=label, total=count, console=Console(stderr=True))
+    return results

@@ -11,15 +11,16 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from priorcodec.core.errors import ConfigError, PriorCodecError
 
 if TYPE_CHECKING:
-    from priorcodec.batch import Job, Outcome
-    from priorcodec.session import Session
+    from priorcodec.batch import Outcome
+    from priorcodec.config import DecodeConfig
+    from priorcodec.work import Decode
 
 app = typer.Typer(
     name="priorcodec",
@@ -46,6 +47,9 @@ Skip = Annotated[
         help="Leave outputs that are what this run would write; one that is not fails without --force. See docs/trust.md.",
     ),
 ]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, help="Processes that share the files of a folder: docs/encoding.md.")
+]
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", help="Refuse larger pictures, also by a header; default 67108864.")
 ]
@@ -67,6 +71,7 @@ def encode(
     device: Device = None,
     max_pixels: MaxPixels = None,
     skip_existing: Skip = False,
+    workers: Workers = 1,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -76,8 +81,8 @@ def encode(
     they are wanted and only then, the picture's size, and is not older than the picture. Only that: its pixels are not compared.
     """
     from priorcodec import batch
-    from priorcodec.core import bitstream, files, image, rate
-    from priorcodec.core.prior import QUALITY_STEPS
+    from priorcodec.core import bitstream, rate
+    from priorcodec.work import Encode
 
     inputs, settings = _split(words)
     options = {"--quality": quality, "--bpp": bpp, "--bytes": target_bytes, "--max-bytes": max_bytes}
@@ -85,46 +90,19 @@ def encode(
     if len(given) > 1:
         raise ConfigError(f"got {' and '.join(given)}, wanted at most one of {', '.join(options)}")
     limit = target_bytes if max_bytes is None else max_bytes
-    searched = bpp is not None or limit is not None
-    if searched:
+    if bpp is not None or limit is not None:
         rate.bytes_of(limit, bpp, 1, 1)
-    session = _session(settings, device=device, max_pixels=_text(max_pixels))
-    level = 3.0 if quality is None else quality
-    byte = session.codec.quality_byte(level)
-
-    def differs(job: Job) -> str:
-        return batch.coded_differs(
-            job,
-            image.load(job.source, background=background, max_pixels=session.config.max_pixels).pixels.shape[:2],
-            encoder_id=session.codec.id,
-            quality=None if searched else byte,
-            most=lambda height, width: rate.bytes_of(limit, bpp, height, width) if searched else None,
-            statistics=statistics,
-        )
-
-    def work(job: Job) -> dict[str, Any]:
-        loaded = image.load(job.source, background=background, max_pixels=session.config.max_pixels)
-        for note in loaded.notes:
-            print(f"{job.source}: {note}", file=sys.stderr)
-        height, width = loaded.pixels.shape[:2]
-        if searched:
-            target = rate.bytes_of(limit, bpp, height, width)
-            found = session.codec.encode_to(loaded.pixels, target, statistics=statistics)
-            encoded, note = found.encoded, found.note()
-            if note and max_bytes is None:
-                print(f"{job.source}: {note}", file=sys.stderr)
-        else:
-            encoded = session.codec.encode(loaded.pixels, level, statistics=statistics)
-        files.write(job.target, encoded.data)
-        return {
-            "bytes": len(encoded.data),
-            "bpp": round(8 * len(encoded.data) / (height * width), 5),
-            "quality": encoded.stream.quality / QUALITY_STEPS,
-            "width": width,
-            "height": height,
-            "symbols_sha256": encoded.symbols_sha256,
-        }
-
+    task = Encode(
+        config=_config(settings, device=device, max_pixels=_text(max_pixels)),
+        quality=3.0 if quality is None else quality,
+        limit=limit,
+        bpp=bpp,
+        say_smaller=max_bytes is None,
+        background=background,
+        statistics=statistics,
+        skip=skip_existing,
+        force=force,
+    )
     jobs = batch.plan(
         inputs,
         output,
@@ -132,11 +110,8 @@ def encode(
         name=lambda path: path.stem + bitstream.SUFFIX,
         force=force or skip_existing,
     )
-    _finish(
-        batch.run(jobs, work, label="encoding", differs=differs if skip_existing else None, force=force),
-        as_json,
-        "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}",
-    )
+    outcome = batch.run(jobs, task, workers=workers, label="encoding")
+    _finish(outcome, as_json, "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}")
 
 
 @app.command()
@@ -152,6 +127,7 @@ def decode(
     no_plugin: NoPlugin = None,
     max_pixels: MaxPixels = None,
     skip_existing: Skip = False,
+    workers: Workers = 1,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -159,11 +135,14 @@ def decode(
 
     --skip-existing keeps a PNG that says it was made of this very file with these settings, backbone and adapter.
     """
+    from priorcodec.work import Decode
+
     inputs, settings = _split(words)
     options = {"backbone": backbone, "adapter": adapter, "device": device, "dtype": dtype, "renorm": renorm}
     options |= {"steps": _text(steps), "max_pixels": _text(max_pixels)}
-    session = _session(settings, no_plugin=no_plugin or (), **options)
-    _pictures(inputs, output, session, preview=False, skip=skip_existing, force=force, as_json=as_json)
+    off = tuple(no_plugin or ())
+    task = Decode(config=_config(settings, no_plugin=off, **options), no_plugin=off, skip=skip_existing, force=force)
+    _pictures(inputs, output, task, workers=workers, as_json=as_json)
 
 
 @app.command()
@@ -173,13 +152,17 @@ def preview(
     device: Device = None,
     max_pixels: MaxPixels = None,
     skip_existing: Skip = False,
+    workers: Workers = 1,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
     """.gic files -> pictures by the auxiliary decoder alone: no backbone, fast."""
+    from priorcodec.work import Decode
+
     inputs, settings = _split(words)
-    session = _session(settings, device=device, max_pixels=_text(max_pixels))
-    _pictures(inputs, output, session, preview=True, skip=skip_existing, force=force, as_json=as_json)
+    config = _config(settings, device=device, max_pixels=_text(max_pixels))
+    task = Decode(config=config, preview=True, skip=skip_existing, force=force)
+    _pictures(inputs, output, task, workers=workers, as_json=as_json)
 
 
 @app.command()
@@ -404,50 +387,29 @@ def _split(words: Sequence[str]) -> tuple[list[Path], list[str]]:
     return inputs, settings
 
 
-def _session(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **options: str | None) -> Session:
+def _config(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **options: str | None) -> DecodeConfig:
     """Options of the command line and `key=value` words are the same settings; the words win."""
     from priorcodec.config import decode_config
     from priorcodec.registry import open_registry
-    from priorcodec.session import Session
 
-    registry = open_registry(disabled=no_plugin) if "backbone" in options else None
     words = [f"{key}={value}" for key, value in options.items() if value is not None]
-    names = registry.specs() if registry else None
-    return Session(decode_config([*words, *settings], backbones=names), registry=registry)
+    names = open_registry(disabled=no_plugin).specs() if "backbone" in options else None
+    return decode_config([*words, *settings], backbones=names)
 
 
-def _pictures(
-    inputs: list[Path], output: Path | None, session: Session, *, preview: bool, skip: bool, force: bool, as_json: bool
-) -> None:
+def _pictures(inputs: list[Path], output: Path | None, task: Decode, *, workers: int, as_json: bool) -> None:
     """Files to pictures: `photo.gic` becomes `photo.NAME.png`, so that no original is ever in the way."""
-    import warnings
-
     from priorcodec import batch
-    from priorcodec.core import bitstream, image
-    from priorcodec.core.errors import PrecisionWarning
-
-    name = "preview" if preview else session.config.backbone.name
-    read = session.preview_pixels if preview else session.decode_pixels
-
-    def differs(job: Job) -> str:
-        same = image.note_of(job.target) == session.fingerprint(job.source.read_bytes(), preview=preview)
-        return "" if same else "was not made of this file with these settings, as far as it says"
-
-    def work(job: Job) -> dict[str, Any]:
-        data = job.source.read_bytes()
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", PrecisionWarning)
-            pixels = read(data)
-        for warning in caught:
-            print(f"warning: {job.source}: {' '.join(str(warning.message).split())}", file=sys.stderr)
-        image.save(pixels, job.target, note=session.fingerprint(data, preview=preview))
-        return {"width": pixels.shape[1], "height": pixels.shape[0]}
+    from priorcodec.core import bitstream
 
     jobs = batch.plan(
-        inputs, output, suffixes=[bitstream.SUFFIX], name=lambda path: f"{path.stem}.{name}.png", force=force or skip
+        inputs,
+        output,
+        suffixes=[bitstream.SUFFIX],
+        name=lambda path: f"{path.stem}.{task.name}.png",
+        force=task.force or task.skip,
     )
-    outcome = batch.run(jobs, work, label="decoding", differs=differs if skip else None, force=force)
-    _finish(outcome, as_json, "{input} -> {output}: {width}x{height}")
+    _finish(batch.run(jobs, task, workers=workers, label="decoding"), as_json, "{input} -> {output}: {width}x{height}")
 
 
 def _text(value: int | None) -> str | None:

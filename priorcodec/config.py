@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from priorcodec.core.bitstream import MAX_PIXELS
+from priorcodec.core.contract import MAX_STEPS
 from priorcodec.core.errors import ConfigError
 
 Schema = TypeVar("Schema")
@@ -67,8 +68,8 @@ class DecodeConfig:
         found = []
         if self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps", "xpu"):
             found.append(f"device={self.device}: wanted auto, cpu, cuda, mps or xpu")
-        if not 1 <= self.steps <= 8:
-            found.append(f"steps={self.steps}: wanted 1 to 8")
+        if not 1 <= self.steps <= MAX_STEPS:
+            found.append(f"steps={self.steps}: wanted 1 to {MAX_STEPS}")
         if self.max_pixels < 1:
             found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
         return found

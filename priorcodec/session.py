@@ -12,6 +12,7 @@ import json
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,12 +148,19 @@ class Session:
         """32 hex digits of a file and all settings its picture depends on; not of the device, which changes last bits only."""
         parts: list[Any] = [f"{self.codec.id:08x}", preview]
         if not preview:
-            spec = self.registry.spec(self.config.backbone.name)
-            adapter = hashlib.sha256(self.registry.adapter(spec, self.config.adapter).read_bytes()).hexdigest()
-            settings = {**dataclasses.asdict(self.config), "dtype": str(self._dtype), "adapter": adapter}
-            unseen = ("device", "max_pixels")
-            parts += [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
+            parts += self._picture_settings
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
+
+    @cached_property
+    def _picture_settings(self) -> list[Any]:
+        """For `fingerprint`; once for all files, since the whole adapter is hashed."""
+        from priorcodec.registry.adapters import sha256
+
+        spec = self.registry.spec(self.config.backbone.name)
+        adapter = sha256(self.registry.adapter(spec, self.config.adapter))
+        settings = {**dataclasses.asdict(self.config), "dtype": str(self._dtype), "adapter": adapter}
+        unseen = ("device", "max_pixels")
+        return [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
 
     def _read(self, data: bytes) -> Decoded:
         return self.codec.decode(data, max_pixels=self.config.max_pixels)

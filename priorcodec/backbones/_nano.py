@@ -145,6 +145,14 @@ def load(
     return NanoDiffusion(denoiser, vae, scheduler.alphas_cumprod, spec.latent, predict)
 
 
+def load_tiny(spec: BackboneSpec, denoiser: Callable[[], nn.Module], predict: Callable[..., Tensor]) -> NanoDiffusion:
+    """A tiny denoiser and autoencoder with the same random weights every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module, autoencoder = denoiser(), tiny_autoencoder()
+    return load(spec, module, predict, None, dtype=torch.float32, autoencoder=autoencoder)
+
+
 def _metadata(weights: Path) -> dict[str, str]:
     from safetensors import safe_open
 

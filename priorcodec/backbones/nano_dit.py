@@ -51,16 +51,10 @@ def build(weights: Path | None, *, dtype: torch.dtype) -> Any:
 
 
 def build_tiny() -> Any:
-    import torch
-
     from priorcodec.backbones import _nano
     from priorcodec.backbones._nano_dit import Transformer
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        denoiser = Transformer(**TINY)
-        vae = _nano.tiny_autoencoder()
-        return _nano.load(SPEC, denoiser, predict, None, dtype=torch.float32, autoencoder=vae)
+    return _nano.load_tiny(SPEC, lambda: Transformer(**TINY), predict)
 
 
 def _rule(pattern: str, per_layer: int) -> LoraRule:

@@ -41,16 +41,11 @@ def build(weights: Path | None, *, dtype: torch.dtype) -> Any:
 
 
 def build_tiny() -> Any:
-    import torch
     from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
     from priorcodec.backbones import _nano
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        denoiser = UNet2DConditionModel(**TINY)
-        vae = _nano.tiny_autoencoder()
-        return _nano.load(SPEC, denoiser, predict, None, dtype=torch.float32, autoencoder=vae)
+    return _nano.load_tiny(SPEC, lambda: UNet2DConditionModel(**TINY), predict)
 
 
 SPEC = BackboneSpec(

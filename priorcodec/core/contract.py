@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 API = 1
+MAX_STEPS = 8  # calls of the denoiser for one picture
 
 
 class Prediction(enum.StrEnum):

@@ -13,11 +13,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from priorcodec.core.contract import Prediction
+from priorcodec.core.contract import MAX_STEPS, Prediction
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.prediction import add_noise, to_input, to_sample
 
-MAX_STEPS = 8
 _GOLDEN = 0x9E3779B1  # torch's CPU generator keeps 32 bits of a seed: an odd factor keeps the steps of one file apart
 
 
@@ -33,8 +32,8 @@ def sample(
 ) -> Tensor:
     """Call the denoiser at t, t (1 - 1/steps), ..., t / steps.
 
-    z_hat (b, c, h, w): the bridge's latent; t (b,): start time, 0 to 999; steps: 1 to 8; noise: step i (from 1) -> standard
-    normal (b, c, h, w), wanted for more than one step -> clean latent (b, c, h, w).
+    z_hat (b, c, h, w): the bridge's latent; t (b,): start time, 0 to 999; steps: 1 to MAX_STEPS; noise: step i (from 1) ->
+    standard normal (b, c, h, w), wanted for more than one step -> clean latent (b, c, h, w).
 
     Raises:
         ConfigError: steps out of range, or several without noise.
@@ -79,6 +78,3 @@ def seeded_noise(
         return torch.stack([one(seed) for seed in seeds]).to(device, dtype)
 
     return noise
-
-
-one_step = sample  # the name until every caller has switched
