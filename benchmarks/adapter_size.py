@@ -1,8 +1,8 @@
 """What an adapter adds to the real architectures, counted on torch's meta device.   python benchmarks/adapter_size.py [NAME...]
 
 Parameters per part and their share of the denoiser; FLOPs that LoRA and fusion add to one call of the denoiser at the size the
-model was trained at (torch's FLOP counter; no attention kernel is left out, elementwise work is), for the default setting and
-for one at half of both. Writes benchmarks/results/adapter_size.json.
+model was trained at (torch's FLOP counter; no attention kernel is left out, elementwise work is), and what the rest adds once per
+picture; for the default setting, one at half of both, and one with every part. Writes benchmarks/results/adapter_size.json.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.checkpoint import AdapterConfig
 from priorcodec.core.encoder import EncoderConfig
 
-SETTINGS = {"default": AdapterConfig(), "half": AdapterConfig(lora_rank=8, fusion=32, width=128)}
-PARTS = ("bridge", "pyramid", "fusion", "tokens", "statistics")
+SETTINGS = {
+    "default": AdapterConfig(),
+    "half": AdapterConfig(lora_rank=8, width=128, detail=32),
+    "every part": AdapterConfig(fusion=64, mapper=True),
+}
+PARTS = ("bridge", "detail", "pyramid", "fusion", "tokens", "statistics")
 
 
 def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
@@ -35,7 +39,9 @@ def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
         t, tokens = torch.empty(1), torch.empty(1, config.tokens, spec.token_dim)
         pooled = torch.empty(1, spec.pooled_dim) if spec.pooled_dim else None
         alone = _flops(lambda: backbone.predict(x, t, tokens, pooled))
+        pixels = _flops(lambda: backbone.to_pixels(x))
         adapter.inject(backbone)
+        adapter.requires_grad_(False)
         calls: list[int] = []
         predict = backbone.predict
 
@@ -47,15 +53,21 @@ def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
 
         object.__setattr__(backbone, "predict", counted)
         y_hat = torch.empty(1, encoder.m, spec.size // 16, spec.size // 16)
-        whole = _flops(lambda: adapter(y_hat, torch.empty(1), torch.empty(1, 3, spec.size, spec.size)))
-        once = whole - calls[0]  # bridge, pyramid and token mapper: once per picture, however many steps
-    parameters = {part: sum(p.numel() for p in getattr(adapter, part).parameters()) for part in PARTS}
+        with FlopCounterMode(display=False) as counter:
+            preview = torch.empty(1, 3, spec.size, spec.size)
+            adapter.to_pixels(adapter(y_hat, t, preview).z, t, preview)
+        once = (
+            counter.get_total_flops() - calls[0] - pixels
+        )  # all but the denoiser: once per picture, however many steps
+    parts = {part: getattr(adapter, part) for part in PARTS}
+    parameters = {part: sum(p.numel() for p in module.parameters()) if module else 0 for part, module in parts.items()}
     parameters["lora"] = sum(p.numel() for p in adapter.lora.values())
     total = sum(parameters.values())
     return {
         "backbone": spec.name, "size": spec.size, "parameters": parameters, "total": total,
         "share": round(total / spec.parameters, 5), "call_gflop": round(alone / 1e9, 1),
         "extra_per_call": round(calls[0] / alone - 1, 5), "once_gflop": round(once / 1e9, 1),
+        "pixels_gflop": round(pixels / 1e9, 1),
     }  # fmt: skip
 
 
@@ -69,7 +81,10 @@ def main() -> None:
     specs = open_registry().specs()
     names = sys.argv[1:] or ["sd15", "sd21", "sdxl", "pixart"]
     rows = [{"setting": key, **count(specs[name], config)} for name in names for key, config in SETTINGS.items()]
-    shown = {key: {"lora_rank": c.lora_rank or 16, "fusion": c.fusion, "width": c.width} for key, c in SETTINGS.items()}
+    shown = {
+        key: {"lora_rank": c.lora_rank or 16, "width": c.width, "detail": c.detail, "fusion": c.fusion}
+        for key, c in SETTINGS.items()
+    }
     print(resultfile.write("adapter_size", "adapter_size", {"settings": shown, "rows": rows}))
 
 

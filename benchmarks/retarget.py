@@ -3,8 +3,10 @@
 python benchmarks/retarget.py TABLE PACKED PICTURES WORK --minutes 4
 
 TABLE: `retarget` (nano_dit, warm-started from nano_unet's shipped adapter, against the alternatives), `ablation` (nano_unet's
-adapter trained without one part), or `silenced` (nano_unet's shipped adapter with one part set to nothing, no training). Rows are
-trained for the same minutes on one thread, side by side if `--jobs` says so, and measured on the same files on disk.
+adapter trained with one part less or more), or `silenced` (nano_unet's shipped adapter with one part set to nothing, no
+training). Rows are trained for the same minutes on one thread, side by side if `--jobs` says so, and measured on the same files
+on disk.
+
 PACKED: training pictures as `priorcodec train` takes them; PICTURES: folder to measure on.
 Writes benchmarks/results/TABLE.json; a row that is in WORK already is not made again.
 """
@@ -35,19 +37,19 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "LoRA only": ("nano_dit", ["train=lora"]),
         "bridge only": (
             "nano_dit",
-            ["train=bridge", "adapter.lora_rank=0", "adapter.fusion=0", "adapter.mapper=false"],
+            ["train=bridge", "adapter.lora_rank=0", "adapter.detail=0"],
         ),
         SCRATCH: ("nano_dit", ["loss.latent=0", "loss.statistics=0"]),
     },
     "ablation": {
-        "all parts": ("nano_unet", []),
-        "no fusion": ("nano_unet", ["adapter.fusion=0"]),
-        "no token mapper": ("nano_unet", ["adapter.mapper=false"]),
+        "default": ("nano_unet", []),
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
+        "no detail": ("nano_unet", ["adapter.detail=0"]),
+        "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
+        "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
+        "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
     },
-    "silenced": dict.fromkeys(
-        ("all parts", "no fusion", "no token mapper", "no LoRA", "bridge without y_hat"), ("nano_unet", [])
-    ),
+    "silenced": dict.fromkeys(("default", "no LoRA", "no detail", "bridge without y_hat"), ("nano_unet", [])),
 }
 COMMON = ["loss.structure=1", "device=cpu", "warmup=20", "ema=0.98", "log_every=10"]
 
@@ -126,10 +128,9 @@ def silenced(part: str) -> Any:
     session = open_session("nano_unet")
     adapter = session.adapter
     last = {
-        "all parts": [],
-        "no fusion": [fusion.out.weight for fusion in adapter.fusion],
-        "no token mapper": [adapter.tokens.out.weight],
+        "default": [],
         "no LoRA": [value for name, value in adapter.lora.items() if ".lora_B." in name],
+        "no detail": [] if adapter.detail is None else list(adapter.detail.tail.parameters()),
         "bridge without y_hat": list(adapter.bridge.side.parameters()),
     }[part]
     for value in last:

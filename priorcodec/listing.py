@@ -27,7 +27,6 @@ def backbones(registry: Registry, name: str | None = None) -> list[dict[str, Any
         "tokens": f"width {spec.token_dim}" + (f", pooled {spec.pooled_dim}" if spec.pooled_dim else ""),
         "lora": [f"{rule.modules} modules of {rule.pattern} at rank {rule.rank}" for rule in spec.lora],
         "fusion": [f"{site.module}: {site.channels} channels, stride {site.stride}" for site in spec.fusion],
-        "detail": f"{spec.detail.module}: {spec.detail.channels} channels" if spec.detail else "none",
     }
     return [_summary(registry, spec) | more]
 

@@ -181,7 +181,7 @@ class Session:
                     "statistics: decode with renorm=off"
                 )
             z = renorm.to_statistics(z, out.mean, out.std)
-        x = adapter.to_pixels(z, out.detail).float()
+        x = adapter.to_pixels(z, quality, decoded.preview)
         return x if bool(z.isfinite().all() and x.isfinite().all()) else None
 
     def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> Tensor:

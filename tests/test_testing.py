@@ -13,7 +13,6 @@ from priorcodec import (
     BackboneError,
     BackboneSpec,
     ConfigError,
-    DetailSite,
     FusionSite,
     LatentSpace,
     LoraRule,
@@ -42,8 +41,6 @@ class Good(nn.Module):
     def __init__(self, width=8):
         super().__init__()
         self.module = Denoiser(width)
-        self.decoder = nn.ModuleDict({"colours": nn.Conv2d(4, 3, 1, bias=False)})
-        nn.init.eye_(self.decoder["colours"].weight[:, :, 0, 0])
         self.requires_grad_(False).eval()
 
     def alpha_bar(self, t):
@@ -60,8 +57,7 @@ class Good(nn.Module):
         return torch.cat([z, z.mean(1, keepdim=True)], 1)
 
     def to_pixels(self, z):
-        colours = self.decoder["colours"]
-        return F.interpolate(colours(z.to(colours.weight.dtype)).to(z.dtype), scale_factor=8, mode="bilinear")
+        return F.interpolate(z[:, :3], scale_factor=8, mode="bilinear")
 
 
 def make(kind=Good, **changes):
@@ -82,7 +78,6 @@ def make(kind=Good, **changes):
         "prediction": Prediction.SAMPLE, "size": 64, "parameters": count, "token_dim": 6, "pooled_dim": 5,
         "lora": (LoraRule(pattern=r"conv[12]|text|vector", modules=4, tiny_modules=4, rank=2),),
         "fusion": (FusionSite(module="conv1", channels=16, tiny_channels=8, stride=1),),
-        "detail": DetailSite(module="colours", channels=3, tiny_channels=3),
         "build": build, "build_tiny": build_tiny,
     }  # fmt: skip
     return BackboneSpec(**fields | changes)
@@ -163,7 +158,6 @@ BAD = {
     "pixels": lambda: make(bad("to_pixels", lambda good, self, z: good(self, z)[..., :-1])),
     "lora_rules": lambda: make(lora=(replace(LORA, tiny_modules=3),)),
     "fusion_sites": lambda: make(fusion=(FusionSite(module="conv1", channels=16, tiny_channels=9, stride=1),)),
-    "detail_site": lambda: make(detail=DetailSite(module="colours", channels=3, tiny_channels=4)),
     "full_architecture": lambda: make(parameters=7),
     "fresh_adapter": lambda: predict(
         lambda good, self, *x: good(self, *x) + (0 if isinstance(self.module.conv1, nn.Conv2d) else 1e-6)

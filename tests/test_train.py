@@ -332,7 +332,7 @@ def test_warm_start_takes_what_still_means_the_same(words, tmp_path, world):
     train.train_adapter(words("next", "steps=1", f"start={path}"))
 
 
-@pytest.mark.parametrize("part", ["lora", "bridge"])
+@pytest.mark.parametrize("part", ["lora", "bridge", "detail"])
 def test_only_the_chosen_part_moves(words, tmp_path, part):
     path = train.train_adapter(words("all", "steps=1"))
     train.train_adapter(words(part, "steps=3", f"train={part}", f"start={path}"))

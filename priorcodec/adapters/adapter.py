@@ -2,7 +2,7 @@
 
     y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA, fusion inside)--> z
                             |-> trunk --pyramid--> features for the fusion sites        y_hat --token mapper--> tokens, pooled
-    z --backbone.to_pixels (detail, from the trunk, inside)--> picture
+    z --backbone.to_pixels--> --detail, from the preview--> picture
 The only thing trained per backbone. `inject` and `eject` are inverses; the backbone's own weights never change.
 """
 
@@ -33,14 +33,12 @@ MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); mean, std: the statistics that z should
-    have by the adapter's prediction, each (b, c), None for an adapter that predicts none; detail: (b, d, h', w'), what
-    `to_pixels` wants beside the latent, None for an adapter without it."""
+    have by the adapter's prediction, each (b, c), None for an adapter that predicts none."""
 
     z_hat: Tensor
     z: Tensor
     mean: Tensor | None
     std: Tensor | None
-    detail: Tensor | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +76,13 @@ class Adapter(nn.Module):
             )
             for i, site in enumerate(self.sites)
         )  # fmt: skip
-        self.detail: Detail | None = None
-        if config.detail and spec.detail:
-            channels = spec.detail.tiny_channels if tiny else spec.detail.channels
-            self.detail = Detail(config.width, channels, config.detail)
+        self.detail = Detail(config.detail, levels) if config.detail else None
         self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
         self.statistics = StatisticsHead(config.width, spec.latent.channels) if config.statistics else None
         self.lora: dict[str, nn.Parameter] = {}
         self.backbone: Backbone | None = None
         self._hooks: list[RemovableHandle] = []
         self._call: _Call | None = None
-        self._detail: Tensor | None = None
         self._unmerged: dict[str, Tensor] | None = None
 
     def inject(self, backbone: Backbone) -> None:
@@ -106,18 +100,13 @@ class Adapter(nn.Module):
         ranks = rules.match(self.spec.lora, backbone.module, tiny=self.tiny)
         if self.config.lora_rank is not None:
             ranks = {name: self.config.lora_rank for name in ranks if self.config.lora_rank > 0}
-        try:
-            sites = [backbone.module.get_submodule(site.module) for site in self.sites]
-            decoder = (
-                backbone.decoder.get_submodule(self.spec.detail.module) if self.detail and self.spec.detail else None
-            )
-        except AttributeError as error:
-            raise BackboneError(f"{self.spec.name}: {error}: mend the fusion or detail site") from error
+        missing = {site.module for site in self.sites} - {name for name, _ in backbone.module.named_modules()}
+        if missing:
+            raise BackboneError(f"{self.spec.name} has no module {min(missing)}: mend the fusion site")
         self.lora = lora.inject(backbone.module, ranks)
-        for module, site, fusion in zip(sites, self.sites, self.fusion, strict=True):
+        for site, fusion in zip(self.sites, self.fusion, strict=True):
+            module = backbone.module.get_submodule(site.module)
             self._hooks.append(module.register_forward_hook(partial(self._fuse, site, fusion)))
-        if decoder is not None:
-            self._hooks.append(decoder.register_forward_hook(self._add_detail))
         setattr(backbone.module, MARK, True)
         object.__setattr__(self, "backbone", backbone)  # a guest, not one of our submodules
 
@@ -185,17 +174,12 @@ class Adapter(nn.Module):
             if not torch.is_grad_enabled():  # gradient checkpointing calls the layers again, later
                 self._call = None
         mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, trunk)
-        detail = None if self.detail is None else self.detail.map(trunk)
-        return Estimate(z_hat=z_hat, z=z, mean=mean, std=std, detail=detail)
+        return Estimate(z_hat=z_hat, z=z, mean=mean, std=std)
 
-    def to_pixels(self, z: Tensor, detail: Tensor | None) -> Tensor:
-        """z (b, c, h', w') and the detail beside it, of `forward` or one window of both -> pictures, not clamped."""
-        self._detail = detail
-        try:
-            return self.attached.to_pixels(z)
-        finally:
-            if not torch.is_grad_enabled():
-                self._detail = None
+    def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor) -> Tensor:
+        """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> pictures, float32, not clamped."""
+        x = self.attached.to_pixels(z).float()
+        return x if self.detail is None else self.detail(x, preview, quality)
 
     def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of one site; outside our own `forward` the denoiser answers as if there were no hook."""
@@ -203,10 +187,6 @@ class Adapter(nn.Module):
         if call is None:
             return None
         return graft(output, lambda hidden: fusion(hidden, call.features[site.stride], call.t), site, call.size)
-
-    def _add_detail(self, module: nn.Module, args: Any, output: Tensor) -> Tensor | None:
-        """Forward hook of the detail site; the backbone's own `to_pixels` answers as if there were none."""
-        return None if self._detail is None or self.detail is None else self.detail(output, self._detail)
 
     @property
     def attached(self) -> Backbone:

@@ -42,9 +42,9 @@ class AdapterConfig:
     """Shape of an adapter.
 
     width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; fusion: channels of the
-    attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; detail: channels of what goes past
-    the latent into its decoder, 0 for nothing; tokens: vectors that stand where text stood; mapper: whether they depend on the
-    file; statistics: whether the latent's are predicted, for renormalization; start: pseudo-timestep at the lowest and the
+    attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; detail: channels of what adds the
+    preview's detail to the picture, 0 for nothing; tokens: vectors that stand where text stood; mapper: whether they depend on
+    the file; statistics: whether the latent's are predicted, for renormalization; start: pseudo-timestep at the lowest and the
     highest quality; lora_rank: the rules' own ranks (None), one rank for all,
     or 0 for no LoRA.
     """
@@ -55,7 +55,7 @@ class AdapterConfig:
     fine_depth: int = 1
     fusion: int = 0
     window: int = 8
-    detail: int = 96
+    detail: int = 64
     tokens: int = 8
     mapper: bool = False
     statistics: bool = True

@@ -1,50 +1,42 @@
-"""Detail: features of the file enter the backbone's latent decoder, past the latent, which holds less than the file says.
+"""Detail: what the preview shows and the backbone's picture lost on its way through a latent, added to that picture.
 
-    trunk of the bridge --1x1--> detail map on the latent grid
-    hidden state of the decoder there --(beside the map)--> 3x3, blocks, 1x1 (zero) --added to the hidden state
-Skip connections into a frozen latent decoder, as in img2img-turbo (Parmar et al. 2024, arXiv 2403.12036).
+    picture, preview - picture --unshuffle 4--> 3x3 --blocks--> 3x3 (zero) --shuffle 4--> correction --added to the picture
+A latent autoencoder caps fidelity whatever the file says; the auxiliary decoder has no such cap, but blurs. Residual between
+both decoders as in the dual-branch decoder of StableCodec (arXiv 2506.21977), here in pixels, so that it suits every backbone.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
-from priorcodec.core.errors import BackboneError
 from priorcodec.core.transform import blocks
 
-DEPTH = 1
+STRIDE = 4
+DEPTH = 2
 
 
 class Detail(nn.Module):
     """A fresh one adds nothing.
 
     Args:
-        width: channels of the trunk; channels: of the hidden state; bottleneck: of the map and all that mixes it in.
+        channels: at stride 4; levels: of the encoder.
     """
 
-    def __init__(self, width: int, channels: int, bottleneck: int):
+    def __init__(self, channels: int, levels: int):
         super().__init__()
-        self.reduce = nn.Conv2d(width, bottleneck, 1)
-        self.mix = nn.Conv2d(channels + bottleneck, bottleneck, 3, padding=1)
-        self.blocks = blocks(bottleneck, DEPTH)
-        self.out = nn.Conv2d(bottleneck, channels, 1, bias=False)
-        nn.init.zeros_(self.out.weight)
+        self.levels = levels
+        self.unshuffle, self.shuffle = nn.PixelUnshuffle(STRIDE), nn.PixelShuffle(STRIDE)
+        self.head = nn.Conv2d(6 * STRIDE**2 + 1, channels, 3, padding=1)
+        self.blocks = blocks(channels, DEPTH)
+        self.tail = nn.Conv2d(channels, 3 * STRIDE**2, 3, padding=1)
+        nn.init.zeros_(self.tail.weight)
+        nn.init.zeros_(cast(Tensor, self.tail.bias))
 
-    def map(self, trunk: Tensor) -> Tensor:
-        """trunk (b, width, h, w) -> (b, bottleneck, h, w), once per picture."""
-        return self.reduce(trunk)
-
-    def forward(self, hidden: Tensor, features: Tensor) -> Tensor:
-        """hidden (b, channels, h, w), features of `map` -> hidden with detail.
-
-        Raises:
-            BackboneError: the hidden state is not on the latent grid.
-        """
-        if hidden.shape[-2:] != features.shape[-2:]:
-            raise BackboneError(
-                f"the detail site answers on {tuple(hidden.shape[-2:])} for a latent of {tuple(features.shape[-2:])}: "
-                "choose a module on the latent grid, and let the latent decoder not tile by itself"
-            )
-        x = self.mix(torch.cat([hidden.to(features.dtype), features], 1))
-        return hidden + self.out(self.blocks(x)).to(hidden.dtype)
+    def forward(self, x: Tensor, preview: Tensor, quality: Tensor) -> Tensor:
+        """x, preview (b, 3, H, W), nominally in [-1, 1], sides multiples of 4; quality (b,) in levels -> x with detail."""
+        both = self.unshuffle(torch.cat([x, preview - x], 1))
+        plane = (quality / (self.levels - 1)).view(-1, 1, 1, 1).expand(-1, 1, *both.shape[-2:])
+        return x + self.shuffle(self.tail(self.blocks(self.head(torch.cat([both, plane.to(both)], 1)))))

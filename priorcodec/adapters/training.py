@@ -1,6 +1,6 @@
 """Stage 2: train one backbone's adapter; encoder and backbone stay as they are, bit for bit.
 
-    x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z, detail --adapter.to_pixels--> x_hat
+    x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z --adapter.to_pixels--> x_hat
         latent: z against to_latents(x)    pixel, perceptual, structure, adversarial: x_hat against x
         statistics: the adapter's predicted mean and std against those of to_latents(x)
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
@@ -39,7 +39,7 @@ MEANING = {
     "fine_depth": "blocks of the bridge there",
     "fusion": "channels of the attentive fusion's bottleneck; 0: no fusion",
     "window": "of its attention, in positions",
-    "detail": "channels of what goes past the latent into its decoder; 0: nothing",
+    "detail": "channels of what adds the preview's detail to the picture; 0: nothing",
     "tokens": "vectors that stand where text stood",
     "mapper": "whether they depend on the file",
     "statistics": "whether the latent's mean and std are predicted, for renormalization",
@@ -55,6 +55,7 @@ class Part(enum.StrEnum):
     all = "all"
     lora = "lora"
     bridge = "bridge"
+    detail = "detail"
 
 
 class Distance(enum.StrEnum):
@@ -83,7 +84,7 @@ class AdapterRunConfig(runs.RunConfig):
     encoder: str | None = setting(None, "another encoder's weight file than the shipped one")
     adapter: Shape = field(default_factory=Shape)  # pyright: ignore[reportInvalidTypeForm]
     loss: LossWeights = field(default_factory=LossWeights)
-    train: Part = setting(Part.all, "all, lora or bridge: what is trained")
+    train: Part = setting(Part.all, "all, lora, bridge or detail: what is trained")
     perceptual: Distance = setting(Distance.auto, "auto, lpips or stlpips; auto: LPIPS if its weights are here")
     window: int = setting(
         64, "side of the random window the perceptual distance looks at, it costs most of a small step"
@@ -153,7 +154,7 @@ class Objective(nn.Module):
         if weights.statistics and estimate.mean is not None:
             add("statistics", statistics_error(estimate.mean, estimate.std, target, self.adapter.bridge.std))
         if weights.pixel or weights.perceptual or weights.structure or weights.adversarial:
-            x_hat = self.adapter.to_pixels(estimate.z, estimate.detail).float()
+            x_hat = self.adapter.to_pixels(estimate.z, quality, preview)
             i, j = corner
             window = (..., slice(i, i + self.window), slice(j, j + self.window))
             if weights.pixel:
@@ -174,7 +175,7 @@ class Objective(nn.Module):
         quality = torch.full((1,), (self.adapter.levels - 1) / 2, device=x.device)
         y_hat, preview = self.read(x, quality)
         estimate = self.adapter(y_hat, quality, preview)
-        return [preview, self.adapter.to_pixels(estimate.z, estimate.detail).float()]
+        return [preview, self.adapter.to_pixels(estimate.z, quality, preview)]
 
 
 def statistics_error(mean: Tensor, std: Tensor | None, target: Tensor, scale: Any) -> Tensor:
@@ -210,7 +211,7 @@ def start_as_encoder(bridge: LatentBridge, backbone: Any, spec: BackboneSpec) ->
 
 
 FRESH = ("fusion.", "tokens.base", "tokens.pooled_base", "tokens.out.", "tokens.pooled_out.")  # what knows the backbone
-OUTPUT = ("bridge.tail.", "statistics.", "detail.")  # what knows its latent
+OUTPUT = ("bridge.tail.", "statistics.")  # what knows its latent
 CODED = ("bridge.side.", "tokens.key_value.")  # what knows the encoder's channels
 
 
@@ -343,6 +344,7 @@ def _choose(objective: Objective, part: Part) -> None:
         Part.all: adapter.trainable(),
         Part.lora: list(adapter.lora.values()),
         Part.bridge: list(adapter.bridge.parameters()),
+        Part.detail: [] if adapter.detail is None else list(adapter.detail.parameters()),
     }[part]
     ids = {id(p) for p in chosen}
     for parameter in adapter.trainable():

@@ -29,10 +29,6 @@ class LatentDiffusion(nn.Module):
         self.register_buffer("alphas", alphas.float(), persistent=False)
         self.requires_grad_(False).eval()
 
-    @property
-    def decoder(self) -> nn.Module:
-        return self.vae.decoder
-
     def alpha_bar(self, t: Tensor) -> Tensor:
         """t (b,) in [0, 999], fractions interpolated -> (b,)."""
         t = t.to(self.alphas.device, torch.float32).clamp(0, len(self.alphas) - 1)

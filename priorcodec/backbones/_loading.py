@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from priorcodec import BackboneSpec, DetailSite, LatentSpace, Prediction, WeightsError
+from priorcodec import BackboneSpec, LatentSpace, Prediction, WeightsError
 
 if TYPE_CHECKING:
     import torch
@@ -61,11 +61,6 @@ def autoencoder(
 def tiny_autoencoder(scale: float) -> dict[str, Any]:
     """The same, tiny."""
     return autoencoder(scale=scale, size=64, widths=(8, 8, 8, 8), norm_num_groups=4) | {"layers_per_block": 1}
-
-
-DETAIL = DetailSite(
-    module="mid_block", channels=512, tiny_channels=8
-)  # of that decoder, the end of what runs at stride 8
 
 
 def latent_space(scale: float) -> LatentSpace:

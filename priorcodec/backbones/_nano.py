@@ -89,8 +89,7 @@ class Autoencoder(nn.Module):
 
 
 def tiny_autoencoder() -> Autoencoder:
-    """As many blocks in the decoder as the full one has, so that the detail site keeps its path."""
-    return Autoencoder(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 4), polish=8)
+    return Autoencoder(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1), polish=8)
 
 
 class NanoDiffusion(LatentDiffusion):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from priorcodec import BackboneSpec, FusionSite, LoraRule, Prediction, hookimpl
-from priorcodec.backbones._nano_latent import DETAIL, LATENT
+from priorcodec.backbones._nano_latent import LATENT
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,6 @@ SPEC = BackboneSpec(
         FusionSite(module=f"transformer_blocks.{i}", channels=WIDTH, tiny_channels=TINY_WIDTH, stride=PATCH)
         for i in (0, 2, 4)
     ),
-    detail=DETAIL,
     build=build,
     build_tiny=build_tiny,
 )

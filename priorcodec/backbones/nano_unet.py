@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from priorcodec import BackboneSpec, FusionSite, LoraRule, Prediction, hookimpl
-from priorcodec.backbones._nano_latent import DETAIL, LATENT
+from priorcodec.backbones._nano_latent import LATENT
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +70,6 @@ SPEC = BackboneSpec(
         FusionSite(module="mid_block", channels=128, tiny_channels=16, stride=4),
         FusionSite(module="up_blocks.1", channels=128, tiny_channels=16, stride=1),
     ),
-    detail=DETAIL,
     build=build,
     build_tiny=build_tiny,
 )

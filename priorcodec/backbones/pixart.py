@@ -105,7 +105,6 @@ _spec = partial(
         FusionSite(module=f"transformer_blocks.{i}", channels=1152, tiny_channels=24, stride=PATCH)
         for i in (0, 7, 14, 21)
     ),
-    detail=loading.DETAIL,
 )
 
 SPEC = _spec(

@@ -53,7 +53,6 @@ SPEC = BackboneSpec(
     size=512,
     lora=unet.SD_LORA,
     fusion=unet.SD_FUSION,
-    detail=loading.DETAIL,
     build=build,
     build_tiny=build_tiny,
 )

@@ -64,7 +64,6 @@ _spec = partial(
     token_dim=1024,
     lora=unet.SD_LORA,
     fusion=unet.SD_FUSION,
-    detail=loading.DETAIL,
 )
 
 SPEC = _spec(

@@ -100,7 +100,6 @@ SPEC = BackboneSpec(
         FusionSite(module="up_blocks.0", channels=1280, tiny_channels=32, stride=2),
         FusionSite(module="up_blocks.1", channels=640, tiny_channels=32, stride=1),
     ),
-    detail=loading.DETAIL,
     build=build,
     build_tiny=build_tiny,
 )

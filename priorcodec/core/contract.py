@@ -57,18 +57,6 @@ class FusionSite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetailSite:
-    """A module of the latent decoder, answering on the latent grid, to whose output detail of the file is added.
-
-    module: path inside `Backbone.decoder`, the same in the full and the tiny model; channels, tiny_channels: of its output.
-    """
-
-    module: str
-    channels: int
-    tiny_channels: int
-
-
-@dataclass(frozen=True, kw_only=True)
 class LatentSpace:
     """The backbone's latent: z = (autoencoder output - shift) * scale; stride in pixels.
 
@@ -86,14 +74,10 @@ class LatentSpace:
 class Backbone(Protocol):
     """A built backbone. z and x_t are (b, channels, h, w); pictures are (b, 3, h*stride, w*stride) in [-1, 1].
 
-    module: the denoiser, the only part that LoRA and fusion touch; decoder: what `to_pixels` runs, where the spec has a
-    detail site (other backbones need no such attribute).
+    module: the denoiser, the only part that LoRA and fusion touch.
     """
 
     module: nn.Module
-
-    @property
-    def decoder(self) -> nn.Module: ...
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """Cumulative signal fraction at time t in [0, 999]: (b,) -> (b,), falling from near 1 to near 0."""
@@ -159,7 +143,6 @@ class BackboneSpec:
     size: int = 512
     lora: tuple[LoraRule, ...] = ()
     fusion: tuple[FusionSite, ...] = ()
-    detail: DetailSite | None = None
     build: Build = field(repr=False)
     build_tiny: Callable[[], Backbone] = field(repr=False)
     api: int = API

@@ -45,10 +45,10 @@ def check_fresh_adapter(subject: Subject) -> None:
         adapter(*_features())
         for args, answer in answers:
             require_equal("predict() with a fresh adapter's fusion", answer, predict(*args))
-        out = adapter(*_features())
-        require_equal(
-            "to_pixels() with a fresh adapter", adapter.to_pixels(out.z, out.detail), backbone.to_pixels(out.z)
-        )
+        features = _features()
+        z = adapter(*features).z
+        x = adapter.to_pixels(z, *features[1:])
+        require_equal("to_pixels() with a fresh adapter", x, backbone.to_pixels(z).float())
 
 
 def check_only_adapter_trains(subject: Subject) -> None:
@@ -173,7 +173,7 @@ def _train(adapter: Adapter) -> list[str]:
         optimizer.zero_grad()
         out = adapter(*features)
         assert out.mean is not None and out.std is not None  # CONFIG asks for them
-        x = adapter.to_pixels(out.z, out.detail)
+        x = adapter.to_pixels(out.z, *features[1:])
         torch.stack([(part - 1).square().mean() for part in (x, out.z, out.mean, out.std)]).sum().backward()
         for name, weight in names.items():
             if weight.grad is not None and bool(weight.grad.any()):
@@ -190,9 +190,7 @@ def _answer(backbone: Any, x: dict[str, Any]) -> Tensor:
 def _tree(backbone: Any) -> list[tuple[str, type, int]]:
     return [
         (name, type(m), len(m._forward_hooks) + len(m._forward_pre_hooks))
-        for part in (backbone.module, getattr(backbone, "decoder", None))
-        if part is not None
-        for name, m in part.named_modules()
+        for name, m in backbone.module.named_modules()
     ]
 
 
@@ -218,7 +216,8 @@ def _pixels(height: int, width: int) -> np.ndarray:
 def _decode(subject: Subject, backbone: Any, codec: Codec, data: bytes) -> Tensor:
     decoded = codec.decode(data)
     adapter = _attached(subject, backbone)
-    out = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview)
-    x = image.crop(adapter.to_pixels(out.z, out.detail), decoded.height, decoded.width)
+    quality = torch.tensor([decoded.quality])
+    out = adapter(decoded.y_hat, quality, decoded.preview)
+    x = image.crop(adapter.to_pixels(out.z, quality, decoded.preview), decoded.height, decoded.width)
     adapter.eject()
     return torch.from_numpy(image.to_pixels(x))

@@ -149,27 +149,11 @@ def check_fusion_sites(subject: Subject) -> None:
         require_shape(f"fusion site {site.module}", state, wanted)
 
 
-@torch.no_grad()
-def check_detail_site(subject: Subject) -> None:
-    """The detail site, if any, is a module of `decoder`, run once by to_pixels(), on the latent grid, as wide as stated."""
-    site = subject.spec.detail
-    if site is None:
-        raise SkipCheck("no detail site")
-    backbone, seen = subject.tiny(), []
-    modules = dict(getattr(backbone, "decoder", nn.Module()).named_modules())
-    require(site.module in modules, f"detail site {site.module!r} is no module of the backbone's decoder")
-    modules[site.module].register_forward_hook(lambda m, a, out: seen.append(out))
-    backbone.to_pixels(subject.inputs(height=6, width=4)["x_t"])
-    require(len(seen) == 1, f"detail site {site.module} ran {len(seen)} times in to_pixels(), wanted once")
-    require_shape(f"detail site {site.module}", seen[0], (2, site.tiny_channels, 6, 4))
-
-
 def check_full_architecture(subject: Subject) -> str:
     """The full model builds on the meta device: exact parameters, dtype honoured, rules and sites match."""
     spec = subject.spec
     with torch.device("meta"):
-        backbone = spec.build(None, dtype=torch.bfloat16)
-    module = backbone.module
+        module = spec.build(None, dtype=torch.bfloat16).module
     count = sum(p.numel() for p in module.parameters())
     require(count == spec.parameters, f"the full denoiser has {count} parameters, the spec says {spec.parameters}")
     dtypes = {p.dtype for p in module.parameters()}
@@ -177,9 +161,6 @@ def check_full_architecture(subject: Subject) -> str:
     match_rules(spec, module, tiny=False)
     missing = [site.module for site in spec.fusion if site.module not in dict(module.named_modules())]
     require(not missing, f"fusion sites {missing} are no modules of the full denoiser")
-    if spec.detail:
-        inside = spec.detail.module in dict(backbone.decoder.named_modules())
-        require(inside, f"detail site {spec.detail.module} is no module of the full decoder")
     return f"{count / 1e6:.2f}M parameters"
 
 
