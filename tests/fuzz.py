@@ -3,7 +3,8 @@
     python tests/fuzz.py --minutes 10              goes on where the last run stopped: counts in runs/fuzz/state.json
     python tests/fuzz.py --target info --minutes 2 --state runs/other
     python tests/fuzz.py --atheris                 coverage by atheris, where it is installed
-seed file --mutate (bits, bytes, pieces, splices, numbers)--> body --encoder id, CRC mended (mostly)--> info, every 50th decode
+seed file --spoil (bits, bytes, pieces, splices, numbers)--> body --encoder id, CRC mended (mostly)--> info, every 50th decode
+    of those decoded, three in four keep their frame and have spoilt strings of a fitting length: the entropy coder reads them
 An input whose outcome was never seen before (the text of its refusal without numbers) joins the corpus of the run.
 Anything but a StreamError in one line is a crash, kept beside the state. So is more than a second, or a pack that differs.
 Exit status 1 when there is one. A hard crash of the process leaves its input in `now.bin`, which the next run reports.
@@ -22,6 +23,7 @@ import zlib
 from pathlib import Path
 
 from priorcodec.core import bitstream, files
+from priorcodec.core.bitstream import Stream
 from priorcodec.core.errors import StreamError
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -52,6 +54,7 @@ class Fuzz:
             self.codec = Codec()
         self.corpus = [path.read_bytes() for path in sorted(CORPUS.glob("*.gic"))]
         self.corpus += [path.read_bytes() for path in sorted(folder.glob("new-*.gic"))]
+        self.seeds = [strings for data in self.corpus if (strings := strings_of(data))]
         if (folder / "now.bin").exists():
             self.crash((folder / "now.bin").read_bytes(), "the process died")
             (folder / "now.bin").unlink()
@@ -112,8 +115,8 @@ class Fuzz:
             body = body[:4] + self.codec.id.to_bytes(4, "little") + body[8:]
         return body + zlib.crc32(body).to_bytes(4, "little")
 
-    def mutate(self, data: bytes) -> bytes:
-        dice, out = self.dice, bytearray(data[:-4])
+    def spoil(self, data: bytes) -> bytearray:
+        dice, out = self.dice, bytearray(data)
         for _ in range(dice.choice((1, 1, 2, 4, 8))):
             at = dice.randrange(len(out) + 1)
             match dice.randrange(8):
@@ -136,11 +139,35 @@ class Fuzz:
                     out[place : place + 1] = bytes([dice.randrange(256)])
                 case _:
                     out[at:at] = out[max(0, at - dice.randrange(1, 33)) : at]
+        return out
+
+    def mutate(self, data: bytes) -> bytes:
+        dice, out = self.dice, self.spoil(data[:-4])
         if dice.random() < 0.9 and len(out) > 9:  # past the first refusals
             out[:4], out[9] = b"GIC\x01", dice.choice((0, 0, out[9], 1))
         return bytes(out[:4096])
 
-    def next(self) -> bytes:
+    def forge(self) -> bytes:
+        """A file that is whole but for its strings, which are long enough for its size."""
+        dice, codec = self.dice, self.codec
+        assert codec is not None
+        height, width = dice.choice(((1, 1), (40, 48), (65, 33), (200, 130), (1, 400)))
+        strings = []
+        for whole in self.seeds[dice.randrange(len(self.seeds))]:
+            out = self.spoil(whole)
+            longer = dice.choice((0, 0, 64, 512))
+            out += dice.randbytes(longer) if dice.random() < 0.7 else bytes([dice.choice((0, 255))]) * longer
+            strings.append(bytes(out) + bytes(-len(out) % 4))
+        hyper, latent = strings
+        return bitstream.pack(
+            Stream(
+                encoder_id=codec.id, quality=dice.randrange(225), height=height, width=width, hyper=hyper, latent=latent
+            )
+        )
+
+    def next(self, decode: bool) -> bytes:
+        if decode and self.dice.random() < 0.75:
+            return self.forge()
         body = self.mutate(self.dice.choice(self.corpus))
         return self.mend(body) if self.dice.random() < 0.95 else body + self.dice.randbytes(4)
 
@@ -150,13 +177,23 @@ class Fuzz:
         while (now := time.monotonic()) - began < 60 * minutes:
             for _ in range(100):
                 count += 1
-                self.one(self.next(), self.target == "decode" or self.target == "all" and count % DECODE_EVERY == 0)
+                decode = self.target == "decode" or self.target == "all" and count % DECODE_EVERY == 0
+                self.one(self.next(decode), decode)
             if now - saved > 5:
                 saved, self.seconds = now, spent + now - began
                 self.save()
         self.seconds = spent + time.monotonic() - began
         (self.folder / "now.bin").unlink(missing_ok=True)
         self.save()
+
+
+def strings_of(data: bytes) -> tuple[bytes, bytes] | None:
+    """Both strings of a file, if it is one."""
+    try:
+        stream = bitstream.unpack(data)
+    except StreamError:
+        return None
+    return stream.hyper, stream.latent
 
 
 def varint(value: int) -> bytes:
