@@ -171,10 +171,10 @@ class Fuzz:
         body = self.mutate(self.dice.choice(self.corpus))
         return self.mend(body) if self.dice.random() < 0.95 else body + self.dice.randbytes(4)
 
-    def go(self, minutes: float) -> None:
+    def go(self, minutes: float, until: float) -> None:
         began = saved = time.monotonic()
         spent, count = self.seconds, 0
-        while (now := time.monotonic()) - began < 60 * minutes:
+        while (now := time.monotonic()) - began < 60 * minutes and sum(self.executions.values()) < until:
             for _ in range(100):
                 count += 1
                 decode = self.target == "decode" or self.target == "all" and count % DECODE_EVERY == 0
@@ -222,7 +222,8 @@ def by_coverage(fuzz: Fuzz) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, help="default 5, without a limit where --executions is given")
+    parser.add_argument("--executions", type=int, help="stop when so many are done in all, earlier runs counted")
     parser.add_argument("--target", choices=["all", "info", "decode"], default="all")
     parser.add_argument("--state", type=Path, default=Path("runs/fuzz"))
     parser.add_argument("--atheris", action="store_true")
@@ -231,7 +232,8 @@ def main() -> int:
     if given.atheris:
         by_coverage(fuzz)
     else:
-        fuzz.go(given.minutes)
+        forever = float("inf")
+        fuzz.go(given.minutes or (forever if given.executions else 5), given.executions or forever)
     print(
         f"{sum(fuzz.executions.values())} executions in {fuzz.seconds:.0f} s, {fuzz.crashes} crashes, {fuzz.executions}"
     )

@@ -115,5 +115,5 @@ def test_a_float_hyper_decoder_fails_somewhere(float_coded, record_property):
     other, files = float_coded
     assert disagreements(other, files, SETTINGS["1 thread"]) == []
     wrong = {name: disagreements(other, files, SETTINGS[name]) for name in ON_A_CPU[1:]}
-    record_property("float", {name: f"{len(found)} of {len(files)}" for name, found in wrong.items()})
+    record_property("found", {name: f"{len(found)} of {len(files)}" for name, found in wrong.items()})
     assert wrong.pop("bf16 autocast") and any(wrong.values()), wrong
