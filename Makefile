@@ -2,6 +2,8 @@
 # make test   installs everything and runs the tests        make lint   ruff, pyright, import-linter
 # make docs   writes the tables of README.md and docs/ again from benchmarks/results
 # make kodak KODAK=pictures VVC=bitstreams   measures the README's Kodak table again; what is missing is named and left out
+# make conformance [OLD=python of another environment]   reads the golden files under every setting, there as well
+# make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
 # Needs Python 3.11 or 3.12, git and make. Another interpreter: make PYTHON=/path/to/python3.12 test
 
 SHELL := /bin/bash
@@ -13,7 +15,7 @@ FIND := for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
-.PHONY: demo test lint docs kodak install clean
+.PHONY: demo test lint docs conformance audit kodak install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -29,6 +31,13 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python benchmarks/readme.py
+
+conformance: $(STAMP)
+	PYTHONPATH=. $(BIN)/python tests/golden/check.py
+	$(if $(OLD),PYTHONPATH=. $(OLD) tests/golden/check.py)
+
+audit: $(STAMP)
+	@$(BIN)/python .ci/audit $(VENV)/audit $(BIN)/python runs/sbom.cdx.json
 
 kodak: $(STAMP)
 	@test -n "$(KODAK)" || { echo "make kodak wants the 24 pictures: make kodak KODAK=FOLDER [VVC=FOLDER of NAME-qpQP.266]" >&2; exit 1; }

@@ -11,6 +11,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
     retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
+    trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """
 
@@ -28,7 +29,7 @@ import resultfile
 from priorcodec import metrics
 from priorcodec.report import plot, tables
 
-PAGES = ("README.md", "docs/adapters.md", "docs/decoding.md")
+PAGES = ("README.md", "docs/adapters.md", "docs/decoding.md", "docs/trust.md")
 BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -52,6 +53,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         return _adapter_size(result), {}
     if result["kind"] == "adapter":
         return _adapter(result), {}
+    if result["kind"] == "trust":
+        return _trust(result), {}
     if result["kind"] == "speed":
         return tables.speed_table(result, codecs).markdown() + "\n", {}
     if result["kind"] == "portability-sets":
@@ -144,6 +147,16 @@ def _adapter(result: dict[str, Any]) -> str:
     rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
     note = f"ST-LPIPS (Alex) at {rates} bpp on {result['pictures']} pictures; BD-rate against the row with +0.0%."
     return "\n".join([*lines, "", note]) + "\n"
+
+
+def _trust(result: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/trust.py counted; what nothing here could try says so."""
+    lines = ["| promise | test | tries | failures |", "|---|---|---:|---:|"]
+    for row in result["rows"]:
+        tests = ", ".join(f"`{path}`" for path in row["test"].split())
+        counts = (f"{row['tries']:,}", row["failures"]) if row["tries"] else ("not tried", "")
+        lines.append(f"| {row['promise']} | {tests} | {counts[0]} | {counts[1]} |")
+    return "\n".join(lines) + "\n"
 
 
 def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:

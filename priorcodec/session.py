@@ -225,7 +225,7 @@ class Session:
         checkpoint.check(file, spec, encoder_id=self.codec.id)
         weights = self.registry.weights(spec, self.config.backbone.weights)
         checkpoint.check_shapes(file, spec, m=self.codec.transforms.config.m, levels=self.codec.levels)
-        built: Any = spec.build(weights, dtype=self._dtype)
+        built: Any = self.registry.build(spec, weights, dtype=self._dtype)
         backbone: Any = built.to(self._device)
         saver = backbone if self.config.low_memory else None
         if isinstance(saver, LowMemory):

@@ -3,7 +3,8 @@
     python tests/fuzz.py --minutes 10              goes on where the last run stopped: counts in runs/fuzz/state.json
     python tests/fuzz.py --target info --minutes 2 --state runs/other
     python tests/fuzz.py --atheris                 coverage by atheris, where it is installed
-seed file --mutate (bits, bytes, pieces, splices, numbers)--> body --encoder id, CRC mended (mostly)--> info, every 50th decode
+seed file --spoil (bits, bytes, pieces, splices, numbers)--> body --encoder id, CRC mended (mostly)--> info, every 100th decode
+    of those decoded, three in four keep their frame and have spoilt strings of a fitting length: the entropy coder reads them
 An input whose outcome was never seen before (the text of its refusal without numbers) joins the corpus of the run.
 Anything but a StreamError in one line is a crash, kept beside the state. So is more than a second, or a pack that differs.
 Exit status 1 when there is one. A hard crash of the process leaves its input in `now.bin`, which the next run reports.
@@ -22,12 +23,13 @@ import zlib
 from pathlib import Path
 
 from priorcodec.core import bitstream, files
+from priorcodec.core.bitstream import Stream
 from priorcodec.core.errors import StreamError
 
 CORPUS = Path(__file__).parent / "corpus"
 NUMBERS = [0, 1, 127, 128, 16383, 16384, 65535, 2**26, 2**31, 2**32 - 1, 2**32, 2**60, 2**63]
 NUMBER = re.compile(r"0x[0-9a-f]+|\b[0-9a-f]{4,}\b|[0-9]+")  # in a refusal's text
-DECODE_EVERY = 50  # decoding takes some hundred times as long
+DECODE_EVERY = 100  # decoding takes some two hundred times as long
 
 
 class Fuzz:
@@ -52,6 +54,7 @@ class Fuzz:
             self.codec = Codec()
         self.corpus = [path.read_bytes() for path in sorted(CORPUS.glob("*.gic"))]
         self.corpus += [path.read_bytes() for path in sorted(folder.glob("new-*.gic"))]
+        self.seeds = [strings for data in self.corpus if (strings := strings_of(data))]
         if (folder / "now.bin").exists():
             self.crash((folder / "now.bin").read_bytes(), "the process died")
             (folder / "now.bin").unlink()
@@ -112,8 +115,8 @@ class Fuzz:
             body = body[:4] + self.codec.id.to_bytes(4, "little") + body[8:]
         return body + zlib.crc32(body).to_bytes(4, "little")
 
-    def mutate(self, data: bytes) -> bytes:
-        dice, out = self.dice, bytearray(data[:-4])
+    def spoil(self, data: bytes) -> bytearray:
+        dice, out = self.dice, bytearray(data)
         for _ in range(dice.choice((1, 1, 2, 4, 8))):
             at = dice.randrange(len(out) + 1)
             match dice.randrange(8):
@@ -136,27 +139,61 @@ class Fuzz:
                     out[place : place + 1] = bytes([dice.randrange(256)])
                 case _:
                     out[at:at] = out[max(0, at - dice.randrange(1, 33)) : at]
+        return out
+
+    def mutate(self, data: bytes) -> bytes:
+        dice, out = self.dice, self.spoil(data[:-4])
         if dice.random() < 0.9 and len(out) > 9:  # past the first refusals
             out[:4], out[9] = b"GIC\x01", dice.choice((0, 0, out[9], 1))
         return bytes(out[:4096])
 
-    def next(self) -> bytes:
+    def forge(self) -> bytes:
+        """A file that is whole but for its strings, which are long enough for its size."""
+        dice, codec = self.dice, self.codec
+        assert codec is not None
+        height, width = dice.choice(((1, 1), (40, 48), (65, 33), (1, 200)))
+        strings = []
+        for whole in self.seeds[dice.randrange(len(self.seeds))]:
+            out = self.spoil(whole)
+            longer = dice.choice((0, 0, 64, 512))
+            out += dice.randbytes(longer) if dice.random() < 0.7 else bytes([dice.choice((0, 255))]) * longer
+            strings.append(bytes(out) + bytes(-len(out) % 4))
+        hyper, latent = strings
+        return bitstream.pack(
+            Stream(
+                encoder_id=codec.id, quality=dice.randrange(225), height=height, width=width, hyper=hyper, latent=latent
+            )
+        )
+
+    def next(self, decode: bool) -> bytes:
+        if decode and self.dice.random() < 0.75:
+            return self.forge()
         body = self.mutate(self.dice.choice(self.corpus))
         return self.mend(body) if self.dice.random() < 0.95 else body + self.dice.randbytes(4)
 
-    def go(self, minutes: float) -> None:
+    def go(self, minutes: float, until: float) -> None:
         began = saved = time.monotonic()
         spent, count = self.seconds, 0
-        while (now := time.monotonic()) - began < 60 * minutes:
+        while (now := time.monotonic()) - began < 60 * minutes and sum(self.executions.values()) < until:
             for _ in range(100):
                 count += 1
-                self.one(self.next(), self.target == "decode" or self.target == "all" and count % DECODE_EVERY == 0)
+                decode = self.target == "decode" or self.target == "all" and count % DECODE_EVERY == 0
+                self.one(self.next(decode), decode)
             if now - saved > 5:
                 saved, self.seconds = now, spent + now - began
                 self.save()
         self.seconds = spent + time.monotonic() - began
         (self.folder / "now.bin").unlink(missing_ok=True)
         self.save()
+
+
+def strings_of(data: bytes) -> tuple[bytes, bytes] | None:
+    """Both strings of a file, if it is one."""
+    try:
+        stream = bitstream.unpack(data)
+    except StreamError:
+        return None
+    return stream.hyper, stream.latent
 
 
 def varint(value: int) -> bytes:
@@ -185,7 +222,8 @@ def by_coverage(fuzz: Fuzz) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--minutes", type=float, help="default 5, without a limit where --executions is given")
+    parser.add_argument("--executions", type=int, help="stop when so many are done in all, earlier runs counted")
     parser.add_argument("--target", choices=["all", "info", "decode"], default="all")
     parser.add_argument("--state", type=Path, default=Path("runs/fuzz"))
     parser.add_argument("--atheris", action="store_true")
@@ -194,7 +232,8 @@ def main() -> int:
     if given.atheris:
         by_coverage(fuzz)
     else:
-        fuzz.go(given.minutes)
+        forever = float("inf")
+        fuzz.go(given.minutes or (forever if given.executions else 5), given.executions or forever)
     print(
         f"{sum(fuzz.executions.values())} executions in {fuzz.seconds:.0f} s, {fuzz.crashes} crashes, {fuzz.executions}"
     )

@@ -33,7 +33,7 @@ def coded(folder):
     return folder
 
 
-def killed(folder, command, kills, seed):
+def killed(folder, command, kills, seed, record_property):
     words = [sys.executable, DRIVER, folder, command, str(kills), str(seed)]
     path = os.pathsep.join([str(DRIVER.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -41,23 +41,24 @@ def killed(folder, command, kills, seed):
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
+    record_property("tries", found["kills"])
     assert found["kills"] >= kills and found["finished"], found
     assert (found["wrong"], found["strange"], found["left_at_the_end"]) == (0, 0, 0), found
     return found
 
 
-def test_a_few_kills(folder):
-    killed(folder, "encode", 4, 1)
+def test_a_few_kills(folder, record_property):
+    killed(folder, "encode", 4, 1, record_property)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("command, kills", [("encode", 100), ("decode", 60), ("preview", 40)])
-def test_two_hundred_kills(coded, tmp_path, command, kills):
+def test_two_hundred_kills(coded, command, kills, record_property):
     if command != "encode":
         shutil.rmtree(coded / "in")
         (coded / "gic").rename(coded / "in")
-    found = killed(coded, command, kills, 2)
+    found = killed(coded, command, kills, 2, record_property)
     assert found["between"] > 0, "no kill fell between two files: the test looks at nothing"
 
 

@@ -39,3 +39,7 @@ class TrainingError(PriorCodecError):
 
 class PrecisionWarning(UserWarning):
     """A picture was decoded in float32, because the wanted precision overflowed."""
+
+
+class PluginWarning(UserWarning):
+    """A plugin's backbone changed what is not its own; it was put back."""

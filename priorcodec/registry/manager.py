@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Collection, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from priorcodec.core.contract import AdapterSource, BackboneSpec
-from priorcodec.core.errors import AdapterError, BackboneError, PriorCodecError, WeightsError
-from priorcodec.registry import adapters, hub, quarantine
+from priorcodec.core.errors import AdapterError, BackboneError, PluginWarning, PriorCodecError, WeightsError
+from priorcodec.registry import adapters, guest, hub, quarantine
 from priorcodec.registry.plugins import DEFAULT_PLUGINS, Candidate, default_candidates, installed_candidates
 from priorcodec.registry.quarantine import Problem, Refused, one_line
 
@@ -44,14 +45,16 @@ class Registry:
         """Load and check one plugin; whatever is wrong with it ends in the record, never in an exception."""
         record = PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version)
         try:
-            plugin = quarantine.load(candidate)
-            specs = self._inspect(candidate.name, plugin)
+            plugin, specs, told = quarantine.admit(candidate)
+            self._check_names(candidate.name, specs)
         except Refused as exc:
             record = replace(record, problem=exc.problem, error=f"{exc.problem}: {exc}")
         else:
             self._manager.register(plugin, candidate.name)
             self._specs |= {spec.name: spec for spec in specs}
             record = replace(record, backbones=tuple(spec.name for spec in specs))
+            if told:
+                record = replace(record, problem=Problem.SIDE, error=f"{Problem.SIDE}: it {' and '.join(told)}")
         self._records.append(record)
         return record
 
@@ -97,19 +100,19 @@ class Registry:
         """
         if given:
             return hub.resolve_given(spec, given)
-        for found in self._ask("priorcodec_weights", spec):
-            if found is not None:
-                return Path(found)
+        for found in self._ask("priorcodec_weights", spec, Path):
+            return found
         raise WeightsError(hub.missing_line(spec))
 
     def weights_here(self, spec: BackboneSpec) -> Path | None:
         """The weights if they are on this machine already. Never downloads, so strangers' plugins are not asked."""
-        found = [hub.find_local(spec), *self._ask("priorcodec_weights", spec, among=set(DEFAULT_PLUGINS) - {"hub"})]
+        ours = set(DEFAULT_PLUGINS) - {"hub"}
+        found = [hub.find_local(spec), *self._ask("priorcodec_weights", spec, Path, among=ours)]
         return next((path for path in found if path is not None), None)
 
     def adapters(self, spec: BackboneSpec) -> list[AdapterSource]:
         """All adapters that plugins know of for `spec`."""
-        return [source for answer in self._ask("priorcodec_adapters", spec) for found in answer for source in found]
+        return [source for sources in self._ask("priorcodec_adapters", spec, _sources) for source in sources]
 
     def adapter(self, spec: BackboneSpec, given: str = "default") -> Path:
         """The file of an adapter for `spec`, fetched if it is not here.
@@ -128,27 +131,59 @@ class Registry:
             f"adapter=FILE.safetensors, or train one with `priorcodec train adapter backbone={spec.name}`"
         )
 
-    def _ask(self, hook: str, spec: BackboneSpec, among: Collection[str] | None = None) -> Iterable[Any]:
-        """Call one plugin after the other in pluggy's order, so that one that raises stops nobody else."""
+    def build(self, spec: BackboneSpec, weights: Path, *, dtype: Any) -> Any:
+        """`spec.build`. What it changes in torch's switches is put back, named in `plugins()` and warned of.
+
+        Raises:
+            BackboneError: it raised something of its own; PriorCodecErrors pass.
+        """
+        owner = next((r.name for r in self._records if spec.name in r.backbones), spec.name)
+        try:
+            built, told = guest.visit(lambda: spec.build(weights, dtype=dtype))
+        except PriorCodecError:
+            raise
+        except (Exception, SystemExit) as exc:  # a stranger's code
+            text = f"build of {spec.name} raised {type(exc).__name__}: {one_line(exc)}"
+            self._fail(owner, f"{Problem.SPEC}: {text}")
+            raise BackboneError(f"{text}; tell the authors of plugin {owner!r}, or take another backbone") from exc
+        if told:
+            text = f"build of {spec.name} {' and '.join(told)}"
+            self._fail(owner, f"{Problem.SIDE}: {text}", Problem.SIDE)
+            warnings.warn(PluginWarning(f"plugin {owner!r}: {text}; it was put back"), stacklevel=2)
+        return built
+
+    def _ask(
+        self, hook: str, spec: BackboneSpec, read: Callable[[Any], Any], among: Collection[str] | None = None
+    ) -> Iterable[Any]:
+        """Call one plugin after the other in pluggy's order and read its answer, so that one that raises stops nobody else."""
         impls = getattr(self._manager.hook, hook).get_hookimpls()
         for impl in reversed(impls):
             if among is not None and impl.plugin_name not in among:
                 continue
             caller = self._manager.subset_hook_caller(hook, [other.plugin for other in impls if other is not impl])
+
+            def ask(caller: Any = caller) -> Any:
+                answer = caller(spec=spec)
+                return None if answer is None else read(answer)
+
             try:
-                yield caller(spec=spec)
+                answer, told = guest.visit(ask)
             except PriorCodecError:
                 raise
-            except Exception as exc:  # a stranger's code
+            except (Exception, SystemExit) as exc:  # a stranger's code
                 self._fail(impl.plugin_name, f"{Problem.SPEC}: {hook} raised {type(exc).__name__}: {one_line(exc)}")
+                continue
+            if told:
+                self._fail(impl.plugin_name, f"{Problem.SIDE}: {hook} {' and '.join(told)}", Problem.SIDE)
+            if answer is not None:
+                yield answer
 
-    def _fail(self, name: str, error: str) -> None:
-        self._records = [replace(r, problem=Problem.SPEC, error=error) if r.name == name else r for r in self._records]
+    def _fail(self, name: str, error: str, problem: Problem = Problem.SPEC) -> None:
+        self._records = [replace(r, problem=problem, error=error) if r.name == name else r for r in self._records]
 
-    def _inspect(self, name: str, plugin: object) -> list[BackboneSpec]:
+    def _check_names(self, name: str, specs: list[BackboneSpec]) -> None:
         if self._manager.has_plugin(name):
             raise Refused(Problem.DUPLICATE, f"another plugin is already called {name!r}; rename the entry point")
-        specs = quarantine.inspect(name, plugin)
         for spec in specs:
             taken = spec.name in self._specs or [s.name for s in specs].count(spec.name) > 1
             if taken:
@@ -156,7 +191,6 @@ class Registry:
                 raise Refused(
                     Problem.DUPLICATE, f"backbone {spec.name!r} is already brought by plugin {owner!r}; rename it"
                 )
-        return specs
 
 
 def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
@@ -186,6 +220,15 @@ def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
     if failed and os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") not in ("", "0"):
         raise BackboneError(f"PRIORCODEC_STRICT_PLUGINS is set and {len(failed)} plugins failed: {'; '.join(failed)}")
     return registry
+
+
+def _sources(answers: Iterable[Iterable[Any]]) -> list[AdapterSource]:
+    """What one plugin's `priorcodec_adapters` gave. Raises TypeError: not adapters."""
+    sources = [source for answer in answers for source in answer]
+    for source in sources:
+        if not isinstance(source, AdapterSource):
+            raise TypeError(f"gave {type(source).__name__}, wanted priorcodec.AdapterSource")
+    return sources
 
 
 def _absent() -> object:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import difflib
 import enum
+import os
+import threading
 
 import pluggy
 
 from priorcodec.core.contract import BackboneSpec
-from priorcodec.core.errors import ApiError, BackboneError
-from priorcodec.registry import hookspecs
+from priorcodec.core.errors import ApiError, BackboneError, ConfigError
+from priorcodec.registry import guest, hookspecs
 from priorcodec.registry.markers import PROJECT
 from priorcodec.registry.plugins import Candidate
 
+SECONDS = (
+    5.0  # for a plugin's import and its list of backbones, which load nothing heavy; PRIORCODEC_PLUGIN_SECONDS moves it
+)
 HOOKS = ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
 
 
@@ -25,6 +30,7 @@ class Problem(enum.StrEnum):
     API = "newer API"
     DUPLICATE = "duplicate name"
     SPEC = "bad backbone"
+    SIDE = "side effect"
 
 
 class Refused(Exception):
@@ -42,6 +48,34 @@ def new_manager() -> pluggy.PluginManager:
     return manager
 
 
+def admit(candidate: Candidate) -> tuple[object, list[BackboneSpec], list[str]]:
+    """Load a plugin and ask it -> the plugin, its backbones, and what it did besides. Raises Refused."""
+
+    def ask() -> tuple[object, list[BackboneSpec]]:
+        plugin = load(candidate)
+        return plugin, inspect(candidate.name, plugin)
+
+    seconds = _seconds()
+    try:
+        (plugin, specs), told = guest.visit_briefly(ask, seconds)
+    except guest.Late as exc:
+        raise Refused(
+            Problem.IMPORT, f"not imported and asked within {seconds:g} s; PRIORCODEC_PLUGIN_SECONDS gives it longer"
+        ) from exc
+    return plugin, specs, told
+
+
+def _seconds() -> float:
+    given = os.environ.get("PRIORCODEC_PLUGIN_SECONDS", "")
+    try:
+        seconds = float(given or SECONDS)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < threading.TIMEOUT_MAX:
+        raise ConfigError(f"PRIORCODEC_PLUGIN_SECONDS is {given!r}, wanted a number of seconds above 0")
+    return seconds
+
+
 def load(candidate: Candidate) -> object:
     """Import the plugin. Raises Refused."""
     try:
@@ -50,7 +84,7 @@ def load(candidate: Candidate) -> object:
         raise Refused(Problem.API, one_line(exc)) from exc
     except BackboneError as exc:  # a spec that stands outside the hook
         raise Refused(Problem.SPEC, one_line(exc)) from exc
-    except (Exception, SystemExit) as exc:  # a stranger's module may do anything at import
+    except BaseException as exc:  # a stranger's module may do anything at import; this is not the thread Ctrl-C reaches
         raise Refused(Problem.IMPORT, f"{type(exc).__name__}: {one_line(exc)}") from exc
 
 
@@ -85,7 +119,7 @@ def _collect(manager: pluggy.PluginManager) -> list[BackboneSpec]:
         specs = [spec for answer in manager.hook.priorcodec_backbones() for spec in answer]
     except ApiError as exc:
         raise Refused(Problem.API, one_line(exc)) from exc
-    except Exception as exc:  # a stranger's hook
+    except (Exception, SystemExit) as exc:  # a stranger's hook
         raise Refused(Problem.SPEC, f"priorcodec_backbones raised {type(exc).__name__}: {one_line(exc)}") from exc
     for spec in specs:
         if not isinstance(spec, BackboneSpec):

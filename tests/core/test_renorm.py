@@ -13,7 +13,8 @@ from priorcodec.core import bitstream, image
 from priorcodec.core.codec import Codec
 from priorcodec.core.errors import ImageError, StreamError
 from priorcodec.core.renorm import PictureStatistics, to_statistics
-from tests.core.test_codec import DEMO, GOLDEN
+from tests.core.test_codec import DEMO
+from tests.golden.check import FOLDER as GOLDEN
 
 means = st.floats(0, 255)
 spreads = st.floats(0, 127.5)
@@ -144,7 +145,7 @@ def test_the_file_grows_by_the_counted_bytes_alone(codec, photo):
 
 
 def test_plain_files_are_as_before():
-    """The golden files were written before statistics existed: read and packed again they are the same bytes."""
+    """The golden files hold no statistics: read and packed again they are the same bytes, without a flag."""
     files = sorted(GOLDEN.glob("*.gic"))
     assert files
     for file in files:

@@ -1,0 +1,90 @@
+"""One session used by eight threads, one folder read by four processes: the same bytes and pictures as alone."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from priorcodec import open_session
+from priorcodec.core import image
+from tests.core.test_codec import DEMO
+
+THREADS, PROCESSES = 8, 4
+
+
+@pytest.fixture(scope="module")
+def pictures():
+    """Eight pictures of eight sizes, and their qualities."""
+    photo = image.load(DEMO).pixels
+    return [(photo[20 * i : 20 * i + 40 + 7 * i, 30 * i : 30 * i + 90 - 5 * i], i / 2) for i in range(8)]
+
+
+@pytest.fixture(scope="module")
+def alone(pictures):
+    """What one thread makes of them: files, previews, pictures."""
+    session = open_session("toy")
+    files = [session.encode(*picture) for picture in pictures]
+    return files, [session.preview_pixels(data) for data in files], [session.decode_pixels(data) for data in files]
+
+
+def same(found, wanted):
+    return len(found) == len(wanted) and all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_one_session_in_eight_threads(pictures, alone, record_property):
+    """Three kinds of work at once, in another order in each round; the session loads its parts while all of them wait for it."""
+    session, rounds = open_session("toy"), 6
+    work = {"encode": lambda i: session.encode(*pictures[i]), "preview": lambda i: session.preview_pixels(alone[0][i]),
+            "decode": lambda i: session.decode_pixels(alone[0][i])}  # fmt: skip
+    jobs = [(kind, i) for kind in work for i in range(len(pictures))] * rounds
+    np.random.default_rng(0).shuffle(jobs)
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda job: (job, work[job[0]](int(job[1]))), jobs))
+    wanted = dict(zip(work, alone, strict=True))
+    wrong = [job for job, answer in found if not np.array_equal(answer, wanted[job[0]][int(job[1])])]
+    record_property("tries", len(jobs))
+    assert wrong == [] and len(found) == len(work) * len(pictures) * rounds
+
+
+@pytest.mark.slow
+def test_four_processes_on_one_folder(alone, tmp_path, record_property):
+    files, _, shown = alone
+    (tmp_path / "gic").mkdir()
+    for i, data in enumerate(files):
+        (tmp_path / "gic" / f"{i}.gic").write_bytes(data)
+    command = [sys.executable, "-m", "priorcodec.cli", "decode", tmp_path / "gic", "backbone=toy", "--json", "-o"]
+    apart = [subprocess.Popen([*command, tmp_path / f"png{i}"], stdout=subprocess.PIPE) for i in range(PROCESSES)]
+    for process in apart:
+        rows = json.loads(process.communicate()[0])
+        assert process.returncode == 0 and len(rows) == len(files)
+    for i in range(PROCESSES):
+        assert same([image.load(tmp_path / f"png{i}" / f"{j}.toy.png").pixels for j in range(len(files))], shown)
+    record_property("tries", PROCESSES * len(files))
+
+
+@pytest.mark.slow
+def test_four_processes_into_one_folder(alone, tmp_path, record_property):
+    """They write over each other's files: every picture is whole and right whoever was last."""
+    files, _, shown = alone
+    (tmp_path / "gic").mkdir()
+    for i, data in enumerate(files):
+        (tmp_path / "gic" / f"{i}.gic").write_bytes(data)
+    command = [
+        sys.executable,
+        "-m",
+        "priorcodec.cli",
+        "decode",
+        tmp_path / "gic",
+        "backbone=toy",
+        "--force",
+        "-o",
+        tmp_path / "png",
+    ]
+    together = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(PROCESSES)]
+    assert [process.wait() for process in together] == [0] * PROCESSES
+    assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [f"{i}.toy.png" for i in range(len(files))]
+    assert same([image.load(tmp_path / "png" / f"{i}.toy.png").pixels for i in range(len(files))], shown)
+    record_property("tries", PROCESSES * len(files))
