@@ -32,11 +32,12 @@ MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); mean, std: the statistics that z should
-    have by the adapter's prediction, each (b, c), None for an adapter that predicts none; detail: (b, d, h', w'), what
-    `to_pixels` wants beside the latent, None for an adapter without it."""
+    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); trunk: the bridge's features (b, width, h',
+    w'); mean, std: the statistics that z should have by the adapter's prediction, each (b, c), None for an adapter that predicts
+    none; detail: (b, d, h', w'), what `to_pixels` wants beside the latent, None for an adapter without it."""
 
     z_hat: Tensor
+    trunk: Tensor
     z: Tensor
     mean: Tensor | None
     std: Tensor | None
@@ -191,7 +192,7 @@ class Adapter(nn.Module):
                 self._call = None
         mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, trunk)
         detail = None if self.detail is None else self.detail.map(trunk)
-        return Estimate(z_hat=z_hat, z=z, mean=mean, std=std, detail=detail)
+        return Estimate(z_hat=z_hat, trunk=trunk, z=z, mean=mean, std=std, detail=detail)
 
     def to_pixels(self, z: Tensor, detail: Tensor | None) -> Tensor:
         """z (b, c, h', w') and the detail beside it, of `forward` or one window of both -> pictures, not clamped."""
