@@ -86,7 +86,7 @@ def _coder(task: Task, folder: Path) -> Stages:
     import torch
 
     session, data = ours.session(task.codec), file.read_bytes()
-    yield "entropy decode", lambda: session.codec.decode(data)
+    yield "entropy decode", lambda: session.codec.decode(data).preview
     if not task.codec.startswith("preview"):
         decoded = session.codec.decode(data)
         quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
@@ -108,10 +108,12 @@ def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) 
         def once() -> None:
             adapter.pyramid(adapter.bridge(y_hat, quality, preview)[1])
             adapter.tokens(y_hat, quality)
+            if adapter.detail is not None:
+                adapter.detail(preview, preview, quality)
 
         yield "adapter", torch.inference_mode()(once)
         yield "autoencoder", torch.inference_mode()(lambda: backbone.to_pixels(z))
-        whole = torch.inference_mode()(lambda: backbone.to_pixels(adapter(y_hat, quality, preview).z))
+        whole = torch.inference_mode()(lambda: adapter.to_pixels(adapter(y_hat, quality, preview).z, quality, preview))
         yield "decode after entropy", whole
 
 
@@ -181,6 +183,11 @@ def _peak_mib(task: Task) -> int:
         return torch.cuda.max_memory_allocated() >> 20
     if task.kind == "command":
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    return peak_rss_mib()
+
+
+def peak_rss_mib() -> int:
+    """Of this process."""
     status = Path("/proc/self/status")  # ru_maxrss would count what the parent held when it forked
     lines = status.read_text().splitlines() if status.exists() else []
     kib = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)

@@ -1,0 +1,119 @@
+"""What a file says -> a backbone's picture, tile by tile; a picture of one tile is the plain case.
+
+    y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
+    z --each tile: to_pixels, beside the preview--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
+What is whole at any time is y_hat, the latent, and the 8-bit picture; with renorm=written the picture in float32 as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.core import image, renorm, tiles
+from priorcodec.core.codec import Decoded
+from priorcodec.core.renorm import PictureStatistics
+from priorcodec.core.sampler import seeded_noise
+from priorcodec.core.tiles import Plan, Span
+from priorcodec.core.transform import STRIDE
+
+MARGIN = (
+    64  # pixels that neighbours see of each other, twice what they fade across: what a false border spoils ends before
+)
+LARGEST = 2048  # the denoiser's attention costs more per pixel the larger the tile
+
+
+def automatic(pixel_bytes: int, device: torch.device | str) -> int:
+    """Side in pixels of a tile's own part; pixel_bytes: `BackboneSpec.pixel_bytes`."""
+    return tiles.automatic(pixel_bytes, MARGIN, LARGEST, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Of a whole picture. z: the clean latent (1, c, h', w'); preview: where it is one tile, None where every tile's is made
+    again; mean, std: those the adapter predicts for z, each (1, c), None for one that predicts none."""
+
+    z: Tensor
+    preview: Tensor | None
+    mean: Tensor | None
+    std: Tensor | None
+
+
+def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
+    """All calls of the denoiser, tile by tile, the results faded into each other.
+
+    Noise is that of the whole picture, so that tiles agree where they overlap. Statistics are predicted from what is measured in
+    the tiles' own areas together, which is the whole picture. Raises FloatingPointError: a value that is not finite.
+    """
+    space, device = adapter.spec.latent, decoded.y_hat.device
+    shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
+    whole = seeded_noise([decoded.seed], shape, device, torch.float32)
+    quality = torch.tensor([decoded.quality], device=device)
+    head, seen, trunks, previews = adapter.statistics, [], [], []
+
+    def one(rows: Span, columns: Span) -> list[Tensor]:
+        y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
+
+        def noise(step: int) -> Tensor:
+            return whole(step)[..., rows.read(space.stride), columns.read(space.stride)]
+
+        preview = decoded.preview_part(rows, columns)
+        if len(plan) == 1:
+            previews.append(preview)
+        out = adapter(y_hat, quality, preview, steps=steps, noise=noise)
+        if head is not None:
+            own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
+            mean, std, trunk = head.measure(*own)
+            seen.append((own[0][0, 0].numel(), mean, std))
+            trunks.append((own[0][0, 0].numel(), trunk, torch.zeros_like(trunk)))
+        return [_finite(out.z)]
+
+    z = torch.cat([band for (band,) in tiles.blend(plan, one)], -2)
+    mean, std = (None, None) if head is None else head.predict(*renorm.together(seen), renorm.together(trunks)[0])
+    return Latent(z=z, preview=previews[0] if previews else None, mean=mean, std=std)
+
+
+def picture(
+    adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, *, written: PictureStatistics | None = None
+) -> np.ndarray:
+    """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
+
+    written: statistics that the picture is moved to. Raises FloatingPointError: a value that is not finite.
+    """
+    bands = _bands(adapter, decoded, found, plan)
+    if written is not None:
+        kept = list(bands)
+        shown = renorm.measure_shown(kept)
+        bands = (written.apply(band, shown) for band in kept)
+    pixels, top = np.empty((decoded.height, decoded.width, 3), np.uint8), 0
+    for band in bands:
+        pixels[top : top + band.shape[-2]] = image.to_pixels(band)
+        top += band.shape[-2]
+    return pixels
+
+
+def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan) -> Iterator[Tensor]:
+    """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
+
+    stride, quality = adapter.spec.latent.stride, torch.tensor([decoded.quality], device=found.z.device)
+
+    def one(rows: Span, columns: Span) -> list[Tensor]:
+        preview = decoded.preview_part(rows, columns) if found.preview is None else found.preview
+        return [_finite(adapter.to_pixels(found.z[..., rows.read(stride), columns.read(stride)], quality, preview))]
+
+    left = decoded.height
+    for (band,) in tiles.blend(plan, one):
+        if left > 0:
+            yield image.crop(band, min(left, band.shape[-2]), decoded.width)
+        left -= band.shape[-2]
+
+
+def _finite(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise FloatingPointError("a value is not finite")
+    return x
