@@ -64,6 +64,8 @@ def encode(
     max_bytes: Annotated[int | None, typer.Option(help="The same as a limit: much smaller is fine too.")] = None,
     background: Annotated[str | None, typer.Option(help="Colour behind transparency: white, #rrggbb.")] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
+    refine: Annotated[int, typer.Option(help="Steps of latent optimisation, 0 to 10000: slower, smaller, better.")] = 0,
+    refine_for: Annotated[str, typer.Option(help="psnr, structure, or a backbone.")] = "psnr",
     device: Device = None,
     max_pixels: MaxPixels = None,
     skip_existing: Skip = False,
@@ -73,8 +75,11 @@ def encode(
     """Pictures -> .gic files. No diffusion model is loaded.
 
     --skip-existing keeps a file that is readable, of this encoder and quality (or not above the wanted size), has statistics if
-    they are wanted and only then, the picture's size, and is not older than the picture. Only that: its pixels are not compared.
+    they are wanted and only then, the picture's size, and is not older than the picture. Only that: its pixels are not compared,
+    nor can one tell whether it was refined.
     """
+    from dataclasses import asdict
+
     from priorcodec import batch
     from priorcodec.core import bitstream, files, image, rate
     from priorcodec.core.prior import QUALITY_STEPS
@@ -88,7 +93,11 @@ def encode(
     searched = bpp is not None or limit is not None
     if searched:
         rate.bytes_of(limit, bpp, 1, 1)
-    session = _session(settings, device=device, max_pixels=_text(max_pixels))
+    if refine_for != "psnr" and not refine:
+        raise ConfigError(f"got --refine-for {refine_for} without --refine: say how many steps")
+    guest = {} if refine_for in ("psnr", "structure") else {"backbone": refine_for}
+    session = _session(settings, device=device, max_pixels=_text(max_pixels), **guest)
+    session.refinement(refine, refine_for)
     level = 3.0 if quality is None else quality
     byte = session.codec.quality_byte(level)
 
@@ -107,14 +116,16 @@ def encode(
         for note in loaded.notes:
             print(f"{job.source}: {note}", file=sys.stderr)
         height, width = loaded.pixels.shape[:2]
-        if searched:
-            target = rate.bytes_of(limit, bpp, height, width)
-            found = session.codec.encode_to(loaded.pixels, target, statistics=statistics)
-            encoded, note = found.encoded, found.note()
-            if note and max_bytes is None:
-                print(f"{job.source}: {note}", file=sys.stderr)
-        else:
-            encoded = session.codec.encode(loaded.pixels, level, statistics=statistics)
+        with batch.bar("refining", refine, shown=bool(refine) and len(jobs) == 1) as progress:
+            refined = session.refinement(refine, refine_for, progress=progress)
+            if searched:
+                target = rate.bytes_of(limit, bpp, height, width)
+                found = session.codec.encode_to(loaded.pixels, target, statistics=statistics, refined=refined)
+                encoded, note = found.encoded, found.note()
+            else:
+                encoded, note = session.codec.encode(loaded.pixels, level, statistics=statistics, refined=refined), None
+        if note and max_bytes is None:
+            print(f"{job.source}: {note}", file=sys.stderr)
         files.write(job.target, encoded.data)
         return {
             "bytes": len(encoded.data),
@@ -123,6 +134,7 @@ def encode(
             "width": width,
             "height": height,
             "symbols_sha256": encoded.symbols_sha256,
+            **({"refinement": asdict(encoded.refinement)} if encoded.refinement else {}),
         }
 
     jobs = batch.plan(
