@@ -1,9 +1,10 @@
 """How good a decoded picture is, under one convention: both as 8-bit RGB at full size, as a person would see them.
 
-No metric resizes, crops or converts to luma. PSNR over all three channels; MS-SSIM on [0, 255] RGB (Wang et al. 2003,
+No metric but GMSD resizes, crops or converts to luma. PSNR over all three channels; MS-SSIM on [0, 255] RGB (Wang et al. 2003,
 package pytorch-msssim); LPIPS on [-1, 1] (Zhang et al. 2018, package lpips); DISTS on [0, 1] (Ding et al. 2020, package
 DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, package stlpips_pytorch, which brings its own weights);
-SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on grey [0, 255], the structure metric (Xue et al. 2014). A rate is 8 times the bytes of the whole file over the pixels.
+SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on grey [0, 255], for structure (Xue et al., TIP 2014).
+A rate is 8 times the bytes of the whole file over the pixels.
 """
 
 from __future__ import annotations

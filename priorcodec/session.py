@@ -83,9 +83,7 @@ class Session:
             ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality, or as `refinement`.
         """
         refined = self.refinement(refine, refine_for)
-        return self.encode_details(
-            picture, quality, background=background, statistics=statistics, refined=refined
-        ).data
+        return self.encode_details(picture, quality, background=background, statistics=statistics, refined=refined).data
 
     def encode_details(
         self,
@@ -109,13 +107,16 @@ class Session:
         where half of it is the distance of its bridge's latent from the picture's own: that loads the backbone, and the file can
         still be decoded through any. progress: called with the number of steps done.
         Raises:
-            ConfigError: not 0 to 10000 steps, or another name. WeightsError, AdapterError, BackboneError: the backbone is not complete.
+            ConfigError: not 0 to 10000 steps, or another name.
+            WeightsError, AdapterError, BackboneError: the backbone is not complete.
         """
         from priorcodec.core import refine
 
         name = self.config.backbone.name
         if towards not in ("psnr", "structure", name):
-            raise ConfigError(f"cannot refine for {towards!r}, wanted psnr, structure, or {name}, this session's backbone")
+            raise ConfigError(
+                f"cannot refine for {towards!r}, wanted psnr, structure, or {name}, this session's backbone"
+            )
         if steps == 0:
             return None
         measure = None if towards == "psnr" else refine.structure if towards == "structure" else self._latent_distance()

@@ -115,7 +115,9 @@ def refined(
     first, told = better(found.encoded.stream.quality)
     options = [(found.encoded, replace(told, after=told.before)), (first, told)]
     if told.after.bytes < (1 - WITHIN) * found.target and not found.highest:
-        room = int((1 - WITHIN / 3) * found.target * told.before.bytes / told.after.bytes)  # a third: it rarely saves the same
+        room = int(
+            (1 - WITHIN / 3) * found.target * told.before.bytes / told.after.bytes
+        )  # a third: it rarely saves the same
         options.append(better(search(write, room, top).encoded.stream.quality, scale=told.scale))
     fitting = [option for option in options if len(option[0].data) <= found.target]
     best, told = min(fitting, key=lambda option: option[1].after.distortion)

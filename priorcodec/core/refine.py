@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 MOST_STEPS = 10_000
 CHECKS = 10  # hard-rounded candidates over a run
 PATIENCE = 4  # of them without a better one end it
-RATE = 0.01  # Adam's, in quantisation steps; falls along half a cosine
-HOT, COLD = 0.7, 0.05  # temperature of the first and of the last step
+RATE = 0.015  # Adam's, in quantisation steps; falls along half a cosine
+HOT, COLD = 0.7, 0.15  # temperature of the first and of the last step
 SHARPNESS = 1.15  # of the probabilities: half of SGA+'s a = 2.3
+SHARE = 0.5  # of the distortion that a measure makes up, where there is one
 
+Number = TypeVar("Number", float, Tensor)
 Measure = Callable[[Tensor, Tensor], Tensor]
 """y_hat (1, m, h, w), preview (1, 3, 16h, 16w) -> how far they are from the picture, a positive scalar of any unit."""
 Towards = Callable[[Tensor, float], Measure]
@@ -93,8 +95,8 @@ def structure(x: Tensor, quality: float) -> Measure:
 class Objective:
     """R + lambda D of one picture at one quality.
 
-    D is the squared error of the preview in 8-bit values, over the true size; with a measure half of it and half of that one,
-    scaled (unless `scale` is given) to be as large as the squared error of the plain file, so that the same lambda fits.
+    D is the squared error of the preview in 8-bit values, over the true size; with a measure (1 - SHARE) of it and SHARE of
+    that one, scaled (unless `scale` is given) to be as large as the squared error of the plain file, so that lambda still fits.
     """
 
     def __init__(self, pixels: np.ndarray, x: Tensor, lam: float, measure: Measure | None, scale: float = 0.0):
@@ -108,7 +110,10 @@ class Objective:
         """Differentiable, of softened values."""
         preview = clamp_ste(preview, -1, 1)
         error = image.crop(preview - self.x, *self.size).square().mean() * 127.5**2
-        return error if self.measure is None else (error + self.scale * self.measure(y_hat, preview)) / 2
+        return error if self.measure is None else self._mixed(error, self.measure(y_hat, preview))
+
+    def _mixed(self, error: Number, other: Number) -> Number:
+        return (1 - SHARE) * error + SHARE * self.scale * other
 
     def cost(self, encoded: Encoded, y_hat: Tensor, preview: Tensor) -> Cost:
         """True cost of a file, of which y_hat and the preview were decoded. The first one asked about sets the scale."""
@@ -117,7 +122,7 @@ class Objective:
         if self.measure is not None:
             other = float(self.measure(y_hat, preview.clamp(-1, 1)))
             self.scale = self.scale or distortion / max(other, 1e-9)
-            distortion = (distortion + self.scale * other) / 2
+            distortion = self._mixed(distortion, other)
         bpp = 8 * len(encoded.data) / (self.size[0] * self.size[1])
         return Cost(bytes=len(encoded.data), bpp=bpp, distortion=distortion, total=bpp + self.lam * distortion)
 

@@ -111,7 +111,9 @@ def test_softened_values_lie_between_their_neighbours_and_freeze():
     assert ((warm >= value.floor()) & (warm <= value.floor() + 1)).all() and warm.diff().min() > -1e-4
     clear = (value - value.round()).abs() < 0.45
     assert torch.allclose(cold[clear], value[clear].round(), atol=1e-3)
-    up = refine.soften(torch.full((20000,), 0.3), 0.7, torch.rand(20000, generator=torch.Generator().manual_seed(0)).logit())
+    up = refine.soften(
+        torch.full((20000,), 0.3), 0.7, torch.rand(20000, generator=torch.Generator().manual_seed(0)).logit()
+    )
     assert 0.15 < (up > 0.5).float().mean() < 0.35  # sometimes the further one, more often the nearer one
 
 
