@@ -103,8 +103,8 @@ class Session:
     ) -> Refine | None:
         """A request that `Codec.encode` takes: `steps` of online latent optimisation, None for 0.
 
-        towards: "psnr"; "structure", where half of the distortion is what edges lost; or the name of this session's backbone,
-        where half of it is the distance of its bridge's latent from the picture's own: that loads the backbone, and the file can
+        towards: "psnr"; "structure", where most of the distortion is what edges lost; or the name of this session's backbone,
+        where most of it is the distance of its bridge's latent from the picture's own: that loads the backbone, and the file can
         still be decoded through any. progress: called with the number of steps done.
         Raises:
             ConfigError: not 0 to 10000 steps, or another name.

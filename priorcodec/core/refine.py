@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 MOST_STEPS = 10_000
 CHECKS = 10  # hard-rounded candidates over a run
-PATIENCE = 4  # of them without a better one end it
-RATE = 0.015  # Adam's, in quantisation steps; falls along half a cosine
+PATIENCE = 5  # of them without a better one end it
+RATE = 0.01  # Adam's, in quantisation steps; falls along half a cosine
 HOT, COLD = 0.7, 0.15  # temperature of the first and of the last step
-SHARPNESS = 1.15  # of the probabilities: half of SGA+'s a = 2.3
-SHARE = 0.5  # of the distortion that a measure makes up, where there is one
+SHARPNESS = 1.8  # of the probabilities; SGA+ in this form has 1.15
+SHARE = 0.9  # of the distortion that a measure makes up, where there is one
 
 Number = TypeVar("Number", float, Tensor)
 Measure = Callable[[Tensor, Tensor], Tensor]

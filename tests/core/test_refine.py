@@ -120,7 +120,7 @@ def test_softened_values_lie_between_their_neighbours_and_freeze():
 def test_refining_for_structure_keeps_more_of_it(shipped, photo):
     deviations, totals = [], []
     for towards in (None, refine.structure):
-        encoded = shipped.encode(photo, 0, refined=Refine(steps=60, towards=towards))
+        encoded = shipped.encode(photo, 2, refined=Refine(steps=40, towards=towards))
         preview = shipped.preview(shipped.decode(encoded.data))
         magnitude = [structure.gradient_magnitude(image.to_tensor(p)) for p in (preview, photo)]
         deviations.append(1 - float(structure.similarity(*magnitude).mean()))
@@ -142,7 +142,7 @@ def test_refining_for_a_backbone_brings_its_latent_nearer(photo):
 @pytest.mark.parametrize("target", [150, 240])
 def test_a_target_is_kept_and_the_distortion_is_no_larger(shipped, photo, target):
     plain = shipped.encode_to(photo, target).encoded
-    found = shipped.encode_to(photo, target, refined=Refine(steps=20))
+    found = shipped.encode_to(photo, target, refined=Refine(steps=10))
     assert len(found.encoded.data) <= target and found.target == target
     assert true_cost(shipped, found.encoded.data, photo)[1] <= true_cost(shipped, plain.data, photo)[1]
     assert shipped.decode(found.encoded.data).symbols_sha256 == found.encoded.symbols_sha256
