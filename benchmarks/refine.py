@@ -36,7 +36,7 @@ def measure(session: Session, path: Path, args: argparse.Namespace) -> tuple[lis
     """-> one row per file, and the row of crops for each quality that is refined for structure."""
     pixels, rows, shown = image.load(path).pixels, [], []
     low = sorted(args.qualities)[:2]
-    session.codec.encode(pixels)  # warm
+    session.codec.encode(pixels, args.qualities[0])  # warm
     for quality in args.qualities:
         started = time.process_time()
         session.codec.encode(pixels, quality)
