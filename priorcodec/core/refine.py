@@ -176,6 +176,8 @@ def refine(
                 request.progress(done)
             if done % -(-request.steps // CHECKS) and done < request.steps:
                 continue
+            if not bool(y_q.isfinite().all() and z.isfinite().all()):  # the coder takes numbers only
+                break
             candidate, cost = true_cost(y_q, z)
             since += 1
             if cost.total < after.total and (most is None or cost.bytes <= most):

@@ -20,7 +20,8 @@ def gradient_magnitude(x: Tensor) -> Tensor:
     """x (b, 3, h, w) in [-1, 1], sides at least 6 -> Prewitt magnitude of its half-size grey picture, 8-bit units, no borders."""
     grey = 127.5 * (x * x.new_tensor(GREY)[:, None, None]).sum(1, keepdim=True)
     across = torch.tensor([1.0, 0.0, -1.0], dtype=x.dtype, device=x.device).expand(3, 3) / 3
-    edges = F.conv2d(F.avg_pool2d(grey, 2), torch.stack([across, across.T])[:, None])
+    with torch.autocast(x.device.type, enabled=False):  # differences of neighbours need every bit
+        edges = F.conv2d(F.avg_pool2d(grey, 2), torch.stack([across, across.T])[:, None])
     return (edges.square().sum(1) + 1e-8).sqrt()  # without the last term a flat place has no gradient to follow
 
 

@@ -86,6 +86,12 @@ def test_a_step_that_only_harms_is_not_kept_and_ends_it_early(tiny, photo, monke
     assert told.steps == refine.PATIENCE * 50 // refine.CHECKS
 
 
+def test_values_that_are_not_numbers_are_never_coded(tiny, photo, monkeypatch):
+    monkeypatch.setattr(refine, "SHARPNESS", float("nan"))
+    refined = tiny.encode(photo, 1, refined=Refine(steps=50))
+    assert refined.data == tiny.encode(photo, 1).data and refined.refinement.steps == 50 // refine.CHECKS
+
+
 def test_statistics_are_written_and_counted(tiny, photo):
     refined = tiny.encode(photo, 1, statistics=True, refined=Refine(steps=10))
     assert tiny.decode(refined.data).statistics is not None
