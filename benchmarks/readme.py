@@ -11,6 +11,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
     high_resolution             a large picture in tiles against a small one
+    refine, refine/low          what `encode --refine` is worth; at the lowest qualities
     retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
     trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
@@ -30,7 +31,7 @@ import resultfile
 from priorcodec import metrics
 from priorcodec.report import plot, tables
 
-PAGES = ("README.md", "docs/adapters.md", "docs/decoding.md", "docs/trust.md")
+PAGES = ("README.md", "docs/adapters.md", "docs/decoding.md", "docs/encoding.md", "docs/trust.md")
 BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
@@ -58,6 +59,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         return _adapter(result), {}
     if result["kind"] == "trust":
         return _trust(result), {}
+    if result["kind"] == "refine":
+        return _refine_low(result) if view == "low" else _refine(result), {}
     if result["kind"] == "speed":
         return tables.speed_table(result, codecs).markdown() + "\n", {}
     if result["kind"] == "portability-sets":
@@ -184,6 +187,39 @@ def _trust(result: dict[str, Any]) -> str:
         counts = (f"{row['tries']:,}", row["failures"]) if row["tries"] else ("not tried", "")
         lines.append(f"| {row['promise']} | {tests} | {counts[0]} | {counts[1]} |")
     return "\n".join(lines) + "\n"
+
+
+def _refine(result: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/refine.py found over all qualities."""
+    settings = result["settings"]
+    lines = [
+        f"| refined for | R + λD | BD-rate, PSNR of the preview | BD-rate, ST-LPIPS (Alex) through {settings['backbone']} "
+    ]
+    lines = [lines[0] + "| steps | time of a plain encode |", "|---|---:|---:|---:|---:|---:|"]
+    for row in result["summary"]:
+        if row["target"] == "structure":
+            continue
+        rates = [row.get(f"bd_{metric}") for metric in ("psnr", "stlpips_alex")]
+        told = ["-" if rate is None else f"{rate:+.1f}%" for rate in rates]
+        lines.append(
+            f"| {row['target']} | {row['cost_mean'] - 1:+.1%}, worst {row['cost_worst'] - 1:+.1%} | {' | '.join(told)} "
+            f"| {row['steps']:.0f} | {row['encodes_median']:.0f}x |"
+        )
+    qualities = ", ".join(f"{quality:g}" for quality in settings["qualities"])
+    note = f"{settings['pictures']} pictures, qualities {qualities}, `--refine {settings['steps']}`, "
+    note += f"{settings['threads']} thread(s)"
+    return "\n".join([*lines, "", f"{note}; against the plain files, negative is better."]) + "\n"
+
+
+def _refine_low(result: dict[str, Any]) -> str:
+    """Markdown table of the qualities that were refined for structure too."""
+    low = {m["setting"] for m in result["means"] if m["codec"] == "structure"}
+    lines = ["| quality | refined for | bpp | PSNR | GMSD |", "|---|---|---:|---:|---:|"]
+    for m in result["means"]:
+        if m["setting"] in low and m["codec"] in ("plain", "psnr", "structure"):
+            name = {"plain": "nothing"}.get(m["codec"], m["codec"])
+            lines.append(f"| {m['setting']} | {name} | {m['bpp']:.4f} | {m['psnr']:.2f} | {m['gmsd']:.4f} |")
+    return "\n".join([*lines, "", f"Of the preview, means over {result['settings']['pictures']} pictures."]) + "\n"
 
 
 def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:

@@ -138,6 +138,20 @@ def _as_ours(error: Exception, job: Job) -> PriorCodecError:
     return PriorCodecError(f"{job.source}: {error}")
 
 
+@contextlib.contextmanager
+def bar(label: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None] | None]:
+    """A bar of the steps inside one file; gives what to call with the number done, None where nobody would see it."""
+    if not shown or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
 def _progress(results: Iterable[Any], count: int, label: str) -> Iterable[Any]:
     if count == 1 or not sys.stderr.isatty():
         return results

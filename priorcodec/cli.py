@@ -71,6 +71,8 @@ def encode(
     max_bytes: Annotated[int | None, typer.Option(help="The same as a limit: much smaller is fine too.")] = None,
     background: Annotated[str | None, typer.Option(help="Colour behind transparency: white, #rrggbb.")] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
+    refine: Annotated[int, typer.Option(help="Steps of latent optimisation, 0 to 10000: slower, smaller, better.")] = 0,
+    refine_for: Annotated[str, typer.Option(help="psnr, structure, or a backbone.")] = "psnr",
     device: Device = None,
     max_pixels: MaxPixels = None,
     tile: Tile = None,
@@ -82,7 +84,8 @@ def encode(
     """Pictures -> .gic files. No diffusion model is loaded.
 
     --skip-existing keeps a file that is readable, of this encoder and quality (or not above the wanted size), has statistics if
-    they are wanted and only then, the picture's size, and is not older than the picture. Only that: its pixels are not compared.
+    they are wanted and only then, the picture's size, and is not older than the picture. Only that: its pixels are not compared,
+    nor can one tell whether it was refined.
     """
     from priorcodec import batch
     from priorcodec.core import bitstream, rate
@@ -96,23 +99,30 @@ def encode(
     limit = target_bytes if max_bytes is None else max_bytes
     if bpp is not None or limit is not None:
         rate.bytes_of(limit, bpp, 1, 1)
-    task = Encode(
-        config=_config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile)),
-        quality=3.0 if quality is None else quality,
-        limit=limit,
-        bpp=bpp,
-        say_smaller=max_bytes is None,
-        background=background,
-        statistics=statistics,
-        skip=skip_existing,
-        force=force,
-    )
+    guest = {} if refine_for in ("psnr", "structure") else {"backbone": refine_for}
+    if refine_for != "psnr" and not refine:
+        raise ConfigError(f"got --refine-for {refine_for} without --refine: say how many steps")
+    config = _config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile), **guest)
     jobs = batch.plan(
         inputs,
         output,
         suffixes=batch.PICTURES,
         name=lambda path: path.stem + bitstream.SUFFIX,
         force=force or skip_existing,
+    )
+    task = Encode(
+        config=config,
+        quality=3.0 if quality is None else quality,
+        limit=limit,
+        bpp=bpp,
+        say_smaller=max_bytes is None,
+        background=background,
+        statistics=statistics,
+        refine=refine,
+        refine_for=refine_for,
+        show_steps=len(jobs) == 1,
+        skip=skip_existing,
+        force=force,
     )
     outcome = batch.run(jobs, task, workers=workers, label="encoding")
     _finish(outcome, as_json, "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
+    from torch import Tensor
 
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.codec import Codec, Decoded, Encoded
+    from priorcodec.core.refine import Measure, Refine, Towards
     from priorcodec.registry import Registry
 
 
@@ -66,23 +68,80 @@ class Session:
             return self._registry
 
     def encode(
-        self, picture: Any, quality: float = 3.0, *, background: str | None = None, statistics: bool = False
+        self,
+        picture: Any,
+        quality: float = 3.0,
+        *,
+        background: str | None = None,
+        statistics: bool = False,
+        refine: int = 0,
+        refine_for: str = "psnr",
     ) -> bytes:
         """A picture (path, PIL image, uint8 array (h, w, 3) or (h, w), tensor (3, h, w) in [-1, 1]) -> a .gic file's bytes.
 
         quality: in levels, 0 (smallest file) to 7, fractions allowed; background: colour behind transparency; statistics:
-        write eight bytes (and 3 to 7 of framing) that decoders with renorm=written use.
+        write eight bytes (and 3 to 7 of framing) that decoders with renorm=written use; refine, refine_for: see `refinement`.
         Raises:
-            ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality.
+            ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality, or as `refinement`.
         """
-        return self.encode_details(picture, quality, background=background, statistics=statistics).data
+        refined = self.refinement(refine, refine_for)
+        return self.encode_details(picture, quality, background=background, statistics=statistics, refined=refined).data
 
     def encode_details(
-        self, picture: Any, quality: float = 3.0, *, background: str | None = None, statistics: bool = False
+        self,
+        picture: Any,
+        quality: float = 3.0,
+        *,
+        background: str | None = None,
+        statistics: bool = False,
+        refined: Refine | None = None,
     ) -> Encoded:
-        """`encode` with everything known about the file: estimated bits, parts, hash of the symbols."""
+        """`encode` with everything known about the file: estimated bits, parts, hash of the symbols, what refining did."""
         pixels = image.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
-        return self.codec.encode(pixels, quality, statistics=statistics)
+        return self.codec.encode(pixels, quality, statistics=statistics, refined=refined)
+
+    def refinement(
+        self, steps: int, towards: str = "psnr", *, progress: Callable[[int], None] | None = None
+    ) -> Refine | None:
+        """A request that `Codec.encode` takes: `steps` of online latent optimisation, None for 0.
+
+        towards: "psnr"; "structure", where most of the distortion is what edges lost; or the name of this session's backbone,
+        where most of it is the distance of its bridge's latent from the picture's own: that loads the backbone, and the file can
+        still be decoded through any. progress: called with the number of steps done.
+        Raises:
+            ConfigError: not 0 to 10000 steps, or another name.
+            WeightsError, AdapterError, BackboneError: the backbone is not complete.
+        """
+        from priorcodec.core import refine
+
+        name = self.config.backbone.name
+        if towards not in ("psnr", "structure", name):
+            raise ConfigError(
+                f"cannot refine for {towards!r}, wanted psnr, structure, or {name}, this session's backbone"
+            )
+        if steps == 0:
+            return None
+        measure = None if towards == "psnr" else refine.structure if towards == "structure" else self._latent_distance()
+        return refine.Refine(steps=steps, towards=measure, progress=progress)
+
+    def _latent_distance(self) -> Towards:
+        """The bridge's z_hat against the picture's own latent, in standard deviations of that space, squared."""
+        import torch
+
+        adapter = self.adapter
+
+        def towards(x: Tensor, quality: float) -> Measure:
+            level = torch.tensor([quality], device=x.device)
+            with torch.no_grad():
+                z = adapter.attached.to_latents(x.to(self._dtype)).float()
+
+            def measure(y_hat: Tensor, preview: Tensor) -> Tensor:
+                z_hat, _ = adapter.bridge(y_hat, level, preview)
+                return ((z_hat.float() - z) / adapter.bridge.std).square().mean()
+
+            return measure
+
+        return towards
 
     def encode_to(
         self,
@@ -92,6 +151,8 @@ class Session:
         bpp: float | None = None,
         background: str | None = None,
         statistics: bool = False,
+        refine: int = 0,
+        refine_for: str = "psnr",
     ) -> bytes:
         """`encode` with the quality searched: the largest file at or under `max_bytes`, or `bpp` bits per pixel of the true size.
 
@@ -101,7 +162,8 @@ class Session:
         """
         pixels = image.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
         target = rate.bytes_of(max_bytes, bpp, *pixels.shape[:2])
-        return self.codec.encode_to(pixels, target, statistics=statistics).encoded.data
+        refined = self.refinement(refine, refine_for)
+        return self.codec.encode_to(pixels, target, statistics=statistics, refined=refined).encoded.data
 
     def preview(self, data: bytes) -> Image:
         """The auxiliary decoder's picture: no backbone, no diffusion code. Raises StreamError."""
@@ -133,13 +195,12 @@ class Session:
             raise StreamError(
                 "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=off"
             )
-        with torch.inference_mode():
-            adapter = self.adapter
-            with self._one_call:
-                try:
-                    return self._picture(adapter, decoded)
-                except FloatingPointError:
-                    return self._picture_in_float32(adapter, decoded)
+        adapter = self.adapter  # outside inference mode: refining has gradients through it
+        with torch.inference_mode(), self._one_call:
+            try:
+                return self._picture(adapter, decoded)
+            except FloatingPointError:
+                return self._picture_in_float32(adapter, decoded)
 
     def fingerprint(self, data: bytes, *, preview: bool = False) -> str:
         """32 hex digits of a file and all settings its picture depends on; not of the device, which changes last bits only.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from priorcodec.batch import Job, Work
+from priorcodec.batch import Job, Work, bar
 from priorcodec.config import DecodeConfig
 from priorcodec.core.errors import ConfigError, PrecisionWarning, StreamError
 
@@ -20,8 +20,8 @@ class Encode:
     """Pictures -> .gic files.
 
     quality: in levels; limit, bpp: wanted size in bytes or bits per pixel, the quality is searched then; say_smaller: say when
-    the highest quality is smaller; background, statistics: as of `Session.encode`; skip: leave what is there and is what would
-    be written; force: replace what is there and is not.
+    the highest quality is smaller; background, statistics, refine, refine_for: as of `Session.encode`; show_steps:
+    a bar of the refinement's; skip: leave what is there and is what would be written; force: replace what is there and is not.
     """
 
     config: DecodeConfig
@@ -31,6 +31,9 @@ class Encode:
     say_smaller: bool = True
     background: str | None = None
     statistics: bool = False
+    refine: int = 0
+    refine_for: str = "psnr"
+    show_steps: bool = False
     skip: bool = False
     force: bool = False
 
@@ -39,7 +42,9 @@ class Encode:
         from priorcodec.core.prior import QUALITY_STEPS
         from priorcodec.session import Session
 
-        codec = Session(self.config).codec
+        session = Session(self.config)
+        session.refinement(self.refine, self.refine_for)  # a wrong request ends here, before any file
+        codec = session.codec
         byte = codec.quality_byte(self.quality)
         searched = self.limit is not None or self.bpp is not None
 
@@ -53,13 +58,15 @@ class Encode:
                     return {"skipped": True}
             for note in loaded.notes:
                 print(f"{job.source}: {note}", file=sys.stderr)
-            if target is None:
-                encoded = codec.encode(loaded.pixels, self.quality, statistics=self.statistics)
-            else:
-                found = codec.encode_to(loaded.pixels, target, statistics=self.statistics)
-                encoded, note = found.encoded, found.note()
-                if note and self.say_smaller:
-                    print(f"{job.source}: {note}", file=sys.stderr)
+            with bar("refining", self.refine, shown=self.show_steps and self.refine > 0) as progress:
+                refined = session.refinement(self.refine, self.refine_for, progress=progress)
+                if target is None:
+                    encoded = codec.encode(loaded.pixels, self.quality, statistics=self.statistics, refined=refined)
+                else:
+                    found = codec.encode_to(loaded.pixels, target, statistics=self.statistics, refined=refined)
+                    encoded, note = found.encoded, found.note()
+                    if note and self.say_smaller:
+                        print(f"{job.source}: {note}", file=sys.stderr)
             files.write(job.target, encoded.data)
             return {
                 "bytes": len(encoded.data),
@@ -68,6 +75,7 @@ class Encode:
                 "width": width,
                 "height": height,
                 "symbols_sha256": encoded.symbols_sha256,
+                **({"refinement": asdict(encoded.refinement)} if encoded.refinement else {}),
             }
 
         return work

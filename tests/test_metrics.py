@@ -218,3 +218,32 @@ def test_lpips_and_dists_run_once_their_weights_are_there(tmp_path, monkeypatch)
     finally:
         metrics._lpips.cache_clear()
         metrics._dists.cache_clear()
+
+
+def gmsd_by_hand(a: np.ndarray, b: np.ndarray) -> float:
+    """Xue et al. 2014 with scipy in float64: 2x2 means of the luma, Prewitt, T = 170, no borders."""
+    from scipy.ndimage import prewitt
+
+    magnitudes = []
+    for x in (a, b):
+        grey = x.astype(float) @ (0.299, 0.587, 0.114)
+        grey = grey[: grey.shape[0] // 2 * 2, : grey.shape[1] // 2 * 2]
+        grey = grey.reshape(grey.shape[0] // 2, 2, grey.shape[1] // 2, 2).mean((1, 3))
+        magnitudes.append(np.hypot(prewitt(grey, 0), prewitt(grey, 1))[1:-1, 1:-1] / 3)
+    m, n = magnitudes
+    return float(((2 * m * n + 170) / (m**2 + n**2 + 170)).std(ddof=1))
+
+
+def test_gmsd_against_scipy_and_by_its_properties(pairs):
+    for reference, other in pairs:
+        assert metrics.gmsd(reference, other) == pytest.approx(gmsd_by_hand(reference, other), abs=2e-6)
+        assert metrics.gmsd(reference, reference) == 0
+        assert metrics.gmsd(other, reference) == pytest.approx(metrics.gmsd(reference, other), abs=1e-12)
+    x = np.clip(picture(9).astype(int), 0, 200)
+    assert metrics.gmsd(x.astype(np.uint8), (x + 50).astype(np.uint8)) == pytest.approx(
+        0, abs=1e-7
+    )  # brightness is no structure
+    blurred = np.array(Image.fromarray(x.astype(np.uint8)).resize((22, 24)).resize((176, 192)))
+    assert metrics.gmsd(x.astype(np.uint8), blurred) > 3 * metrics.gmsd(
+        x.astype(np.uint8), coded(x.astype(np.uint8), "JPEG", 60)
+    )

@@ -32,9 +32,9 @@ MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); trunk: the bridge's features (b, width, h',
-    w'); mean, std: the statistics that z should have by the adapter's prediction, each (b, c), None for an adapter that predicts
-    none."""
+    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); trunk: the bridge's features, (b, width,
+    h', w'); mean, std: the statistics that z should have by the adapter's prediction, each (b, c), None for an adapter that
+    predicts none."""
 
     z_hat: Tensor
     trunk: Tensor

@@ -7,8 +7,8 @@ file --bitstream.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_h
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,9 @@ from priorcodec.core.bitstream import STATISTICS, Segment, Stream
 from priorcodec.core.checkpoint import EncoderWeights, load_encoder
 from priorcodec.core.encoder import Transforms
 from priorcodec.core.errors import ConfigError, StreamError
-from priorcodec.core.prior import QUALITY_STEPS
+from priorcodec.core.pretext import Ladder
+from priorcodec.core.prior import QUALITY_STEPS, Prior
+from priorcodec.core.refine import Objective, Refine, Refinement, refine
 from priorcodec.core.renorm import PictureStatistics
 from priorcodec.core.transform import HYPER_STRIDE, STRIDE
 
@@ -34,13 +36,14 @@ LARGEST_TILE = 4096
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
     """data: the whole file; stream: the same, parsed; hyper_bits, latent_bits: their cost by the entropy tables;
-    symbols_sha256: what every decoder must read back."""
+    symbols_sha256: what every decoder must read back; refinement: what refining did, if it was wanted."""
 
     data: bytes
     stream: Stream
     hyper_bits: float
     latent_bits: float
     symbols_sha256: str
+    refinement: Refinement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,28 +106,76 @@ class Codec:
         return round(quality * QUALITY_STEPS)
 
     @torch.inference_mode()
-    def encode(self, pixels: np.ndarray, quality: float = 3.0, *, statistics: bool = False) -> Encoded:
+    def encode(
+        self, pixels: np.ndarray, quality: float = 3.0, *, statistics: bool = False, refined: Refine | None = None
+    ) -> Encoded:
         """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array.
 
-        statistics: write the picture's too, 8 bytes and 3 to 7 of framing, so that a decoder can use `renorm=written`.
+        statistics: write the picture's too, 8 bytes and 3 to 7 of framing, so that a decoder can use `renorm=written`;
+        refined: spend time on a better file, never one with a larger R + lambda D.
         """
         byte = self.quality_byte(quality)
+        if refined is not None:
+            encoded, told = self._refined(pixels, byte, statistics=statistics, request=refined)
+            return replace(encoded, refinement=told)
         return self._writer(pixels, statistics=statistics)(byte)
 
     @torch.inference_mode()
-    def encode_to(self, pixels: np.ndarray, max_bytes: int, *, statistics: bool = False) -> rate.Found:
+    def encode_to(
+        self, pixels: np.ndarray, max_bytes: int, *, statistics: bool = False, refined: Refine | None = None
+    ) -> rate.Found:
         """uint8 (h, w, 3) -> the largest file of at most `max_bytes` bytes, everything in it counted; `rate.search` says how.
 
+        refined: `rate.refined` says how.
         Raises ConfigError when the smallest file is larger, ImageError for a strange array.
         """
-        return rate.search(self._writer(pixels, statistics=statistics), max_bytes, (self.levels - 1) * QUALITY_STEPS)
+        write, top = self._writer(pixels, statistics=statistics), (self.levels - 1) * QUALITY_STEPS
+        found = rate.search(write, max_bytes, top)
+        if refined is None:
+            return found
+        better = partial(self._refined, pixels, statistics=statistics, request=refined, most=max_bytes)
+        return rate.refined(found, write, better, top)
 
     def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
         height, width = pixels.shape[:2]
         y = self._analysed(image.pad(image.to_planes(pixels), HYPER_STRIDE))
-        written = [Segment(type=STATISTICS, data=PictureStatistics.measure(pixels).pack())] if statistics else []
-        return partial(self._write, y, (height, width), tuple(written))
+        return partial(self._write, y, (height, width), self._segments(pixels, statistics))
+
+    def _refined(
+        self,
+        pixels: np.ndarray,
+        byte: int,
+        *,
+        statistics: bool,
+        request: Refine,
+        most: int | None = None,
+        scale: float = 0.0,
+    ) -> tuple[Encoded, Refinement]:
+        """The refined file at one quality byte; most: see `refine`; scale: see `Objective`."""
+        quality = byte / QUALITY_STEPS
+        x = image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device)
+        levels = torch.tensor([quality], device=self.device)
+        lam = float(Ladder(levels=self.levels).lambdas(levels))
+        size: tuple[int, int] = pixels.shape[:2]  # pyright: ignore[reportAssignmentType]
+        write = partial(self._code, size=size, segments=self._segments(pixels, statistics), byte=byte)
+        with torch.inference_mode(False), torch.no_grad():  # what is made inside inference mode has no gradient later
+            x, levels = x.clone(), levels.clone()
+            measure = None if request.towards is None else request.towards(x, quality)
+            objective = Objective(pixels, x, lam, measure, scale)
+            y, simulation = self.transforms.g_a(x), self.simulation
+        return refine(request, objective, self.transforms, simulation, levels, y, write, most=most)
+
+    @cached_property
+    def simulation(self) -> Prior:
+        """The exact entropy model as a differentiable one."""
+        c = self.transforms.config
+        prior = Prior(c.m, c.m_h, c.n, c.levels)
+        prior.load_tables(self.weights.prior.tables)
+        return prior.requires_grad_(False).eval().to(self.device)
+
+    def _segments(self, pixels: np.ndarray, statistics: bool) -> tuple[Segment, ...]:
+        return (Segment(type=STATISTICS, data=PictureStatistics.measure(pixels).pack()),) if statistics else ()
 
     def _analysed(self, planes: Tensor) -> Tensor:
         """uint8 (1, 3, H, W), sides multiples of 64 -> y (1, m, H/16, W/16), one tile after the other."""
@@ -143,18 +194,25 @@ class Codec:
     def _write(self, y: Tensor, size: tuple[int, int], segments: tuple[Segment, ...], byte: int) -> Encoded:
         """Features y (1, m, h, w) of a picture of true size (height, width), in pixels, at one quality byte -> file."""
         y_q, z = self.transforms.scaled(y, torch.tensor([byte / QUALITY_STEPS], device=self.device))
+        return self._code(y_q, z, size=size, segments=segments, byte=byte)[0]
+
+    def _code(
+        self, y_q: Tensor, z: Tensor, *, size: tuple[int, int], segments: tuple[Segment, ...], byte: int
+    ) -> tuple[Encoded, Tensor]:
+        """Values in quantisation steps, with batch dimension -> the file, and y_hat_q (m, h, w) as its decoder reads it."""
         coded = self.prior.encode(y_q[0], z[0], byte)
         stream = Stream(
             encoder_id=self.id, quality=byte, height=size[0], width=size[1],
             hyper=coded.hyper, latent=coded.latent, segments=segments,
         )  # fmt: skip
-        return Encoded(
+        encoded = Encoded(
             data=bitstream.pack(stream),
             stream=stream,
             hyper_bits=coded.hyper_bits,
             latent_bits=coded.latent_bits,
             symbols_sha256=coded.symbols_sha256,
         )
+        return encoded, coded.y_hat_q
 
     @torch.inference_mode()
     def read(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> tuple[Stream, Tensor, str]:

@@ -102,11 +102,13 @@ class Prior(nn.Module):
         mean, index = out.chunk(2, dim=1)
         return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
 
-    def forward(self, y: Tensor, phi: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, y: Tensor, phi: Tensor, rounding: Callable[[Tensor], Tensor] = round_ste
+    ) -> tuple[Tensor, Tensor]:
         """Scaled features y and phi -> mean, index of every position, the context made from y's own rounding."""
         mask = anchors(*y.shape[-2:], device=y.device)
         mean_a, index_a = self.split(self.anchor[1](self.anchor[0](phi)))
-        seen = torch.where(mask, _fixed(round_ste(y - mean_a) + mean_a), 0.0)
+        seen = torch.where(mask, _fixed(rounding(y - mean_a) + mean_a), 0.0)
         ctx = self.context(seen)
         mean_o, index_o = self.split(self.other[1](self.other[0](torch.cat([phi, ctx], 1))))
         return torch.where(mask, mean_a, mean_o), torch.where(mask, index_a, index_o)

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from priorcodec.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from priorcodec.core.codec import Encoded
+    from priorcodec.core.refine import Refinement
 
 WITHIN = 0.03  # a file this much below its target has hit it
 NEAR = 2  # quality bytes on either side of the result that are written for comparison
@@ -47,6 +48,8 @@ class Found:
         if self.highest:
             return f"{_out_of_range(self.target, self.smallest, self.largest, self.encoded)}: written at the highest quality"
         size = len(self.encoded.data)
+        if self.encoded.refinement is not None:
+            return f"wanted {_both(self.target, self.encoded)}, the refined file has {_both(size, self.encoded)}"
         return (
             f"wanted {_both(self.target, self.encoded)}, the closest file below has {_both(size, self.encoded)}, "
             f"{1 - size / self.target:.1%} less: between two qualities this picture's file grows by more than that"
@@ -98,6 +101,27 @@ def search(write: Callable[[int], Encoded], target: int, top: int) -> Found:
         highest=best == top,
         written=len(tried),
     )
+
+
+def refined(
+    found: Found, write: Callable[[int], Encoded], better: Callable[..., tuple[Encoded, Refinement]], top: int
+) -> Found:
+    """What a search found, refined: the file with the smallest distortion out of at most three that fit.
+
+    They are the plain one, the refined one of its quality, and, where that became much smaller, the refined one of the quality
+    whose plain file is larger than the target by what refining saved, as far as it fits.
+    better: quality byte, scale= of the distortion's measure -> the refined file, the plain one if none is better and fits.
+    """
+    first, told = better(found.encoded.stream.quality)
+    options = [(found.encoded, replace(told, after=told.before)), (first, told)]
+    if told.after.bytes < (1 - WITHIN) * found.target and not found.highest:
+        room = int(
+            (1 - WITHIN / 3) * found.target * told.before.bytes / told.after.bytes
+        )  # a third: it rarely saves the same
+        options.append(better(search(write, room, top).encoded.stream.quality, scale=told.scale))
+    fitting = [option for option in options if len(option[0].data) <= found.target]
+    best, told = min(fitting, key=lambda option: option[1].after.distortion)
+    return replace(found, encoded=replace(best, refinement=told), highest=best.stream.quality == top)
 
 
 def _border(size: Callable[[int], int], target: int, top: int) -> int:

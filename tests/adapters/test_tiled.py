@@ -80,7 +80,7 @@ def test_statistics_of_parts_together_are_those_of_the_whole():
 
 
 class Pointwise:
-    """In an adapter's place: a latent of the preview's block means and the noise, the preview in the picture, no context at all."""
+    """In an adapter's place: a latent of block means and noise, the preview in the picture, no context at all."""
 
     spec = types.SimpleNamespace(latent=types.SimpleNamespace(channels=3, stride=8))
 
