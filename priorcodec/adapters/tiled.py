@@ -1,13 +1,15 @@
 """What a file says -> a backbone's picture, tile by tile; a picture of one tile is the plain case.
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
-    z --each tile: to_pixels, beside the preview--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
-What is whole at any time is y_hat, the latent, and the 8-bit picture; with renorm=written the picture in float32 as well.
+    z, preview --each tile: to_pixels--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
+What is whole at any time is y_hat, the latent, the 8-bit picture, and the tiles' previews in float32, which both passes read;
+with renorm=written the picture in float32 as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +25,7 @@ from priorcodec.core.tiles import Plan, Span
 from priorcodec.core.transform import STRIDE
 
 MARGIN = (
-    64  # pixels that neighbours see of each other, twice what they fade across: what a false border spoils ends before
+    64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
 )
 LARGEST = 2048  # the denoiser's attention costs more per pixel the larger the tile
 
@@ -35,13 +37,13 @@ def automatic(pixel_bytes: int, device: torch.device | str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Of a whole picture. z: the clean latent (1, c, h', w'); preview: where it is one tile, None where every tile's is made
-    again; mean, std: those the adapter predicts for z, each (1, c), None for one that predicts none."""
+    """Of a whole picture. z: the clean latent (1, c, h', w'); mean, std: those the adapter predicts for z, each (1, c), or None;
+    preview: of what a tile reads, made once."""
 
     z: Tensor
-    preview: Tensor | None
     mean: Tensor | None
     std: Tensor | None
+    preview: Callable[[Span, Span], Tensor]
 
 
 def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
@@ -54,7 +56,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, trunks, previews = adapter.statistics, [], [], []
+    head, seen, trunks, preview = adapter.statistics, [], [], functools.cache(decoded.preview_part)
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -62,10 +64,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
         def noise(step: int) -> Tensor:
             return whole(step)[..., rows.read(space.stride), columns.read(space.stride)]
 
-        preview = decoded.preview_part(rows, columns)
-        if len(plan) == 1:
-            previews.append(preview)
-        out = adapter(y_hat, quality, preview, steps=steps, noise=noise)
+        out = adapter(y_hat, quality, preview(rows, columns), steps=steps, noise=noise)
         if head is not None:
             own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
             mean, std, trunk = head.measure(*own)
@@ -75,7 +74,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
 
     z = torch.cat([band for (band,) in tiles.blend(plan, one)], -2)
     mean, std = (None, None) if head is None else head.predict(*renorm.together(seen), renorm.together(trunks)[0])
-    return Latent(z=z, preview=previews[0] if previews else None, mean=mean, std=std)
+    return Latent(z=z, mean=mean, std=std, preview=preview)
 
 
 def picture(
@@ -85,12 +84,12 @@ def picture(
 
     written: statistics that the picture is moved to. Raises FloatingPointError: a value that is not finite.
     """
-    bands = _bands(adapter, decoded, found, plan)
+    bands, size = _bands(adapter, decoded, found, plan), (decoded.height, decoded.width)
     if written is not None:
         kept = list(bands)
         shown = renorm.measure_shown(kept)
         bands = (written.apply(band, shown) for band in kept)
-    pixels, top = np.empty((decoded.height, decoded.width, 3), np.uint8), 0
+    pixels, top = np.empty((*size, 3), np.uint8), 0
     for band in bands:
         pixels[top : top + band.shape[-2]] = image.to_pixels(band)
         top += band.shape[-2]
@@ -99,12 +98,12 @@ def picture(
 
 def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
-
-    stride, quality = adapter.spec.latent.stride, torch.tensor([decoded.quality], device=found.z.device)
+    stride = adapter.spec.latent.stride
+    quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
-        preview = decoded.preview_part(rows, columns) if found.preview is None else found.preview
-        return [_finite(adapter.to_pixels(found.z[..., rows.read(stride), columns.read(stride)], quality, preview))]
+        z = found.z[..., rows.read(stride), columns.read(stride)]
+        return [_finite(adapter.to_pixels(z, quality, found.preview(rows, columns)))]
 
     left = decoded.height
     for (band,) in tiles.blend(plan, one):

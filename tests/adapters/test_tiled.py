@@ -1,4 +1,4 @@
-"""A backbone's picture in tiles: no seams, noise, statistics and preview of the whole."""
+"""A backbone's picture in tiles: no seams; noise, statistics and preview of the whole."""
 
 import types
 
@@ -80,7 +80,7 @@ def test_statistics_of_parts_together_are_those_of_the_whole():
 
 
 class Pointwise:
-    """In an adapter's place: a latent of block means and noise, the preview in the picture, no context at all."""
+    """In an adapter's place: a latent of the preview's block means and the noise, the preview beside it, no context at all."""
 
     spec = types.SimpleNamespace(latent=types.SimpleNamespace(channels=3, stride=8))
 
@@ -110,7 +110,7 @@ def test_noise_statistics_and_preview_are_those_of_the_whole(file):
         torch.testing.assert_close(one.z, F.avg_pool2d(decoded.preview, 8) + 0.01 * noise, rtol=0, atol=1e-4)
         for got, wanted in zip((parts.mean, parts.std), adapter.statistics(one.z, one.z.abs()), strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
-        pictures = [tiled.picture(adapter, decoded, found, p).astype(int) for found, p in ((parts, plan), (one, whole))]
+        pictures = [tiled.picture(adapter, decoded, one, p).astype(int) for p in (plan, whole)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
