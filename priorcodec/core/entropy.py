@@ -25,6 +25,11 @@ from priorcodec.core.prior import INDEX_BIAS, INDEX_GAIN, SCALES, anchors, scale
 
 PRECISION = 16  # bits of a cumulative frequency
 LARGEST_SYMBOL = (1 << 15) - 1
+STRIP = (
+    1 << 13
+)  # positions of the latent grid whose parameters are worked out at a time: 108 MiB of columns for 192 channels
+GROUP = 1 << 22  # values copied at a time: 32 MiB in float64
+CHUNK = 1 << 20  # symbols handed to the coder at a time, as Python numbers
 TAIL = 5.0  # tables reach this many standard deviations; symbols beyond are escaped
 
 
@@ -112,26 +117,27 @@ class ExactPrior:
     def encode(self, y_q: Tensor, z: Tensor, quality: int) -> Coded:
         """y_q (m, h, w) and z (m_h, h/4, w/4) in quantisation steps, quality as in the file -> both strings."""
         z_mean, z_index = self._hyper_parameters(quality, z.shape[-2:])
-        z_symbols = _round(z.to(self.device).double() - z_mean / ONE)
+        z_symbols = _round(z.to(self.device).double() - z_mean / ONE).int()
         phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
-        coder = _Encoder(self)
+        coder, digest = _Encoder(self), _Digest()
         coder.add(z_symbols, z_index)
+        digest.add(z_symbols)
         hyper, hyper_bits, latent = coder.finish(), coder.bits, _Encoder(self)
-        values = torch.zeros(y_q.shape, dtype=torch.float64, device=self.device)
-        parts = [z_symbols]
+        values = torch.zeros(y_q.shape, dtype=torch.float32, device=self.device)
         for mask in self._passes(y_q.shape[-2:]):
-            mean, index = self._parameters(phi, values, mask, first=not len(parts) > 1)
-            symbols = _round(y_q.to(self.device).double()[:, mask] - mean / ONE)
+            mean, index = self._parameters(phi, values, mask, first=bool(mask[0, 0]))
+            pairs = zip(_groups(y_q.to(self.device), mask), _groups(mean, mask), strict=True)
+            symbols = torch.cat([_round(y.double()[:, mask] - m.double() / ONE).int() for y, m in pairs])
             latent.add(symbols, index)
-            values[:, mask] = symbols * ONE + mean
-            parts.append(symbols)
+            digest.add(symbols)
+            _put(values, mask, symbols, mean)
         return Coded(
             hyper=hyper,
             latent=latent.finish(),
-            y_hat_q=(values / ONE).float(),
+            y_hat_q=values.div_(ONE),
             hyper_bits=hyper_bits,
             latent_bits=latent.bits,
-            symbols_sha256=_digest(parts),
+            symbols_sha256=digest.hex(),
         )
 
     def decode(self, hyper: bytes, latent: bytes, quality: int, h: int, w: int) -> tuple[Tensor, str]:
@@ -144,15 +150,15 @@ class ExactPrior:
         z_mean, z_index = self._hyper_parameters(quality, (h // 4, w // 4))
         z_symbols = _Decoder(self, hyper).take(z_index)
         phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
-        decoder = _Decoder(self, latent)
-        values = torch.zeros((self.m, h, w), dtype=torch.float64, device=self.device)
-        parts = [z_symbols]
+        decoder, digest = _Decoder(self, latent), _Digest()
+        digest.add(z_symbols)
+        values = torch.zeros((self.m, h, w), dtype=torch.float32, device=self.device)  # below 2**24: exact
         for mask in self._passes((h, w)):
-            mean, index = self._parameters(phi, values, mask, first=not len(parts) > 1)
+            mean, index = self._parameters(phi, values, mask, first=bool(mask[0, 0]))
             symbols = decoder.take(index)
-            values[:, mask] = symbols * ONE + mean
-            parts.append(symbols)
-        return (values / ONE).float(), _digest(parts)
+            digest.add(symbols)
+            _put(values, mask, symbols, mean)
+        return values.div_(ONE), digest.hex()
 
     def _check_length(self, hyper: bytes, latent: bytes, quality: int, h: int, w: int) -> None:
         """Even the likeliest symbols cost bits: what a header makes us allocate is bounded by the length of its file."""
@@ -180,22 +186,37 @@ class ExactPrior:
         return exact_conv(a, self.tables[f"{name}.weight"], self.tables[f"{name}.bias"], relu=relu)
 
     def _features(self, z_hat: Tensor, quality: int) -> Tensor:
-        """Integers all along: decoded hyper-latent (m_h, h/4, w/4) -> phi (n, h, w)."""
+        """Integers all along: decoded hyper-latent (m_h, h/4, w/4) -> phi (n, h, w), int16."""
         bias = self.tables["quality_bias"][quality].double()[:, None, None]
         a = (self._layer("h_s.0", z_hat) + bias).clamp(0, LIMIT)
         a = F.pixel_shuffle(self._layer("h_s.1", a), 2)
         a = F.pixel_shuffle(self._layer("h_s.2", a), 2)
-        return self._layer("h_s.3", a)
+        return self._layer("h_s.3", a).short()
 
     def _parameters(self, phi: Tensor, values: Tensor, mask: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
-        """-> mean (integers, units of 1/ONE) and table index (m, positions) at the positions of `mask`."""
-        head, a = "anchor", phi[:, mask][:, None]
+        """-> mean (int16, units of 1/ONE) and table index (uint8), each (m, positions of `mask`, row by row).
+
+        values: those of the anchors, which the first pass does not look at. In strips of rows, with a row more above and below.
+        """
+        h, w = mask.shape
+        rows = max(1, STRIP // w)
+        parts = [self._strip(phi, values, mask, top, min(h, top + rows), first) for top in range(0, h, rows)]
+        mean, index = (torch.cat(kind, 1) for kind in zip(*parts, strict=True))
+        return mean, index
+
+    def _strip(
+        self, phi: Tensor, values: Tensor, mask: Tensor, top: int, end: int, first: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`_parameters` of the rows from `top` to before `end`."""
+        here = mask[top:end]
+        head, a = "anchor", phi[:, top:end][:, here].double()[:, None]
         if not first:
-            context = self._layer("context", _fixed(values), relu=False)[:, mask][:, None]
-            head, a = "other", torch.cat([a, context])
+            above = max(0, top - 1)
+            context = self._layer("context", _fixed(values[:, above : end + 1].double()), relu=False)
+            head, a = "other", torch.cat([a, context[:, top - above :][:, : end - top][:, here][:, None]])
         mean, index = self._layer(f"{head}.1", self._layer(f"{head}.0", a), relu=False)[:, 0].chunk(2)
         index = torch.floor(index * INDEX_GAIN / ONE + 0.5) + INDEX_BIAS
-        return mean, index.clamp(0, SCALES - 1).long()
+        return mean.short(), index.clamp(0, SCALES - 1).byte()
 
 
 class _Encoder:
@@ -206,9 +227,10 @@ class _Encoder:
         self.coder = extension("ans").BufferedRansEncoder()
 
     def add(self, symbols: Tensor, index: Tensor) -> None:
-        p, s, i = self.prior, symbols.flatten().to(torch.int32).cpu(), index.flatten().cpu()
-        self.coder.encode_with_indexes(s.tolist(), i.tolist(), p.cdfs, p.lengths, p.offsets)
-        self.bits += _cost(p, s.numpy(), i.numpy())
+        p = self.prior
+        for s, i in zip(symbols.flatten().cpu().split(CHUNK), index.flatten().cpu().split(CHUNK), strict=True):
+            self.coder.encode_with_indexes(s.tolist(), i.tolist(), p.cdfs, p.lengths, p.offsets)
+            self.bits += _cost(p, s.numpy(), i.numpy())
 
     def finish(self) -> bytes:
         return self.coder.flush()
@@ -230,11 +252,13 @@ class _Decoder:
             padding = 16 * max(1, index.numel()) + 16 * len(self.data) + 4096
             self.coder = extension("ans").RansDecoder()
             self.coder.set_stream(self.data + bytes(padding))
-        symbols = self.coder.decode_stream(index.flatten().tolist(), p.cdfs, p.lengths, p.offsets)
-        out = torch.tensor(symbols, dtype=torch.float64, device=p.device).view(index.shape)
-        if out.numel() and out.abs().max() > LARGEST_SYMBOL:
-            raise StreamError("an entropy string holds an impossible symbol: the file is damaged or forged")
-        return out
+        out = torch.empty(index.numel(), dtype=torch.int32)
+        for i, part in zip(index.flatten().cpu().split(CHUNK), out.split(CHUNK), strict=True):
+            symbols = self.coder.decode_stream(i.tolist(), p.cdfs, p.lengths, p.offsets)
+            part.copy_(torch.tensor(symbols, dtype=torch.int32))
+            if part.numel() and (part.max() > LARGEST_SYMBOL or part.min() < -LARGEST_SYMBOL):
+                raise StreamError("an entropy string holds an impossible symbol: the file is damaged or forged")
+        return out.view(index.shape).to(p.device)
 
 
 def _round(value: Tensor) -> Tensor:
@@ -246,11 +270,28 @@ def _fixed(a: Tensor) -> Tensor:
     return a.clamp(-LIMIT, LIMIT)
 
 
-def _digest(parts: list[Tensor]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.to(torch.int32).cpu().numpy().astype("<i4").tobytes())
-    return digest.hexdigest()
+def _groups(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
+    """x (channels, ...) on the grid of `mask`, in as few groups of channels as copies in float64 should be made of."""
+    return x.split(max(1, GROUP // mask.numel()))
+
+
+def _put(values: Tensor, mask: Tensor, symbols: Tensor, mean: Tensor) -> None:
+    """values (m, h, w) at the positions of `mask`: what was decoded there, in units of 1/ONE."""
+    for v, s, m in zip(*(_groups(part, mask) for part in (values, symbols, mean)), strict=True):
+        v[:, mask] = (s * ONE + m).float()
+
+
+class _Digest:
+    """SHA-256 of all symbols in the order they are coded, as little-endian int32."""
+
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+
+    def add(self, symbols: Tensor) -> None:
+        self.sha256.update(np.ascontiguousarray(symbols.cpu().numpy(), dtype="<i4").data)
+
+    def hex(self) -> str:
+        return self.sha256.hexdigest()
 
 
 def _bit_table(cdf: Tensor, length: Tensor) -> np.ndarray:

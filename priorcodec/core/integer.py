@@ -18,6 +18,7 @@ WEIGHT_BITS = 10
 ONE = 1 << FRACTION_BITS
 LIMIT = (1 << 15) - 1
 WEIGHT_LIMIT = (1 << 15) - 1
+STRIP = 1 << 22  # numbers of a strip that `exact_conv` works on at a time: 32 MiB
 MAX_FAN_IN = 1 << 20  # 2**15 * 2**15 * 2**20 + bias < 2**53: the bound under which float64 sums are exact
 
 
@@ -83,12 +84,22 @@ class IntConv2d(nn.Module):
 def exact_conv(a: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
     """The same layer on integers: (c_in, h, w) float64 integers -> (c_out, h, w) float64 integers.
 
-    Unfold + matmul only: a library convolution could choose a transform-domain algorithm, which is not exact.
+    Unfold + matmul only: a library convolution could choose a transform-domain algorithm, which is not exact. Rows are done in
+    strips, since the columns of a large picture would fill gigabytes; sums of integers do not mind.
     Args: weight int16 (c_out, c_in, k, k) and bias int32 (c_out,), as `IntConv2d.tables` gives them.
     """
-    c_out, _, kernel, _ = weight.shape
+    c_out, c_in, kernel, _ = weight.shape
     _, h, w = a.shape
-    columns = F.unfold(a[None], kernel, padding=kernel // 2)[0] if kernel > 1 else a.flatten(1)
-    total = weight.flatten(1).double() @ columns + bias.double()[:, None]
-    out = torch.floor(total / (1 << WEIGHT_BITS) + 0.5).clamp(0 if relu else -LIMIT, LIMIT)
-    return out.view(c_out, h, w)
+    out = a.new_empty(c_out, h, w)
+    matrix, pad = weight.flatten(1).double(), kernel // 2
+    rows = max(1, STRIP // (max(c_in * kernel**2, c_out) * w))
+    for top in range(0, h, rows):
+        end = min(h, top + rows)
+        strip = a[:, max(0, top - pad) : end + pad]
+        if kernel > 1:
+            strip = F.pad(strip, (pad, pad, max(0, pad - top), max(0, end + pad - h)))
+            strip = F.unfold(strip[None], kernel)[0]
+        total = (matrix @ strip.flatten(1)).add_(bias.double()[:, None])
+        total.div_(1 << WEIGHT_BITS).add_(0.5).floor_().clamp_(0 if relu else -LIMIT, LIMIT)
+        out[:, top:end] = total.view(c_out, end - top, w)
+    return out
