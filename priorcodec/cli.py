@@ -53,6 +53,9 @@ Workers = Annotated[
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", help="Refuse larger pictures, also by a header; default 67108864.")
 ]
+Tile = Annotated[
+    int | None, typer.Option(help="Work on tiles of this side in pixels; 0: never; default: what the memory asks for.")
+]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Leave this plugin out; may be repeated.")]
 
 
@@ -70,6 +73,7 @@ def encode(
     statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
     device: Device = None,
     max_pixels: MaxPixels = None,
+    tile: Tile = None,
     skip_existing: Skip = False,
     workers: Workers = 1,
     force: Force = False,
@@ -93,7 +97,7 @@ def encode(
     if bpp is not None or limit is not None:
         rate.bytes_of(limit, bpp, 1, 1)
     task = Encode(
-        config=_config(settings, device=device, max_pixels=_text(max_pixels)),
+        config=_config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile)),
         quality=3.0 if quality is None else quality,
         limit=limit,
         bpp=bpp,
@@ -126,6 +130,7 @@ def decode(
     renorm: Renorm = None,
     no_plugin: NoPlugin = None,
     max_pixels: MaxPixels = None,
+    tile: Tile = None,
     skip_existing: Skip = False,
     workers: Workers = 1,
     force: Force = False,
@@ -139,7 +144,7 @@ def decode(
 
     inputs, settings = _split(words)
     options = {"backbone": backbone, "adapter": adapter, "device": device, "dtype": dtype, "renorm": renorm}
-    options |= {"steps": _text(steps), "max_pixels": _text(max_pixels)}
+    options |= {"steps": _text(steps), "max_pixels": _text(max_pixels), "tile": _text(tile)}
     off = tuple(no_plugin or ())
     task = Decode(config=_config(settings, no_plugin=off, **options), no_plugin=off, skip=skip_existing, force=force)
     _pictures(inputs, output, task, workers=workers, as_json=as_json)
@@ -151,6 +156,7 @@ def preview(
     output: Output = None,
     device: Device = None,
     max_pixels: MaxPixels = None,
+    tile: Tile = None,
     skip_existing: Skip = False,
     workers: Workers = 1,
     force: Force = False,
@@ -160,7 +166,7 @@ def preview(
     from priorcodec.work import Decode
 
     inputs, settings = _split(words)
-    config = _config(settings, device=device, max_pixels=_text(max_pixels))
+    config = _config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile))
     task = Decode(config=config, preview=True, skip=skip_existing, force=force)
     _pictures(inputs, output, task, workers=workers, as_json=as_json)
 

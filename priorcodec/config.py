@@ -51,7 +51,8 @@ class DecodeConfig:
     """How a file becomes a picture.
 
     adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles;
-    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`; max_pixels: larger pictures and files of such are refused.
+    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`; max_pixels: larger pictures and files of such are refused;
+    tile: side in pixels of the parts that larger pictures are worked on in, null for what the memory allows, 0 for never.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -62,6 +63,7 @@ class DecodeConfig:
     steps: int = 1
     renorm: Renorm = Renorm.off
     max_pixels: int = MAX_PIXELS
+    tile: int | None = None
 
     def problems(self) -> list[str]:
         """What the types alone cannot tell."""
@@ -72,6 +74,8 @@ class DecodeConfig:
             found.append(f"steps={self.steps}: wanted 1 to {MAX_STEPS}")
         if self.max_pixels < 1:
             found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
+        if self.tile and (self.tile < 128 or self.tile % 64):
+            found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, 0 for never, or null")
         return found
 
 

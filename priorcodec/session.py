@@ -1,11 +1,12 @@
 """The Python API people meet first: one session encodes pictures, previews files, and decodes them through a backbone.
 
-    picture --core.codec--> file --core.codec--> features --adapter + backbone--> latent --backbone.to_pixels--> picture
+    picture --core.codec--> file --core.codec--> features --adapters.tiled: adapter + backbone--> picture
 Encoding and previews load no diffusion code; the backbone is loaded when the first picture is decoded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from priorcodec.config import DecodeConfig, Renorm, decode_config
-from priorcodec.core import image, rate
+from priorcodec.core import bitstream, image, rate
 from priorcodec.core.contract import LowMemory
 from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
-    from torch import Tensor
 
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.codec import Codec, Decoded, Encoded
@@ -53,7 +53,7 @@ class Session:
 
         with self._lock:
             if self._codec is None:
-                self._codec = Codec(self._encoder_file, device=self._device)
+                self._codec = Codec(self._encoder_file, device=self._device, tile=self.config.tile)
             return self._codec
 
     @property
@@ -121,7 +121,7 @@ class Session:
         return _pil(self.decode_pixels(data))
 
     def decode_pixels(self, data: bytes) -> np.ndarray:
-        """`decode` as uint8 (h, w, 3).
+        """`decode` as uint8 (h, w, 3), in tiles where the picture is large.
 
         file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, crop--> x --renorm=written--> picture
         Values that are not finite in half precision: once more in float32, with a PrecisionWarning; there too: PriorCodecError.
@@ -136,19 +136,25 @@ class Session:
         with torch.inference_mode():
             adapter = self.adapter
             with self._one_call:
-                x = self._picture(adapter, decoded)
-                if x is None:
-                    x = self._picture_in_float32(adapter, decoded)
-            x = image.crop(x, decoded.height, decoded.width)
-            if self.config.renorm is Renorm.written and decoded.statistics is not None:
-                x = decoded.statistics.apply(x)
-            return image.to_pixels(x)
+                try:
+                    return self._picture(adapter, decoded)
+                except FloatingPointError:
+                    return self._picture_in_float32(adapter, decoded)
 
     def fingerprint(self, data: bytes, *, preview: bool = False) -> str:
-        """32 hex digits of a file and all settings its picture depends on; not of the device, which changes last bits only."""
+        """32 hex digits of a file and all settings its picture depends on; not of the device, which changes last bits only.
+
+        Raises StreamError for damaged bytes.
+        """
+        from priorcodec.adapters import tiled
+        from priorcodec.core import tiles
+
         parts: list[Any] = [f"{self.codec.id:08x}", preview]
         if not preview:
-            parts += self._picture_settings
+            stream = bitstream.unpack(data, max_pixels=self.config.max_pixels)
+            plan = tiles.plan(stream.height, stream.width, self._tile, tiled.MARGIN)
+            counts = [len(plan.rows), len(plan.columns)]  # as many of them are the same ones on every machine
+            parts += [*self._picture_settings, counts]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
 
     @cached_property
@@ -159,43 +165,44 @@ class Session:
         spec = self.registry.spec(self.config.backbone.name)
         adapter = sha256(self.registry.adapter(spec, self.config.adapter))
         settings = {**dataclasses.asdict(self.config), "dtype": str(self._dtype), "adapter": adapter}
-        unseen = ("device", "max_pixels")
+        unseen = ("device", "max_pixels", "tile")
         return [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
 
     def _read(self, data: bytes) -> Decoded:
         return self.codec.decode(data, max_pixels=self.config.max_pixels)
 
-    def _picture(self, adapter: Adapter, decoded: Decoded) -> Tensor | None:
-        """The padded picture (1, 3, 16h, 16w), float32, not clamped; None when a value in it or its latent is not finite."""
-        import torch
-
+    def _picture(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
+        """uint8 (h, w, 3). Raises FloatingPointError when a value in it or its latent is not finite."""
+        from priorcodec.adapters import tiled
         from priorcodec.core import renorm
 
-        quality = torch.tensor([decoded.quality], device=self.codec.device)
-        out = adapter(decoded.y_hat, quality, decoded.preview, steps=self.config.steps, seeds=[decoded.seed])
-        z = out.z
+        plan = decoded.tiles(self._tile, tiled.MARGIN)
+        found = tiled.latent(adapter, decoded, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:
-            if out.mean is None or out.std is None:
+            if found.mean is None or found.std is None:
                 raise AdapterError(
                     f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone.name} predicts no "
                     "statistics: decode with renorm=off"
                 )
-            z = renorm.to_statistics(z, out.mean, out.std)
-        x = adapter.to_pixels(z, quality, decoded.preview)
-        return x if bool(z.isfinite().all() and x.isfinite().all()) else None
+            found = dataclasses.replace(found, z=renorm.to_statistics(found.z, found.mean, found.std))
+        written = decoded.statistics if self.config.renorm is Renorm.written else None
+        return tiled.picture(adapter, found, plan, (decoded.height, decoded.width), written=written)
 
-    def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> Tensor:
+    def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """What to do after an overflow. Raises PriorCodecError: nothing more precise is left, or it does not help."""
         from torch import nn
 
         from priorcodec.core.precision import in_float32
 
         name, dtype = self.config.backbone.name, str(self._dtype).removeprefix("torch.")
-        backbone, x = adapter.attached, None
+        backbone, pixels = adapter.attached, None
         if dtype != "float32":
-            with in_float32(backbone if isinstance(backbone, nn.Module) else backbone.module):
-                x = self._picture(adapter, decoded)
-        if x is None:
+            with (
+                in_float32(backbone if isinstance(backbone, nn.Module) else backbone.module),
+                contextlib.suppress(FloatingPointError),
+            ):
+                pixels = self._picture(adapter, decoded)
+        if pixels is None:
             raise PriorCodecError(
                 f"{name} answered with values that are not finite, in float32 too: its weights or its adapter are damaged, "
                 "get them again"
@@ -206,7 +213,7 @@ class Session:
             ),
             stacklevel=3,
         )
-        return x
+        return pixels
 
     @property
     def adapter(self) -> Adapter:
@@ -235,6 +242,15 @@ class Session:
         adapter.inject(backbone)
         checkpoint.load(file, adapter)
         return adapter.to(self._device).requires_grad_(False).eval()
+
+    @property
+    def _tile(self) -> int:
+        """Side in pixels of what the backbone works on at a time, 0 for whole pictures."""
+        from priorcodec.adapters import tiled
+
+        if self.config.tile is not None:
+            return self.config.tile
+        return tiled.automatic(self.registry.spec(self.config.backbone.name).pixel_bytes, self._device)
 
     @property
     def _device(self) -> torch.device:

@@ -8,7 +8,7 @@ The only thing trained per backbone. `inject` and `eject` are inverses; the back
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from priorcodec.adapters.fusion import Fusion, Pyramid, graft
 from priorcodec.adapters.tokens import TokenMapper
 from priorcodec.core.contract import Backbone, BackboneSpec, FusionSite
 from priorcodec.core.errors import AdapterError, BackboneError
-from priorcodec.core.sampler import sample, seeded_noise
+from priorcodec.core.sampler import sample
 
 MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 
@@ -150,11 +150,17 @@ class Adapter(nn.Module):
         return torch.lerp(torch.full_like(quality, low), torch.full_like(quality, high), quality / (self.levels - 1))
 
     def forward(
-        self, y_hat: Tensor, quality: Tensor, preview: Tensor, *, steps: int = 1, seeds: Sequence[int] | None = None
+        self,
+        y_hat: Tensor,
+        quality: Tensor,
+        preview: Tensor,
+        *,
+        steps: int = 1,
+        noise: Callable[[int], Tensor] | None = None,
     ) -> Estimate:
         """y_hat (b, m, h, w), quality (b,), preview (b, 3, 16h, 16w) -> the latent and its predicted statistics.
 
-        steps: calls of the denoiser, 1 to 8; seeds: of each picture's noise, needed for more than one step.
+        steps: calls of the denoiser, 1 to 8; noise: as `core.sampler.sample` wants it for more than one step.
         """
         backbone = self.attached
         z_hat, trunk = self.bridge(y_hat, quality, preview)
@@ -166,7 +172,6 @@ class Adapter(nn.Module):
             self._call = _Call(features=features, t=t, size=(height, width))
             return backbone.predict(x_t, t, tokens, pooled)
 
-        noise = None if seeds is None else seeded_noise(seeds, z_hat.shape, z_hat.device, z_hat.dtype)
         try:
             t, kind = self.start_time(quality), self.spec.prediction
             z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)

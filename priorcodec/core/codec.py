@@ -15,15 +15,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from priorcodec.core import bitstream, image, rate
+from priorcodec.core import bitstream, image, rate, tiles
 from priorcodec.core.bitstream import STATISTICS, Segment, Stream
 from priorcodec.core.checkpoint import EncoderWeights, load_encoder
+from priorcodec.core.encoder import Transforms
 from priorcodec.core.errors import ConfigError, StreamError
 from priorcodec.core.prior import QUALITY_STEPS
 from priorcodec.core.renorm import PictureStatistics
 from priorcodec.core.transform import HYPER_STRIDE, STRIDE
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
+PIXEL_BYTES = (
+    100  # of memory that g_a and g_s take for a pixel of a tile; benchmarks/high_resolution.py measures the whole
+)
+LARGEST_TILE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +47,12 @@ class Encoded:
 class Decoded:
     """What a file says, and all a backbone's adapter may see.
 
-    y_hat: (1, m, h, w) on the padded grid, stride 16; preview: (1, 3, 16h, 16w), the auxiliary decoder's picture, nominally in
-    [-1, 1]; quality: in levels; height, width: true size in pixels; seed: of any noise a sampler wants;
-    statistics: of the picture, when the file has them.
+    y_hat: (1, m, h, w) on the padded grid, stride 16; quality: in levels; height, width: true size in pixels; seed: of any noise
+    a sampler wants; statistics: of the picture, when the file has them; transforms: what the preview is made with.
     """
 
     y_hat: Tensor
-    preview: Tensor
+    transforms: Transforms
     quality: float
     height: int
     width: int
@@ -57,22 +61,40 @@ class Decoded:
     symbols_sha256: str
     statistics: PictureStatistics | None = None
 
+    @property
+    def preview(self) -> Tensor:
+        """The auxiliary decoder's picture (1, 3, 16h, 16w), nominally in [-1, 1]; made each time it is asked for."""
+        return self.preview_part(*next(iter(self.tiles(0, 0))))
+
+    @torch.inference_mode()
+    def preview_part(self, rows: tiles.Span, columns: tiles.Span) -> Tensor:
+        """What a tile reads of `preview`, exactly."""
+        return tiles.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE)
+
+    def tiles(self, side: int, margin: int) -> tiles.Plan:
+        """`tiles.plan` of the padded picture."""
+        return tiles.plan(self.height, self.width, side, margin)
+
 
 class Codec:
     """The fixed encoder and everything that reads its files without a backbone.
 
     Args:
-        weights: an encoder's weight file (default: the shipped one); device: where the networks run.
+        weights: an encoder's weight file (default: the shipped one); device: where the networks run; tile: side in pixels of
+            what they work on at a time, 0 for whole pictures, None for what the device's memory allows.
     Raises:
         WeightsError: the weight file is missing or no encoder.
     """
 
-    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu"):
+    def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu", *, tile: int | None = None):
         self.device = torch.device(device)
         self.weights: EncoderWeights = load_encoder(weights or WEIGHTS / "encoder.safetensors", self.device)
         self.transforms, self.prior = self.weights.transforms, self.weights.prior
         self.id = self.weights.id
         self.levels = self.transforms.config.levels
+        if tile is None:
+            tile = tiles.automatic(PIXEL_BYTES, self.transforms.halo, LARGEST_TILE, self.device)
+        self.tile = tile
 
     def quality_byte(self, quality: float) -> int:
         """Quality in levels, 0 to levels - 1 in steps of 1/32 -> the byte of the file. Raises ConfigError."""
@@ -100,9 +122,23 @@ class Codec:
     def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
         height, width = pixels.shape[:2]
-        y = self.transforms.g_a(image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device))
+        y = self._analysed(image.pad(image.to_planes(pixels), HYPER_STRIDE))
         written = [Segment(type=STATISTICS, data=PictureStatistics.measure(pixels).pack())] if statistics else []
         return partial(self._write, y, (height, width), tuple(written))
+
+    def _analysed(self, planes: Tensor) -> Tensor:
+        """uint8 (1, 3, H, W), sides multiples of 64 -> y (1, m, H/16, W/16), one tile after the other."""
+
+        def g_a(part: Tensor) -> Tensor:
+            return self.transforms.g_a(image.to_range(part.to(self.device)))
+
+        height, width = planes.shape[-2:]
+        shape = (1, self.transforms.config.m, height // STRIDE, width // STRIDE)
+        y = torch.empty(shape, dtype=torch.float32, device=self.device)
+        for rows, columns in tiles.plan(height, width, self.tile, 0):
+            part = tiles.part(g_a, planes, (rows, columns), self.transforms.halo, 1)
+            y[..., rows.own(STRIDE), columns.own(STRIDE)] = part
+        return y
 
     def _write(self, y: Tensor, size: tuple[int, int], segments: tuple[Segment, ...], byte: int) -> Encoded:
         """Features y (1, m, h, w) of a picture of true size (height, width), in pixels, at one quality byte -> file."""
@@ -146,7 +182,7 @@ class Codec:
         y_hat = self.transforms.dequantise(y_hat_q[None], torch.tensor([quality], device=self.device))
         return Decoded(
             y_hat=y_hat,
-            preview=self.transforms.g_s(y_hat),
+            transforms=self.transforms,
             quality=quality,
             height=stream.height,
             width=stream.width,
@@ -159,4 +195,8 @@ class Codec:
     @torch.inference_mode()
     def preview(self, decoded: Decoded) -> np.ndarray:
         """The auxiliary decoder's picture: uint8 (h, w, 3)."""
-        return image.to_pixels(image.crop(decoded.preview, decoded.height, decoded.width))
+        plan = decoded.tiles(self.tile, 0)
+        pixels = np.empty((plan.height, plan.width, 3), np.uint8)
+        for rows, columns in plan:
+            pixels[rows.own(1), columns.own(1)] = image.to_pixels(decoded.preview_part(rows, columns))
+        return np.ascontiguousarray(pixels[: decoded.height, : decoded.width])

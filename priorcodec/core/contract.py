@@ -123,7 +123,8 @@ class BackboneSpec:
     license: SPDX or the model's own licence name; source: Hub id or path inside this package;
     revision: 40 hex digits of a Hub commit, or 64 of the SHA-256 of a shipped file;
     parameters: of the denoiser, exact; token_dim, pooled_dim: width of the vectors that stand where text stood;
-    size: side in pixels the model was trained at; build: the full model; build_tiny: the same classes, tiny and random.
+    size: side in pixels the model was trained at; pixel_bytes: memory that one pixel of a tile takes while it is decoded, weights
+    apart, in float32, which sets the size of tiles; build: the full model; build_tiny: the same classes, tiny and random.
 
     Raises:
         ApiError: made for another plugin interface. BackboneError: a field is malformed.
@@ -141,6 +142,7 @@ class BackboneSpec:
     token_dim: int
     pooled_dim: int = 0
     size: int = 512
+    pixel_bytes: int = 8192
     lora: tuple[LoraRule, ...] = ()
     fusion: tuple[FusionSite, ...] = ()
     build: Build = field(repr=False)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from priorcodec.core.integer import round_ste
 from priorcodec.core.prior import Prior, interpolate, relaxed_bits
-from priorcodec.core.transform import Analysis, HyperAnalysis, Synthesis
+from priorcodec.core.transform import STRIDE, Analysis, HyperAnalysis, Synthesis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +51,9 @@ class Transforms(nn.Module):
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = c = config
+        self.halo = (2 * c.depth + 1) * (
+            STRIDE + STRIDE // 2
+        )  # pixels: so far do g_a and g_s look, that many 3x3 at each stride
         self.g_a = Analysis(c.n8, c.n16, c.m, c.depth)
         self.g_s = Synthesis(c.n8, c.n16, c.m, c.depth)
         self.h_a = HyperAnalysis(c.m, c.n, c.m_h)

@@ -145,9 +145,19 @@ def note_of(path: Path) -> str:
 
 def to_tensor(pixels: np.ndarray) -> Tensor:
     """uint8 (h, w, 3) -> float32 (1, 3, h, w) in [-1, 1]."""
+    return to_range(to_planes(pixels))
+
+
+def to_planes(pixels: np.ndarray) -> Tensor:
+    """uint8 (h, w, 3) -> uint8 (1, 3, h, w), the same memory where torch can use it: a large picture is not copied."""
     import torch
 
-    return torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
+
+
+def to_range(planes: Tensor) -> Tensor:
+    """uint8 of any shape -> float32 in [-1, 1]."""
+    return planes.float() / 127.5 - 1
 
 
 def to_pixels(x: Tensor) -> np.ndarray:

@@ -20,17 +20,20 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from priorcodec.core.errors import ImageError, StreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from torch import Tensor
 
 GAIN = (0.5, 2.0)  # of `apply`: more would blow up the decoder's own artefacts
 FLAT = 0.5  # standard deviation in levels of 255: below it there is no contrast to scale
 TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
+STRIP = 3 << 22  # numbers of a picture that are measured at a time: 96 MiB in float64
 _BYTES = struct.Struct("<HHBBBB")
 
 
@@ -43,6 +46,34 @@ def to_statistics(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     at = values.mean((2, 3), keepdim=True)
     spread = values.std((2, 3), correction=0, keepdim=True).clamp_min(1e-3)  # z is about 1: less is rounding
     return ((values - at) * (std.float()[:, :, None, None] / spread) + mean.float()[:, :, None, None]).to(z.dtype)
+
+
+def measure_shown(bands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Bands (b, 3, h, w) of a decoded picture, clamped as they would be shown -> mean and standard deviation (b, 3, 1, 1) of the
+    whole in Y, Cb, Cr, in levels; without the 128 of Cb and Cr."""
+    parts = []
+    for band in bands:
+        ycc = _shown(band)
+        parts.append((ycc.shape[2], ycc.mean((2, 3), keepdim=True), ycc.std((2, 3), correction=0, keepdim=True)))
+    return together(parts)
+
+
+def together(parts: Sequence[tuple[float, Any, Any]]) -> tuple[Any, Any]:
+    """(weight, mean, standard deviation) of each part, arrays or tensors -> mean and standard deviation of the whole.
+
+    One part comes back as it is.
+    """
+    total = sum(weight for weight, _, _ in parts)
+    mean = sum(m * (weight / total) for weight, m, _ in parts)
+    return mean, sum((std**2 + (m - mean) ** 2) * (weight / total) for weight, m, std in parts) ** 0.5
+
+
+def _shown(x: Tensor) -> Tensor:
+    """(b, 3, h, w) in [-1, 1] -> Y, Cb - 128, Cr - 128 in levels."""
+    import torch
+
+    matrix = torch.tensor(TO_YCC, dtype=torch.float32, device=x.device)
+    return torch.einsum("ij,bjhw->bihw", matrix, (x.float().clamp(-1, 1) + 1) * 127.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +90,13 @@ class PictureStatistics:
 
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise ImageError(f"got a {pixels.dtype} array of shape {pixels.shape}, wanted uint8 (h, w, 3)")
-        ycc = pixels.reshape(-1, 3) @ np.array(TO_YCC).T + (0, 128, 128)
-        (y, cb, cr), (y_std, cb_std, cr_std) = ycc.mean(0).tolist(), ycc.std(0).tolist()
+        strips = np.array_split(pixels.reshape(-1, 3), -(-pixels.size // STRIP))
+        parts = []
+        for strip in strips:
+            ycc = strip @ np.array(TO_YCC).T + (0, 128, 128)
+            parts.append((len(strip), ycc.mean(0), ycc.std(0)))
+        mean, std = together(parts)
+        (y, cb, cr), (y_std, cb_std, cr_std) = mean.tolist(), std.tolist()
         return cls(mean=(y, cb, cr), std=(y_std, cb_std, cr_std))
 
     @classmethod
@@ -81,20 +117,19 @@ class PictureStatistics:
         y, y_std = _clamp(self.mean[0] / 255 * 65535, 65535), _clamp(self.std[0] / 127.5 * 65535, 65535)
         return _BYTES.pack(y, y_std, *chroma, *spread)
 
-    def apply(self, x: Tensor) -> Tensor:
+    def apply(self, x: Tensor, shown: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """A decoded picture (b, 3, h, w), nominally in [-1, 1], of its true size -> the same with these statistics.
 
-        Measured on what would be shown, that is clamped. Contrast changes by 0.5 to 2 at most, not at all where the picture
-        is flat; what the result has beyond [-1, 1] is for the caller to clamp.
+        shown: `measure_shown` of the picture that x is a band of, None where x is all of it. Contrast changes by 0.5 to 2 at
+        most, not at all where the picture is flat; what the result has beyond [-1, 1] is for the caller to clamp.
         """
         import torch
 
         matrix = torch.tensor(TO_YCC, dtype=torch.float32, device=x.device)
-        ycc = torch.einsum("ij,bjhw->bihw", matrix, (x.float().clamp(-1, 1) + 1) * 127.5)
-        at, spread = ycc.mean((2, 3), keepdim=True), ycc.std((2, 3), correction=0, keepdim=True)
-        mean, std = (ycc.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
+        at, spread = measure_shown([x]) if shown is None else shown
+        mean, std = (at.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
         gain = torch.where(spread < FLAT, 1.0, (std / spread.clamp_min(FLAT)).clamp(*GAIN))
-        moved = (ycc - at) * gain + mean - mean.new_tensor([0, 128, 128]).view(1, 3, 1, 1)
+        moved = (_shown(x) - at) * gain + mean - mean.new_tensor([0, 128, 128]).view(1, 3, 1, 1)
         return (torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), moved) / 127.5 - 1).to(x.dtype)
 
     def __str__(self) -> str:

@@ -1,0 +1,114 @@
+"""What a file says -> a backbone's picture, tile by tile; a picture of one tile is the plain case.
+
+    y_hat --each tile: preview, adapter--> z, detail --blend--> whole latent, whole detail --renorm=predicted--> z
+    z, detail --each tile: to_pixels--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
+What is whole at any time is y_hat, the latent with its detail, and the 8-bit picture; with renorm=written the picture in float32 as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.core import image, renorm, tiles
+from priorcodec.core.codec import Decoded
+from priorcodec.core.renorm import PictureStatistics
+from priorcodec.core.sampler import seeded_noise
+from priorcodec.core.tiles import Plan, Span
+from priorcodec.core.transform import STRIDE
+
+MARGIN = 128  # pixels that neighbours see of each other: twice what they fade across
+LARGEST = 2048  # the denoiser's attention costs more per pixel the larger the tile
+
+
+def automatic(pixel_bytes: int, device: torch.device | str) -> int:
+    """Side in pixels of a tile's own part; pixel_bytes: `BackboneSpec.pixel_bytes`."""
+    return tiles.automatic(pixel_bytes, MARGIN, LARGEST, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Of a whole picture. z: the clean latent (1, c, h', w'); detail: what the latent decoder reads beside it; mean, std: those the
+    adapter predicts for z, each (1, c). Any but z may be None."""
+
+    z: Tensor
+    detail: Tensor | None
+    mean: Tensor | None
+    std: Tensor | None
+
+
+def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
+    """All calls of the denoiser, tile by tile, the results faded into each other.
+
+    Noise is that of the whole picture, so that tiles agree where they overlap. Predicted statistics are put together over the
+    tiles' own areas. Raises FloatingPointError: a value that is not finite.
+    """
+    space, device = adapter.spec.latent, decoded.y_hat.device
+    shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
+    whole = seeded_noise([decoded.seed], shape, device, torch.float32)
+    quality = torch.tensor([decoded.quality], device=device)
+    parts = []
+
+    def one(rows: Span, columns: Span) -> list[Tensor]:
+        y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
+
+        def noise(step: int) -> Tensor:
+            return whole(step)[..., rows.read(space.stride), columns.read(space.stride)]
+
+        out = adapter(y_hat, quality, decoded.preview_part(rows, columns), steps=steps, noise=noise)
+        parts.append(((rows.stop - rows.start) * (columns.stop - columns.start), out.mean, out.std))
+        return [_finite(part) for part in (out.z, out.detail) if part is not None]
+
+    z, *detail = (torch.cat(bands, -2) for bands in zip(*tiles.blend(plan, one), strict=True))
+    mean, std = (None, None) if parts[0][1] is None else renorm.together(parts)
+    return Latent(z=z, detail=detail[0] if detail else None, mean=mean, std=std)
+
+
+def picture(
+    adapter: Adapter, found: Latent, plan: Plan, size: tuple[int, int], *, written: PictureStatistics | None = None
+) -> np.ndarray:
+    """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size (height, width).
+
+    written: statistics that the picture is moved to. Raises FloatingPointError: a value that is not finite.
+    """
+    bands = _bands(adapter, found, plan, size)
+    if written is not None:
+        kept = list(bands)
+        shown = renorm.measure_shown(kept)
+        bands = (written.apply(band, shown) for band in kept)
+    pixels, top = np.empty((*size, 3), np.uint8), 0
+    for band in bands:
+        pixels[top : top + band.shape[-2]] = image.to_pixels(band)
+        top += band.shape[-2]
+    return pixels
+
+
+def _bands(adapter: Adapter, found: Latent, plan: Plan, size: tuple[int, int]) -> Iterator[Tensor]:
+    """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
+
+    def one(rows: Span, columns: Span) -> list[Tensor]:
+        detail = None if found.detail is None else _read(found.detail, plan, rows, columns)
+        return [_finite(adapter.to_pixels(_read(found.z, plan, rows, columns), detail).float())]
+
+    left = size[0]
+    for (band,) in tiles.blend(plan, one):
+        if left > 0:
+            yield image.crop(band, min(left, band.shape[-2]), size[1])
+        left -= band.shape[-2]
+
+
+def _read(whole: Tensor, plan: Plan, rows: Span, columns: Span) -> Tensor:
+    """What a tile reads of a map that may be finer than the latent."""
+    stride = plan.width // whole.shape[-1]
+    return whole[..., rows.read(stride), columns.read(stride)]
+
+
+def _finite(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise FloatingPointError("a value is not finite")
+    return x

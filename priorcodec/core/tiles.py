@@ -1,0 +1,185 @@
+"""Tiles: a large picture worked on in overlapping parts, so that memory stays that of one part.
+
+    0 ---------- own ----------|------- own ------|---------- own ---------- length
+    [ read                 margin]
+                      [margin  read           margin]            ...
+Two ways to put the parts together again:
+    `part`   for networks that look only so far: they read as much more and it is cut off. The same values as in one piece.
+    `blend`  for networks that see everything (attention, group norm): neighbours fade into each other across the middle half of
+             their overlap; weights add up to one (MultiDiffusion, Bar-Tal et al. 2023, eq. 5, with linear ramps).
+A picture of one tile takes the same path: nothing is cut and every weight is one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+GRID = 64  # pixels: every tile begins and ends on the codec's own grid
+SHARE = 0.5  # of a device's memory that one tile's work may fill
+_CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Span:
+    """Along one side, in pixels, multiples of `GRID`. start, stop: the tile's own part; low, high: what it reads."""
+
+    start: int
+    stop: int
+    low: int
+    high: int
+
+    def read(self, stride: int) -> slice:
+        """What it reads, on a grid of that stride."""
+        return slice(self.low // stride, self.high // stride)
+
+    def own(self, stride: int) -> slice:
+        """Its own part, on a grid of that stride."""
+        return slice(self.start // stride, self.stop // stride)
+
+    def inner(self, stride: int) -> slice:
+        """Its own part within what it reads."""
+        return slice((self.start - self.low) // stride, (self.stop - self.low) // stride)
+
+    def weight(self, stride: int, device: torch.device | str = "cpu") -> Tensor:
+        """Of each position it reads: 1, and beside a neighbour a ramp as wide as the margin, centred on the common border."""
+        at = torch.arange(self.low // stride, self.high // stride, dtype=torch.float32, device=device) + 0.5
+        weight = torch.ones_like(at)
+        for border, margin, sign in ((self.start, self.start - self.low, 1), (self.stop, self.high - self.stop, -1)):
+            if margin:
+                weight *= (0.5 + sign * (at * stride - border) / margin).clamp(0, 1)
+        return weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Every row of tiles with every column."""
+
+    rows: tuple[Span, ...]
+    columns: tuple[Span, ...]
+
+    @property
+    def height(self) -> int:
+        return self.rows[-1].stop
+
+    @property
+    def width(self) -> int:
+        return self.columns[-1].stop
+
+    def __iter__(self) -> Iterator[tuple[Span, Span]]:
+        return ((row, column) for row in self.rows for column in self.columns)
+
+    def __len__(self) -> int:
+        return len(self.rows) * len(self.columns)
+
+
+def plan(height: int, width: int, side: int, margin: int) -> Plan:
+    """Tiles of a picture.
+
+    height, width: in pixels, rounded up to `GRID`; side: what a tile may have as its own, a multiple too, 0 for everything;
+    margin: what it reads besides where it has a neighbour, rounded up to the grid, at most a tile. Sides are evened out, so a
+    picture little larger than one tile becomes two of half its size.
+    """
+    return Plan(rows=_spans(_up(height), side, margin), columns=_spans(_up(width), side, margin))
+
+
+def _spans(length: int, side: int, margin: int) -> tuple[Span, ...]:
+    count = math.ceil(length / side) if side else 1
+    borders = [i * (length // GRID) // count * GRID for i in range(count + 1)]
+    pairs = list(itertools.pairwise(borders))
+    margin = min(
+        _up(margin), *(stop - start for start, stop in pairs)
+    )  # ramps must not meet, or weights are not one in all
+    return tuple(
+        Span(start=start, stop=stop, low=max(0, start - margin), high=min(length, stop + margin))
+        for start, stop in pairs
+    )
+
+
+def _up(pixels: int) -> int:
+    return -(-pixels // GRID) * GRID
+
+
+def automatic(pixel_bytes: float, margin: int, largest: int, device: torch.device | str) -> int:
+    """Side of a tile's own part, in pixels: as large as half of the device's memory allows, from 256 up to `largest`.
+
+    pixel_bytes: what the work on one pixel takes at its peak. The memory is all there is and not what happens to be free: the
+    same machine shall give the same picture twice.
+    """
+    side = math.sqrt(SHARE * memory(torch.device(device)) / pixel_bytes) - 2 * _up(margin)
+    return min(largest, max(256, int(side) // 256 * 256))
+
+
+def memory(device: torch.device) -> int:
+    """Bytes of memory that the device has, or that this process may have."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[1]
+    found = []
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        found.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    if _CGROUP.is_file() and (limit := _CGROUP.read_text().strip()).isdigit():
+        found.append(int(limit))
+    return min(found, default=8 * 2**30)  # Windows does not say: what a small machine has
+
+
+def part(f: Callable[[Tensor], Tensor], x: Tensor, at: tuple[Span, Span], halo: int, stride: int) -> Tensor:
+    """What `f` makes of all of x, in the place `at` alone.
+
+    f: a network that looks at most `halo` pixels far; x (b, c, h, w): on a grid of `stride` pixels; at: rows and columns.
+    Returns what `at` reads, on the grid that `f` answers on.
+    """
+    height, width = x.shape[-2] * stride, x.shape[-1] * stride
+    rows, columns = (_reading(span, halo, length) for span, length in zip(at, (height, width), strict=True))
+    y = f(x[..., rows.read(stride), columns.read(stride)])
+    out = (columns.high - columns.low) // y.shape[-1]
+    return y[..., rows.inner(out), columns.inner(out)]
+
+
+def _reading(span: Span, halo: int, length: int) -> Span:
+    """A span whose own part is what `span` reads."""
+    low, high = max(0, span.low - _up(halo)), min(length, span.high + _up(halo))
+    return Span(start=span.low, stop=span.high, low=low, high=high)
+
+
+def blend(tiles: Plan, make: Callable[[Span, Span], Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+    """Rows of tiles, faded into each other -> bands that are the whole, from top to bottom.
+
+    make: what one tile reads -> its maps (b, c, h, w), each on its own grid, whose stride divides `GRID`; a band has the same.
+    Holds one row of tiles.
+    """
+    above: list[Tensor] = []
+    for i, row in enumerate(tiles.rows):
+        bands = _across(tiles, row, make)
+        ends = tiles.rows[i + 1].low if i + 1 < len(tiles.rows) else row.high
+        done = []
+        for k, band in enumerate(bands):
+            stride = tiles.width // band.shape[-1]
+            if len(tiles.rows) > 1:
+                band *= row.weight(stride, band.device).to(band.dtype)[:, None]
+            if above:
+                band[..., : above[k].shape[-2], :] += above[k]
+            done.append(band[..., : (ends - row.low) // stride, :])
+        above = [band[..., d.shape[-2] :, :] for band, d in zip(bands, done, strict=True)]
+        yield done
+
+
+def _across(tiles: Plan, row: Span, make: Callable[[Span, Span], Sequence[Tensor]]) -> list[Tensor]:
+    """One row of tiles, faded into each other from left to right."""
+    if len(tiles.columns) == 1:
+        return list(make(row, tiles.columns[0]))
+    bands: list[Tensor] = []
+    for column in tiles.columns:
+        maps = make(row, column)
+        strides = [(column.high - column.low) // m.shape[-1] for m in maps]
+        if not bands:
+            bands = [m.new_zeros(*m.shape[:-1], tiles.width // s) for m, s in zip(maps, strides, strict=True)]
+        for band, m, stride in zip(bands, maps, strides, strict=True):
+            band[..., column.read(stride)] += m * column.weight(stride, m.device).to(m.dtype)
+    return bands
