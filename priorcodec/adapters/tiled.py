@@ -2,7 +2,8 @@
 
     y_hat --each tile: preview, adapter--> z, detail --blend--> whole latent, whole detail --renorm=predicted--> z
     z, detail --each tile: to_pixels--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
-What is whole at any time is y_hat, the latent with its detail, and the 8-bit picture; with renorm=written the picture in float32 as well.
+What is whole at any time is y_hat, the latent with its detail, and the 8-bit picture; with renorm=written the picture in float32
+as well.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def automatic(pixel_bytes: int, device: torch.device | str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Of a whole picture. z: the clean latent (1, c, h', w'); detail: what the latent decoder reads beside it; mean, std: those the
-    adapter predicts for z, each (1, c). Any but z may be None."""
+    """Of a whole picture. z: the clean latent (1, c, h', w'); detail: what the latent decoder reads beside it; mean, std: those
+    the adapter predicts for z, each (1, c). Any but z may be None."""
 
     z: Tensor
     detail: Tensor | None
