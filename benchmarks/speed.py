@@ -86,7 +86,7 @@ def _coder(task: Task, folder: Path) -> Stages:
     import torch
 
     session, data = ours.session(task.codec), file.read_bytes()
-    yield "entropy decode", lambda: session.codec.decode(data)
+    yield "entropy decode", lambda: session.codec.decode(data).preview
     if not task.codec.startswith("preview"):
         decoded = session.codec.decode(data)
         quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
@@ -181,6 +181,11 @@ def _peak_mib(task: Task) -> int:
         return torch.cuda.max_memory_allocated() >> 20
     if task.kind == "command":
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >> 10
+    return peak_rss_mib()
+
+
+def peak_rss_mib() -> int:
+    """Of this process."""
     status = Path("/proc/self/status")  # ru_maxrss would count what the parent held when it forked
     lines = status.read_text().splitlines() if status.exists() else []
     kib = next((int(line.split()[1]) for line in lines if line.startswith("VmHWM")), None)

@@ -152,7 +152,7 @@ class Session:
         parts: list[Any] = [f"{self.codec.id:08x}", preview]
         if not preview:
             stream = bitstream.unpack(data, max_pixels=self.config.max_pixels)
-            plan = tiles.plan(stream.height, stream.width, self._tile, tiled.MARGIN)
+            plan = tiles.plan(stream.height, stream.width, self.tile, tiled.MARGIN)
             counts = [len(plan.rows), len(plan.columns)]  # as many of them are the same ones on every machine
             parts += [*self._picture_settings, counts]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
@@ -176,7 +176,7 @@ class Session:
         from priorcodec.adapters import tiled
         from priorcodec.core import renorm
 
-        plan = decoded.tiles(self._tile, tiled.MARGIN)
+        plan = decoded.tiles(self.tile, tiled.MARGIN)
         found = tiled.latent(adapter, decoded, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:
             if found.mean is None or found.std is None:
@@ -244,7 +244,7 @@ class Session:
         return adapter.to(self._device).requires_grad_(False).eval()
 
     @property
-    def _tile(self) -> int:
+    def tile(self) -> int:
         """Side in pixels of what the backbone works on at a time, 0 for whole pictures."""
         from priorcodec.adapters import tiled
 

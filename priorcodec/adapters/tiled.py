@@ -23,7 +23,9 @@ from priorcodec.core.sampler import seeded_noise
 from priorcodec.core.tiles import Plan, Span
 from priorcodec.core.transform import STRIDE
 
-MARGIN = 128  # pixels that neighbours see of each other: twice what they fade across
+MARGIN = (
+    64  # pixels that neighbours see of each other, twice what they fade across: what a false border spoils ends before
+)
 LARGEST = 2048  # the denoiser's attention costs more per pixel the larger the tile
 
 

@@ -41,6 +41,7 @@ SPEC = BackboneSpec(
     prediction=Prediction.SAMPLE,
     token_dim=3,
     size=64,
+    pixel_bytes=100,
     lora=(LoraRule(pattern=r"conv[12]", modules=2, tiny_modules=2, rank=4),),
     fusion=(FusionSite(module="conv1", channels=WIDTH, tiny_channels=WIDTH, stride=1),),
     build=build,
