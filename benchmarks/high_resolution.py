@@ -88,12 +88,14 @@ def _step(difference: np.ndarray) -> float:
 
 def encode(source: Path, coded: Path, given: argparse.Namespace) -> dict[str, Any]:
     from priorcodec import open_session
+    from priorcodec.core import image, tiles
 
     session = open_session(overrides=[f"tile={given.tile}"] if given.tile else [])
     session.encode(np.zeros((256, 256, 3), np.uint8), given.quality)
     found = _timed(lambda: session.encode(source, given.quality), given.repeats)
     coded.write_bytes(found.pop("result"))
-    return {**found, "bytes": coded.stat().st_size, "tile": session.codec.tile}
+    parts = len(tiles.plan(*image.load(source).pixels.shape[:2], session.codec.tile, 0))
+    return {**found, "bytes": coded.stat().st_size, "tile": session.codec.tile, "tiles": parts}
 
 
 def decode(coded: Path, target: Path, given: argparse.Namespace) -> dict[str, Any]:

@@ -10,6 +10,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     mainjob                     the main job on real pictures
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
+    high_resolution             a large picture in tiles against a small one
     retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
     trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
@@ -51,6 +52,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         return _full_size(result), {}
     if result["kind"] == "adapter_size":
         return _adapter_size(result), {}
+    if result["kind"] == "high_resolution":
+        return _high_resolution(result), {}
     if result["kind"] == "adapter":
         return _adapter(result), {}
     if result["kind"] == "trust":
@@ -129,6 +132,30 @@ def _adapter_size(result: dict[str, Any]) -> str:
             f"| {row['call_gflop']:.0f} GFLOP at {size} | {row['extra_per_call']:+.1%} | {row['once_gflop']:.0f} GFLOP |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _high_resolution(result: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/high_resolution.py measured: every size against the first."""
+    first = {row["stage"]: row for row in reversed(result["rows"])}
+    lines = [
+        "| stage | size | tiles | CPU s per megapixel | against the smallest | peak memory | steps at borders | a border adds |"
+    ]
+    lines += ["|---|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in result["rows"]:
+        ratio = row["cpu_seconds_per_mp"] / first[row["stage"]]["cpu_seconds_per_mp"]
+        cells = ["", ""]
+        if "step_ratio" in row:
+            cells = [
+                f"{row['step_ratio']:.3f}",
+                f"{row['seam']:+.2f} levels where pixels differ by {row['variation']:.2f}",
+            ]
+        lines.append(
+            f"| {row['stage']} | {row['size']}x{row['size']} | {row['tiles']} | {row['cpu_seconds_per_mp']:.2f} "
+            f"| {ratio:.2f} | {row['peak_mib'] / 1024:.2f} GiB | {cells[0]} | {cells[1]} |"
+        )
+    threads, settings = result["rows"][0]["threads"], result["settings"]
+    note = f"{settings['backbone']}, quality {settings['quality']:g}, {threads} thread{'s' if threads > 1 else ''}"
+    return "\n".join([*lines, "", f"{note}; processor seconds over all threads."]) + "\n"
 
 
 def _adapter(result: dict[str, Any]) -> str:

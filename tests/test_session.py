@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, open_session
+from priorcodec.adapters.bridge import StatisticsHead
 from priorcodec.core import image
 from priorcodec.core.renorm import PictureStatistics
 from tests.core.test_codec import DEMO
@@ -149,6 +150,8 @@ def test_predicted_statistics_are_those_of_the_latent(photo, monkeypatch):
     class Head(torch.nn.Module):
         def forward(self, *_):
             return mean, std
+
+        measure, predict = staticmethod(StatisticsHead.measure), forward
 
     monkeypatch.setattr(adapter, "statistics", Head())
     seen, to_pixels = [], adapter.attached.to_pixels

@@ -32,10 +32,12 @@ MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); mean, std: the statistics that z should
-    have by the adapter's prediction, each (b, c), None for an adapter that predicts none."""
+    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); trunk: the bridge's features there, (b,
+    width, h', w'); mean, std: the statistics that z should have by the adapter's prediction, each (b, c), None for one that
+    predicts none."""
 
     z_hat: Tensor
+    trunk: Tensor
     z: Tensor
     mean: Tensor | None
     std: Tensor | None
@@ -179,7 +181,7 @@ class Adapter(nn.Module):
             if not torch.is_grad_enabled():  # gradient checkpointing calls the layers again, later
                 self._call = None
         mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, trunk)
-        return Estimate(z_hat=z_hat, z=z, mean=mean, std=std)
+        return Estimate(z_hat=z_hat, trunk=trunk, z=z, mean=mean, std=std)
 
     def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor) -> Tensor:
         """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> pictures, float32, not clamped."""

@@ -69,10 +69,18 @@ class StatisticsHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, z_hat: Tensor, trunk: Tensor) -> tuple[Tensor, Tensor]:
+        return self.predict(*self.measure(z_hat, trunk))
+
+    @staticmethod
+    def measure(z_hat: Tensor, trunk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What the prediction is made from: mean and standard deviation of z_hat (b, c), mean of the trunk (b, width)."""
         z = z_hat.detach().float()
-        shift, log_gain = self.linear(trunk.detach().float().mean((2, 3))).float().chunk(2, 1)
-        std = z.std((2, 3), correction=0)
-        return z.mean((2, 3)) + std * shift, std * log_gain.clamp(-1, 1).exp()
+        return z.mean((2, 3)), z.std((2, 3), correction=0), trunk.detach().float().mean((2, 3))
+
+    def predict(self, mean: Tensor, std: Tensor, trunk: Tensor) -> tuple[Tensor, Tensor]:
+        """From what `measure` found."""
+        shift, log_gain = self.linear(trunk).float().chunk(2, 1)
+        return mean + std * shift, std * log_gain.clamp(-1, 1).exp()
 
 
 class _Resample(nn.Module):

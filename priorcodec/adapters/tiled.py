@@ -48,14 +48,14 @@ class Latent:
 def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
     """All calls of the denoiser, tile by tile, the results faded into each other.
 
-    Noise is that of the whole picture, so that tiles agree where they overlap. Predicted statistics are put together over the
-    tiles' own areas. Raises FloatingPointError: a value that is not finite.
+    Noise is that of the whole picture, so that tiles agree where they overlap. Statistics are predicted from what is measured in
+    the tiles' own areas together, which is the whole picture. Raises FloatingPointError: a value that is not finite.
     """
     space, device = adapter.spec.latent, decoded.y_hat.device
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    parts = []
+    head, seen, trunks = adapter.statistics, [], []
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -64,11 +64,15 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
             return whole(step)[..., rows.read(space.stride), columns.read(space.stride)]
 
         out = adapter(y_hat, quality, decoded.preview_part(rows, columns), steps=steps, noise=noise)
-        parts.append(((rows.stop - rows.start) * (columns.stop - columns.start), out.mean, out.std))
+        if head is not None:
+            own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
+            mean, std, trunk = head.measure(*own)
+            seen.append((own[0][0, 0].numel(), mean, std))
+            trunks.append((own[0][0, 0].numel(), trunk, torch.zeros_like(trunk)))
         return [_finite(part) for part in (out.z, out.detail) if part is not None]
 
     z, *detail = (torch.cat(bands, -2) for bands in zip(*tiles.blend(plan, one), strict=True))
-    mean, std = (None, None) if parts[0][1] is None else renorm.together(parts)
+    mean, std = (None, None) if head is None else head.predict(*renorm.together(seen), renorm.together(trunks)[0])
     return Latent(z=z, detail=detail[0] if detail else None, mean=mean, std=std)
 
 
