@@ -94,7 +94,8 @@ def encode(source: Path, coded: Path, given: argparse.Namespace) -> dict[str, An
     session.encode(np.zeros((256, 256, 3), np.uint8), given.quality)
     found = _timed(lambda: session.encode(source, given.quality), given.repeats)
     coded.write_bytes(found.pop("result"))
-    parts = len(tiles.plan(*image.load(source).pixels.shape[:2], session.codec.tile, 0))
+    height, width = image.load(source).pixels.shape[:2]
+    parts = len(tiles.plan(height, width, session.codec.tile, 0))
     return {**found, "bytes": coded.stat().st_size, "tile": session.codec.tile, "tiles": parts}
 
 

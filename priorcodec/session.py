@@ -186,7 +186,7 @@ class Session:
                 )
             found = dataclasses.replace(found, z=renorm.to_statistics(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
-        return tiled.picture(adapter, found, plan, (decoded.height, decoded.width), written=written)
+        return tiled.picture(adapter, decoded, found, plan, written=written)
 
     def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """What to do after an overflow. Raises PriorCodecError: nothing more precise is left, or it does not help."""

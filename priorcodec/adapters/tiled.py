@@ -1,14 +1,15 @@
 """What a file says -> a backbone's picture, tile by tile; a picture of one tile is the plain case.
 
-    y_hat --each tile: preview, adapter--> z, detail --blend--> whole latent, whole detail --renorm=predicted--> z
-    z, detail --each tile: to_pixels--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
-What is whole at any time is y_hat, the latent with its detail, and the 8-bit picture; with renorm=written the picture in float32
-as well.
+    y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
+    z, preview --each tile: to_pixels--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
+What is whole at any time is y_hat, the latent, the 8-bit picture, and the tiles' previews in float32, which both passes read;
+with renorm=written the picture in float32 as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,13 +37,13 @@ def automatic(pixel_bytes: int, device: torch.device | str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Of a whole picture. z: the clean latent (1, c, h', w'); detail: what the latent decoder reads beside it; mean, std: those
-    the adapter predicts for z, each (1, c). Any but z may be None."""
+    """Of a whole picture. z: the clean latent (1, c, h', w'); mean, std: those the adapter predicts for z, each (1, c), or None;
+    preview: of what a tile reads, made once."""
 
     z: Tensor
-    detail: Tensor | None
     mean: Tensor | None
     std: Tensor | None
+    preview: Callable[[Span, Span], Tensor]
 
 
 def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
@@ -55,7 +56,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, trunks = adapter.statistics, [], []
+    head, seen, trunks, preview = adapter.statistics, [], [], functools.cache(decoded.preview_part)
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -63,27 +64,27 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
         def noise(step: int) -> Tensor:
             return whole(step)[..., rows.read(space.stride), columns.read(space.stride)]
 
-        out = adapter(y_hat, quality, decoded.preview_part(rows, columns), steps=steps, noise=noise)
+        out = adapter(y_hat, quality, preview(rows, columns), steps=steps, noise=noise)
         if head is not None:
             own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
             mean, std, trunk = head.measure(*own)
             seen.append((own[0][0, 0].numel(), mean, std))
             trunks.append((own[0][0, 0].numel(), trunk, torch.zeros_like(trunk)))
-        return [_finite(part) for part in (out.z, out.detail) if part is not None]
+        return [_finite(out.z)]
 
-    z, *detail = (torch.cat(bands, -2) for bands in zip(*tiles.blend(plan, one), strict=True))
+    z = torch.cat([band for (band,) in tiles.blend(plan, one)], -2)
     mean, std = (None, None) if head is None else head.predict(*renorm.together(seen), renorm.together(trunks)[0])
-    return Latent(z=z, detail=detail[0] if detail else None, mean=mean, std=std)
+    return Latent(z=z, mean=mean, std=std, preview=preview)
 
 
 def picture(
-    adapter: Adapter, found: Latent, plan: Plan, size: tuple[int, int], *, written: PictureStatistics | None = None
+    adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, *, written: PictureStatistics | None = None
 ) -> np.ndarray:
-    """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size (height, width).
+    """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
 
     written: statistics that the picture is moved to. Raises FloatingPointError: a value that is not finite.
     """
-    bands = _bands(adapter, found, plan, size)
+    bands, size = _bands(adapter, decoded, found, plan), (decoded.height, decoded.width)
     if written is not None:
         kept = list(bands)
         shown = renorm.measure_shown(kept)
@@ -95,24 +96,20 @@ def picture(
     return pixels
 
 
-def _bands(adapter: Adapter, found: Latent, plan: Plan, size: tuple[int, int]) -> Iterator[Tensor]:
+def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
+    stride = adapter.spec.latent.stride
+    quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
-        detail = None if found.detail is None else _read(found.detail, plan, rows, columns)
-        return [_finite(adapter.to_pixels(_read(found.z, plan, rows, columns), detail).float())]
+        z = found.z[..., rows.read(stride), columns.read(stride)]
+        return [_finite(adapter.to_pixels(z, quality, found.preview(rows, columns)))]
 
-    left = size[0]
+    left = decoded.height
     for (band,) in tiles.blend(plan, one):
         if left > 0:
-            yield image.crop(band, min(left, band.shape[-2]), size[1])
+            yield image.crop(band, min(left, band.shape[-2]), decoded.width)
         left -= band.shape[-2]
-
-
-def _read(whole: Tensor, plan: Plan, rows: Span, columns: Span) -> Tensor:
-    """What a tile reads of a map that may be finer than the latent."""
-    stride = plan.width // whole.shape[-1]
-    return whole[..., rows.read(stride), columns.read(stride)]
 
 
 def _finite(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A backbone's picture in tiles: no seams, noise and statistics of the whole, detail beside the latent."""
+"""A backbone's picture in tiles: no seams; noise, statistics and preview of the whole."""
 
 import types
 
@@ -80,7 +80,7 @@ def test_statistics_of_parts_together_are_those_of_the_whole():
 
 
 class Pointwise:
-    """In an adapter's place: a latent of the preview's block means and the noise, detail twice as fine, no context at all."""
+    """In an adapter's place: a latent of the preview's block means and the noise, the preview beside it, no context at all."""
 
     spec = types.SimpleNamespace(latent=types.SimpleNamespace(channels=3, stride=8))
 
@@ -92,27 +92,25 @@ class Pointwise:
     def __call__(self, y_hat, quality, preview, *, steps, noise):
         assert preview.shape[-1] == 16 * y_hat.shape[-1]
         z = F.avg_pool2d(preview, 8) + 0.01 * noise(1)
-        return Estimate(z_hat=z, trunk=z.abs(), z=z, mean=None, std=None, detail=F.avg_pool2d(preview, 4)[:, :1])
+        return Estimate(z_hat=z, trunk=z.abs(), z=z, mean=None, std=None)
 
-    def to_pixels(self, z, detail):
-        return F.interpolate(z, scale_factor=8) / 2 + F.interpolate(detail, scale_factor=4) / 2
+    def to_pixels(self, z, quality, preview):
+        return F.interpolate(z, scale_factor=8) / 2 + preview / 2
 
 
-def test_noise_statistics_and_detail_are_those_of_the_whole(file):
+def test_noise_statistics_and_preview_are_those_of_the_whole(file):
     session = open_session()
     decoded, adapter = session.codec.decode(file), Pointwise()
     plan, whole = decoded.tiles(128, tiled.MARGIN), decoded.tiles(0, tiled.MARGIN)
     assert len(plan) == 12 and len(whole) == 1
     with torch.inference_mode():
         parts, one = (tiled.latent(adapter, decoded, p, steps=2) for p in (plan, whole))
-        for key in ("z", "detail"):
-            torch.testing.assert_close(getattr(parts, key), getattr(one, key), rtol=0, atol=1e-4)
+        torch.testing.assert_close(parts.z, one.z, rtol=0, atol=1e-4)
         noise = seeded_noise([decoded.seed], one.z.shape, "cpu", torch.float32)(1)
         torch.testing.assert_close(one.z, F.avg_pool2d(decoded.preview, 8) + 0.01 * noise, rtol=0, atol=1e-4)
         for got, wanted in zip((parts.mean, parts.std), adapter.statistics(one.z, one.z.abs()), strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
-        size = decoded.height, decoded.width
-        pictures = [tiled.picture(adapter, one, p, size).astype(int) for p in (plan, whole)]
+        pictures = [tiled.picture(adapter, decoded, one, p).astype(int) for p in (plan, whole)]
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
@@ -121,11 +119,11 @@ def test_a_value_that_is_not_finite_is_noticed_in_any_tile(file, monkeypatch):
     decoded, adapter = session.codec.decode(file), Pointwise()
     calls = iter(range(100))
     to_pixels = adapter.to_pixels
-    monkeypatch.setattr(adapter, "to_pixels", lambda z, d: to_pixels(z, d) * (float("nan") if next(calls) == 5 else 1))
+    monkeypatch.setattr(adapter, "to_pixels", lambda *given: to_pixels(*given) * (float("nan") if next(calls) == 5 else 1))
     plan = decoded.tiles(128, tiled.MARGIN)
     with torch.inference_mode(), pytest.raises(FloatingPointError):
         found = tiled.latent(adapter, decoded, plan, steps=1)
-        tiled.picture(adapter, found, plan, (decoded.height, decoded.width))
+        tiled.picture(adapter, decoded, found, plan)
 
 
 def test_the_fingerprint_knows_the_tiles_but_not_their_reason(file):
