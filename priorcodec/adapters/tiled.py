@@ -25,7 +25,7 @@ from priorcodec.core.tiles import Plan, Span
 from priorcodec.core.transform import STRIDE
 
 MARGIN = (
-    64  # pixels that neighbours see of each other, twice what they fade across: what a false border spoils ends before
+    64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
 )
 LARGEST = 2048  # the denoiser's attention costs more per pixel the larger the tile
 

@@ -69,7 +69,7 @@ class Decoded:
     @torch.inference_mode()
     def preview_part(self, rows: tiles.Span, columns: tiles.Span) -> Tensor:
         """What a tile reads of `preview`, exactly."""
-        return tiles.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE)
+        return tiles.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE).contiguous()
 
     def tiles(self, side: int, margin: int) -> tiles.Plan:
         """`tiles.plan` of the padded picture."""

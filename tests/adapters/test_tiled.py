@@ -119,7 +119,9 @@ def test_a_value_that_is_not_finite_is_noticed_in_any_tile(file, monkeypatch):
     decoded, adapter = session.codec.decode(file), Pointwise()
     calls = iter(range(100))
     to_pixels = adapter.to_pixels
-    monkeypatch.setattr(adapter, "to_pixels", lambda *given: to_pixels(*given) * (float("nan") if next(calls) == 5 else 1))
+    monkeypatch.setattr(
+        adapter, "to_pixels", lambda *given: to_pixels(*given) * (float("nan") if next(calls) == 5 else 1)
+    )
     plan = decoded.tiles(128, tiled.MARGIN)
     with torch.inference_mode(), pytest.raises(FloatingPointError):
         found = tiled.latent(adapter, decoded, plan, steps=1)
