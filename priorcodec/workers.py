@@ -17,7 +17,7 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from priorcodec.batch import Job, Result, Task, do
+from priorcodec.batch import Job, Result, Task, Work, do
 from priorcodec.core.errors import PriorCodecError
 
 TRIES = 2  # of a file whose process dies
@@ -123,7 +123,10 @@ def _serve(pipe: Connection, task: Task, count: int) -> None:
         return
     with contextlib.suppress(EOFError, OSError):
         while True:
-            job = pipe.recv()
-            with contextlib.redirect_stderr(io.StringIO()) as said:
-                result = do(job, work)
-            pipe.send((result, said.getvalue()))
+            pipe.send(do_and_listen(pipe.recv(), work))
+
+
+def do_and_listen(job: Job, work: Work) -> tuple[Result, str]:
+    """-> (row or error, what was said on stderr), to be said by another process."""
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        return do(job, work), said.getvalue()

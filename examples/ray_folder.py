@@ -1,0 +1,52 @@
+"""Code or decode a folder on a Ray cluster.   python examples/ray_folder.py encode photos/ coded/ --quality 3 --workers 64
+
+Wants `pip install 'priorcodec[ray]'` on every node and both folders in one place for all of them. RAY_ADDRESS says which cluster;
+without it, all of this machine. Outputs that are there and right are left: after a stop, the same command goes on.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from priorcodec import PriorCodecError, batch, cluster
+from priorcodec.config import decode_config
+from priorcodec.core.bitstream import SUFFIX
+from priorcodec.work import Decode, Encode
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("command", choices=["encode", "decode", "preview"])
+    cli.add_argument("source", type=Path, help="folder of pictures or of .gic files")
+    cli.add_argument("target", type=Path, help="folder to write")
+    cli.add_argument(
+        "settings", nargs="*", metavar="KEY=VALUE", help="as of priorcodec: backbone=sdxl, device=cuda, ..."
+    )
+    cli.add_argument("--quality", type=float, default=3.0)
+    cli.add_argument("--workers", type=int, default=2, help="processes, at most; default 2")
+    cli.add_argument("--cpus", type=float, default=1, help="processor cores for each; default 1")
+    cli.add_argument("--gpus", type=float, default=0, help="GPUs for each; 0.5 for two workers on one")
+    cli.add_argument("--force", action="store_true", help="replace outputs that are not what this run would write")
+    args = cli.parse_args()
+    config = decode_config(args.settings)
+    if args.command == "encode":
+        task = Encode(config=config, quality=args.quality, skip=True, force=args.force)
+        suffixes, ending = batch.PICTURES, SUFFIX
+    else:
+        task = Decode(config=config, preview=args.command == "preview", skip=True, force=args.force)
+        suffixes, ending = [SUFFIX], f".{task.name}.png"
+    source, target = args.source.absolute(), args.target.absolute()
+    target.mkdir(parents=True, exist_ok=True)
+    jobs = batch.plan([source], target, suffixes=suffixes, name=lambda path: path.stem + ending, force=True)
+    outcome = cluster.run(jobs, task, workers=args.workers, cpus=args.cpus, gpus=args.gpus)
+    left = sum("skipped" in row for row in outcome.rows)
+    print(f"{len(outcome.rows) - left} written, {left} there already, {len(outcome.failures)} failed")
+    sys.exit("\n".join(reason for _, reason in outcome.failures) or 0)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except PriorCodecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
