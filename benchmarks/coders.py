@@ -6,13 +6,15 @@ codecs are fed BT.709 full range YUV 4:2:0, 10 bit, one frame.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -61,12 +63,25 @@ def _video(pixels: np.ndarray, setting: str, _: str, *, codec: str, container: s
     if height % 2 or width % 2:
         raise ImageError(f"the picture is {width}x{height}, {codec} wants even sides: crop it or leave {codec} out")
     frame = _yuv(pixels)
-    with av.open(out := io.BytesIO(), "w", format=container) as file:
+    with _scheduling_kept(), av.open(out := io.BytesIO(), "w", format=container) as file:
         stream: Any = file.add_stream(codec, rate=1, options={**options, "crf": setting})
         stream.width, stream.height, stream.pix_fmt, stream.thread_count = width, height, "yuv420p10le", 1
         file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return out.getvalue()
+
+
+@contextlib.contextmanager
+def _scheduling_kept() -> Iterator[None]:
+    """SVT-AV1 makes the calling thread a real-time one where it may, and all that it starts later."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def _vvc_folder(pixels: np.ndarray, setting: str, name: str, *, folder: Path) -> bytes:

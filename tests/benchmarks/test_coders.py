@@ -1,6 +1,7 @@
 """The anchors: files decode to their picture in its colours, more bits are better, a file is always the same."""
 
 import importlib.util
+import os
 import sys
 
 import numpy as np
@@ -61,6 +62,14 @@ def test_colours_survive(coders, name, tmp_path):
     decoded = coder.decode(file).astype(int)
     for part in (slice(4, 24), slice(40, 60)):
         assert np.abs((decoded[4:60, part] - pixels[4:60, part].astype(int)).mean((0, 1))).max() <= 3
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getscheduler"), reason="no scheduling policies here")
+def test_an_encoder_leaves_no_real_time_thread_behind(coders):
+    """What it leaves is inherited by everything started later, and starves its core."""
+    before = os.sched_getscheduler(0)
+    make(coders, "av1").encode(np.full((64, 64, 3), 128, np.uint8), "40", "")
+    assert os.sched_getscheduler(0) == before
 
 
 def test_no_bytes_are_wasted_on_the_encoders_name(coders):
