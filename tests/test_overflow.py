@@ -14,6 +14,7 @@ from priorcodec.core import image
 from priorcodec.core.errors import PrecisionWarning
 from priorcodec.registry import open_registry
 from priorcodec.registry.plugins import Candidate
+from priorcodec.work import Decode
 from tests.adapters.conftest import TINY
 from tests.core.test_codec import DEMO
 
@@ -120,14 +121,19 @@ def test_what_float32_cannot_mend_is_an_error_in_one_line(session_with, data, dt
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_run_names_the_picture_and_writes_no_black_one(session_with, data, tmp_path, capsys):
+def test_a_folder_run_names_the_picture_and_writes_no_black_one(session_with, data, tmp_path, capsys, monkeypatch):
     (tmp_path / "gic").mkdir()
     (tmp_path / "gic" / "a.gic").write_bytes(data)
-    options = {"preview": False, "skip": False, "force": False, "as_json": False}
-    cli._pictures([tmp_path / "gic"], None, session_with("float16", loud), **options)
+
+    def run(spoil):
+        session = session_with("float16", spoil)
+        monkeypatch.setattr("priorcodec.session.Session", lambda *args, **kwargs: session)
+        cli._pictures([tmp_path / "gic"], None, Decode(config=session.config), workers=1, as_json=False)
+
+    run(loud)
     warned = capsys.readouterr().err
     assert warned.startswith("warning: ") and "a.gic: tiny overflowed" in warned and warned.count("\n") == 1
     (tmp_path / "gic" / "a.tiny.png").unlink()
     with pytest.raises(PriorCodecError):
-        cli._pictures([tmp_path / "gic"], None, session_with("float16", broken), **options)
+        run(broken)
     assert not (tmp_path / "gic" / "a.tiny.png").exists()
