@@ -127,8 +127,9 @@ def test_a_folder_run_names_the_picture_and_writes_no_black_one(session_with, da
 
     def run(spoil):
         session = session_with("float16", spoil)
-        monkeypatch.setattr("priorcodec.session.Session", lambda *args, **kwargs: session)
-        cli._pictures([tmp_path / "gic"], None, Decode(config=session.config), workers=1, as_json=False)
+        with monkeypatch.context() as patch:
+            patch.setattr("priorcodec.session.Session", lambda *args, **kwargs: session)
+            cli._pictures([tmp_path / "gic"], None, Decode(config=session.config), workers=1, as_json=False)
 
     run(loud)
     warned = capsys.readouterr().err
