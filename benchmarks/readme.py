@@ -13,6 +13,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     high_resolution             a large picture in tiles against a small one
     refine, refine/low          what `encode --refine` is worth; at the lowest qualities
     retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
+    rate                        how well and how fast a rate target is met
     trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """
@@ -57,6 +58,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         return _high_resolution(result), {}
     if result["kind"] == "adapter":
         return _adapter(result), {}
+    if result["kind"] == "rate":
+        return _rate(result), {}
     if result["kind"] == "trust":
         return _trust(result), {}
     if result["kind"] == "refine":
@@ -177,6 +180,19 @@ def _adapter(result: dict[str, Any]) -> str:
     rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
     note = f"ST-LPIPS (Alex) at {rates} bpp on {result['pictures']} pictures; BD-rate against the row with +0.0%."
     return "\n".join([*lines, "", note]) + "\n"
+
+
+def _rate(result: dict[str, Any]) -> str:
+    """Markdown table of what benchmarks/rate.py found."""
+    lines = ["| target, bpp | within | below it | no such file | furthest below | time of one encode, median | worst |"]
+    lines += ["|---:|---:|---:|---:|---:|---:|---:|"]
+    for row in result["summary"]:
+        reach = row["below"] + row["above"]
+        lines.append(
+            f"| {row['target_bpp']:g} | {row['hit']} of {row['pictures']} | {row['missed']} | {reach} "
+            f"| {row['worst_under']:.1%} | {row['encodes_median']:.1f}x | {row['encodes_worst']:.1f}x |"
+        )
+    return "\n".join([*lines, "", f"Within {result['settings']['within']:.0%} below the target, whole files."]) + "\n"
 
 
 def _trust(result: dict[str, Any]) -> str:
