@@ -188,7 +188,7 @@ def main() -> None:
         found = []
         for row in rows(given, Path(name)):
             print(json.dumps(row), file=sys.stderr, flush=True)
-            if given.keep and row.get("tiles", 1) > 1:
+            if given.keep and row["stage"] == "decode" and row["tiles"] > 1:
                 crops(np.load(Path(name) / f"{row['size']}.npy", mmap_mode="r"), row["borders"], given.keep)
             found.append({key: value for key, value in row.items() if key != "borders"})
     settings = {"backbone": given.backbone, "quality": given.quality, "repeats": given.repeats}

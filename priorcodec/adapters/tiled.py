@@ -2,14 +2,13 @@
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
     z, preview --each tile: to_pixels--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
-What is whole at any time is y_hat, the latent, the 8-bit picture, and the tiles' previews in float32, which both passes read;
-with renorm=written the picture in float32 as well.
+What is whole at any time is y_hat, the latent, the 8-bit picture, and the preview in float32, which both passes read; with
+renorm=written the picture in float32 as well.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +26,7 @@ from priorcodec.core.transform import STRIDE
 MARGIN = (
     64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
 )
-LARGEST = 2048  # the denoiser's attention costs more per pixel the larger the tile
+LARGEST = 1536  # beyond it attention and the fresh memory of every layer cost more than the overlap of smaller tiles
 
 
 def automatic(pixel_bytes: int, device: torch.device | str) -> int:
@@ -38,12 +37,12 @@ def automatic(pixel_bytes: int, device: torch.device | str) -> int:
 @dataclass(frozen=True, kw_only=True)
 class Latent:
     """Of a whole picture. z: the clean latent (1, c, h', w'); mean, std: those the adapter predicts for z, each (1, c), or None;
-    preview: of what a tile reads, made once."""
+    preview: (1, 3, H, W), made once for both passes."""
 
     z: Tensor
     mean: Tensor | None
     std: Tensor | None
-    preview: Callable[[Span, Span], Tensor]
+    preview: Tensor
 
 
 def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
@@ -56,7 +55,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, trunks, preview = adapter.statistics, [], [], functools.cache(decoded.preview_part)
+    head, seen, trunks, preview = adapter.statistics, [], [], decoded.preview
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -64,7 +63,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
         def noise(step: int) -> Tensor:
             return whole(step)[..., rows.read(space.stride), columns.read(space.stride)]
 
-        out = adapter(y_hat, quality, preview(rows, columns), steps=steps, noise=noise)
+        out = adapter(y_hat, quality, preview[..., rows.read(1), columns.read(1)], steps=steps, noise=noise)
         if head is not None:
             own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
             mean, std, trunk = head.measure(*own)
@@ -103,7 +102,7 @@ def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan) -> Ite
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         z = found.z[..., rows.read(stride), columns.read(stride)]
-        return [_finite(adapter.to_pixels(z, quality, found.preview(rows, columns)))]
+        return [_finite(adapter.to_pixels(z, quality, found.preview[..., rows.read(1), columns.read(1)]))]
 
     left = decoded.height
     for (band,) in tiles.blend(plan, one):

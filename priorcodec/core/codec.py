@@ -51,11 +51,12 @@ class Decoded:
     """What a file says, and all a backbone's adapter may see.
 
     y_hat: (1, m, h, w) on the padded grid, stride 16; quality: in levels; height, width: true size in pixels; seed: of any noise
-    a sampler wants; statistics: of the picture, when the file has them; transforms: what the preview is made with.
+    a sampler wants; statistics: of the picture, when the file has them; transforms, tile: what the preview is made with.
     """
 
     y_hat: Tensor
     transforms: Transforms
+    tile: int
     quality: float
     height: int
     width: int
@@ -65,14 +66,19 @@ class Decoded:
     statistics: PictureStatistics | None = None
 
     @property
+    @torch.inference_mode()
     def preview(self) -> Tensor:
         """The auxiliary decoder's picture (1, 3, 16h, 16w), nominally in [-1, 1]; made each time it is asked for."""
-        return self.preview_part(*next(iter(self.tiles(0, 0))))
+        plan = self.tiles(self.tile, 0)
+        x = self.y_hat.new_empty(1, 3, plan.height, plan.width)
+        for rows, columns in plan:
+            x[..., rows.own(1), columns.own(1)] = self.preview_part(rows, columns)
+        return x
 
     @torch.inference_mode()
     def preview_part(self, rows: tiles.Span, columns: tiles.Span) -> Tensor:
         """What a tile reads of `preview`, exactly."""
-        return tiles.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE).contiguous()
+        return tiles.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE)
 
     def tiles(self, side: int, margin: int) -> tiles.Plan:
         """`tiles.plan` of the padded picture."""
@@ -241,6 +247,7 @@ class Codec:
         return Decoded(
             y_hat=y_hat,
             transforms=self.transforms,
+            tile=self.tile,
             quality=quality,
             height=stream.height,
             width=stream.width,

@@ -27,7 +27,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(cast(Tensor, self.conv2.bias))
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(self.act(self.conv1(x)))
+        y = self.conv2(self.act(self.conv1(x)))
+        return y.add_(x) if y.dtype == x.dtype else y + x
 
 
 def blocks(channels: int, depth: int) -> nn.Sequential:
