@@ -51,7 +51,7 @@ def test_seams_are_far_below_the_pictures_own_variation_and_a_hard_cut_is_not(fi
     assert near < 2 * far + 0.1  # group norm sees other pixels; nothing happens where tiles meet
     monkeypatch.setattr(tiled, "MARGIN", 0)
     cut = decoded_with(file, "tile=256")
-    assert max(seam(cut, whole, c) for c in columns) > 0.3 * variation
+    assert max(seam(cut, whole, c) for c in columns) > 0.1 * variation  # the same measure does see a border
 
 
 @pytest.mark.parametrize("words", [["renorm=predicted"], ["steps=2"]])
