@@ -15,7 +15,7 @@ from priorcodec.data import Crops, to_signed
 from priorcodec.training import Budget, Loop
 
 CROP, BATCH, SEED = 128, 8, 4
-CONFIG = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1, fusion=0, tokens=1, mapper=False)
+CONFIG = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1, detail=0, tokens=1)
 
 cli = argparse.ArgumentParser()
 cli.add_argument("packed", type=Path)
