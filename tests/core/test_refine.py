@@ -123,7 +123,8 @@ def test_softened_values_lie_between_their_neighbours_and_freeze():
     assert 0.05 < (up > 0.5).float().mean() < 0.35  # sometimes the further one, more often the nearer one
 
 
-def test_refining_for_structure_keeps_more_of_it(shipped, photo):
+def test_refining_for_structure_keeps_more_of_it(shipped):
+    photo = image.load(DEMO).pixels[:192, :256]
     deviations, totals = [], []
     for towards in (None, refine.structure):
         encoded = shipped.encode(photo, 0, refined=Refine(steps=60, towards=towards))
