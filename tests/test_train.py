@@ -40,6 +40,7 @@ SIZES = {
     "fusion": 8,
     "window": 4,
     "detail": 8,
+    "detail_depth": 1,
     "mapper": True,
 }
 WORDS = [

@@ -78,7 +78,7 @@ class Adapter(nn.Module):
             )
             for i, site in enumerate(self.sites)
         )  # fmt: skip
-        self.detail = Detail(config.detail, levels) if config.detail else None
+        self.detail = Detail(config.detail, config.detail_depth, levels) if config.detail else None
         self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
         self.statistics = StatisticsHead(config.width, spec.latent.channels) if config.statistics else None
         self.lora: dict[str, nn.Parameter] = {}

@@ -15,22 +15,21 @@ from torch import Tensor, nn
 from priorcodec.core.transform import blocks
 
 STRIDE = 4
-DEPTH = 2
 
 
 class Detail(nn.Module):
     """A fresh one adds nothing.
 
     Args:
-        channels: at stride 4; levels: of the encoder.
+        channels, depth: at stride 4; levels: of the encoder.
     """
 
-    def __init__(self, channels: int, levels: int):
+    def __init__(self, channels: int, depth: int, levels: int):
         super().__init__()
         self.levels = levels
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(STRIDE), nn.PixelShuffle(STRIDE)
         self.head = nn.Conv2d(6 * STRIDE**2 + 1, channels, 3, padding=1)
-        self.blocks = blocks(channels, DEPTH)
+        self.blocks = blocks(channels, depth)
         self.tail = nn.Conv2d(channels, 3 * STRIDE**2, 3, padding=1)
         nn.init.zeros_(self.tail.weight)
         nn.init.zeros_(cast(Tensor, self.tail.bias))

@@ -1,7 +1,8 @@
 """Training losses between pictures.
 
 Perceptual: LPIPS (Zhang et al., CVPR 2018) or ST-LPIPS (Ghildyal & Liu, ECCV 2022), which carries its weights in its package.
-Structure: gradient difference (Mathieu et al., ICLR 2016) with Sobel's operator. Adversarial: PatchGAN (Isola et al., CVPR
+Structure: gradient difference (Mathieu et al., ICLR 2016) with Sobel's operator. Grid: what an error repeats from block to
+block, the dots that shuffled convolutions leave (Odena et al., Distill 2016). Adversarial: PatchGAN (Isola et al., CVPR
 2017) with the hinge loss.
 """
 
@@ -81,6 +82,18 @@ def structure(x_hat: Tensor, x: Tensor) -> Tensor:
     across = torch.tensor([[-1.0, 0.0, 1.0], [-2.0, 0.0, 2.0], [-1.0, 0.0, 1.0]], device=x.device) / 8
     kernel = torch.stack([across, across.T])[:, None].repeat(3, 1, 1, 1)
     return F.conv2d(x_hat - x, kernel, groups=3).abs().mean()
+
+
+def grid(x_hat: Tensor, x: Tensor, period: int = 8, reach: int = 4) -> Tensor:
+    """Mean absolute error that neighbouring blocks share, as far apart as the pixels themselves: (b, 3, H, W) twice -> scalar.
+
+    The error of each place in a block of `period`, less the block's mean, averaged over `reach` by `reach` blocks: texture
+    that is merely wrong averages out, a pattern of that period (or one it is a multiple of) stays.
+    Sides: multiples of `period`, at least `period * reach`.
+    """
+    error = F.pixel_unshuffle(x_hat - x, period).unflatten(1, (3, period**2))
+    pattern = (error - error.mean(2, keepdim=True)).flatten(1, 2)
+    return F.avg_pool2d(pattern, reach, stride=reach // 2).abs().mean()
 
 
 class Critic(nn.Module):

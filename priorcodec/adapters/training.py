@@ -1,7 +1,7 @@
 """Stage 2: train one backbone's adapter; encoder and backbone stay as they are, bit for bit.
 
     x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z --adapter.to_pixels--> x_hat
-        latent: z against to_latents(x)    pixel, perceptual, structure, adversarial: x_hat against x
+        latent: z against to_latents(x)    pixel, perceptual, structure, grid, adversarial: x_hat against x
         statistics: the adapter's predicted mean and std against those of to_latents(x)
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
 (arXiv 2509.13768) and StableCodec (arXiv 2506.21977).
@@ -40,6 +40,7 @@ MEANING = {
     "fusion": "channels of the attentive fusion's bottleneck; 0: no fusion",
     "window": "of its attention, in positions",
     "detail": "channels of what adds the preview's detail to the picture; 0: nothing",
+    "detail_depth": "blocks of it",
     "tokens": "vectors that stand where text stood",
     "mapper": "whether they depend on the file",
     "statistics": "whether the latent's mean and std are predicted, for renormalization",
@@ -73,6 +74,7 @@ class LossWeights:
     perceptual: float = setting(1.0, "weight of the perceptual distance")
     statistics: float = setting(0.1, "weight of the error of the predicted latent statistics")
     structure: float = setting(0.0, "weight of the difference of Sobel gradients")
+    grid: float = setting(0.0, "weight of the error that repeats every 8 pixels: against regular dots")
     adversarial: float = setting(0.0, "weight of the patch critic's opinion")
 
 
@@ -153,7 +155,7 @@ class Objective(nn.Module):
             add("latent", (estimate.z.float() - target).square().mean())
         if weights.statistics and estimate.mean is not None:
             add("statistics", statistics_error(estimate.mean, estimate.std, target, self.adapter.bridge.std))
-        if weights.pixel or weights.perceptual or weights.structure or weights.adversarial:
+        if weights.pixel or weights.perceptual or weights.structure or weights.grid or weights.adversarial:
             x_hat = self.adapter.to_pixels(estimate.z, quality, preview)
             i, j = corner
             window = (..., slice(i, i + self.window), slice(j, j + self.window))
@@ -163,6 +165,8 @@ class Objective(nn.Module):
                 add("perceptual", self._frozen[1](x_hat[window].contiguous(), x[window].contiguous()).mean())
             if weights.structure:
                 add("structure", losses.structure(x_hat, x))
+            if weights.grid:
+                add("grid", losses.grid(x_hat, x))
             if self.critic is not None:
                 decoder, critic = self.critic.losses(x_hat, x)
                 add("adversarial", decoder)

@@ -98,8 +98,12 @@ def exact_conv(a: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor
         strip = a[:, max(0, top - pad) : end + pad]
         if kernel > 1:
             strip = F.pad(strip, (pad, pad, max(0, pad - top), max(0, end + pad - h)))
-            strip = F.unfold(strip[None], kernel)[0]
-        total = (matrix @ strip.flatten(1)).add_(bias.double()[:, None])
-        total.div_(1 << WEIGHT_BITS).add_(0.5).floor_().clamp_(0 if relu else -LIMIT, LIMIT)
-        out[:, top:end] = total.view(c_out, end - top, w)
+        out[:, top:end] = exact_strip(strip, matrix, bias.double(), kernel, relu).view(c_out, end - top, w)
     return out
+
+
+def exact_strip(strip: Tensor, matrix: Tensor, bias: Tensor, kernel: int, relu: bool) -> Tensor:
+    """One strip of `exact_conv`, padded: (c_in, h, w) -> (c_out, positions), float64 integers all of them."""
+    columns = F.unfold(strip[None], kernel)[0] if kernel > 1 else strip.flatten(1)
+    total = (matrix @ columns).add_(bias[:, None])
+    return total.div_(1 << WEIGHT_BITS).add_(0.5).floor_().clamp_(0 if relu else -LIMIT, LIMIT)

@@ -10,13 +10,13 @@ from priorcodec.adapters.checkpoint import AdapterConfig
 from priorcodec.adapters.detail import Detail
 from priorcodec.registry import open_registry
 
-SMALL = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, detail=8)
+SMALL = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, detail=8, detail_depth=2)
 
 
 @pytest.fixture
 def detail():
     torch.manual_seed(0)
-    made = Detail(8, levels=4)
+    made = Detail(8, 2, levels=4)
     torch.nn.init.normal_(made.tail.weight)
     return made.requires_grad_(False)
 

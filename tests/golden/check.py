@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from priorcodec.core import entropy
+from priorcodec.core import integer
 from priorcodec.core.codec import Codec
 from priorcodec.core.errors import StreamError
 
@@ -61,9 +61,9 @@ def under(setting: Setting) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(torch.autocast(setting.device, torch.bfloat16, enabled=setting.autocast))
         if setting.compiled:  # every integer network; fullgraph: an error instead of a silent step back to eager
-            fast = torch.compile(entropy.exact_conv, dynamic=True, fullgraph=True)
-            stack.enter_context(mock.patch.object(entropy, "exact_conv", fast))
-            stack.enter_context(torch._dynamo.config.patch(recompile_limit=64))  # it has many shapes
+            fast = torch.compile(integer.exact_strip, dynamic=True, fullgraph=True)
+            stack.enter_context(mock.patch.object(integer, "exact_strip", fast))
+            stack.enter_context(torch._dynamo.config.patch(recompile_limit=64))  # kernels, strides, with relu and without
         try:
             torch.set_num_threads(setting.threads)
             torch.set_default_dtype(torch.float64 if setting.float64 else torch.float32)
