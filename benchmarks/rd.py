@@ -144,6 +144,9 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument(
         "--anchor", nargs="+", help="codecs that BD-rates are against; default those measured of vvc avif jxl"
     )
+    cli.add_argument(
+        "--between", nargs=2, type=float, metavar="BPP", help="BD-rates over this range of rates; default all of it"
+    )
     cli.add_argument("--qualities", nargs="+", help="of our own codecs, default every level")
     cli.add_argument("--vvc", type=Path, help="folder of NAME-qpQP.266 bitstreams")
     cli.add_argument("--workers", type=int, default=1)
@@ -180,14 +183,19 @@ def _jobs(args: argparse.Namespace, codec: str, coder: coders.Coder, path: Path,
 
 
 def _bd_rates(
-    means: list[dict[str, Any]], anchors: list[str] | None, higher: dict[str, bool]
+    means: list[dict[str, Any]],
+    anchors: list[str] | None,
+    higher: dict[str, bool],
+    rates: tuple[float, float] | None = None,
 ) -> tuple[list[dict[str, Any]], list[str]]:
     """BD-rates against every anchor that was measured; a line for each that was not."""
     if find_spec("bjontegaard") is None:
         return [], ["BD-rate: no python module bjontegaard; install priorcodec[bench]"]
     measured = {m["codec"] for m in means}
     anchors = anchors or [anchor for anchor in ("vvc", "avif", "jxl") if anchor in measured]
-    found = [entry for anchor in anchors if anchor in measured for entry in curves.bd_table(means, anchor, higher)]
+    found = [
+        entry for anchor in anchors if anchor in measured for entry in curves.bd_table(means, anchor, higher, rates)
+    ]
     return found, [f"BD-rate against {anchor}: it was not measured" for anchor in anchors if anchor not in measured]
 
 
@@ -222,13 +230,15 @@ def run(args: argparse.Namespace) -> Path:
             (args.keep / "original").mkdir(parents=True, exist_ok=True)
             image.save(x, args.keep / "original" / f"{p.stem}.png")
     shown = {n: metrics.METRICS[n] for n in names}
-    bd_rate, without = _bd_rates(means, args.anchor, {n: m.higher_is_better for n, m in shown.items()})
+    higher = {n: m.higher_is_better for n, m in shown.items()}
+    bd_rate, without = _bd_rates(means, args.anchor, higher, tuple(args.between) if args.between else None)
     content = {
         "codecs": {c.name: c.title for c in found.values()},
         "ours": [c.name for c in found.values() if c.ours],
         "metrics": {n: {"title": m.title, "unit": m.unit, "higher_is_better": m.higher_is_better}
                     for n, m in shown.items()},
         "left_out": lines + without,
+        "between": args.between,
         "bd_rate": bd_rate,
         "means": means,
         "pictures": [{"name": p.stem, "height": x.shape[0], "width": x.shape[1], "sha256": hashes[p]}

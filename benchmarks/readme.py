@@ -208,14 +208,21 @@ def _trust(result: dict[str, Any]) -> str:
 def _refine(result: dict[str, Any]) -> str:
     """Markdown table of what benchmarks/refine.py found over all qualities."""
     settings = result["settings"]
-    lines = [
-        f"| refined for | R + λD | BD-rate, PSNR of the preview | BD-rate, ST-LPIPS (Alex) through {settings['backbone']} "
+    metrics = {"psnr": "PSNR of the preview"}
+    if settings["backbone"]:
+        metrics["stlpips_alex"] = f"ST-LPIPS (Alex) through {settings['backbone']}"
+    heads = [
+        "refined for",
+        "R + λD",
+        *(f"BD-rate, {title}" for title in metrics.values()),
+        "steps",
+        "time of a plain encode",
     ]
-    lines = [lines[0] + "| steps | time of a plain encode |", "|---|---:|---:|---:|---:|---:|"]
+    lines = [f"| {' | '.join(heads)} |", "|---|" + "---:|" * (len(heads) - 1)]
     for row in result["summary"]:
         if row["target"] == "structure":
             continue
-        rates = [row.get(f"bd_{metric}") for metric in ("psnr", "stlpips_alex")]
+        rates = [row.get(f"bd_{metric}") for metric in metrics]
         told = ["-" if rate is None else f"{rate:+.1f}%" for rate in rates]
         lines.append(
             f"| {row['target']} | {row['cost_mean'] - 1:+.1%}, worst {row['cost_worst'] - 1:+.1%} | {' | '.join(told)} "

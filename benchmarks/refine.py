@@ -1,8 +1,8 @@
 """What `encode --refine` is worth.   python benchmarks/refine.py NAME PICTURES... [--first 4] [--qualities 0 1 3 5] [--steps 100]
 
-Per picture and quality: the plain file, the one refined for the preview's squared error, the one refined for BACKBONE, and at
-the two lowest qualities the one refined for structure. Each is written, read and scored: the preview by PSNR and GMSD, the
-picture out of BACKBONE by ST-LPIPS. A file with a larger R + lambda D than its plain one ends the run with an error. Beside
+Per picture and quality: the plain file and one refined for each of `--targets`: the preview's squared error, a backbone, and at
+the two lowest qualities structure. Each is written, read and scored: the preview by PSNR and GMSD, the picture out of the
+backbone, if one is a target, by ST-LPIPS. A file with a larger R + lambda D than its plain one ends the run with an error. Beside
 NAME.json comes NAME-structure.webp: the first picture's middle, original, plain, refined and refined for structure, one row per
 quality.
 """
@@ -42,16 +42,16 @@ def measure(session: Session, path: Path, args: argparse.Namespace) -> tuple[lis
         session.codec.encode(pixels, quality)
         once = time.process_time() - started
         crops = [_middle(pixels)]
-        for target in (PLAIN, PSNR, *([STRUCTURE] if quality in low else []), args.backbone):
+        for target in (PLAIN, *(t for t in args.targets if t != STRUCTURE or quality in low)):
             refined = None if target == PLAIN else session.refinement(args.steps, target)
             started = time.process_time()
             encoded = session.codec.encode(pixels, quality, refined=refined)
             seconds = time.process_time() - started
-            row, preview = _score(session, pixels, encoded, through=target != STRUCTURE)
+            row, preview = _score(session, pixels, encoded, through=bool(args.backbone) and target != STRUCTURE)
             row |= _told(encoded, path.stem, quality, target) | {"encodes": round(seconds / once, 2)}
             rows.append({"picture": path.stem, "codec": target, "setting": f"{quality:g}", **row})
             crops += [] if target == args.backbone else [_middle(preview)]
-        if quality in low:
+        if quality in low and STRUCTURE in args.targets:
             shown.append(np.concatenate(crops, 1))
         print(path.stem, quality, file=sys.stderr, flush=True)
     return rows, shown
@@ -106,8 +106,10 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("--first", type=int, help="so many pictures only")
     cli.add_argument("--qualities", nargs="+", type=float, default=[0, 1, 3, 5])
     cli.add_argument("--steps", type=int, default=100)
-    cli.add_argument("--backbone", default="nano_unet")
-    cli.add_argument("--adapter", help="its adapter, if not the default")
+    cli.add_argument(
+        "--targets", nargs="+", default=[PSNR, STRUCTURE, "nano_unet"], help="psnr, structure, one backbone"
+    )
+    cli.add_argument("--adapter", help="the backbone's adapter, if not the default")
     cli.add_argument("--encoder", type=Path, help="another encoder's weight file")
     cli.add_argument("--threads", type=int, default=1)
     cli.add_argument("--results", type=Path, default=resultfile.RESULTS)
@@ -118,7 +120,13 @@ def run(args: argparse.Namespace) -> Path:
     import torch
 
     torch.set_num_threads(args.threads)
-    session = open_session(args.backbone, adapter=args.adapter, encoder=args.encoder)
+    backbones = [target for target in args.targets if target not in (PSNR, STRUCTURE)]
+    if len(backbones) > 1:
+        raise PriorCodecError(
+            f"--targets has {len(backbones)} backbones, {' and '.join(backbones)}, wanted one at most"
+        )
+    args.backbone = next(iter(backbones), None)
+    session = open_session(args.backbone or "nano_unet", adapter=args.adapter, encoder=args.encoder)
     rows: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
     pictures = evaluate.expand(args.pictures, PICTURES)[: args.first]
@@ -129,7 +137,8 @@ def run(args: argparse.Namespace) -> Path:
     settings |= {"qualities": args.qualities, "pictures": len(pictures), "threads": args.threads}
     content = {"settings": settings, "summary": summary(rows), "means": curves.means(rows), "rows": rows}
     path = resultfile.write(args.name, "refine", content, folder=args.results)
-    Image.fromarray(np.concatenate(shown)).save(path.with_name(f"{args.name}-structure.webp"), quality=90, method=6)
+    if shown:
+        Image.fromarray(np.concatenate(shown)).save(path.with_name(f"{args.name}-structure.webp"), quality=90, method=6)
     return path
 
 

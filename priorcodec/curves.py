@@ -67,6 +67,20 @@ def bd_rate(anchor: Sequence[Point], test: Sequence[Point], *, higher_is_better:
     return BDRate(percent=result, overlap=overlap, low=min(sign * low, sign * high), high=max(sign * low, sign * high))
 
 
+def between(curve: Sequence[Point], low: float, high: float) -> list[Point]:
+    """The part of a curve from `low` to `high` bits per pixel; where it runs on beyond, its value there is interpolated
+    (piecewise cubic in the logarithm of the rate, as `bd_rate` does)."""
+    from scipy.interpolate import PchipInterpolator
+
+    points = sorted(curve)
+    inside = [point for point in points if low < point[0] < high]
+    ends = [rate for rate in (low, high) if points and points[0][0] <= rate <= points[-1][0]]
+    if ends and len(points) > 1:
+        value = PchipInterpolator([math.log(rate) for rate, _ in points], [value for _, value in points])
+        inside += [(rate, float(value(math.log(rate)))) for rate in ends]
+    return sorted(inside)
+
+
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Mean row per (codec, setting), in order of first appearance, with the number of pictures."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
@@ -81,12 +95,22 @@ def curve(mean_rows: Sequence[dict[str, Any]], codec: str, metric: str) -> list[
     return sorted((r["bpp"], r[metric]) for r in rows)
 
 
-def bd_table(mean_rows: Sequence[dict[str, Any]], anchor: str, higher: dict[str, bool]) -> list[dict[str, Any]]:
-    """BD-rate of every codec against `anchor` under every metric (higher: metric -> higher is better)."""
+def bd_table(
+    mean_rows: Sequence[dict[str, Any]],
+    anchor: str,
+    higher: dict[str, bool],
+    rates: tuple[float, float] | None = None,
+) -> list[dict[str, Any]]:
+    """BD-rate of every codec against `anchor` under every metric (higher: metric -> higher is better).
+
+    rates: of both curves only what lies between these, in bits per pixel.
+    """
     table, codecs = [], dict.fromkeys(r["codec"] for r in mean_rows)
     for codec in codecs:
         for metric, up in higher.items():
             base, test = curve(mean_rows, anchor, metric), curve(mean_rows, codec, metric)
+            if rates:
+                base, test = between(base, *rates), between(test, *rates)
             if codec == anchor or not base or not test:
                 continue
             bd = bd_rate(base, test, higher_is_better=up)

@@ -49,6 +49,21 @@ def test_points_that_cost_more_for_less_are_dropped():
     assert curves.front([*DISTANCE, (0.3, 0.18)], higher_is_better=False) == DISTANCE
 
 
+def test_a_part_of_a_curve_ends_where_it_is_asked_to():
+    """value = 8 log2(rate) + 60: the interpolation is exact, and the parts of one line still cost the same."""
+    line = [(2.0**k, 8.0 * k + 60) for k in (-6, -5, -4, -3, -2)]
+    part = curves.between(line, 2.0**-4.5, 2.0**-2.5)
+    assert part == [pytest.approx(point) for point in ((2.0**k, 8.0 * k + 60) for k in (-4.5, -4, -3, -2.5))]
+    assert curves.between(line, 0.001, 1.0) == line  # it does not reach so far
+    assert curves.between([(0.1, 3.0)], 0.2, 0.3) == []
+    double = [(2 * rate, value) for rate, value in line]
+    means = [{"codec": c, "setting": str(i), "bpp": r, "psnr": v}
+             for c, points in (("one", line), ("two", double)) for i, (r, v) in enumerate(points)]  # fmt: skip
+    (entry,) = curves.bd_table(means, "one", {"psnr": True}, (2.0**-4.5, 2.0**-2.5))
+    assert entry["percent"] == pytest.approx(100, abs=0.1)
+    assert (entry["low"], entry["high"]) == (pytest.approx(8 * -4.5 + 60), pytest.approx(8 * -3.5 + 60))
+
+
 def test_empty_curve():
     with pytest.raises(ConfigError, match="no point"):
         curves.bd_rate([], PSNR, higher_is_better=True)

@@ -63,8 +63,10 @@ def ours_table(result: dict[str, Any]) -> Table:
 
 
 def _bd_note(result: dict[str, Any]) -> str:
+    rates = result.get("between")
+    over = f" between {rates[0]:g} and {rates[1]:g} bpp" if rates else ""
     return (
-        f"(BD-rate, means over {len(result['pictures'])} pictures; negative is better); in brackets how much of the two "
+        f"(BD-rate{over}, means over {len(result['pictures'])} pictures; negative is better); in brackets how much of the two "
         f"quality ranges overlaps, * where it is under {SHORT:.0%}."
     )
 

@@ -22,7 +22,9 @@ from priorcodec.core.encoder import EncoderConfig, ImageEncoder
 from priorcodec.core.errors import AdapterError
 from priorcodec.testing._run import Subject, require, require_equal, require_shape
 
-CONFIG = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4, detail=8, detail_depth=1, mapper=True)
+CONFIG = AdapterConfig(
+    width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4, detail=8, detail_depth=1, mapper=True
+)
 M, LEVELS, ENCODER = 6, 4, 0x0DDBA11
 STEPS = 4
 

@@ -8,7 +8,7 @@ from .conftest import run
 def test_costs_fall_and_the_tables_show_them(pictures, weights, tmp_path):
     run(
         *("refine.py", "small", pictures, "--first", 2, "--qualities", 0, 1, 2, "--steps", 6, "--results", tmp_path),
-        *("--backbone", "toy", "--encoder", weights["encoder"], "--adapter", weights["toy"]),
+        *("--targets", "psnr", "structure", "toy", "--encoder", weights["encoder"], "--adapter", weights["toy"]),
     )
     result = json.loads((tmp_path / "small.json").read_text())
     assert result["kind"] == "refine" and len(result["rows"]) == 2 * (2 * 4 + 3)

@@ -63,7 +63,9 @@ def under(setting: Setting) -> Iterator[None]:
         if setting.compiled:  # every integer network; fullgraph: an error instead of a silent step back to eager
             fast = torch.compile(integer.exact_strip, dynamic=True, fullgraph=True)
             stack.enter_context(mock.patch.object(integer, "exact_strip", fast))
-            stack.enter_context(torch._dynamo.config.patch(recompile_limit=64))  # kernels, strides, with relu and without
+            stack.enter_context(
+                torch._dynamo.config.patch(recompile_limit=64)
+            )  # kernels, strides, with relu and without
         try:
             torch.set_num_threads(setting.threads)
             torch.set_default_dtype(torch.float64 if setting.float64 else torch.float32)
