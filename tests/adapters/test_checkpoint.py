@@ -64,6 +64,22 @@ def test_round_trip(dtype, trained, make, features, tmp_path):
         torch.testing.assert_close(before, after, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("later", [["detail_depth"], ["detail", "detail_depth"]])
+def test_a_file_from_before_a_setting_has_what_was_built_then(later, make, features, tmp_path):
+    backbone, adapter = make("toy", **({"detail": 8, "detail_depth": 2} if "detail" not in later else {"detail": 0}))
+    adapter.inject(backbone)
+    path = tmp_path / "old.safetensors"
+    checkpoint.save(adapter, path, encoder_id=ENCODER, metadata=METADATA)
+    fields = json.loads(checkpoint.read(path).metadata["config"])
+    altered(path, metadata={"config": json.dumps({key: fields[key] for key in fields if key not in later})})
+    file = checkpoint.read(path)
+    assert {key: getattr(file.config, key) for key in later} == {key: checkpoint.LATER[key] for key in later}
+    again, fresh = make("toy", detail=file.config.detail, detail_depth=file.config.detail_depth)
+    fresh.inject(again)
+    checkpoint.load(file, fresh)
+    assert fresh.state_dict().keys() == adapter.state_dict().keys()
+
+
 @pytest.mark.parametrize(
     "change, word",
     [({"revision": "1" * 40}, "revision"), ({"name": "other"}, "backbone"), ({"lora": ()}, "rules")],

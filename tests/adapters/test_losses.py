@@ -1,0 +1,37 @@
+"""Losses between pictures: what each one minds, and what it does not."""
+
+import pytest
+import torch
+
+from priorcodec.adapters import losses
+
+
+def dots(period):
+    """(1, 3, 128, 128): one raised pixel in every block."""
+    x = torch.zeros(1, 3, 128, 128)
+    x[..., ::period, ::period] = 0.5
+    return x
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_grid_minds_a_pattern_in_full(period):
+    x = torch.rand(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    pattern = dots(period)
+    wanted = (pattern - pattern.mean()).abs().mean()
+    assert losses.grid(x + pattern, x) == pytest.approx(float(wanted), rel=1e-3)
+    assert losses.grid(x, x) == 0
+
+
+def test_grid_spares_what_does_not_repeat():
+    x, noise = torch.zeros(1, 3, 128, 128), 0.1 * torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    assert losses.grid(x + 0.3, x) < 1e-6  # another brightness
+    assert losses.grid(noise, x) < 0.3 * noise.abs().mean()
+    assert losses.grid(noise, x) < losses.grid(dots(8), x) * noise.abs().mean() / dots(8).abs().mean()
+
+
+def test_grid_is_learned_away():
+    """Its gradient points from the pattern to the picture."""
+    pattern = dots(8).requires_grad_()
+    losses.grid(pattern, torch.zeros_like(pattern)).backward()
+    better = pattern.detach() - 20 * pattern.grad
+    assert losses.grid(better, torch.zeros_like(better)) < losses.grid(pattern, torch.zeros_like(pattern))
