@@ -168,17 +168,20 @@ def _adapter(result: dict[str, Any]) -> str:
     """Markdown table of what benchmarks/retarget.py trained and measured."""
     levels = result["rows"][0]["levels"]
     told = [f"quality {level['quality']:.0f}" for level in levels]
-    lines = [f"| | backbone | trained | share | steps | seconds | {' | '.join(told)} | BD-rate |"]
-    lines += ["|---|---|---:|---:|---:|---:|" + "---:|" * (len(levels) + 1)]
+    lines = [f"| | backbone | trained | share | steps | seconds | {' | '.join(told)} | BD-rate | decode |"]
+    lines += ["|---|---|---:|---:|---:|---:|" + "---:|" * (len(levels) + 2)]
     for row in result["rows"]:
         values = [f"{level['stlpips_alex']:.3f}" for level in row["levels"]]
         rate = "no overlap" if row["bd_rate"] is None else f"{row['bd_rate']:+.1f}%"
+        seconds = [level["decode_seconds"] for level in row["levels"] if "decode_seconds" in level]
+        decode = f"{sum(seconds) / len(seconds):.2f} s" if seconds else "-"
         lines.append(
             f"| {row['row']} | {row['backbone']} | {row['trained'] / 1e6:.2f} M | {row['share']:.0%} | {row['steps']} "
-            f"| {row['seconds']} | {' | '.join(values)} | {rate} |"
+            f"| {row['seconds']} | {' | '.join(values)} | {rate} | {decode} |"
         )
     rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
-    note = f"ST-LPIPS (Alex) at {rates} bpp on {result['pictures']} pictures; BD-rate against the row with +0.0%."
+    note = f"ST-LPIPS (Alex) at {rates} bpp on {result['pictures']} pictures; BD-rate against the row with +0.0%; "
+    note += "decode: processor seconds of one picture, entropy decoding included."
     return "\n".join([*lines, "", note]) + "\n"
 
 

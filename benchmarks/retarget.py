@@ -45,6 +45,7 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "default": ("nano_unet", []),
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
         "no detail": ("nano_unet", ["adapter.detail=0"]),
+        "detail of 2 blocks": ("nano_unet", ["adapter.detail_depth=2"]),
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
@@ -186,7 +187,7 @@ def scratch(words: list[str]) -> Any:
 
 
 def measure(session: Any, args: argparse.Namespace) -> list[dict[str, float]]:
-    """Mean rate and scores per quality, of files on disk."""
+    """Mean rate, scores and processor seconds of a decode per quality, of files on disk."""
     from priorcodec import metrics
     from priorcodec.core import image
 
@@ -201,11 +202,11 @@ def measure(session: Any, args: argparse.Namespace) -> list[dict[str, float]]:
                 part = file.with_suffix(f".{slug(args.row or 'default')}")
                 part.write_bytes(session.encode(pixels, quality))
                 part.replace(file)
+            started = time.process_time()
             decoded = session.decode_pixels(file.read_bytes())
-            height, width = pixels.shape[:2]
-            scores.append(
-                {"bpp": metrics.bpp(file.stat().st_size, height, width)} | metrics.score(pixels, decoded, METRICS)
-            )
+            row = {"decode_seconds": time.process_time() - started}
+            row["bpp"] = metrics.bpp(file.stat().st_size, *pixels.shape[:2])
+            scores.append(row | metrics.score(pixels, decoded, METRICS))
         rows.append(
             {"quality": quality} | {key: round(sum(s[key] for s in scores) / len(scores), 5) for key in scores[0]}
         )

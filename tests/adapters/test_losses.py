@@ -23,7 +23,10 @@ def test_grid_minds_a_pattern_in_full(period):
 
 
 def test_grid_spares_what_does_not_repeat():
-    x, noise = torch.zeros(1, 3, 128, 128), 0.1 * torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    x, noise = (
+        torch.zeros(1, 3, 128, 128),
+        0.1 * torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(0)),
+    )
     assert losses.grid(x + 0.3, x) < 1e-6  # another brightness
     assert losses.grid(noise, x) < 0.3 * noise.abs().mean()
     assert losses.grid(noise, x) < losses.grid(dots(8), x) * noise.abs().mean() / dots(8).abs().mean()
