@@ -110,12 +110,17 @@ def many(folder, count):
         os.link(folder / "0.png", folder / f"{i}.png")
 
 
+def heeds_control_c():
+    """A shell's background job ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(folder):
     """`encode FOLDER/in -o FOLDER/out` by two processes, in a process group of its own, when its first file is written."""
     words = ["encode", "in", "-o", "out", "-q", "1", "--workers", "2"]
     process = subprocess.Popen(
         [sys.executable, "-m", "priorcodec.cli", *words],
-        cwd=folder, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=folder, start_new_session=True, preexec_fn=heeds_control_c, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])},
     )  # fmt: skip
     while not list(folder.glob("out/*.gic")):
