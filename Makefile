@@ -2,7 +2,7 @@
 # make test   installs everything and runs the tests        make lint   ruff, pyright, import-linter
 # make docs   writes the tables of README.md and docs/ again from benchmarks/results
 # make kodak KODAK=pictures VVC=bitstreams   measures the README's Kodak table again; what is missing is named and left out
-# make conformance [OLD=python of another environment]   reads the golden files under every setting, there as well
+# make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
 # make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
 # Needs Python 3.11 or 3.12, git and make. Another interpreter: make PYTHON=/path/to/python3.12 test
 
@@ -11,6 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,bench,test
 STAMP := $(VENV)/installed
+OLDEST := $(VENV)/oldest
 FIND := for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
@@ -32,9 +33,15 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python benchmarks/readme.py
 
-conformance: $(STAMP)
+conformance: $(STAMP) $(OLDEST)/installed
 	PYTHONPATH=. $(BIN)/python tests/golden/check.py
-	$(if $(OLD),PYTHONPATH=. $(OLD) tests/golden/check.py)
+	PYTHONPATH=. $(OLDEST)/bin/python tests/golden/check.py
+
+$(OLDEST)/installed: $(STAMP)
+	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet torch==2.6.0 'numpy<2' pillow pluggy safetensors
+	$(OLDEST)/bin/python -m pip install --quiet --no-deps compressai
+	touch $@
 
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit $(VENV)/audit $(BIN)/python runs/sbom.cdx.json

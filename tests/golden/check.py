@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -63,9 +64,9 @@ def under(setting: Setting) -> Iterator[None]:
         if setting.compiled:  # every integer network; fullgraph: an error instead of a silent step back to eager
             fast = torch.compile(integer.exact_strip, dynamic=True, fullgraph=True)
             stack.enter_context(mock.patch.object(integer, "exact_strip", fast))
-            stack.enter_context(
-                torch._dynamo.config.patch(recompile_limit=64)
-            )  # kernels, strides, with relu and without
+            config = torch._dynamo.config
+            limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
+            stack.enter_context(config.patch({limit: 64}))  # kernels, strides, with relu and without
         try:
             torch.set_num_threads(setting.threads)
             torch.set_default_dtype(torch.float64 if setting.float64 else torch.float32)
@@ -114,11 +115,10 @@ def check(names: list[str]) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    here = [name for name, s in SETTINGS.items() if not s.compiled and (s.device == "cpu" or torch.cuda.is_available())]
+    compilers, gpu = any(map(shutil.which, ("c++", "g++", "clang++"))), torch.cuda.is_available()
+    here = [name for name, s in SETTINGS.items() if (compilers or not s.compiled) and (gpu or s.device == "cpu")]
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    cli.add_argument(
-        "settings", nargs="*", help=f"some of {', '.join(SETTINGS)}; default: what works here, not compiled"
-    )
+    cli.add_argument("settings", nargs="*", help=f"some of {', '.join(SETTINGS)}; default: what works here")
     cli.add_argument("--json", action="store_true", help="print rows as JSON")
     given = cli.parse_args()
     if unknown := set(given.settings) - set(SETTINGS):
