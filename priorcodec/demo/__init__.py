@@ -59,14 +59,14 @@ def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") 
             row.append(
                 Shot(codec=name, size_bytes=len(data), pixels=pixels, encode_seconds=encoded, decode_seconds=seconds)
             )
-        row += [_nearest(name, original, len(data)) for name in CLASSICAL]
+        row += [nearest(name, original, len(data)) for name in CLASSICAL]
         rows.append(row)
     _print_table(original, rows)
     image.save(montage(rows), output / "montage.png")
     print(f"\nfiles and pictures in {output}, side by side in {output / 'montage.png'}")
 
 
-def _nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> Shot:
+def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> Shot:
     """The classical codec at the quality setting whose file is nearest in size."""
     from PIL import Image
 

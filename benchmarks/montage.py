@@ -1,0 +1,49 @@
+"""One crop through every decoder, to look at.   python benchmarks/montage.py PICTURE TARGET.webp [--crop X Y SIDE] [--qualities 1 3 5]
+
+A row per quality, all of it from one file: original, preview, each backbone, and AVIF at the nearest size of the whole picture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from priorcodec import demo, open_session
+from priorcodec.core import image
+from priorcodec.core.errors import PriorCodecError
+
+
+def run(args: argparse.Namespace) -> None:
+    original, rows = image.load(args.picture).pixels, []
+    x, y, side = args.crop or (0, 0, max(original.shape))
+    sessions = {name: open_session(name) for name in args.backbones}
+    for quality in args.qualities:
+        data = open_session().encode(original, quality)
+        shots = [demo.Shot(codec="original", size_bytes=0, pixels=original)]
+        shots.append(demo.Shot(codec="preview", size_bytes=len(data), pixels=open_session().preview_pixels(data)))
+        for name, session in sessions.items():
+            shots.append(demo.Shot(codec=name, size_bytes=len(data), pixels=session.decode_pixels(data)))
+        shots.append(demo.nearest("AVIF", original, len(data)))
+        rows.append(
+            [
+                demo.Shot(codec=s.codec, size_bytes=s.size_bytes, pixels=s.pixels[y : y + side, x : x + side])
+                for s in shots
+            ]
+        )
+    Image.fromarray(demo.montage(rows)).save(args.target, quality=88, method=6)
+
+
+if __name__ == "__main__":
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("picture", type=Path)
+    cli.add_argument("target", type=Path)
+    cli.add_argument("--crop", nargs=3, type=int, metavar=("X", "Y", "SIDE"), help="default: the whole picture")
+    cli.add_argument("--qualities", nargs="+", type=float, default=[1, 3, 5])
+    cli.add_argument("--backbones", nargs="+", default=["nano_unet", "nano_dit"])
+    try:
+        run(cli.parse_args())
+    except (PriorCodecError, OSError) as error:
+        sys.exit(f"montage.py: {error}")
