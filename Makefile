@@ -48,7 +48,7 @@ audit: $(STAMP)
 
 kodak: $(STAMP)
 	@test -n "$(KODAK)" || { echo "make kodak wants the 24 pictures: make kodak KODAK=FOLDER [VVC=FOLDER of NAME-qpQP.266]" >&2; exit 1; }
-	$(BIN)/python benchmarks/rd.py kodak $(KODAK) $(if $(VVC),--vvc $(VVC)) $(if $(CODECS),--codecs $(CODECS)) --workers $$(nproc)
+	$(BIN)/python benchmarks/rd.py kodak $(KODAK) $(if $(VVC),--vvc $(VVC)) $(if $(CODECS),--codecs $(CODECS)) --workers $$(nproc) --between 0.02 0.25
 	$(BIN)/python benchmarks/readme.py
 
 install: $(STAMP)

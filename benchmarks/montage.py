@@ -1,4 +1,4 @@
-"""One crop through every decoder, to look at.   python benchmarks/montage.py PICTURE TARGET.webp [--crop X Y SIDE] [--qualities 1 3 5]
+"""One crop through every decoder, to look at.   python benchmarks/montage.py PICTURE TARGET.webp [--crop X Y SIDE]
 
 A row per quality, all of it from one file: original, preview, each backbone, and AVIF at the nearest size of the whole picture.
 """
