@@ -26,7 +26,7 @@ from priorcodec.core.transform import STRIDE
 MARGIN = (
     64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
 )
-LARGEST = 1536  # beyond it attention and the fresh memory of every layer cost more than the overlap of smaller tiles
+LARGEST = 1024  # as large models were trained; beyond it fresh memory for every layer costs more than overlap
 
 
 def automatic(pixel_bytes: int, device: torch.device | str) -> int:
