@@ -23,7 +23,7 @@ from priorcodec.core.errors import AdapterError
 from priorcodec.testing._run import Subject, require, require_equal, require_shape
 
 CONFIG = AdapterConfig(
-    width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4, detail=8, detail_depth=1, mapper=True
+    width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4, detail=8, detail_depth=2, mapper=True
 )
 M, LEVELS, ENCODER = 6, 4, 0x0DDBA11
 STEPS = 4
@@ -157,9 +157,9 @@ def _attached(subject: Subject, backbone: Any, *, m: int = M, levels: int = LEVE
 
 
 def _features() -> tuple[Tensor, Tensor, Tensor]:
-    """y_hat, qualities and preview."""
+    """y_hat, qualities and preview. Not square: at stride 64 there are two positions, and attention over one learns nothing."""
     g = torch.Generator().manual_seed(11)
-    y_hat, preview = torch.randn(2, M, 4, 4, generator=g), torch.rand(2, 3, 64, 64, generator=g) * 2 - 1
+    y_hat, preview = torch.randn(2, M, 4, 8, generator=g), torch.rand(2, 3, 64, 128, generator=g) * 2 - 1
     return y_hat, torch.tensor([0.5, 2.0]), preview
 
 
