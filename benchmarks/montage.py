@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
@@ -20,19 +21,14 @@ def run(args: argparse.Namespace) -> None:
     original, rows = image.load(args.picture).pixels, []
     x, y, side = args.crop or (0, 0, max(original.shape))
     sessions = {name: open_session(name) for name in args.backbones}
+    codec = open_session()
     for quality in args.qualities:
-        data = open_session().encode(original, quality)
+        data = codec.encode(original, quality)
+        pictures = {"preview": codec.preview_pixels(data)} | {n: s.decode_pixels(data) for n, s in sessions.items()}
         shots = [demo.Shot(codec="original", size_bytes=0, pixels=original)]
-        shots.append(demo.Shot(codec="preview", size_bytes=len(data), pixels=open_session().preview_pixels(data)))
-        for name, session in sessions.items():
-            shots.append(demo.Shot(codec=name, size_bytes=len(data), pixels=session.decode_pixels(data)))
+        shots += [demo.Shot(codec=name, size_bytes=len(data), pixels=pixels) for name, pixels in pictures.items()]
         shots.append(demo.nearest("AVIF", original, len(data)))
-        rows.append(
-            [
-                demo.Shot(codec=s.codec, size_bytes=s.size_bytes, pixels=s.pixels[y : y + side, x : x + side])
-                for s in shots
-            ]
-        )
+        rows.append([replace(shot, pixels=shot.pixels[y : y + side, x : x + side]) for shot in shots])
     Image.fromarray(demo.montage(rows)).save(args.target, quality=88, method=6)
 
 

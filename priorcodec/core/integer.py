@@ -91,14 +91,14 @@ def exact_conv(a: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor
     c_out, c_in, kernel, _ = weight.shape
     _, h, w = a.shape
     out = a.new_empty(c_out, h, w)
-    matrix, pad = weight.flatten(1).double(), kernel // 2
+    matrix, offset, pad = weight.flatten(1).double(), bias.double(), kernel // 2
     rows = max(1, STRIP // (max(c_in * kernel**2, c_out) * w))
     for top in range(0, h, rows):
         end = min(h, top + rows)
         strip = a[:, max(0, top - pad) : end + pad]
         if kernel > 1:
             strip = F.pad(strip, (pad, pad, max(0, pad - top), max(0, end + pad - h)))
-        out[:, top:end] = exact_strip(strip, matrix, bias.double(), kernel, relu).view(c_out, end - top, w)
+        out[:, top:end] = exact_strip(strip, matrix, offset, kernel, relu).view(c_out, end - top, w)
     return out
 
 

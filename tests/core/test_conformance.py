@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import subprocess
 import sys
 
@@ -15,7 +14,7 @@ from priorcodec.core.codec import Codec
 from priorcodec.core.entropy import ExactPrior
 from priorcodec.core.integer import WEIGHT_BITS
 from priorcodec.core.prior import QUALITY_STEPS
-from tests.golden.check import FOLDER, SETTINGS, disagreements, golden, under
+from tests.golden.check import COMPILER, FOLDER, SETTINGS, disagreements, golden, under
 
 ON_A_CPU = [name for name, setting in SETTINGS.items() if setting.device == "cpu" and not setting.compiled]
 FILES = golden()
@@ -74,7 +73,7 @@ def test_the_script_in_another_process():
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_compiled_networks_change_no_symbol(codec, record_property):
-    if not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
+    if not COMPILER:
         pytest.skip("torch.compile needs a C++ compiler on the PATH")
     agree(record_property, codec, FILES, "torch.compile")
 

@@ -52,6 +52,7 @@ SETTINGS = {
     "GPU, bf16 autocast": Setting(device="cuda", autocast=True),
     "GPU, TF32": Setting(device="cuda", tf32=True),
 }
+COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))  # torch.compile needs one on the PATH
 
 
 @contextmanager
@@ -115,8 +116,8 @@ def check(names: list[str]) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    compilers, gpu = any(map(shutil.which, ("c++", "g++", "clang++"))), torch.cuda.is_available()
-    here = [name for name, s in SETTINGS.items() if (compilers or not s.compiled) and (gpu or s.device == "cpu")]
+    gpu = torch.cuda.is_available()
+    here = [name for name, s in SETTINGS.items() if (COMPILER or not s.compiled) and (gpu or s.device == "cpu")]
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("settings", nargs="*", help=f"some of {', '.join(SETTINGS)}; default: what works here")
     cli.add_argument("--json", action="store_true", help="print rows as JSON")
