@@ -31,6 +31,7 @@ import resultfile
 from PIL import Image
 from speed import peak_rss_mib
 
+SETTINGS = {"THP_MEM_ALLOC_ENABLE": "1"}  # as the command line has it
 SEGMENT = 64  # pixels along a border that are averaged
 BESIDE = tuple(64 * k for k in range(-8, 9) if k)  # pixels from the border: where the picture's own steps are taken
 OFFSET = (217, 333)  # of the mosaic, so that no border of its photographs is one of a tile's
@@ -145,7 +146,8 @@ def rows(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
             ]
             done = subprocess.run(
                 [sys.executable, *map(str, words), "--repeats", str(repeats)],
-                env={**os.environ, "OMP_NUM_THREADS": str(given.threads)}, stdout=subprocess.PIPE, text=True, check=True,
+                env={**os.environ, **SETTINGS, "OMP_NUM_THREADS": str(given.threads)},
+                stdout=subprocess.PIPE, text=True, check=True,
             )  # fmt: skip
             found = json.loads(done.stdout.splitlines()[-1])
             for kind in ("seconds", "cpu_seconds"):

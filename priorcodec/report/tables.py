@@ -72,20 +72,25 @@ def _bd_note(result: dict[str, Any]) -> str:
 
 
 def points_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
-    """Mean rate and metrics at every setting, for the given codecs (default all)."""
+    """Mean rate, metrics and, where they were measured, decode seconds at every setting, for the given codecs (default all)."""
     metrics = result["metrics"]
+    chosen = [m for m in result["means"] if not codecs or m["codec"] in codecs]
+    timed = bool(chosen) and all("decode_seconds" in m for m in chosen)
     rows = [
         [result["codecs"][m["codec"]], m["setting"], f"{m['bpp']:.4f}", *(number(m[k], k) for k in metrics)]
-        for m in result["means"]
-        if not codecs or m["codec"] in codecs
+        + ([f"{m['decode_seconds']:.2f} s"] if timed else [])
+        for m in chosen
     ]
     heads = [
         "codec",
         "setting",
         "bpp",
         *(f"{m['title']} {'↑' if m['higher_is_better'] else '↓'}" for m in metrics.values()),
+        *(["decode ↓"] if timed else []),
     ]
-    return Table(heads=heads, rows=rows, note=f"Means over {len(result['pictures'])} pictures, rate from whole files.")
+    note = f"Means over {len(result['pictures'])} pictures, rate from whole files."
+    note += f" Decoding in processor seconds, {result['threads']} thread(s)." if timed else ""
+    return Table(heads=heads, rows=rows, note=note)
 
 
 def speed_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:

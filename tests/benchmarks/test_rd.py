@@ -10,6 +10,7 @@ from PIL import Image
 
 from priorcodec import evaluate
 from priorcodec.core import image
+from priorcodec.report import tables
 
 from .conftest import ROOT, run
 
@@ -166,6 +167,19 @@ def test_a_file_that_cannot_be_read_costs_its_setting_alone(rd, tmp_path):
     result = json.loads((tmp_path / "torn.json").read_text())
     assert result["left_out"] == ["webp 60: failed on 1 of 2 pictures", "jpeg 60: failed on 2 of 2 pictures"]
     assert {r["setting"] for r in result["rows"]} == {"10"}
+
+
+def test_seconds_of_decoding_are_measured_once_and_shown(rd, tmp_path):
+    words = [rd["pictures"], "--codecs", "jpeg:10,60", "--metrics", "psnr", "--seconds", "--results", tmp_path]
+    results = []
+    for _ in range(2):
+        run("rd.py", "timed", *words, "--cache", tmp_path / "cache")
+        results.append(json.loads((tmp_path / "timed.json").read_text()))
+    assert results[0]["rows"] == results[1]["rows"] and "decode_seconds" not in results[0]["metrics"]
+    assert all(0 < m["decode_seconds"] < 1 for m in results[0]["means"])
+    table = tables.points_table(results[0])
+    assert table.heads[-1] == "decode ↓" and table.rows[0][-1].endswith(" s") and "1 thread" in table.note
+    assert "decode ↓" not in tables.points_table(rd["result"]).heads
 
 
 def test_settings_of_the_decoder_in_a_codecs_name(weights, pictures, monkeypatch, tmp_path):
