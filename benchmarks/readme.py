@@ -13,6 +13,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     high_resolution             a large picture in tiles against a small one
     refine, refine/low          what `encode --refine` is worth; at the lowest qualities
     retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
+    ablation/structure          its row without the structure term beside the default, by quality
     rate                        how well and how fast a rate target is met
     trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
@@ -57,7 +58,7 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
     if result["kind"] == "high_resolution":
         return _high_resolution(result), {}
     if result["kind"] == "adapter":
-        return _adapter(result), {}
+        return _structure(result) if view == "structure" else _adapter(result), {}
     if result["kind"] == "rate":
         return _rate(result), {}
     if result["kind"] == "trust":
@@ -182,6 +183,20 @@ def _adapter(result: dict[str, Any]) -> str:
     rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
     note = f"ST-LPIPS (Alex) at {rates} bpp on {result['pictures']} pictures; BD-rate against the row with +0.0%; "
     note += "decode: processor seconds of one picture, entropy decoding included."
+    return "\n".join([*lines, "", note]) + "\n"
+
+
+def _structure(result: dict[str, Any]) -> str:
+    """Markdown table of two rows of the ablation: with and without the structure term in the adapter's loss."""
+    lines = ["| quality | bpp | structure term | GMSD | ST-LPIPS (Alex) | PSNR |", "|---:|---:|---|---:|---:|---:|"]
+    rows = {row["row"]: row["levels"] for row in result["rows"]}
+    for pair in zip(rows["default"], rows["no structure term"], strict=True):
+        for told, level in zip(("with", "without"), pair, strict=True):
+            lines.append(
+                f"| {level['quality']:g} | {level['bpp']:.4f} | {told} | {level['gmsd']:.4f} | {level['stlpips_alex']:.4f} "
+                f"| {level['psnr']:.2f} |"
+            )
+    note = f"Of the backbone's picture, means over {result['pictures']} pictures; adapters of {result['minutes']:g} minutes."
     return "\n".join([*lines, "", note]) + "\n"
 
 

@@ -28,7 +28,7 @@ import resultfile
 from priorcodec import curves
 from priorcodec.core.codec import WEIGHTS
 
-METRICS = ("stlpips_alex", "psnr")
+METRICS = ("stlpips_alex", "psnr", "gmsd")
 SCRATCH = "everything from scratch"
 TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
     "retarget": {
@@ -46,6 +46,7 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
         "no detail": ("nano_unet", ["adapter.detail=0"]),
         "detail of 2 blocks": ("nano_unet", ["adapter.detail_depth=2"]),
+        "no structure term": ("nano_unet", ["loss.structure=0"]),
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
