@@ -3,7 +3,8 @@
 python benchmarks/retarget.py TABLE PACKED PICTURES WORK --minutes 4
 
 TABLE: `retarget` (nano_dit, warm-started from nano_unet's shipped adapter, against the alternatives), `ablation` (nano_unet's
-adapter trained with one part less or more), or `silenced` (nano_unet's shipped adapter with one part set to nothing, no
+adapter trained with one part less or more), `structure` (the shipped adapter trained on with other weights of the structure
+term), or `silenced` (nano_unet's shipped adapter with one part set to nothing, no
 training). Rows are trained for the same minutes on one thread, side by side if `--jobs` says so, and measured on the same files
 on disk.
 
@@ -30,9 +31,10 @@ from priorcodec.core.codec import WEIGHTS
 
 METRICS = ("stlpips_alex", "psnr", "gmsd")
 SCRATCH = "everything from scratch"
+SHIPPED = [f"start={WEIGHTS / 'nano_unet.adapter.safetensors'}"]
 TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
     "retarget": {
-        "warm start from nano_unet's": ("nano_dit", [f"start={WEIGHTS / 'nano_unet.adapter.safetensors'}"]),
+        "warm start from nano_unet's": ("nano_dit", SHIPPED),
         "no warm start": ("nano_dit", []),
         "LoRA only": ("nano_dit", ["train=lora"]),
         "bridge only": (
@@ -50,6 +52,13 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
+    },
+    "structure": {
+        f"loss.structure={weight}": (
+            "nano_unet",
+            [*SHIPPED, "loss.perceptual=2", "loss.grid=2", f"loss.structure={weight}"],
+        )
+        for weight in (0, 1, 4)
     },
     "silenced": dict.fromkeys(("default", "no LoRA", "no detail", "bridge without y_hat"), ("nano_unet", [])),
 }
