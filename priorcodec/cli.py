@@ -38,6 +38,9 @@ AdapterName = Annotated[str | None, typer.Option("--adapter", help="Adapter name
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the denoiser, 1 to 8; default 1.")]
+Strength = Annotated[
+    float | None, typer.Option(help="How much of the backbone's picture, the rest preview: 0 to 1; default 1.")
+]
 Renorm = Annotated[str | None, typer.Option(help="off, predicted or written: see docs/decoding.md.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
@@ -139,6 +142,7 @@ def decode(
     dtype: Dtype = None,
     steps: Steps = None,
     renorm: Renorm = None,
+    strength: Strength = None,
     no_plugin: NoPlugin = None,
     max_pixels: MaxPixels = None,
     tile: Tile = None,
@@ -155,7 +159,12 @@ def decode(
 
     inputs, settings = _split(words)
     options = {"backbone": backbone, "adapter": adapter, "device": device, "dtype": dtype, "renorm": renorm}
-    options |= {"steps": _text(steps), "max_pixels": _text(max_pixels), "tile": _text(tile)}
+    options |= {
+        "steps": _text(steps),
+        "strength": _text(strength),
+        "max_pixels": _text(max_pixels),
+        "tile": _text(tile),
+    }
     off = tuple(no_plugin or ())
     task = Decode(config=_config(settings, no_plugin=off, **options), no_plugin=off, skip=skip_existing, force=force)
     _pictures(inputs, output, task, workers=workers, as_json=as_json)
@@ -431,7 +440,7 @@ def _pictures(inputs: list[Path], output: Path | None, task: Decode, *, workers:
     _finish(batch.run(jobs, task, workers=workers, label="decoding"), as_json, "{input} -> {output}: {width}x{height}")
 
 
-def _text(value: int | None) -> str | None:
+def _text(value: float | None) -> str | None:
     return None if value is None else str(value)
 
 

@@ -51,7 +51,8 @@ class DecodeConfig:
     """How a file becomes a picture.
 
     adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles;
-    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`; max_pixels: larger pictures and files of such are refused;
+    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`; strength: how far from the preview to the backbone's
+    picture, 0 to 1; max_pixels: larger pictures and files of such are refused;
     tile: side in pixels of the parts that larger pictures are worked on in, null for what the memory allows, 0 for never.
     """
 
@@ -62,6 +63,7 @@ class DecodeConfig:
     low_memory: bool = False
     steps: int = 1
     renorm: Renorm = Renorm.off
+    strength: float = 1.0
     max_pixels: int = MAX_PIXELS
     tile: int | None = None
 
@@ -72,6 +74,8 @@ class DecodeConfig:
             found.append(f"device={self.device}: wanted auto, cpu, cuda, mps or xpu")
         if not 1 <= self.steps <= MAX_STEPS:
             found.append(f"steps={self.steps}: wanted 1 to {MAX_STEPS}")
+        if not 0 <= self.strength <= 1:
+            found.append(f"strength={self.strength:g}: wanted 0 (the preview) to 1 (all of the backbone's picture)")
         if self.max_pixels < 1:
             found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
         if self.tile and (self.tile < 128 or self.tile % 64):

@@ -185,7 +185,8 @@ class Session:
     def decode_pixels(self, data: bytes) -> np.ndarray:
         """`decode` as uint8 (h, w, 3), in tiles where the picture is large.
 
-        file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, crop--> x --renorm=written--> picture
+        file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, strength--> x
+             --crop, renorm=written--> picture
         Values that are not finite in half precision: once more in float32, with a PrecisionWarning; there too: PriorCodecError.
         """
         import torch
@@ -247,7 +248,7 @@ class Session:
                 )
             found = dataclasses.replace(found, z=renorm.to_statistics(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
-        return tiled.picture(adapter, decoded, found, plan, written=written)
+        return tiled.picture(adapter, decoded, found, plan, strength=self.config.strength, written=written)
 
     def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """What to do after an overflow. Raises PriorCodecError: nothing more precise is left, or it does not help."""

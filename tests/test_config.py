@@ -27,7 +27,7 @@ def test_values_have_the_types_of_the_schema():
 
 
 def test_the_dial(tmp_path):
-    assert (DecodeConfig().steps, DecodeConfig().renorm) == (1, Renorm.off)
+    assert (DecodeConfig().steps, DecodeConfig().renorm, DecodeConfig().strength) == (1, Renorm.off, 1.0)
     config = decode_config(["steps=4", "renorm=predicted"])
     assert (config.steps, config.renorm) == (4, Renorm.predicted)
     (tmp_path / "mine.yaml").write_text("steps: 8\nrenorm: off\n")
@@ -37,6 +37,8 @@ def test_the_dial(tmp_path):
         ("steps=9", "1 to 8"),
         ("steps=2.5", "steps"),
         ("renorm=writen", "renorm"),
+        ("strength=1.5", "0 .* to 1"),
+        ("strength=nan", "0 .* to 1"),
     ):
         with pytest.raises(ConfigError, match=part) as caught:
             decode_config([word])

@@ -109,6 +109,16 @@ def test_the_dial_changes_the_picture_and_one_file_gives_one_picture(session, ph
     assert len(pictures) == 3
 
 
+def test_strength_is_a_line_from_the_preview_to_the_backbones_picture(session, photo):
+    data = session.encode(photo, 2)
+    none, half, all_of_it = (open_session(overrides=[f"strength={s}"]).decode_pixels(data) for s in (0, 0.5, 1))
+    assert np.array_equal(none, session.preview_pixels(data))
+    assert np.array_equal(all_of_it, session.decode_pixels(data))
+    between = (none.astype(float) + all_of_it) / 2
+    inside = (np.minimum(none, all_of_it) > 0) & (np.maximum(none, all_of_it) < 255)  # not clipped
+    assert np.abs(half - between)[inside].max() <= 1 and np.abs(between - none).max() > 10
+
+
 def test_noise_comes_from_the_file(session, photo):
     """The same features under another checksum: with one step the same picture, with two another one."""
     plain, other = session.encode(photo, 2), session.encode(photo, 2, statistics=True)

@@ -1,7 +1,7 @@
 """What a file says -> a backbone's picture, tile by tile; a picture of one tile is the plain case.
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
-    z, preview --each tile: to_pixels--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
+    z, preview --each tile: to_pixels, strength--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
 What is whole at any time is y_hat, the latent, the 8-bit picture, and the preview in float32, which both passes read; with
 renorm=written the picture in float32 as well.
 """
@@ -77,13 +77,21 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
 
 
 def picture(
-    adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, *, written: PictureStatistics | None = None
+    adapter: Adapter,
+    decoded: Decoded,
+    found: Latent,
+    plan: Plan,
+    *,
+    strength: float = 1.0,
+    written: PictureStatistics | None = None,
 ) -> np.ndarray:
     """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
 
-    written: statistics that the picture is moved to. Raises FloatingPointError: a value that is not finite.
+    strength: how far from the preview to the backbone's picture, 0 to 1: between an estimate of the smallest error and one that
+    looks real, the line is the best trade (Freirich, Michaeli and Meir, NeurIPS 2021); written: statistics that the
+    picture is moved to. Raises FloatingPointError: a value that is not finite.
     """
-    bands, size = _bands(adapter, decoded, found, plan), (decoded.height, decoded.width)
+    bands, size = _bands(adapter, decoded, found, plan, strength), (decoded.height, decoded.width)
     if written is not None:
         kept = list(bands)
         shown = renorm.measure_shown(kept)
@@ -95,14 +103,16 @@ def picture(
     return pixels
 
 
-def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan) -> Iterator[Tensor]:
+def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, strength: float) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
     stride = adapter.spec.latent.stride
     quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         z = found.z[..., rows.read(stride), columns.read(stride)]
-        return [_finite(adapter.to_pixels(z, quality, found.preview[..., rows.read(1), columns.read(1)]))]
+        preview = found.preview[..., rows.read(1), columns.read(1)]
+        x = _finite(adapter.to_pixels(z, quality, preview))
+        return [x if strength == 1 else torch.lerp(preview, x, strength)]
 
     left = decoded.height
     for (band,) in tiles.blend(plan, one):
