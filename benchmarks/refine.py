@@ -2,9 +2,9 @@
 
 Per picture and quality: the plain file and one refined for each of `--targets`: the preview's squared error, a backbone, and at
 the two lowest qualities structure. Each is written, read and scored: the preview by PSNR and GMSD, the picture out of the
-backbone, if one is a target, by ST-LPIPS. A file with a larger R + lambda D than its plain one ends the run with an error. Beside
-NAME.json comes NAME-structure.webp: the first picture's middle, original, plain, refined and refined for structure, one row per
-quality.
+backbone, if one is a target or `--through` names one, by ST-LPIPS. A file with a larger R + lambda D than its plain one ends the
+run with an error. Beside NAME.json comes NAME-structure.webp: the first picture's middle, original, plain, refined and refined
+for structure, one row per quality.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument(
         "--targets", nargs="+", default=[PSNR, STRUCTURE, "nano_unet"], help="psnr, structure, one backbone"
     )
+    cli.add_argument("--through", help="score the files through this backbone too, though none is refined for it")
     cli.add_argument("--adapter", help="the backbone's adapter, if not the default")
     cli.add_argument("--encoder", type=Path, help="another encoder's weight file")
     cli.add_argument("--threads", type=int, default=1)
@@ -125,7 +126,7 @@ def run(args: argparse.Namespace) -> Path:
         raise PriorCodecError(
             f"--targets has {len(backbones)} backbones, {' and '.join(backbones)}, wanted one at most"
         )
-    args.backbone = next(iter(backbones), None)
+    args.backbone = next(iter(backbones), args.through)
     session = open_session(args.backbone or "nano_unet", adapter=args.adapter, encoder=args.encoder)
     rows: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
