@@ -31,7 +31,8 @@ import resultfile
 from PIL import Image
 from speed import peak_rss_mib
 
-SETTINGS = {"THP_MEM_ALLOC_ENABLE": "1"}  # as the command line has it
+from priorcodec.cli import HUGE_PAGES
+
 SEGMENT = 64  # pixels along a border that are averaged
 BESIDE = tuple(64 * k for k in range(-8, 9) if k)  # pixels from the border: where the picture's own steps are taken
 OFFSET = (217, 333)  # of the mosaic, so that no border of its photographs is one of a tile's
@@ -146,8 +147,7 @@ def rows(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
             ]
             done = subprocess.run(
                 [sys.executable, *map(str, words), "--repeats", str(repeats)],
-                env={**os.environ, **SETTINGS, "OMP_NUM_THREADS": str(given.threads)},
-                stdout=subprocess.PIPE, text=True, check=True,
+                env={**os.environ, "OMP_NUM_THREADS": str(given.threads)}, stdout=subprocess.PIPE, text=True, check=True,
             )  # fmt: skip
             found = json.loads(done.stdout.splitlines()[-1])
             for kind in ("seconds", "cpu_seconds"):
@@ -186,6 +186,7 @@ def main() -> None:
     if given.stage:
         print(json.dumps((encode if given.stage == "encode" else decode)(given.source, given.target, given)))
         return
+    os.environ.setdefault(*HUGE_PAGES)  # as the command line does
     with tempfile.TemporaryDirectory() as name:
         found = []
         for row in rows(given, Path(name)):

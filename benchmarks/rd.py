@@ -97,8 +97,10 @@ def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, An
     if todo or (kept and not kept.exists()):
         started = time.process_time()
         picture = coder.decode(file)
-        spent = {SECONDS: round(time.process_time() - started, 3)} if SECONDS in todo else {}
-        known |= spent | evaluate.score(reference, picture, len(data), [n for n in todo if n != SECONDS])
+        if SECONDS in todo:
+            todo.remove(SECONDS)
+            known[SECONDS] = round(time.process_time() - started, 3)
+        known |= evaluate.score(reference, picture, len(data), todo)
         store.parent.mkdir(parents=True, exist_ok=True)
         files.write(store, json.dumps(known).encode())
         if kept:
@@ -217,8 +219,8 @@ def run(args: argparse.Namespace) -> Path:
     todo = [(j,) for js in jobs.values() for j in js if not j.file().exists()]
     if todo:
         list(_each(encode, todo, args.workers, args.threads, "encode"))
-    wanted_names = [*names, SECONDS] if args.seconds else names
-    ready = [([j for j in js if j.file().exists()], wanted_names) for js in jobs.values()]
+    columns = [*names, SECONDS] if args.seconds else names
+    ready = [([j for j in js if j.file().exists()], columns) for js in jobs.values()]
     rows = [
         row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part
     ]
