@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from priorcodec.adapters import lora, rules
 from priorcodec.adapters.bridge import LatentBridge, StatisticsHead
 from priorcodec.adapters.checkpoint import AdapterConfig
+from priorcodec.adapters.detail import STRIDE as DETAIL_STRIDE
 from priorcodec.adapters.detail import Detail
 from priorcodec.adapters.fusion import Fusion, Pyramid, graft
 from priorcodec.adapters.tokens import TokenMapper
@@ -78,7 +79,7 @@ class Adapter(nn.Module):
             )
             for i, site in enumerate(self.sites)
         )  # fmt: skip
-        self.detail = Detail(config.detail, config.detail_depth, levels) if config.detail else None
+        self.detail = Detail(config.detail, config.detail_depth, config.grain, levels) if config.detail else None
         self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
         self.statistics = StatisticsHead(config.width, spec.latent.channels) if config.statistics else None
         self.lora: dict[str, nn.Parameter] = {}
@@ -183,10 +184,13 @@ class Adapter(nn.Module):
         mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, trunk)
         return Estimate(z_hat=z_hat, trunk=trunk, z=z, mean=mean, std=std)
 
-    def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor) -> Tensor:
-        """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> pictures, float32, not clamped."""
+    def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
+        """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> pictures, float32, not clamped.
+
+        noise: standard normal (b, *noise_shape(H, W)), what texture is made of; None for none.
+        """
         x = self.attached.to_pixels(z).float()
-        return x if self.detail is None else self.detail(x, preview, quality)
+        return x if self.detail is None else self.detail(x, preview, quality, noise)
 
     def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of one site; outside our own `forward` the denoiser answers as if there were no hook."""
@@ -194,6 +198,10 @@ class Adapter(nn.Module):
         if call is None:
             return None
         return graft(output, lambda hidden: fusion(hidden, call.features[site.stride], call.t), site, call.size)
+
+    def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
+        """Of the noise that `to_pixels` takes for a picture of height x width: (grain, height/4, width/4), grain 0 for none."""
+        return (0 if self.detail is None else self.config.grain, height // DETAIL_STRIDE, width // DETAIL_STRIDE)
 
     @property
     def attached(self) -> Backbone:

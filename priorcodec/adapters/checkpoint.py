@@ -30,12 +30,17 @@ SIZES = (
     ("window", 1, 64),
     ("detail", 0, 4096),
     ("detail_depth", 0, 64),
+    ("grain", 0, 64),
     ("tokens", 1, 1024),
     ("lora_rank", 0, 1024),
 )  # name, least, most
 
 
-LATER = {"detail": 0, "detail_depth": 2}  # what came after the first files of this kind, and what those have
+LATER = {
+    "detail": 0,
+    "detail_depth": 2,
+    "grain": 0,
+}  # what came after the first files of this kind, and what those have
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +49,10 @@ class AdapterConfig:
 
     width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; fusion: channels of the
     attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; detail, detail_depth: channels and
-    blocks of what adds the preview's detail to the picture, 0 channels for nothing; tokens: vectors that stand where text stood;
-    mapper: whether they depend on the file; statistics: whether the latent's are predicted, for renormalization; start:
-    pseudo-timestep at the lowest and the highest quality; lora_rank: the rules' own ranks (None), one rank for all, or 0 for no
-    LoRA.
+    blocks of what adds the preview's detail to the picture, 0 channels for nothing; grain: channels of noise that detail makes
+    texture of; tokens: vectors that stand where text stood; mapper: whether they depend on the file; statistics: whether the
+    latent's are predicted, for renormalization; start: pseudo-timestep at the lowest and the highest quality; lora_rank: the
+    rules' own ranks (None), one rank for all, or 0 for no LoRA.
     """
 
     width: int = 192
@@ -58,6 +63,7 @@ class AdapterConfig:
     window: int = 8
     detail: int = 64
     detail_depth: int = 4
+    grain: int = 4
     tokens: int = 8
     mapper: bool = False
     statistics: bool = True

@@ -2,8 +2,8 @@
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
     z, preview --each tile: to_pixels, strength--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
-What is whole at any time is y_hat, the latent, the 8-bit picture, and the preview in float32, which both passes read; with
-renorm=written the picture in float32 as well.
+What is whole at any time is y_hat, the latent, the noise of one pass, the 8-bit picture, and the preview in float32, which both
+passes read; with renorm=written the picture in float32 as well.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.detail import STRIDE as DETAIL_STRIDE
 from priorcodec.core import image, renorm, tiles
 from priorcodec.core.codec import Decoded
 from priorcodec.core.renorm import PictureStatistics
@@ -105,13 +106,16 @@ def picture(
 
 def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, strength: float) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
-    stride = adapter.spec.latent.stride
-    quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
+    stride, device = adapter.spec.latent.stride, decoded.y_hat.device
+    quality = torch.tensor([decoded.quality], device=device)
+    shape = (1, *adapter.noise_shape(plan.height, plan.width))
+    whole = seeded_noise([decoded.seed], shape, device, torch.float32)(0)
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         z = found.z[..., rows.read(stride), columns.read(stride)]
         preview = found.preview[..., rows.read(1), columns.read(1)]
-        x = _finite(adapter.to_pixels(z, quality, preview))
+        noise = whole[..., rows.read(DETAIL_STRIDE), columns.read(DETAIL_STRIDE)]
+        x = _finite(adapter.to_pixels(z, quality, preview, noise))
         return [x if strength == 1 else torch.lerp(preview, x, strength)]
 
     left = decoded.height

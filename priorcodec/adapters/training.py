@@ -1,7 +1,7 @@
 """Stage 2: train one backbone's adapter; encoder and backbone stay as they are, bit for bit.
 
     x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z --adapter.to_pixels--> x_hat
-        latent: z against to_latents(x)    pixel, perceptual, structure, grid, adversarial: x_hat against x
+        latent: z against to_latents(x)    pixel, perceptual, structure, grid, spectrum, adversarial: x_hat against x
         statistics: the adapter's predicted mean and std against those of to_latents(x)
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
 (arXiv 2509.13768) and StableCodec (arXiv 2506.21977).
@@ -41,6 +41,7 @@ MEANING = {
     "window": "of its attention, in positions",
     "detail": "channels of what adds the preview's detail to the picture; 0: nothing",
     "detail_depth": "blocks of it",
+    "grain": "channels of noise that it makes texture of",
     "tokens": "vectors that stand where text stood",
     "mapper": "whether they depend on the file",
     "statistics": "whether the latent's mean and std are predicted, for renormalization",
@@ -75,6 +76,7 @@ class LossWeights:
     statistics: float = setting(0.1, "weight of the error of the predicted latent statistics")
     structure: float = setting(0.0, "weight of the difference of Sobel gradients")
     grid: float = setting(0.0, "weight of the error that repeats every 8 pixels: against regular dots")
+    spectrum: float = setting(0.0, "weight of the difference of local power spectra: for texture of the right strength")
     adversarial: float = setting(0.0, "weight of the patch critic's opinion")
 
 
@@ -136,6 +138,10 @@ class Objective(nn.Module):
             out = self._frozen[0](x, quality, autocast=self.bf16)
         return out.y_hat, out.x_hat
 
+    def noise(self, x: Tensor) -> Tensor:
+        """As a decoder draws it from the file's seed for a picture like x (b, 3, h, w)."""
+        return torch.randn(len(x), *self.adapter.noise_shape(*x.shape[-2:]), device=x.device)
+
     def forward(self, pictures: Tensor, quality: Tensor, corner: tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
         """pictures uint8 (b, 3, h, w), quality (b,), corner of the perceptual window -> loss and its terms."""
         backbone, weights = self.adapter.attached, self.weights
@@ -155,8 +161,15 @@ class Objective(nn.Module):
             add("latent", (estimate.z.float() - target).square().mean())
         if weights.statistics and estimate.mean is not None:
             add("statistics", statistics_error(estimate.mean, estimate.std, target, self.adapter.bridge.std))
-        if weights.pixel or weights.perceptual or weights.structure or weights.grid or weights.adversarial:
-            x_hat = self.adapter.to_pixels(estimate.z, quality, preview)
+        if (
+            weights.pixel
+            or weights.perceptual
+            or weights.structure
+            or weights.grid
+            or weights.spectrum
+            or weights.adversarial
+        ):
+            x_hat = self.adapter.to_pixels(estimate.z, quality, preview, self.noise(x))
             i, j = corner
             window = (..., slice(i, i + self.window), slice(j, j + self.window))
             if weights.pixel:
@@ -167,6 +180,8 @@ class Objective(nn.Module):
                 add("structure", losses.structure(x_hat, x))
             if weights.grid:
                 add("grid", losses.grid(x_hat, x))
+            if weights.spectrum:
+                add("spectrum", losses.spectrum(x_hat, x))
             if self.critic is not None:
                 decoder, critic = self.critic.losses(x_hat, x)
                 add("adversarial", decoder)
@@ -179,7 +194,7 @@ class Objective(nn.Module):
         quality = torch.full((1,), (self.adapter.levels - 1) / 2, device=x.device)
         y_hat, preview = self.read(x, quality)
         estimate = self.adapter(y_hat, quality, preview)
-        return [preview, self.adapter.to_pixels(estimate.z, quality, preview)]
+        return [preview, self.adapter.to_pixels(estimate.z, quality, preview, self.noise(x))]
 
 
 def statistics_error(mean: Tensor, std: Tensor | None, target: Tensor, scale: Any) -> Tensor:

@@ -64,9 +64,9 @@ def test_round_trip(dtype, trained, make, features, tmp_path):
         torch.testing.assert_close(before, after, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("later", [["detail_depth"], ["detail", "detail_depth"]])
+@pytest.mark.parametrize("later", [["grain"], ["detail_depth", "grain"], ["detail", "detail_depth", "grain"]])
 def test_a_file_from_before_a_setting_has_what_was_built_then(later, make, features, tmp_path):
-    backbone, adapter = make("toy", **({"detail": 8, "detail_depth": 2} if "detail" not in later else {"detail": 0}))
+    backbone, adapter = make("toy", detail=0 if "detail" in later else 8, detail_depth=2, grain=0)
     adapter.inject(backbone)
     path = tmp_path / "old.safetensors"
     checkpoint.save(adapter, path, encoder_id=ENCODER, metadata=METADATA)
@@ -74,7 +74,7 @@ def test_a_file_from_before_a_setting_has_what_was_built_then(later, make, featu
     altered(path, metadata={"config": json.dumps({key: fields[key] for key in fields if key not in later})})
     file = checkpoint.read(path)
     assert {key: getattr(file.config, key) for key in later} == {key: checkpoint.LATER[key] for key in later}
-    again, fresh = make("toy", detail=file.config.detail, detail_depth=file.config.detail_depth)
+    again, fresh = make("toy", **{key: getattr(file.config, key) for key in ("detail", "detail_depth", "grain")})
     fresh.inject(again)
     checkpoint.load(file, fresh)
     assert fresh.state_dict().keys() == adapter.state_dict().keys()

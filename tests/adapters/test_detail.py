@@ -10,14 +10,15 @@ from priorcodec.adapters.checkpoint import AdapterConfig
 from priorcodec.adapters.detail import Detail
 from priorcodec.registry import open_registry
 
-SMALL = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, detail=8, detail_depth=2)
+SMALL = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, detail=8, detail_depth=2, grain=2)
 
 
 @pytest.fixture
 def detail():
     torch.manual_seed(0)
-    made = Detail(8, 2, levels=4)
+    made = Detail(8, 2, grain=2, levels=4)
     torch.nn.init.normal_(made.tail.weight)
+    torch.nn.init.normal_(made.grain.weight)
     return made.requires_grad_(False)
 
 
@@ -45,6 +46,17 @@ def test_preview_and_quality_matter(detail):
     shown = detail(x, preview, quality)
     assert not torch.allclose(detail(x, preview.flip(-1), quality), shown)
     assert not torch.allclose(detail(x, preview, quality + 1), shown)
+
+
+def test_grain_is_of_the_noise_and_old_adapters_have_none(detail):
+    x, preview, quality = torch.rand(1, 3, 32, 48), torch.rand(1, 3, 32, 48), torch.tensor([1.0])
+    smooth, noise = detail(x, preview, quality), torch.randn(1, 2, 8, 12)
+    assert not torch.allclose(detail(x, preview, quality, noise), smooth)
+    assert not torch.allclose(detail(x, preview, quality, noise.flip(-1)), detail(x, preview, quality, noise))
+    plain = Detail(8, 2, grain=0, levels=4)
+    assert plain.grain is None
+    plain.load_state_dict({name: value for name, value in detail.state_dict().items() if not name.startswith("grain.")})
+    assert torch.equal(plain(x, preview, quality, noise[:, :0]), smooth)
 
 
 def test_it_looks_24_pixels_far(detail):

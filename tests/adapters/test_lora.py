@@ -155,9 +155,9 @@ def test_every_weight_learns_in_three_steps(make, features):
     for _ in range(3):  # the bridge's zero layer hides its trunk for one more step
         optimizer.zero_grad()
         out = adapter(*features)
-        z_hat, z = out.z_hat, out.z
+        z_hat, z, noise = out.z_hat, out.z, torch.randn(2, *adapter.noise_shape(64, 128))
         loss = (
-            adapter.to_pixels(z, *features[1:]).square().mean()
+            adapter.to_pixels(z, *features[1:], noise).square().mean()
             + (z - target).square().mean()
             + (z_hat - target).square().mean()
         )

@@ -38,3 +38,22 @@ def test_grid_is_learned_away():
     losses.grid(pattern, torch.zeros_like(pattern)).backward()
     better = pattern.detach() - 20 * pattern.grad
     assert losses.grid(better, torch.zeros_like(better)) < losses.grid(pattern, torch.zeros_like(pattern))
+
+
+def test_spectrum_minds_how_strong_texture_is_not_where():
+    first, second = (torch.randn(1, 3, 128, 128, generator=torch.Generator().manual_seed(seed)) / 10 for seed in (0, 1))
+    assert losses.spectrum(first, first) == 0
+    other, nothing, half = (float(losses.spectrum(x, first)) for x in (second, torch.zeros_like(first), second / 2))
+    assert other < 0.5 * half < 0.5 * nothing
+    smooth = torch.zeros_like(first)
+    dotted, grainy = 0.2 * dots(8), 0.2 * dots(8).std() * 2 * second / second.std()
+    assert losses.spectrum(dotted, first) > 2 * other  # as wrong as no texture: energy at a few frequencies only
+    assert losses.spectrum(grainy, smooth) > losses.spectrum(smooth, smooth) == 0
+
+
+def test_spectrum_is_learned():
+    """Its gradient points to stronger texture where there is too little of it."""
+    texture = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) / 10
+    weak = (0.3 * texture).requires_grad_()
+    losses.spectrum(weak, texture).backward()
+    assert losses.spectrum(weak.detach() - 10 * weak.grad, texture) < losses.spectrum(weak, texture)

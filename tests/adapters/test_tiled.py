@@ -94,8 +94,11 @@ class Pointwise:
         z = F.avg_pool2d(preview, 8) + 0.01 * noise(1)
         return Estimate(z_hat=z, trunk=z.abs(), z=z, mean=None, std=None)
 
-    def to_pixels(self, z, quality, preview):
-        return F.interpolate(z, scale_factor=8) / 2 + preview / 2
+    def noise_shape(self, height, width):
+        return 3, height // 4, width // 4
+
+    def to_pixels(self, z, quality, preview, noise):
+        return F.interpolate(z, scale_factor=8) / 2 + preview / 2 + 0.1 * F.interpolate(noise, scale_factor=4)
 
 
 def test_noise_statistics_and_preview_are_those_of_the_whole(file):
