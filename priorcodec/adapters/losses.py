@@ -84,7 +84,7 @@ def structure(x_hat: Tensor, x: Tensor) -> Tensor:
     return F.conv2d(x_hat - x, kernel, groups=3).abs().mean()
 
 
-def grid(x_hat: Tensor, x: Tensor, period: int = 8, reach: int = 4) -> Tensor:
+def grid(x_hat: Tensor, x: Tensor, period: int = 16, reach: int = 4) -> Tensor:
     """Mean absolute error that neighbouring blocks share, as far apart as the pixels themselves: (b, 3, H, W) twice -> scalar.
 
     The error of each place in a block of `period`, less the block's mean, averaged over `reach` by `reach` blocks: texture
@@ -96,24 +96,24 @@ def grid(x_hat: Tensor, x: Tensor, period: int = 8, reach: int = 4) -> Tensor:
     return F.avg_pool2d(pattern, reach, stride=reach // 2).abs().mean()
 
 
-def spectrum(x_hat: Tensor, x: Tensor, side: int = 16, floor: float = 0.02) -> Tensor:
+def spectrum(x_hat: Tensor, x: Tensor, sides: tuple[int, ...] = (16, 32), floor: float = 0.02) -> Tensor:
     """Mean absolute log ratio of local amplitude spectra: (b, 3, H, W) twice -> scalar.
 
-    Of each frequency in Hann windows of `side`, half overlapping, power averaged over 3x3 neighbouring windows: where texture
-    lies is free, how strong it is and at which frequency is not, so blur and regular dots both count. floor: amplitude, as
-    far apart as the pixels, below which nothing is seen. Sides: at least `2 * side`. As the multi-resolution spectral loss of
-    vocoders (Yamamoto et al., ICASSP 2020), for pictures.
+    Of each frequency in Hann windows of each of the `sides`, half overlapping, power averaged over 3x3 neighbouring windows:
+    where texture lies is free, how strong it is and at which frequency is not, so blur and regular dots both count. floor:
+    amplitude, as far apart as the pixels, below which nothing is seen. Sides of the pictures: at least twice the largest. As
+    the multi-resolution spectral loss of vocoders (Yamamoto et al., ICASSP 2020), for pictures.
     """
-    hann = torch.hann_window(side, device=x.device)
-    window = hann[:, None] * hann / hann.square().mean()
 
-    def power(x: Tensor) -> Tensor:
+    def log_power(x: Tensor, side: int) -> Tensor:
+        hann = torch.hann_window(side, device=x.device)
+        window = hann[:, None] * hann / hann.square().mean()
         parts = x.float().unfold(2, side, side // 2).unfold(3, side, side // 2) * window
         values = torch.fft.rfft2(parts, norm="ortho")
-        each = (values.real.square() + values.imag.square()).flatten(4).movedim(-1, 2).flatten(1, 2)
-        return F.avg_pool2d(each, 3, stride=1)
+        power = (values.real.square() + values.imag.square()).flatten(4).movedim(-1, 2).flatten(1, 2)
+        return torch.log(F.avg_pool2d(power, 3, stride=1) + floor**2)
 
-    return 0.5 * (torch.log(power(x_hat) + floor**2) - torch.log(power(x) + floor**2)).abs().mean()
+    return torch.stack([(log_power(x_hat, side) - log_power(x, side)).abs().mean() / 2 for side in sides]).mean()
 
 
 class Critic(nn.Module):

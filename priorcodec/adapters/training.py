@@ -75,7 +75,7 @@ class LossWeights:
     perceptual: float = setting(1.0, "weight of the perceptual distance")
     statistics: float = setting(0.1, "weight of the error of the predicted latent statistics")
     structure: float = setting(0.0, "weight of the difference of Sobel gradients")
-    grid: float = setting(0.0, "weight of the error that repeats every 8 pixels: against regular dots")
+    grid: float = setting(0.0, "weight of the error that repeats every 16 pixels or fewer: against regular dots")
     spectrum: float = setting(0.0, "weight of the difference of local power spectra: for texture of the right strength")
     adversarial: float = setting(0.0, "weight of the patch critic's opinion")
 
