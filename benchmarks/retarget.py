@@ -184,11 +184,7 @@ def scratch(words: list[str]) -> Any:
     objective.backbone = backbone
     count = sum(p.numel() for p in objective.parameters())
 
-    def call(wrapped: Any, draw: runs.Draw) -> Any:
-        corner = draw.rng.integers(config.crop - config.window + 1, size=2).tolist()
-        return wrapped(draw.pictures, draw.quality, tuple(corner))
-
-    run.train(objective, call, levels=encoder.config.levels, identity={}, draw=objective.show)
+    run.train(objective, objective.call, levels=encoder.config.levels, identity={}, draw=objective.show)
     (run.folder / "trained.json").write_text(str(count))
     session = open_session(spec.name)
     session._adapter = adapter.requires_grad_(False).eval()  # no file holds a whole decoder

@@ -274,14 +274,22 @@ class Draw:
 
     def uniform(self) -> Callable[[Tensor], Tensor]:
         """tensor (b, ...) -> its slice of uniform noise drawn for the whole batch."""
-        device = self.pictures.device
-        generator = torch.Generator(device).manual_seed(int(self.rng.integers(2**62)))
+        generator = self._generator()
 
         def draw(like: Tensor) -> Tensor:
-            whole = torch.rand((self.batch, *like.shape[1:]), generator=generator, device=device)
+            whole = torch.rand((self.batch, *like.shape[1:]), generator=generator, device=generator.device)
             return whole[self.slots.start : self.slots.stop]
 
         return draw
+
+    def normal(self, *shape: int) -> Tensor:
+        """Its slice (b, *shape) of standard normal noise drawn for the whole batch."""
+        generator = self._generator()
+        whole = torch.randn((self.batch, *shape), generator=generator, device=generator.device)
+        return whole[self.slots.start : self.slots.stop]
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator(self.pictures.device).manual_seed(int(self.rng.integers(2**62)))
 
 
 class Watch:

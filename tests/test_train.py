@@ -260,7 +260,7 @@ def objective(world):
         none = dict.fromkeys((f.name for f in fields(LossWeights)), 0.0)
         distance = Perceptual("vgg") if weights.get("perceptual") else None
         made = Objective(adapter, encoder, LossWeights(**(none | weights)), distance=distance, window=32, bf16=False)
-        total, terms = made(x, torch.tensor([0.0, 3.5, 7.0]), (8, 16))
+        total, terms = made(x, torch.tensor([0.0, 3.5, 7.0]), (8, 16), torch.randn(3, *adapter.noise_shape(64, 64)))
         total.backward()
         return {name: p.grad for name, p in made.named_parameters() if p.grad is not None and p.grad.any()}, terms
 

@@ -29,6 +29,7 @@ from priorcodec.core.checkpoint import encoder_id, load_simulation
 from priorcodec.core.contract import BackboneSpec
 from priorcodec.core.encoder import ImageEncoder
 from priorcodec.core.errors import AdapterError
+from priorcodec.core.sampler import seeded_noise
 from priorcodec.data import to_signed
 from priorcodec.runs import setting
 
@@ -138,12 +139,10 @@ class Objective(nn.Module):
             out = self._frozen[0](x, quality, autocast=self.bf16)
         return out.y_hat, out.x_hat
 
-    def noise(self, x: Tensor) -> Tensor:
-        """As a decoder draws it from the file's seed for a picture like x (b, 3, h, w)."""
-        return torch.randn(len(x), *self.adapter.noise_shape(*x.shape[-2:]), device=x.device)
-
-    def forward(self, pictures: Tensor, quality: Tensor, corner: tuple[int, int]) -> tuple[Tensor, dict[str, Tensor]]:
-        """pictures uint8 (b, 3, h, w), quality (b,), corner of the perceptual window -> loss and its terms."""
+    def forward(
+        self, pictures: Tensor, quality: Tensor, corner: tuple[int, int], noise: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """pictures uint8 (b, 3, h, w), quality (b,), corner of the perceptual window, noise for detail -> loss and its terms."""
         backbone, weights = self.adapter.attached, self.weights
         x = to_signed(pictures).contiguous(memory_format=torch.channels_last)
         y_hat, preview = self.read(x, quality)
@@ -169,7 +168,7 @@ class Objective(nn.Module):
             or weights.spectrum
             or weights.adversarial
         ):
-            x_hat = self.adapter.to_pixels(estimate.z, quality, preview, self.noise(x))
+            x_hat = self.adapter.to_pixels(estimate.z, quality, preview, noise)
             i, j = corner
             window = (..., slice(i, i + self.window), slice(j, j + self.window))
             if weights.pixel:
@@ -189,12 +188,20 @@ class Objective(nn.Module):
                 terms["critic"] = critic.detach()
         return total, terms
 
+    def call(self, wrapped: Any, draw: runs.Draw) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step's slice through `forward`; wrapped: this module, as the trainer wraps it."""
+        height, width = draw.pictures.shape[-2:]
+        i, j = draw.rng.integers((height - self.window + 1, width - self.window + 1)).tolist()
+        noise = draw.normal(*self.adapter.noise_shape(height, width))
+        return wrapped(draw.pictures, draw.quality, (i, j), noise)
+
     def show(self, x: Tensor) -> list[Tensor]:
         """x (1, 3, h, w) -> preview and decode at the middle quality."""
         quality = torch.full((1,), (self.adapter.levels - 1) / 2, device=x.device)
         y_hat, preview = self.read(x, quality)
         estimate = self.adapter(y_hat, quality, preview)
-        return [preview, self.adapter.to_pixels(estimate.z, quality, preview, self.noise(x))]
+        noise = seeded_noise([0], (1, *self.adapter.noise_shape(*x.shape[-2:])), x.device, x.dtype)(0)
+        return [preview, self.adapter.to_pixels(estimate.z, quality, preview, noise)]
 
 
 def statistics_error(mean: Tensor, std: Tensor | None, target: Tensor, scale: Any) -> Tensor:
@@ -312,11 +319,7 @@ def train(
     total = sum(p.numel() for p in backbone.module.parameters()) - sum(p.numel() for p in adapter.lora.values())
     run.say(f"training {count:,} parameters, {100 * count / total:.1f}% of {spec.name}'s {total:,}")
 
-    def call(wrapped: Any, draw: runs.Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        i, j = draw.rng.integers(config.crop - config.window + 1, size=2).tolist()
-        return wrapped(draw.pictures, draw.quality, (i, j))
-
-    loop = run.train(objective, call, levels=encoder.config.levels, identity=before, draw=objective.show)
+    loop = run.train(objective, objective.call, levels=encoder.config.levels, identity=before, draw=objective.show)
     after = {"encoder": runs.fingerprint([encoder]), "backbone": runs.fingerprint(_modules(backbone), skip=_is_lora)}
     runs.freeze_check(before, after)
     if not run.main:
