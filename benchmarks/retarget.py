@@ -48,21 +48,20 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
         "no detail": ("nano_unet", ["adapter.detail=0"]),
         "detail of 2 blocks": ("nano_unet", ["adapter.detail_depth=2"]),
-        "no structure term": ("nano_unet", ["loss.structure=0"]),
+        "no grain": ("nano_unet", ["adapter.grain=0"]),
+        "no spectrum term": ("nano_unet", ["loss.spectrum=0"]),
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
     },
     "structure": {
-        f"loss.structure={weight}": (
-            "nano_unet",
-            [*SHIPPED, "loss.perceptual=2", "loss.grid=2", f"loss.structure={weight}"],
-        )
-        for weight in (0, 1, 4)
+        f"loss.structure={weight}": ("nano_unet", [*SHIPPED, f"loss.structure={weight}"]) for weight in (0, 1, 4)
     },
-    "silenced": dict.fromkeys(("default", "no LoRA", "no detail", "bridge without y_hat"), ("nano_unet", [])),
+    "silenced": dict.fromkeys(
+        ("default", "no LoRA", "no detail", "no grain", "bridge without y_hat"), ("nano_unet", [])
+    ),
 }
-COMMON = ["loss.structure=1", "device=cpu", "warmup=20", "ema=0.98", "log_every=10"]
+COMMON = ["device=cpu", "warmup=20", "ema=0.98", "log_every=10"]
 
 
 def main() -> None:
@@ -137,11 +136,12 @@ def silenced(part: str) -> Any:
     from priorcodec import open_session
 
     session = open_session("nano_unet")
-    adapter = session.adapter
+    adapter: Any = session.adapter
     last = {
         "default": [],
         "no LoRA": [value for name, value in adapter.lora.items() if ".lora_B." in name],
-        "no detail": [] if adapter.detail is None else list(adapter.detail.tail.parameters()),
+        "no detail": list(adapter.detail.tail.parameters()),
+        "no grain": list(adapter.detail.grain.parameters()),
         "bridge without y_hat": list(adapter.bridge.side.parameters()),
     }[part]
     for value in last:

@@ -69,15 +69,15 @@ class Distance(enum.StrEnum):
 
 @dataclass
 class LossWeights:
-    """Weights of the loss terms; 0 leaves a term out altogether."""
+    """Weights of the loss terms, those of the shipped adapters; 0 leaves a term out altogether."""
 
     latent: float = setting(0.1, "weight of the squared error of the latent")
     pixel: float = setting(1.0, "weight of the absolute error of the pixels")
-    perceptual: float = setting(1.0, "weight of the perceptual distance")
+    perceptual: float = setting(2.0, "weight of the perceptual distance")
     statistics: float = setting(0.1, "weight of the error of the predicted latent statistics")
-    structure: float = setting(0.0, "weight of the difference of Sobel gradients")
-    grid: float = setting(0.0, "weight of the error that repeats every 16 pixels or fewer: against regular dots")
-    spectrum: float = setting(0.0, "weight of the difference of local power spectra: for texture of the right strength")
+    structure: float = setting(1.0, "weight of the difference of Sobel gradients")
+    grid: float = setting(4.0, "weight of the error that repeats every 16 pixels or fewer: against regular dots")
+    spectrum: float = setting(1.0, "weight of the difference of local power spectra: for texture of the right strength")
     adversarial: float = setting(0.0, "weight of the patch critic's opinion")
 
 
