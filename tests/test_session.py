@@ -126,6 +126,10 @@ def test_noise_comes_from_the_file(session, photo):
     more = open_session(overrides=["steps=2"])
     one, two = (np.abs(s.decode_pixels(plain) - s.decode_pixels(other).astype(float)).mean() for s in (session, more))
     assert 0 < one < 2 < two
+    smooth = open_session()
+    with torch.no_grad():
+        smooth.adapter.detail.grain.weight.zero_()
+    assert np.array_equal(smooth.decode_pixels(plain), smooth.decode_pixels(other))
 
 
 def test_written_statistics_are_met(photo):
