@@ -13,7 +13,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     high_resolution             a large picture in tiles against a small one
     refine, refine/low          what `encode --refine` is worth; at the lowest qualities
     retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
-    structure                   adapters with other weights of the structure term, by quality
+    losses                      adapters with other weights of the loss terms, by quality
     rate                        how well and how fast a rate target is met
     trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
@@ -58,7 +58,7 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
     if result["kind"] == "high_resolution":
         return _high_resolution(result), {}
     if result["kind"] == "adapter":
-        return _structure(result) if stem == "structure" else _adapter(result), {}
+        return _losses(result) if stem == "losses" else _adapter(result), {}
     if result["kind"] == "rate":
         return _rate(result), {}
     if result["kind"] == "trust":
@@ -186,13 +186,13 @@ def _adapter(result: dict[str, Any]) -> str:
     return "\n".join([*lines, "", note]) + "\n"
 
 
-def _structure(result: dict[str, Any]) -> str:
-    """Markdown table of adapters trained with other weights of the structure term."""
+def _losses(result: dict[str, Any]) -> str:
+    """Markdown table of adapters trained on with other weights of the loss terms."""
     lines = ["| quality | bpp | trained with | GMSD | ST-LPIPS (Alex) | PSNR |", "|---:|---:|---|---:|---:|---:|"]
     for levels in zip(*(row["levels"] for row in result["rows"]), strict=True):
         for row, level in zip(result["rows"], levels, strict=True):
             lines.append(
-                f"| {level['quality']:g} | {level['bpp']:.4f} | `{row['row']}` | {level['gmsd']:.4f} "
+                f"| {level['quality']:g} | {level['bpp']:.4f} | {row['row']} | {level['gmsd']:.4f} "
                 f"| {level['stlpips_alex']:.4f} | {level['psnr']:.2f} |"
             )
     note = f"Of the backbone's picture, means over {result['pictures']} pictures; "

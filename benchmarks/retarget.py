@@ -3,10 +3,9 @@
 python benchmarks/retarget.py TABLE PACKED PICTURES WORK --minutes 4
 
 TABLE: `retarget` (nano_dit, warm-started from nano_unet's shipped adapter, against the alternatives), `ablation` (nano_unet's
-adapter trained with one part less or more), `structure` (the shipped adapter trained on with other weights of the structure
-term), or `silenced` (nano_unet's shipped adapter with one part set to nothing, no
-training). Rows are trained for the same minutes on one thread, side by side if `--jobs` says so, and measured on the same files
-on disk.
+adapter trained with one part less or more), `losses` (the shipped adapter trained on with other weights of the loss terms), or
+`silenced` (nano_unet's shipped adapter with one part set to nothing, no training). Rows are trained for the same minutes on one
+thread, side by side if `--jobs` says so, and measured on the same files on disk.
 
 PACKED: training pictures as `priorcodec train` takes them; PICTURES: folder to measure on.
 Writes benchmarks/results/TABLE.json; a row that is in WORK already is not made again.
@@ -49,13 +48,20 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "no detail": ("nano_unet", ["adapter.detail=0"]),
         "detail of 2 blocks": ("nano_unet", ["adapter.detail_depth=2"]),
         "no grain": ("nano_unet", ["adapter.grain=0"]),
-        "no spectrum term": ("nano_unet", ["loss.spectrum=0"]),
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
     },
-    "structure": {
-        f"loss.structure={weight}": ("nano_unet", [*SHIPPED, f"loss.structure={weight}"]) for weight in (0, 1, 4)
+    "losses": {
+        word: ("nano_unet", [*SHIPPED, *([] if word == "default" else [word])])
+        for word in (
+            "default",
+            "loss.structure=0",
+            "loss.structure=4",
+            "loss.grid=0",
+            "loss.spectrum=0",
+            "loss.spread=0",
+        )
     },
     "silenced": dict.fromkeys(
         ("default", "no LoRA", "no detail", "no grain", "bridge without y_hat"), ("nano_unet", [])

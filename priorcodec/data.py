@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from priorcodec.core import files
 from priorcodec.core.errors import TrainingError
 
+ENLARGED = (1.25, 2.5)  # how many times
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
 
 
@@ -105,16 +106,24 @@ class Crops:
 
 
 class Slots(Crops, Dataset):
-    """The same crops by place: (step, slot) -> uint8 (3, size, size), whichever process, worker or resumed run asks."""
+    """The same crops by place: (step, slot) -> uint8 (3, size, size), whichever process, worker or resumed run asks.
 
-    def __init__(self, target: Path, size: int, *, seed: int):
+    enlarged: share of them of which a part is enlarged (Lanczos) to the whole: smooth, as large pictures are.
+    """
+
+    def __init__(self, target: Path, size: int, *, seed: int, enlarged: float = 0.0):
         super().__init__(target, size, seed=seed)
-        self.seed, self.edges = seed, np.cumsum(self.weight)
+        self.seed, self.edges, self.enlarged = seed, np.cumsum(self.weight), enlarged
 
     def __getitem__(self, place: tuple[int, int]) -> Tensor:
         rng = np.random.default_rng([self.seed, *place])
         i = min(int(np.searchsorted(self.edges, rng.random(), side="right")), len(self.edges) - 1)
-        return torch.from_numpy(self._cut(i, rng).copy()).permute(2, 0, 1)
+        crop = self._cut(i, rng).copy()
+        if rng.random() < self.enlarged:
+            part = round(self.size / rng.uniform(*ENLARGED))
+            small = Image.fromarray(crop[:part, :part].copy())
+            crop = np.array(small.resize((self.size, self.size), Image.Resampling.LANCZOS))
+        return torch.from_numpy(crop).permute(2, 0, 1)
 
 
 def loader(slots: Slots, *, step: int, parts: Sequence[Sequence[int]], workers: int) -> DataLoader:

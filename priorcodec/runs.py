@@ -80,6 +80,9 @@ class RunConfig:
     batch: int = setting(12, "pictures per step, over all processes and accumulated parts")
     accumulate: int = setting(1, "parts a step is cut into, for memory")
     crop: int = setting(128, "side of the training crops in pixels, a multiple of 64")
+    enlarged: float = setting(
+        0.0, "share of the crops that are a smaller part, enlarged: smooth, as large pictures are"
+    )
     lr: float = setting(2.5e-4, "highest learning rate")
     warmup: int = setting(200, "steps until it is reached")
     clip: float = setting(1.0, "largest norm of the gradient")
@@ -102,6 +105,8 @@ class RunConfig:
         found += [f"{key}={getattr(self, key)}: wanted more than 0" for key in positive if not getattr(self, key) > 0]
         if self.crop % 64:
             found.append(f"crop={self.crop}: wanted a multiple of 64")
+        if not 0 <= self.enlarged <= 1:
+            found.append(f"enlarged={self.enlarged}: wanted 0 to 1")
         if not 0 <= self.ema < 1:
             found.append(f"ema={self.ema}: wanted 0 <= ema < 1")
         if self.minutes is not None and not self.minutes > 0:
@@ -247,7 +252,7 @@ class Run:
         starts = [(part * a.num_processes + a.process_index) * size for part in range(config.accumulate)]
         parts = [range(start, start + size) for start in starts]
         workers = (2 if self.device.type == "cuda" else 0) if config.workers is None else config.workers
-        slots = data.Slots(self.packed, config.crop, seed=config.seed)
+        slots = data.Slots(self.packed, config.crop, seed=config.seed, enlarged=config.enlarged)
         step = loop.step
         for i, x in enumerate(data.loader(slots, step=step, parts=parts, workers=workers)):
             now, part = step + i // len(parts), parts[i % len(parts)]

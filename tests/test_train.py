@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from priorcodec import ConfigError, TrainingError, cli, runs, train
+from priorcodec import ConfigError, TrainingError, cli, data, runs, train
 from priorcodec.adapters import checkpoint, training
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.checkpoint import AdapterConfig
@@ -252,15 +252,17 @@ def objective(world):
     pictures = [np.asarray(Image.open(p))[:64, :64] for p in sorted((world / "pictures").iterdir())]
     x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
 
-    def gradients(**weights):
+    def gradients(quality=(0.0, 3.5, 7.0), **weights):
         torch.manual_seed(0)
         adapter = Adapter(toy.SPEC, AdapterConfig(**SIZES), m=6, levels=8, tiny=True)
         adapter.inject(toy.build_tiny())
-        torch.nn.init.normal_(adapter.bridge.tail.weight, std=0.1)
+        for fresh in (adapter.bridge.tail, adapter.detail.tail, adapter.detail.grain):
+            torch.nn.init.normal_(fresh.weight, std=0.1)
         none = dict.fromkeys((f.name for f in fields(LossWeights)), 0.0)
         distance = Perceptual("vgg") if weights.get("perceptual") else None
         made = Objective(adapter, encoder, LossWeights(**(none | weights)), distance=distance, window=32, bf16=False)
-        total, terms = made(x, torch.tensor([0.0, 3.5, 7.0]), (8, 16), torch.randn(3, *adapter.noise_shape(64, 64)))
+        grain, *sides = adapter.noise_shape(64, 64)
+        total, terms = made(x, torch.tensor(quality), (8, 16), torch.randn(3, 2 * grain, *sides))
         total.backward()
         return {name: p.grad for name, p in made.named_parameters() if p.grad is not None and p.grad.any()}, terms
 
@@ -278,6 +280,31 @@ def test_every_loss_term_is_reported_and_moves_the_adapter(objective, term):
     other, _ = objective(latent=1.0, **({"pixel": 1.0} if term == "latent" else {term: 1.0}))
     latent, _ = objective(latent=1.0)
     assert any(not torch.equal(latent[name], other[name]) for name in latent) or set(latent) != set(other)
+
+
+def test_two_draws_may_differ_where_the_file_says_little(objective):
+    """The spread is rewarded at the lowest quality, at the highest it is nothing."""
+    found, low = objective(quality=(0.0, 0.0, 0.0), spread=1.0)
+    assert low["spread"] < 0 and "adapter.detail.grain.weight" in found
+    found, high = objective(quality=(7.0, 7.0, 7.0), spread=1.0)
+    assert high["spread"] == 0 and not found
+
+
+def test_enlarged_crops_are_smoother_parts_of_the_same_ones(tmp_path):
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (96, 128, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    data.pack([tmp_path / "a.png"], tmp_path / "packed")
+
+    def crops(**how):
+        slots = data.Slots(tmp_path / "packed", 64, seed=3, **how)
+        return torch.stack([slots[0, slot] for slot in range(40)]).float()
+
+    plain, some = crops(), crops(enlarged=0.5)
+    same = [torch.equal(a, b) for a, b in zip(plain, some, strict=True)]
+    assert 8 < sum(same) < 32 and torch.equal(some, crops(enlarged=0.5))
+    for before, after, is_same in zip(plain, some, same, strict=True):
+        if not is_same:
+            assert after.diff(dim=-1).abs().mean() < 0.8 * before.diff(dim=-1).abs().mean()
 
 
 def test_another_run_folder_for_other_settings(words, tmp_path):

@@ -189,7 +189,10 @@ class Adapter(nn.Module):
 
         noise: standard normal (b, *noise_shape(H, W)), what texture is made of; None for none.
         """
-        x = self.attached.to_pixels(z).float()
+        return self.finish(self.attached.to_pixels(z).float(), quality, preview, noise)
+
+    def finish(self, x: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x (b, 3, H, W): the backbone's own picture -> with detail; the rest as `to_pixels`."""
         return x if self.detail is None else self.detail(x, preview, quality, noise)
 
     def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:

@@ -3,6 +3,8 @@
     x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z --adapter.to_pixels--> x_hat
         latent: z against to_latents(x)    pixel, perceptual, structure, grid, spectrum, adversarial: x_hat against x
         statistics: the adapter's predicted mean and std against those of to_latents(x)
+        spread: x_hat against another draw of its noise. `pixel` alone is least with no noise at all; less half the spread it is
+        the energy score (Gneiting & Raftery, JASA 2007), least where pictures differ as much as what the file leaves open.
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
 (arXiv 2509.13768) and StableCodec (arXiv 2506.21977).
 """
@@ -78,7 +80,14 @@ class LossWeights:
     structure: float = setting(1.0, "weight of the difference of Sobel gradients")
     grid: float = setting(4.0, "weight of the error that repeats every 16 pixels or fewer: against regular dots")
     spectrum: float = setting(1.0, "weight of the difference of local power spectra: for texture of the right strength")
+    spread: float = setting(
+        0.5, "weight of how far two draws of the noise differ, at the lowest quality; at the highest none"
+    )
     adversarial: float = setting(0.0, "weight of the patch critic's opinion")
+
+
+# What looks at the decoded picture.
+PICTURE = ("pixel", "perceptual", "structure", "grid", "spectrum", "spread", "adversarial")
 
 
 @dataclass
@@ -142,7 +151,8 @@ class Objective(nn.Module):
     def forward(
         self, pictures: Tensor, quality: Tensor, corner: tuple[int, int], noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """pictures uint8 (b, 3, h, w), quality (b,), corner of the perceptual window, noise for detail -> loss and its terms."""
+        """pictures uint8 (b, 3, h, w), quality (b,), corner of the perceptual window, noise for detail, two draws
+        side by side (b, 2 grain, h/4, w/4) -> loss and its terms."""
         backbone, weights = self.adapter.attached, self.weights
         x = to_signed(pictures).contiguous(memory_format=torch.channels_last)
         y_hat, preview = self.read(x, quality)
@@ -160,15 +170,10 @@ class Objective(nn.Module):
             add("latent", (estimate.z.float() - target).square().mean())
         if weights.statistics and estimate.mean is not None:
             add("statistics", statistics_error(estimate.mean, estimate.std, target, self.adapter.bridge.std))
-        if (
-            weights.pixel
-            or weights.perceptual
-            or weights.structure
-            or weights.grid
-            or weights.spectrum
-            or weights.adversarial
-        ):
-            x_hat = self.adapter.to_pixels(estimate.z, quality, preview, noise)
+        if any(getattr(weights, name) for name in PICTURE):
+            decoded = backbone.to_pixels(estimate.z).float()
+            draw, second = noise.chunk(2, 1)
+            x_hat = self.adapter.finish(decoded, quality, preview, draw)
             i, j = corner
             window = (..., slice(i, i + self.window), slice(j, j + self.window))
             if weights.pixel:
@@ -181,6 +186,10 @@ class Objective(nn.Module):
                 add("grid", losses.grid(x_hat, x))
             if weights.spectrum:
                 add("spectrum", losses.spectrum(x_hat, x))
+            if weights.spread:
+                other = self.adapter.finish(decoded, quality, preview, second)
+                known = (quality / (self.adapter.levels - 1)).view(-1, 1, 1, 1)
+                add("spread", -((1 - known) * (x_hat - other).abs()).mean())
             if self.critic is not None:
                 decoder, critic = self.critic.losses(x_hat, x)
                 add("adversarial", decoder)
@@ -192,7 +201,8 @@ class Objective(nn.Module):
         """One step's slice through `forward`; wrapped: this module, as the trainer wraps it."""
         height, width = draw.pictures.shape[-2:]
         i, j = draw.rng.integers((height - self.window + 1, width - self.window + 1)).tolist()
-        noise = draw.normal(*self.adapter.noise_shape(height, width))
+        grain, rows, columns = self.adapter.noise_shape(height, width)
+        noise = draw.normal(2 * grain, rows, columns)
         return wrapped(draw.pictures, draw.quality, (i, j), noise)
 
     def show(self, x: Tensor) -> list[Tensor]:
