@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from functools import partial
 
 import diffusers
 import pytest
@@ -64,12 +65,18 @@ def test_a_hub_folder_gives_the_same_model(folders, name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = spec.build(path, dtype=torch.float32)
+    for part in ("module", "vae"):
+        ours, theirs = (getattr(model, part).state_dict() for model in (loaded, saved))
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     x = inputs(spec)
+    close = partial(
+        torch.testing.assert_close, rtol=1e-4, atol=1e-5
+    )  # where a tensor lies in memory may choose its kernel
     with torch.no_grad():
-        assert torch.equal(loaded.predict(*x), saved.predict(*x))
+        close(loaded.predict(*x), saved.predict(*x))
         z = loaded.to_latents(torch.zeros(1, 3, 64, 64))
-        assert torch.equal(z, saved.to_latents(torch.zeros(1, 3, 64, 64)))
-        assert torch.equal(loaded.to_pixels(z), saved.to_pixels(z))
+        close(z, saved.to_latents(torch.zeros(1, 3, 64, 64)))
+        close(loaded.to_pixels(z), saved.to_pixels(z))
     assert torch.allclose(loaded.alphas, saved.alphas)
     assert not any(p.requires_grad for p in loaded.parameters())
 
