@@ -188,11 +188,14 @@ def _adapter(result: dict[str, Any]) -> str:
 
 def _losses(result: dict[str, Any]) -> str:
     """Markdown table of adapters trained on with other weights of the loss terms."""
-    lines = ["| quality | bpp | trained with | GMSD | ST-LPIPS (Alex) | PSNR |", "|---:|---:|---|---:|---:|---:|"]
+    lines = [
+        "| quality | bpp | trained with | steps | GMSD | ST-LPIPS (Alex) | PSNR |",
+        "|---:|---:|---|---:|---:|---:|---:|",
+    ]
     for levels in zip(*(row["levels"] for row in result["rows"]), strict=True):
         for row, level in zip(result["rows"], levels, strict=True):
             lines.append(
-                f"| {level['quality']:g} | {level['bpp']:.4f} | {row['row']} | {level['gmsd']:.4f} "
+                f"| {level['quality']:g} | {level['bpp']:.4f} | {row['row']} | {row['steps']} | {level['gmsd']:.4f} "
                 f"| {level['stlpips_alex']:.4f} | {level['psnr']:.2f} |"
             )
     note = f"Of the backbone's picture, means over {result['pictures']} pictures; "

@@ -96,19 +96,19 @@ def test_what_is_not_measured_yet_says_so(project):
     readme(project, "--check")
 
 
-def test_weights_of_the_structure_term_side_by_side(project):
+def test_weights_of_the_loss_terms_side_by_side(project):
     levels = [
         {"quality": float(q), "bpp": 0.02 * (q + 1), "gmsd": 0.2 - q / 10, "stlpips_alex": 0.4, "psnr": 22.0}
         for q in (0, 1)
     ]
-    rows = [{"row": f"loss.structure={w}", "levels": levels} for w in (0, 4)]
-    result = {"kind": "adapter", "name": "structure", "minutes": 4.0, "pictures": 8, "rows": rows}
-    (project / "benchmarks" / "results" / "structure.json").write_text(json.dumps(result))
-    (project / "README.md").write_text("<!-- table:structure -->\n<!-- end -->\n")
+    rows = [{"row": f"loss.structure={w}", "steps": 90 + w, "levels": levels} for w in (0, 4)]
+    result = {"kind": "adapter", "name": "losses", "minutes": 4.0, "pictures": 8, "rows": rows}
+    (project / "benchmarks" / "results" / "losses.json").write_text(json.dumps(result))
+    (project / "README.md").write_text("<!-- table:losses -->\n<!-- end -->\n")
     readme(project)
     lines = (project / "README.md").read_text().splitlines()
-    assert [line.split("|")[1:4] for line in lines if line.startswith("| 0") or line.startswith("| 1")] == [
-        [f" {q} ", f" {0.02 * (q + 1):.4f} ", f" `loss.structure={w}` "] for q in (0, 1) for w in (0, 4)
+    assert [line.split("|")[1:5] for line in lines if line.startswith("| 0") or line.startswith("| 1")] == [
+        [f" {q} ", f" {0.02 * (q + 1):.4f} ", f" loss.structure={w} ", f" {90 + w} "] for q in (0, 1) for w in (0, 4)
     ]
 
 
