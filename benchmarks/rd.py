@@ -99,7 +99,7 @@ def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, An
         picture = coder.decode(file)
         if SECONDS in todo:
             todo.remove(SECONDS)
-            known[SECONDS] = round(time.process_time() - started, 3)
+            known[SECONDS] = round(time.process_time() - started, 6)
         known |= evaluate.score(reference, picture, len(data), todo)
         store.parent.mkdir(parents=True, exist_ok=True)
         files.write(store, json.dumps(known).encode())
