@@ -121,7 +121,7 @@ class Slots(Crops, Dataset):
         crop = self._cut(i, rng).copy()
         if rng.random() < self.enlarged:
             part = round(self.size / rng.uniform(*ENLARGED))
-            small = Image.fromarray(crop[:part, :part].copy())
+            small = Image.fromarray(crop[:part, :part])
             crop = np.array(small.resize((self.size, self.size), Image.Resampling.LANCZOS))
         return torch.from_numpy(crop).permute(2, 0, 1)
 

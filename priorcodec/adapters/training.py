@@ -87,7 +87,7 @@ class LossWeights:
 
 
 # What looks at the decoded picture.
-PICTURE = ("pixel", "perceptual", "structure", "grid", "spectrum", "spread", "adversarial")
+PICTURE = [f.name for f in fields(LossWeights) if f.name not in ("latent", "statistics")]
 
 
 @dataclass
