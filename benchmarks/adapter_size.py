@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from priorcodec import BackboneSpec, open_registry
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.checkpoint import AdapterConfig
-from priorcodec.core.encoder import EncoderConfig
+from priorcodec.adapters.config import AdapterConfig
+from priorcodec.core.transforms import EncoderConfig
 
 SETTINGS = {
     "default": AdapterConfig(),

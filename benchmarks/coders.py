@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from priorcodec import evaluate
 from priorcodec.core.errors import ConfigError, ImageError
+from priorcodec.evaluation import evaluate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,9 +132,9 @@ def _compressai_encode(pixels: np.ndarray, setting: str, _: str, *, name: str, p
     """File: height, width u16, quality u8, rows and columns of the hyper-latent u8, length u32, two strings."""
     import torch
 
-    from priorcodec.core import image
+    from priorcodec.core.image import io as image_io
 
-    x = (image.pad(image.to_tensor(pixels)) + 1) / 2
+    x = (image_io.pad(image_io.to_tensor(pixels)) + 1) / 2
     with torch.no_grad():
         out = compressai_model(name, int(setting), pretrained).compress(x)
     (y,), (z,) = out["strings"]
@@ -144,14 +144,14 @@ def _compressai_encode(pixels: np.ndarray, setting: str, _: str, *, name: str, p
 def _compressai_decode(path: Path, *, name: str, pretrained: bool) -> np.ndarray:
     import torch
 
-    from priorcodec.core import image
+    from priorcodec.core.image import io as image_io
 
     data = path.read_bytes()
     height, width, quality, rows, columns, length = struct.unpack("<HHBBBI", data[:11])
     with torch.no_grad():
         net = compressai_model(name, quality, pretrained)
         x = net.decompress([[data[11 : 11 + length]], [data[11 + length :]]], (rows, columns))["x_hat"]
-    return image.to_pixels(image.crop(x * 2 - 1, height, width))
+    return image_io.to_pixels(image_io.crop(x * 2 - 1, height, width))
 
 
 def _compressai_missing(name: str) -> str | None:

@@ -52,7 +52,7 @@ def decode(name: str, folder: Path, dtype: str, side: int) -> dict[str, Any]:
     """Load, one call of the denoiser, autoencoder; seconds and peak memory in bytes."""
     import torch
 
-    from priorcodec.core.sampler import sample
+    from priorcodec.backbones.diffusion import sample
     from priorcodec.registry import open_registry
 
     registry = open_registry()

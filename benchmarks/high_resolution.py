@@ -90,26 +90,27 @@ def _step(difference: np.ndarray) -> float:
 
 def encode(source: Path, coded: Path, given: argparse.Namespace) -> dict[str, Any]:
     from priorcodec import open_session
-    from priorcodec.core import image, tiles
+    from priorcodec.core import tiling
+    from priorcodec.core.image import io as image_io
 
     session = open_session(overrides=[f"tile={given.tile}"] if given.tile else [])
     session.encode(np.zeros((256, 256, 3), np.uint8), given.quality)
     found = _timed(lambda: session.encode(source, given.quality), given.repeats)
     coded.write_bytes(found.pop("result"))
-    height, width = image.load(source).pixels.shape[:2]
-    parts = len(tiles.plan(height, width, session.codec.tile, 0))
+    height, width = image_io.load(source).pixels.shape[:2]
+    parts = len(tiling.plan(height, width, session.codec.tile, 0))
     return {**found, "bytes": coded.stat().st_size, "tile": session.codec.tile, "tiles": parts}
 
 
 def decode(coded: Path, target: Path, given: argparse.Namespace) -> dict[str, Any]:
     from priorcodec import open_session
-    from priorcodec.adapters import tiled
+    from priorcodec.adapters import decode as adapter_decode
 
     session = open_session(given.backbone, overrides=[f"tile={given.tile}"] if given.tile else [])
     session.decode_pixels(session.encode(np.zeros((256, 256, 3), np.uint8), given.quality))
     found = _timed(lambda: session.decode_pixels(coded.read_bytes()), given.repeats)
     pixels, found["peak_mib"] = found.pop("result"), peak_rss_mib()
-    plan = session.codec.decode(coded.read_bytes()).tiles(session.tile, tiled.MARGIN)
+    plan = session.codec.decode(coded.read_bytes()).tiles(session.tile, adapter_decode.MARGIN)
     np.save(target, pixels)
     borders = [span.start for span in plan.rows[1:]], [span.start for span in plan.columns[1:]]
     about = {"tile": session.tile, "tiles": len(plan), "borders": borders}

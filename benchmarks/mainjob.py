@@ -23,18 +23,20 @@ READERS = ({"threads": 1, "mkldnn": True}, {"threads": 2, "mkldnn": True}, {"thr
 
 def encode(pictures: list[Path], work: Path) -> list[dict[str, Any]]:
     from priorcodec import open_session
-    from priorcodec.core import bitstream, files, image
+    from priorcodec.core import container
+    from priorcodec.core.image import io as image_io
+    from priorcodec.core.io import atomic
 
     session, rows = open_session(), []
     for path in pictures:
-        pixels = image.load(path).pixels
+        pixels = image_io.load(path).pixels
         for level in range(session.codec.levels):
             started = time.perf_counter()
             encoded = session.codec.encode(pixels, level)
             seconds = time.perf_counter() - started
             name = f"{path.stem}-q{level}.gic"
-            files.write(work / name, encoded.data)
-            overhead = bitstream.overhead_bytes(encoded.stream)
+            atomic.write(work / name, encoded.data)
+            overhead = container.overhead_bytes(encoded.stream)
             estimate = (encoded.hyper_bits + encoded.latent_bits) / 8 + overhead
             rows.append(
                 {
@@ -67,9 +69,9 @@ def read(work: Path, threads: int, mkldnn: bool) -> dict[str, str]:
 def speed(picture: Path, backbone: str) -> dict[str, float]:
     """Seconds in process (median of 5 after a warm-up) and peak memory of this whole process."""
     from priorcodec import open_session
-    from priorcodec.core import image
+    from priorcodec.core.image import io as image_io
 
-    session, pixels = open_session(backbone=backbone), image.load(picture).pixels
+    session, pixels = open_session(backbone=backbone), image_io.load(picture).pixels
     data = session.encode(pixels, 4)
     stages = {
         "encode_seconds": lambda: session.encode(pixels, 4),

@@ -13,12 +13,12 @@ from pathlib import Path
 from PIL import Image
 
 from priorcodec import demo, open_session
-from priorcodec.core import image
 from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.image import io as image_io
 
 
 def run(args: argparse.Namespace) -> None:
-    original, rows = image.load(args.picture).pixels, []
+    original, rows = image_io.load(args.picture).pixels, []
     x, y, side = args.crop or (0, 0, max(original.shape))
     sessions = {name: open_session(name) for name in args.backbones}
     codec = open_session()

@@ -18,8 +18,8 @@ import numpy as np
 import resultfile
 
 from priorcodec import open_session
-from priorcodec.core import image
 from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.image import io as image_io
 
 
 def coder(codec: str) -> coders.Coder:
@@ -33,7 +33,7 @@ def coder(codec: str) -> coders.Coder:
     def decode(path: Path) -> np.ndarray:
         data = path.read_bytes()
         picture = session(codec).preview(data) if name == "preview" else session(codec).decode(data)
-        return image.from_any(picture).pixels
+        return image_io.from_any(picture).pixels
 
     made = coders.Coder(
         name="-".join([name, *shown.replace(".../", "").split(", ")]).strip("-"),

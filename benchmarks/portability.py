@@ -45,12 +45,12 @@ def read(folder: Path, codec: Any) -> list[dict[str, Any]]:
 
 def write(pictures: list[Path], folder: Path, codec: Any, qualities: list[float]) -> None:
     """Code every picture at every quality; the encoder's own symbols must be what a decoder reads back."""
-    from priorcodec import evaluate
-    from priorcodec.core import image
+    from priorcodec.core.image import io as image_io
+    from priorcodec.evaluation import evaluate
 
     folder.mkdir(parents=True, exist_ok=True)
     for path in evaluate.expand(pictures, evaluate.PICTURES):
-        pixels = image.load(path).pixels
+        pixels = image_io.load(path).pixels
         for quality in qualities:
             coded = codec.encode(pixels, quality)
             if codec.read(coded.data)[2] != coded.symbols_sha256:

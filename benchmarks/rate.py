@@ -16,23 +16,24 @@ from typing import Any, TypeVar
 
 import resultfile
 
-from priorcodec.batch import PICTURES
-from priorcodec.core import image, rate
+from priorcodec.batch.runner import PICTURES
+from priorcodec.core import rate_control
 from priorcodec.core.codec import Codec
+from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
 from priorcodec.core.errors import ConfigError, PriorCodecError
-from priorcodec.core.prior import QUALITY_STEPS
+from priorcodec.core.image import io as image_io
 
 Result = TypeVar("Result")
 
 
 def measure(codec: Codec, path: Path, targets: list[float], repeats: int) -> list[dict[str, Any]]:
     """One row per target. outcome: hit, missed (fits, but more than 3% below), below or above what the picture can have."""
-    pixels = image.load(path).pixels
+    pixels = image_io.load(path).pixels
     codec.encode(pixels)  # warm
     smallest, largest = (len(codec.encode(pixels, quality).data) for quality in (0, codec.levels - 1))
     rows = []
     for bpp in targets:
-        wanted = rate.bytes_of(None, bpp, *pixels.shape[:2])
+        wanted = rate_control.bytes_of(None, bpp, *pixels.shape[:2])
         row = {"picture": path.stem, "target_bpp": bpp, "target_bytes": wanted}
         row |= {"smallest": smallest, "largest": largest}
         try:
@@ -102,7 +103,12 @@ def run(args: argparse.Namespace) -> Path:
     for path in _pictures(args.pictures):
         rows += measure(codec, path, args.targets, args.repeats)
         print(path.stem, file=sys.stderr, flush=True)
-    settings = {"encoder": f"{codec.id:08x}", "within": rate.WITHIN, "threads": args.threads, "repeats": args.repeats}
+    settings = {
+        "encoder": f"{codec.id:08x}",
+        "within": rate_control.WITHIN,
+        "threads": args.threads,
+        "repeats": args.repeats,
+    }
     content = {"settings": settings, "summary": [summary(rows, bpp) for bpp in args.targets], "rows": rows}
     return resultfile.write(args.name, "rate", content, folder=args.results)
 

@@ -29,9 +29,10 @@ from typing import Any
 import coders
 import resultfile
 
-from priorcodec import curves, evaluate, metrics
-from priorcodec.core import files, image
 from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.image import io as image_io
+from priorcodec.core.io import atomic
+from priorcodec.evaluation import bd_rate, evaluate, metrics
 
 SECONDS = "decode_seconds"
 VERSIONS = resultfile.versions("torch", "numpy", "pytorch-msssim", "stlpips_pytorch", "ssimulacra2", "lpips")
@@ -71,13 +72,13 @@ def encode(job: Job) -> None:
     target = job.file()
     if not target.exists():
         target.parent.mkdir(parents=True, exist_ok=True)
-        pixels = image.load(job.path).pixels
-        files.write(target, make(job.codec, job.vvc).encode(pixels, job.setting, job.path.stem))
+        pixels = image_io.load(job.path).pixels
+        atomic.write(target, make(job.codec, job.vvc).encode(pixels, job.setting, job.path.stem))
 
 
 def score(jobs: list[Job], names: list[str]) -> list[dict[str, Any]]:
     """Process 2, all files of one picture: coded file -> row. It knows nothing but the file and the reference."""
-    reference, rows = image.load(jobs[0].path).pixels, []
+    reference, rows = image_io.load(jobs[0].path).pixels, []
     for job in jobs:
         try:
             rows.append(_row(job, reference, names))
@@ -102,10 +103,10 @@ def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, An
             known[SECONDS] = round(time.process_time() - started, 6)
         known |= evaluate.score(reference, picture, len(data), todo)
         store.parent.mkdir(parents=True, exist_ok=True)
-        files.write(store, json.dumps(known).encode())
+        atomic.write(store, json.dumps(known).encode())
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            image.save(picture, kept)
+            image_io.save(picture, kept)
     values = {k: known[k] for k in ("bytes", "bpp", *names)}
     return {"codec": coder.name, "setting": job.setting, "picture": job.path.stem, **values}
 
@@ -203,14 +204,14 @@ def _bd_rates(
     measured = {m["codec"] for m in means}
     anchors = anchors or [anchor for anchor in ("vvc", "avif", "jxl") if anchor in measured]
     found = [
-        entry for anchor in anchors if anchor in measured for entry in curves.bd_table(means, anchor, higher, rates)
+        entry for anchor in anchors if anchor in measured for entry in bd_rate.bd_table(means, anchor, higher, rates)
     ]
     return found, [f"BD-rate against {anchor}: it was not measured" for anchor in anchors if anchor not in measured]
 
 
 def run(args: argparse.Namespace) -> Path:
     names, lines = metrics.available(args.metrics)
-    pictures = {p: image.load(p).pixels for p in evaluate.expand(args.pictures, evaluate.PICTURES)}
+    pictures = {p: image_io.load(p).pixels for p in evaluate.expand(args.pictures, evaluate.PICTURES)}
     hashes = {p: _hash(x.shape, hashlib.sha256(x.tobytes()).hexdigest()) for p, x in pictures.items()}
     found = _coders(args, lines)
     for line in lines:
@@ -224,7 +225,7 @@ def run(args: argparse.Namespace) -> Path:
     rows = [
         row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part
     ]
-    means = [m for m in curves.means(rows) if m["pictures"] == len(pictures)]
+    means = [m for m in bd_rate.means(rows) if m["pictures"] == len(pictures)]
     done = Counter((r["codec"], r["setting"]) for r in rows)
     wanted = dict.fromkeys((found[j.codec].name, j.setting) for js in jobs.values() for j in js)
     failed = {key: len(pictures) - done[key] for key in wanted if done[key] < len(pictures)}
@@ -238,10 +239,10 @@ def run(args: argparse.Namespace) -> Path:
     for p, x in pictures.items() if args.keep else ():
         if not args.keep_only or p.stem in args.keep_only:
             (args.keep / "original").mkdir(parents=True, exist_ok=True)
-            image.save(x, args.keep / "original" / f"{p.stem}.png")
+            image_io.save(x, args.keep / "original" / f"{p.stem}.png")
     shown = {n: metrics.METRICS[n] for n in names}
     higher = {n: m.higher_is_better for n, m in shown.items()}
-    bd_rate, without = _bd_rates(means, args.anchor, higher, tuple(args.between) if args.between else None)
+    gains, without = _bd_rates(means, args.anchor, higher, tuple(args.between) if args.between else None)
     content = {
         "codecs": {c.name: c.title for c in found.values()},
         "ours": [c.name for c in found.values() if c.ours],
@@ -250,7 +251,7 @@ def run(args: argparse.Namespace) -> Path:
         "left_out": lines + without,
         "between": args.between,
         "threads": args.threads,
-        "bd_rate": bd_rate,
+        "bd_rate": gains,
         "means": means,
         "pictures": [{"name": p.stem, "height": x.shape[0], "width": x.shape[1], "sha256": hashes[p]}
                      for p, x in pictures.items()],

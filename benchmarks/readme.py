@@ -30,8 +30,8 @@ from typing import Any
 
 import resultfile
 
-from priorcodec import metrics
-from priorcodec.report import plot, tables
+from priorcodec.evaluation import metrics
+from priorcodec.evaluation.report import plot, tables
 
 PAGES = ("README.md", "docs/adapters.md", "docs/decoding.md", "docs/encoding.md", "docs/training.md", "docs/trust.md")
 BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)

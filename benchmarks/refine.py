@@ -20,11 +20,12 @@ import numpy as np
 import resultfile
 from PIL import Image
 
-from priorcodec import curves, evaluate, metrics, open_session
-from priorcodec.batch import PICTURES
-from priorcodec.core import image
+from priorcodec import open_session
+from priorcodec.batch.runner import PICTURES
 from priorcodec.core.codec import Encoded
 from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.image import io as image_io
+from priorcodec.evaluation import bd_rate, evaluate, metrics
 from priorcodec.session import Session
 
 PLAIN, PSNR, STRUCTURE = "plain", "psnr", "structure"
@@ -34,7 +35,7 @@ SIDE = 256
 
 def measure(session: Session, path: Path, args: argparse.Namespace) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
     """-> one row per file, and the row of crops for each quality that is refined for structure."""
-    pixels, rows, shown = image.load(path).pixels, [], []
+    pixels, rows, shown = image_io.load(path).pixels, [], []
     low = sorted(args.qualities)[:2]
     session.codec.encode(pixels, args.qualities[0])  # warm
     for quality in args.qualities:
@@ -86,7 +87,7 @@ def _middle(pixels: np.ndarray) -> np.ndarray:
 
 def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of each target: R + lambda D against plain (mean, worst), BD-rates against plain (percent, negative is better), cost."""
-    table = curves.bd_table(curves.means(rows), PLAIN, HIGHER)
+    table = bd_rate.bd_table(bd_rate.means(rows), PLAIN, HIGHER)
     out = []
     for target in dict.fromkeys(row["codec"] for row in rows if row["codec"] != PLAIN):
         mine = [row for row in rows if row["codec"] == target]
@@ -136,7 +137,7 @@ def run(args: argparse.Namespace) -> Path:
         rows, shown = rows + more, shown or crops
     settings = {"encoder": f"{session.codec.id:08x}", "backbone": args.backbone, "steps": args.steps}
     settings |= {"qualities": args.qualities, "pictures": len(pictures), "threads": args.threads}
-    content = {"settings": settings, "summary": summary(rows), "means": curves.means(rows), "rows": rows}
+    content = {"settings": settings, "summary": summary(rows), "means": bd_rate.means(rows), "rows": rows}
     path = resultfile.write(args.name, "refine", content, folder=args.results)
     if shown:
         Image.fromarray(np.concatenate(shown)).save(path.with_name(f"{args.name}-structure.webp"), quality=90, method=6)

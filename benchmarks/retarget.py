@@ -25,8 +25,8 @@ from typing import Any
 
 import resultfile
 
-from priorcodec import curves
 from priorcodec.core.codec import WEIGHTS
+from priorcodec.evaluation import bd_rate
 
 METRICS = ("stlpips_alex", "psnr", "gmsd")
 SCRATCH = "everything from scratch"
@@ -132,7 +132,7 @@ def row(args: argparse.Namespace) -> None:
 def adapted(words: list[str], backbone: str) -> Any:
     """What `priorcodec train adapter` makes, as a session reads it from its file."""
     from priorcodec import open_session
-    from priorcodec.train import train_adapter
+    from priorcodec.training.encoder import train_adapter
 
     return open_session(backbone, adapter=str(train_adapter(words)))
 
@@ -157,9 +157,9 @@ def silenced(part: str) -> Any:
 
 def parameters(folder: Path, words: list[str]) -> int:
     """Numbers in the adapter's file that this row trained."""
-    from priorcodec.adapters import checkpoint
+    from priorcodec.adapters import file as adapter_file
 
-    file = checkpoint.read(next(folder.glob("*.adapter.safetensors")))
+    file = adapter_file.read(next(folder.glob("*.adapter.safetensors")))
     prefix = {"train=lora": "lora.", "train=bridge": "own.bridge."}
     wanted = next((prefix[word] for word in words if word in prefix), "")
     return sum(value.numel() for name, value in file.tensors.items() if name.startswith(wanted))
@@ -169,14 +169,15 @@ def scratch(words: list[str]) -> Any:
     """The same decoder without anything pretrained: fresh denoiser, autoencoder and adapter, all of it trained at once."""
     import torch
 
-    from priorcodec import open_registry, open_session, runs
-    from priorcodec.adapters import losses, training
+    from priorcodec import open_registry, open_session
     from priorcodec.adapters.adapter import Adapter
-    from priorcodec.core.checkpoint import load_simulation
-    from priorcodec.train import settings
+    from priorcodec.core.weights import load_simulation
+    from priorcodec.training import adapter as adapter_training
+    from priorcodec.training import losses, run
+    from priorcodec.training.encoder import settings
 
-    config = settings(training.AdapterRunConfig, words)
-    run = runs.Run(config)
+    config = settings(adapter_training.AdapterRunConfig, words)
+    run = run.Run(config)
     spec = open_registry().spec(config.backbone.name)
     backbone: Any = spec.build(None, dtype=torch.float32).to(memory_format=torch.channels_last)  # pyright: ignore
     backbone.requires_grad_(True).train()
@@ -184,7 +185,7 @@ def scratch(words: list[str]) -> Any:
     adapter = Adapter(spec, replace(config.shape(), lora_rank=0), m=encoder.config.m, levels=encoder.config.levels)
     adapter.inject(backbone)
     distance = torch.compile(losses.perceptual(config.perceptual)[0].to(memory_format=torch.channels_last))  # pyright: ignore
-    objective = training.Objective(
+    objective = adapter_training.Objective(
         adapter, encoder, config.loss, distance=distance, window=config.window, bf16=run.bf16
     )
     objective.backbone = backbone
@@ -200,15 +201,15 @@ def scratch(words: list[str]) -> Any:
 
 def measure(session: Any, args: argparse.Namespace) -> list[dict[str, float]]:
     """Mean rate, scores and processor seconds of a decode per quality, of files on disk."""
-    from priorcodec import metrics
-    from priorcodec.core import image
+    from priorcodec.core.image import io as image_io
+    from priorcodec.evaluation import metrics
 
     rows = []
     for quality in args.qualities:
         scores = []
         for path in sorted(args.pictures.glob("*.png")):
             file = args.work / "files" / f"{path.stem}-q{quality}.gic"
-            pixels = image.load(path).pixels
+            pixels = image_io.load(path).pixels
             if not file.exists():
                 file.parent.mkdir(parents=True, exist_ok=True)
                 part = file.with_suffix(f".{slug(args.row or 'default')}")
@@ -228,12 +229,12 @@ def measure(session: Any, args: argparse.Namespace) -> list[dict[str, float]]:
 def measured_default(args: argparse.Namespace) -> dict[str, Any]:
     """nano_unet with its shipped adapter: the anchor of the rates."""
     from priorcodec import open_session
-    from priorcodec.adapters import checkpoint
+    from priorcodec.adapters import file as adapter_file
 
     kept = args.work / args.table / "default.json"
     if not kept.exists():
         session = open_session("nano_unet")
-        file = checkpoint.read(WEIGHTS / "nano_unet.adapter.safetensors")
+        file = adapter_file.read(WEIGHTS / "nano_unet.adapter.safetensors")
         count = sum(value.numel() for value in file.tensors.values())
         spec = session.registry.spec("nano_unet")
         told = {"row": "shipped", "backbone": "nano_unet", "trained": count, "share": round(count / spec.parameters, 4)}
@@ -246,7 +247,7 @@ def measured_default(args: argparse.Namespace) -> dict[str, Any]:
 def bd(anchor: dict[str, Any], one: dict[str, Any]) -> float | None:
     """BD-rate in ST-LPIPS-Alex, in percent; None where the curves do not overlap."""
     points = [[(level["bpp"], level["stlpips_alex"]) for level in side["levels"]] for side in (anchor, one)]
-    rate = curves.bd_rate(points[0], points[1], higher_is_better=False).percent
+    rate = bd_rate.bd_rate(points[0], points[1], higher_is_better=False).percent
     return None if rate is None else round(rate, 2)
 
 

@@ -32,8 +32,8 @@ import resultfile
 from PIL import Image
 from rd import make
 
-from priorcodec.core import image
 from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.image import io as image_io
 
 DEMO = Path(__file__).parents[1] / "priorcodec" / "demo" / "coffee.webp"
 CHANNELS, LEVELS = 192, 8  # of the shipped encoder, whose features an adapter for a random backbone is built for
@@ -121,7 +121,7 @@ def _random(task: Task, _: Path) -> Stages:
     import torch
 
     from priorcodec.adapters.adapter import Adapter
-    from priorcodec.adapters.checkpoint import AdapterConfig
+    from priorcodec.adapters.config import AdapterConfig
     from priorcodec.registry import open_registry
 
     spec = open_registry().spec(task.codec)
@@ -144,7 +144,7 @@ def _random(task: Task, _: Path) -> Stages:
 def _commands(task: Task, folder: Path) -> Stages:
     """The program as a shell starts it, Python's and torch's start included."""
     source, coded = folder / "picture.png", folder / "picture.gic"
-    image.save(_pixels(task), source)
+    image_io.save(_pixels(task), source)
     program = [sys.executable, "-m", "priorcodec.cli"]
     quiet = partial(subprocess.run, check=True, capture_output=True, cwd=Path(__file__).parents[1])
     yield "command encode", lambda: quiet([*program, "encode", source, "-o", coded, "--force"])
@@ -154,7 +154,7 @@ def _commands(task: Task, folder: Path) -> Stages:
 
 
 def _pixels(task: Task) -> np.ndarray:
-    return np.array(Image.fromarray(image.load(task.picture).pixels).resize(task.size, Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(image_io.load(task.picture).pixels).resize(task.size, Image.Resampling.LANCZOS))
 
 
 def _device(task: Task, stage: str) -> str:

@@ -24,13 +24,14 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     import torch
     from accelerate import Accelerator
 
-    from priorcodec.adapters import losses, training
     from priorcodec.adapters.adapter import Adapter
-    from priorcodec.adapters.checkpoint import AdapterConfig
-    from priorcodec.core.checkpoint import load_simulation
+    from priorcodec.adapters.config import AdapterConfig
     from priorcodec.core.codec import WEIGHTS
+    from priorcodec.core.weights import load_simulation
     from priorcodec.registry import open_registry
-    from priorcodec.training import Budget, Loop
+    from priorcodec.training import adapter as adapter_training
+    from priorcodec.training import losses
+    from priorcodec.training.loop import Budget, Loop
 
     accelerator = Accelerator(mixed_precision="bf16")
     device, gpu = accelerator.device, accelerator.device.type == "cuda"
@@ -51,11 +52,11 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     for parameter in adapter.trainable():
         parameter.data = parameter.data.to(device, torch.float32)
     adapter.to(device)
-    if checkpointing and not training.checkpoint_gradients(backbone):
+    if checkpointing and not adapter_training.checkpoint_gradients(backbone):
         raise SystemExit(f"{name} has no gradient checkpointing")
     distance, _ = losses.perceptual("stlpips")
-    objective = training.Objective(
-        adapter, encoder, training.LossWeights(), distance=distance.to(device), window=side, bf16=True
+    objective = adapter_training.Objective(
+        adapter, encoder, adapter_training.LossWeights(), distance=distance.to(device), window=side, bf16=True
     ).to(device)
     pictures = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     quality = torch.linspace(0, adapter.levels - 1, batch, device=device)

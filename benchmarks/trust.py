@@ -25,9 +25,9 @@ ROOT = resultfile.RESULTS.parents[1]
 CONFORMANCE, BYTES, WEIGHTS = (
     "tests/core/test_conformance.py",
     "tests/core/test_hostile_bytes.py",
-    "tests/test_hostile_weights.py",
+    "tests/core/test_hostile_weights.py",
 )
-GUEST, CRASHES, TOGETHER = "tests/registry/test_guest.py", "tests/test_crashes.py", "tests/test_together.py"
+GUEST, CRASHES, TOGETHER = "tests/registry/test_isolation.py", "tests/batch/test_crashes.py", "tests/test_together.py"
 EAGER = "symbol and not compiled and not gpu"
 PROMISES = {  # what is promised -> its tests, and the words that choose among them
     "same symbols: 1 and 2 threads, mkldnn on and off, default dtype float64, bf16 autocast": (CONFORMANCE, EAGER),
@@ -41,13 +41,13 @@ PROMISES = {  # what is promised -> its tests, and the words that choose among t
     "what overflows float16 is decoded in float32, or is one line": ("tests/test_overflow.py", ""),
     "no pickle is ever loaded": (WEIGHTS, "pickle or bomb"),
     "weights and configs that do not fit are refused in one line": (WEIGHTS, "not pickle and not bomb"),
-    "adapters on the Hub are pinned by commit and hash": ("tests/registry/test_adapters.py", ""),
+    "adapters on the Hub are pinned by commit and hash": ("tests/registry/test_adapter_sources.py", ""),
     "a plugin that raises, hangs, prints or turns torch's switches is named, and changes nobody's picture": (GUEST, ""),
-    "no room on the disk: one line, the old file stays": ("tests/core/test_files.py " + CRASHES, "disk or room or test_files"),
+    "no room on the disk: one line, the old file stays": ("tests/core/io " + CRASHES, "disk or room or test_atomic"),
     "SIGKILL, SIGTERM, Ctrl-C at random moments: old files or new ones": (CRASHES, "kills"),
     "started again, a run does what is missing": (CRASHES, "again"),
-    "a worker of --workers that is killed loses no file; Ctrl-C stops all of them": ("tests/test_workers.py", ""),
-    "on Ray, 200 pictures, one worker killed half way: none lost, none written twice": ("tests/test_cluster.py", ""),
+    "a worker of --workers that is killed loses no file; Ctrl-C stops all of them": ("tests/batch/test_processes.py", ""),
+    "on Ray, 200 pictures, one worker killed half way: none lost, none written twice": ("tests/batch/test_ray.py", ""),
     "8 threads with one session, 4 processes on one folder: the same bytes and pictures": (TOGETHER, ""),
 }  # fmt: skip
 

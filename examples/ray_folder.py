@@ -8,10 +8,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from priorcodec import PriorCodecError, batch, cluster
+from priorcodec import PriorCodecError
+from priorcodec.batch import ray, runner
+from priorcodec.batch.tasks import Decode, Encode
 from priorcodec.config import decode_config
-from priorcodec.core.bitstream import SUFFIX
-from priorcodec.work import Decode, Encode
+from priorcodec.core.container import SUFFIX
 
 
 def main() -> None:
@@ -31,14 +32,14 @@ def main() -> None:
     config = decode_config(args.settings)
     if args.command == "encode":
         task = Encode(config=config, quality=args.quality, skip=True, force=args.force)
-        suffixes, ending = batch.PICTURES, SUFFIX
+        suffixes, ending = runner.PICTURES, SUFFIX
     else:
         task = Decode(config=config, preview=args.command == "preview", skip=True, force=args.force)
         suffixes, ending = [SUFFIX], f".{task.name}.png"
     source, target = args.source.absolute(), args.target.absolute()
     target.mkdir(parents=True, exist_ok=True)
-    jobs = batch.plan([source], target, suffixes=suffixes, name=lambda path: path.stem + ending, force=True)
-    outcome = cluster.run(jobs, task, workers=args.workers, cpus=args.cpus, gpus=args.gpus)
+    jobs = runner.plan([source], target, suffixes=suffixes, name=lambda path: path.stem + ending, force=True)
+    outcome = ray.run(jobs, task, workers=args.workers, cpus=args.cpus, gpus=args.gpus)
     left = sum("skipped" in row for row in outcome.rows)
     print(f"{len(outcome.rows) - left} written, {left} there already, {len(outcome.failures)} failed")
     sys.exit("\n".join(reason for _, reason in outcome.failures) or 0)

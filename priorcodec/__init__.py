@@ -1,53 +1,46 @@
-"""PriorCodec, an image codec whose decoder is a pretrained diffusion model: the public names. Imports no torch."""
+"""PriorCodec, an image codec whose decoder is a pretrained diffusion model: the public names, loaded when first used."""
 
 from __future__ import annotations
 
 from importlib import import_module, metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from priorcodec.core.contract import (
-    API,
-    AdapterSource,
-    Backbone,
-    BackboneSpec,
-    FusionSite,
-    LatentSpace,
-    LoraRule,
-    Prediction,
-)
-from priorcodec.core.errors import (
-    AdapterError,
-    BackboneError,
-    ConfigError,
-    ImageError,
-    PriorCodecError,
-    StreamError,
-    TrainingError,
-    WeightsError,
-)
-from priorcodec.registry.markers import hookimpl
+if TYPE_CHECKING:
+    from priorcodec.backbones.spec import API as API
+    from priorcodec.backbones.spec import AdapterSource as AdapterSource
+    from priorcodec.backbones.spec import Backbone as Backbone
+    from priorcodec.backbones.spec import BackboneSpec as BackboneSpec
+    from priorcodec.backbones.spec import FusionSite as FusionSite
+    from priorcodec.backbones.spec import LatentSpace as LatentSpace
+    from priorcodec.backbones.spec import LoraRule as LoraRule
+    from priorcodec.backbones.spec import Prediction as Prediction
+    from priorcodec.core.errors import AdapterError as AdapterError
+    from priorcodec.core.errors import BackboneError as BackboneError
+    from priorcodec.core.errors import ConfigError as ConfigError
+    from priorcodec.core.errors import ImageError as ImageError
+    from priorcodec.core.errors import PriorCodecError as PriorCodecError
+    from priorcodec.core.errors import StreamError as StreamError
+    from priorcodec.core.errors import TrainingError as TrainingError
+    from priorcodec.core.errors import WeightsError as WeightsError
+    from priorcodec.registry import open_registry as open_registry
+    from priorcodec.registry.hookspecs import hookimpl as hookimpl
+    from priorcodec.session import Session as Session
+    from priorcodec.session import open_session as open_session
 
-__all__ = [
-    "API",
-    "AdapterError",
-    "AdapterSource",
-    "Backbone",
-    "BackboneError",
-    "BackboneSpec",
-    "ConfigError",
-    "FusionSite",
-    "ImageError",
-    "LatentSpace",
-    "LoraRule",
-    "Prediction",
-    "PriorCodecError",
-    "StreamError",
-    "TrainingError",
-    "WeightsError",
-    "hookimpl",
-]
+    __version__: str
 
-_LAZY = {"open_registry": "priorcodec.registry", "open_session": "priorcodec.session"}  # loaded when first asked for
+_MODULES = {  # module -> the public names it holds; importing any of these modules loads no torch
+    "priorcodec.backbones.spec": ("API AdapterSource Backbone BackboneSpec FusionSite LatentSpace LoraRule Prediction"),
+    "priorcodec.core.errors": (
+        "AdapterError BackboneError ConfigError ImageError PriorCodecError StreamError TrainingError WeightsError"
+    ),
+    "priorcodec.registry": "open_registry",
+    "priorcodec.registry.hookspecs": "hookimpl",
+    "priorcodec.session": "Session open_session",
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
+
+__all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
@@ -56,6 +49,11 @@ def __getattr__(name: str) -> Any:
             return metadata.version("priorcodec")
         except metadata.PackageNotFoundError:  # run from a source tree that is not installed
             return "0+unknown"
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
+    if name in _HOME:
+        value = globals()[name] = getattr(import_module(_HOME[name]), name)
+        return value
     raise AttributeError(f"module 'priorcodec' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -14,8 +14,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from priorcodec.core.bitstream import MAX_PIXELS
-from priorcodec.core.contract import MAX_STEPS
+from priorcodec.backbones.spec import MAX_STEPS
+from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import ConfigError
 
 Schema = TypeVar("Schema")

@@ -17,10 +17,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from priorcodec.backbones.spec import LowMemory
 from priorcodec.config import DecodeConfig, Renorm, decode_config
-from priorcodec.core import bitstream, image, rate
-from priorcodec.core.contract import LowMemory
+from priorcodec.core import container, rate_control
 from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
+from priorcodec.core.image import io as image_io
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.codec import Codec, Decoded, Encoded
-    from priorcodec.core.refine import Measure, Refine, Towards
+    from priorcodec.core.latent_refinement import Measure, Refine, Towards
     from priorcodec.registry import Registry
 
 
@@ -97,7 +98,7 @@ class Session:
         refined: Refine | None = None,
     ) -> Encoded:
         """`encode` with everything known about the file: estimated bits, parts, hash of the symbols, what refining did."""
-        pixels = image.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
+        pixels = image_io.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
         return self.codec.encode(pixels, quality, statistics=statistics, refined=refined)
 
     def refinement(
@@ -112,7 +113,7 @@ class Session:
             ConfigError: not 0 to 10000 steps, or another name.
             WeightsError, AdapterError, BackboneError: the backbone is not complete.
         """
-        from priorcodec.core import refine
+        from priorcodec.core import latent_refinement
 
         name = self.config.backbone.name
         if towards not in ("psnr", "structure", name):
@@ -121,8 +122,14 @@ class Session:
             )
         if steps == 0:
             return None
-        measure = None if towards == "psnr" else refine.structure if towards == "structure" else self._latent_distance()
-        return refine.Refine(steps=steps, towards=measure, progress=progress)
+        measure = (
+            None
+            if towards == "psnr"
+            else latent_refinement.structure
+            if towards == "structure"
+            else self._latent_distance()
+        )
+        return latent_refinement.Refine(steps=steps, towards=measure, progress=progress)
 
     def _latent_distance(self) -> Towards:
         """The bridge's z_hat against the picture's own latent, in standard deviations of that space, squared."""
@@ -160,8 +167,8 @@ class Session:
         Raises:
             ConfigError: none or both targets, or one below this picture's smallest file. ImageError: as `encode` does.
         """
-        pixels = image.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
-        target = rate.bytes_of(max_bytes, bpp, *pixels.shape[:2])
+        pixels = image_io.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
+        target = rate_control.bytes_of(max_bytes, bpp, *pixels.shape[:2])
         refined = self.refinement(refine, refine_for)
         return self.codec.encode_to(pixels, target, statistics=statistics, refined=refined).encoded.data
 
@@ -208,13 +215,13 @@ class Session:
 
         Raises StreamError for damaged bytes.
         """
-        from priorcodec.adapters import tiled
-        from priorcodec.core import tiles
+        from priorcodec.adapters import decode as adapter_decode
+        from priorcodec.core import tiling
 
         parts: list[Any] = [f"{self.codec.id:08x}", preview]
         if not preview:
-            stream = bitstream.unpack(data, max_pixels=self.config.max_pixels)
-            plan = tiles.plan(stream.height, stream.width, self.tile, tiled.MARGIN)
+            stream = container.unpack(data, max_pixels=self.config.max_pixels)
+            plan = tiling.plan(stream.height, stream.width, self.tile, adapter_decode.MARGIN)
             counts = [len(plan.rows), len(plan.columns)]  # as many of them are the same ones on every machine
             parts += [*self._picture_settings, counts]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
@@ -222,7 +229,7 @@ class Session:
     @cached_property
     def _picture_settings(self) -> list[Any]:
         """For `fingerprint`; once for all files, since the whole adapter is hashed."""
-        from priorcodec.registry.adapters import sha256
+        from priorcodec.registry.adapter_sources import sha256
 
         spec = self.registry.spec(self.config.backbone.name)
         adapter = sha256(self.registry.adapter(spec, self.config.adapter))
@@ -235,26 +242,26 @@ class Session:
 
     def _picture(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """uint8 (h, w, 3). Raises FloatingPointError when a value in it or its latent is not finite."""
-        from priorcodec.adapters import tiled
-        from priorcodec.core import renorm
+        from priorcodec.adapters import decode as adapter_decode
+        from priorcodec.core import statistics
 
-        plan = decoded.tiles(self.tile, tiled.MARGIN)
-        found = tiled.latent(adapter, decoded, plan, steps=self.config.steps)
+        plan = decoded.tiles(self.tile, adapter_decode.MARGIN)
+        found = adapter_decode.latent(adapter, decoded, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:
             if found.mean is None or found.std is None:
                 raise AdapterError(
                     f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone.name} predicts no "
                     "statistics: decode with renorm=off"
                 )
-            found = dataclasses.replace(found, z=renorm.to_statistics(found.z, found.mean, found.std))
+            found = dataclasses.replace(found, z=statistics.to_statistics(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
-        return tiled.picture(adapter, decoded, found, plan, strength=self.config.strength, written=written)
+        return adapter_decode.picture(adapter, decoded, found, plan, strength=self.config.strength, written=written)
 
     def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """What to do after an overflow. Raises PriorCodecError: nothing more precise is left, or it does not help."""
         from torch import nn
 
-        from priorcodec.core.precision import in_float32
+        from priorcodec.adapters.precision import in_float32
 
         name, dtype = self.config.backbone.name, str(self._dtype).removeprefix("torch.")
         backbone, pixels = adapter.attached, None
@@ -286,14 +293,14 @@ class Session:
             return self._adapter
 
     def _load_adapter(self) -> Adapter:
-        from priorcodec.adapters import checkpoint
+        from priorcodec.adapters import file as adapter_file
         from priorcodec.adapters.adapter import Adapter
 
         spec = self.registry.spec(self.config.backbone.name)
-        file = checkpoint.read(self.registry.adapter(spec, self.config.adapter))
-        checkpoint.check(file, spec, encoder_id=self.codec.id)
+        file = adapter_file.read(self.registry.adapter(spec, self.config.adapter))
+        adapter_file.check(file, spec, encoder_id=self.codec.id)
         weights = self.registry.weights(spec, self.config.backbone.weights)
-        checkpoint.check_shapes(file, spec, m=self.codec.transforms.config.m, levels=self.codec.levels)
+        adapter_file.check_shapes(file, spec, m=self.codec.transforms.config.m, levels=self.codec.levels)
         built: Any = self.registry.build(spec, weights, dtype=self._dtype)
         backbone: Any = built.to(self._device)
         saver = backbone if self.config.low_memory else None
@@ -302,17 +309,17 @@ class Session:
             saver.tile_pixels()
         adapter = Adapter(spec, file.config, m=self.codec.transforms.config.m, levels=self.codec.levels)
         adapter.inject(backbone)
-        checkpoint.load(file, adapter)
+        adapter_file.load(file, adapter)
         return adapter.to(self._device).requires_grad_(False).eval()
 
     @property
     def tile(self) -> int:
         """Side in pixels of what the backbone works on at a time, 0 for whole pictures."""
-        from priorcodec.adapters import tiled
+        from priorcodec.adapters import decode as adapter_decode
 
         if self.config.tile is not None:
             return self.config.tile
-        return tiled.automatic(self.registry.spec(self.config.backbone.name).pixel_bytes, self._device)
+        return adapter_decode.automatic(self.registry.spec(self.config.backbone.name).pixel_bytes, self._device)
 
     @property
     def _device(self) -> torch.device:

@@ -6,10 +6,10 @@ python recipes/average.py EARLIER LATER SHARE RESULT     what EARLIER lacks is t
 import sys
 from pathlib import Path
 
-from priorcodec.adapters import checkpoint
-from priorcodec.core import files, tensorfile
+from priorcodec.adapters import file as adapter_file
+from priorcodec.core.io import atomic, safetensors
 
-earlier, later = (checkpoint.read(Path(path)) for path in sys.argv[1:3])
+earlier, later = (adapter_file.read(Path(path)) for path in sys.argv[1:3])
 share = float(sys.argv[3])
 assert earlier.metadata["backbone"] == later.metadata["backbone"], "adapters of two backbones"
 tensors = {
@@ -17,4 +17,4 @@ tensors = {
     for name, value in later.tensors.items()
 }
 metadata = {**later.metadata, "averaged": f"{share:g} of this run, {1 - share:g} of an earlier one"}
-files.write(Path(sys.argv[4]), tensorfile.to_bytes({name: value.half() for name, value in tensors.items()}, metadata))
+atomic.write(Path(sys.argv[4]), safetensors.to_bytes({name: value.half() for name, value in tensors.items()}, metadata))

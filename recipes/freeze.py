@@ -16,10 +16,10 @@ import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 
-from priorcodec.backbones import _nano, nano_dit, nano_unet
-from priorcodec.backbones._nano_dit import Transformer
-from priorcodec.core.checkpoint import save_encoder
-from priorcodec.core.encoder import EncoderConfig, ImageEncoder
+from priorcodec.backbones.builtin import _nano, nano_dit, nano_unet
+from priorcodec.backbones.builtin._nano_dit import Transformer
+from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.weights import save_encoder
 
 LICENCE = "Apache-2.0; trained on research-use pictures, see WEIGHTS.md"
 

@@ -6,11 +6,11 @@ python recipes/grain.py ADAPTER FACTOR RESULT
 import sys
 from pathlib import Path
 
-from priorcodec.adapters import checkpoint
-from priorcodec.core import files, tensorfile
+from priorcodec.adapters import file as adapter_file
+from priorcodec.core.io import atomic, safetensors
 
-adapter, factor = checkpoint.read(Path(sys.argv[1])), float(sys.argv[2])
+adapter, factor = adapter_file.read(Path(sys.argv[1])), float(sys.argv[2])
 name = "own.detail.grain.weight"
 tensors = {**adapter.tensors, name: (factor * adapter.tensors[name].float()).half()}
 metadata = {**adapter.metadata, "grain": f"{factor:g} of what was trained"}
-files.write(Path(sys.argv[3]), tensorfile.to_bytes(tensors, metadata))
+atomic.write(Path(sys.argv[3]), safetensors.to_bytes(tensors, metadata))

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from priorcodec.backbones import _nano
-from priorcodec.data import to_signed
+from priorcodec.backbones.builtin import _nano
+from priorcodec.training.data import to_signed
 
 
 class LatentCrops:

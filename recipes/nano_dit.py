@@ -12,11 +12,11 @@ import torch
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from latents import LatentCrops
 
-from priorcodec.backbones import nano_dit
-from priorcodec.backbones._nano_dit import Transformer
-from priorcodec.core.contract import Prediction
-from priorcodec.core.prediction import add_noise, target
-from priorcodec.training import Budget, Loop
+from priorcodec.backbones.builtin import nano_dit
+from priorcodec.backbones.builtin._nano_dit import Transformer
+from priorcodec.backbones.diffusion import add_noise, target
+from priorcodec.backbones.spec import Prediction
+from priorcodec.training.loop import Budget, Loop
 
 CROP, BATCH, SEED, GAMMA = 32, 16, 3, 5.0
 PLACES = 256 - CROP // 2  # a side of 4096 pixels is 256 patches

@@ -12,9 +12,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from latents import LatentCrops
 
-from priorcodec.backbones import nano_unet
-from priorcodec.core.prediction import add_noise
-from priorcodec.training import Budget, Loop
+from priorcodec.backbones.builtin import nano_unet
+from priorcodec.backbones.diffusion import add_noise
+from priorcodec.training.loop import Budget, Loop
 
 CROP, BATCH, SEED, GAMMA = 32, 16, 2, 5.0
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from priorcodec.adapters.losses import Perceptual
-from priorcodec.backbones import _nano
-from priorcodec.data import Crops, to_signed
-from priorcodec.training import Budget, Loop
+from priorcodec.backbones.builtin import _nano
+from priorcodec.training.data import Crops, to_signed
+from priorcodec.training.loop import Budget, Loop
+from priorcodec.training.losses import Perceptual
 
 CROP, WINDOW, BATCH, SEED = 128, 64, 12, 1
 NOISE, SHRINK, PERCEPTUAL_WEIGHT = 0.1, 1e-3, 1.0

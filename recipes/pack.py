@@ -3,6 +3,6 @@
 import sys
 from pathlib import Path
 
-from priorcodec.data import pack
+from priorcodec.training.data import pack
 
 pack(sys.argv[2:], Path(sys.argv[1]))

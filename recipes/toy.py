@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from priorcodec.adapters import checkpoint
+from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.checkpoint import AdapterConfig
-from priorcodec.backbones.toy import SPEC
-from priorcodec.core.checkpoint import load_simulation
+from priorcodec.adapters.config import AdapterConfig
+from priorcodec.backbones.builtin.toy import SPEC
 from priorcodec.core.codec import WEIGHTS, Codec
-from priorcodec.data import Crops, to_signed
-from priorcodec.training import Budget, Loop
+from priorcodec.core.weights import load_simulation
+from priorcodec.training.data import Crops, to_signed
+from priorcodec.training.loop import Budget, Loop
 
 CROP, BATCH, SEED = 128, 8, 4
 CONFIG = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1, detail=0, tokens=1)
@@ -45,4 +45,4 @@ def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
 loop.run(loss)
 loop.swap_average()
 metadata = {"steps": str(loop.step), "licence": "Apache-2.0"}
-checkpoint.save(adapter, args.run / "toy.adapter.safetensors", encoder_id=Codec().id, metadata=metadata)
+adapter_file.save(adapter, args.run / "toy.adapter.safetensors", encoder_id=Codec().id, metadata=metadata)

@@ -22,9 +22,10 @@ import time
 import zlib
 from pathlib import Path
 
-from priorcodec.core import bitstream, files
-from priorcodec.core.bitstream import Stream
+from priorcodec.core import container
+from priorcodec.core.container import Stream
 from priorcodec.core.errors import StreamError
+from priorcodec.core.io import atomic
 
 CORPUS = Path(__file__).parent / "corpus"
 NUMBERS = [0, 1, 127, 128, 16383, 16384, 65535, 2**26, 2**31, 2**32 - 1, 2**32, 2**60, 2**63]
@@ -65,7 +66,7 @@ class Fuzz:
             "crashes": self.crashes, "slowest_s": round(self.slowest, 3), "runs": self.runs, "corpus": len(self.corpus),
             "outcomes": dict(sorted(self.outcomes.items(), key=lambda item: -item[1])),
         }  # fmt: skip
-        files.write(self.folder / "state.json", json.dumps(state, indent=2).encode())
+        atomic.write(self.folder / "state.json", json.dumps(state, indent=2).encode())
 
     def crash(self, data: bytes, reason: str) -> None:
         self.crashes += 1
@@ -99,8 +100,8 @@ class Fuzz:
         self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
 
     def _info(self, data: bytes) -> str:
-        bitstream.describe(data)
-        if bitstream.pack(bitstream.unpack(data)) != data:
+        container.describe(data)
+        if container.pack(container.unpack(data)) != data:
             raise AssertionError("packing what was unpacked gives other bytes")
         return "info: fine"
 
@@ -159,7 +160,7 @@ class Fuzz:
             out += dice.randbytes(longer) if dice.random() < 0.7 else bytes([dice.choice((0, 255))]) * longer
             strings.append(bytes(out) + bytes(-len(out) % 4))
         hyper, latent = strings
-        return bitstream.pack(
+        return container.pack(
             Stream(
                 encoder_id=codec.id, quality=dice.randrange(225), height=height, width=width, hyper=hyper, latent=latent
             )
@@ -190,7 +191,7 @@ class Fuzz:
 def strings_of(data: bytes) -> tuple[bytes, bytes] | None:
     """Both strings of a file, if it is one."""
     try:
-        stream = bitstream.unpack(data)
+        stream = container.unpack(data)
     except StreamError:
         return None
     return stream.hyper, stream.latent

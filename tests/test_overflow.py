@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from priorcodec import PriorCodecError, cli, hookimpl, open_session
-from priorcodec.adapters import checkpoint
+from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.core import image
+from priorcodec.batch.tasks import Decode
 from priorcodec.core.errors import PrecisionWarning
+from priorcodec.core.image import io as image_io
 from priorcodec.registry import open_registry
 from priorcodec.registry.plugins import Candidate
-from priorcodec.work import Decode
 from tests.adapters.conftest import TINY
 from tests.core.test_codec import DEMO
 
@@ -74,7 +74,7 @@ def session_with(tmp_path):
         torch.manual_seed(0)
         adapter = Adapter(spec, TINY, m=session.codec.transforms.config.m, levels=session.codec.levels)
         adapter.inject(build(None, dtype=torch.float32))
-        checkpoint.save(adapter, path, encoder_id=session.codec.id, metadata={}, dtype=torch.float32)
+        adapter_file.save(adapter, path, encoder_id=session.codec.id, metadata={}, dtype=torch.float32)
         return session
 
     return make
@@ -82,7 +82,7 @@ def session_with(tmp_path):
 
 @pytest.fixture(scope="module")
 def data():
-    return open_session().encode(image.load(DEMO).pixels[:60, :50], 2)
+    return open_session().encode(image_io.load(DEMO).pixels[:60, :50], 2)
 
 
 def weights(session):

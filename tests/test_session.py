@@ -11,8 +11,8 @@ from PIL import Image
 
 from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, open_session
 from priorcodec.adapters.bridge import StatisticsHead
-from priorcodec.core import image
-from priorcodec.core.renorm import PictureStatistics
+from priorcodec.core.image import io as image_io
+from priorcodec.core.statistics import PictureStatistics
 from tests.core.test_codec import DEMO
 
 
@@ -23,11 +23,11 @@ def session():
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    return image.load(DEMO).pixels[:100, :150]
+    return image_io.load(DEMO).pixels[:100, :150]
 
 
 def test_pil_array_tensor_and_path_give_the_same_file(session, photo, tmp_path):
-    image.save(photo, tmp_path / "photo.png")
+    image_io.save(photo, tmp_path / "photo.png")
     tensor = torch.from_numpy(photo.copy()).permute(2, 0, 1) / 127.5 - 1
     files = {session.encode(given, 2) for given in (photo, Image.fromarray(photo), tensor, tmp_path / "photo.png")}
     assert len(files) == 1

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from priorcodec import open_session
-from priorcodec.core import image
+from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
 
 THREADS, PROCESSES = 8, 4
@@ -18,7 +18,7 @@ THREADS, PROCESSES = 8, 4
 @pytest.fixture(scope="module")
 def pictures():
     """Eight pictures of eight sizes, and their qualities."""
-    photo = image.load(DEMO).pixels
+    photo = image_io.load(DEMO).pixels
     return [(photo[20 * i : 20 * i + 40 + 7 * i, 30 * i : 30 * i + 90 - 5 * i], i / 2) for i in range(8)]
 
 
@@ -61,7 +61,7 @@ def test_four_processes_on_one_folder(alone, tmp_path, record_property):
         rows = json.loads(process.communicate()[0])
         assert process.returncode == 0 and len(rows) == len(files)
     for i in range(PROCESSES):
-        assert same([image.load(tmp_path / f"png{i}" / f"{j}.toy.png").pixels for j in range(len(files))], shown)
+        assert same([image_io.load(tmp_path / f"png{i}" / f"{j}.toy.png").pixels for j in range(len(files))], shown)
     record_property("tries", PROCESSES * len(files))
 
 
@@ -86,5 +86,5 @@ def test_four_processes_into_one_folder(alone, tmp_path, record_property):
     together = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(PROCESSES)]
     assert [process.wait() for process in together] == [0] * PROCESSES
     assert sorted(path.name for path in (tmp_path / "png").iterdir()) == [f"{i}.toy.png" for i in range(len(files))]
-    assert same([image.load(tmp_path / "png" / f"{i}.toy.png").pixels for i in range(len(files))], shown)
+    assert same([image_io.load(tmp_path / "png" / f"{i}.toy.png").pixels for i in range(len(files))], shown)
     record_property("tries", PROCESSES * len(files))

@@ -19,14 +19,14 @@ from torch.utils.hooks import RemovableHandle
 
 from priorcodec.adapters import lora, rules
 from priorcodec.adapters.bridge import LatentBridge, StatisticsHead
-from priorcodec.adapters.checkpoint import AdapterConfig
-from priorcodec.adapters.detail import STRIDE as DETAIL_STRIDE
-from priorcodec.adapters.detail import Detail
+from priorcodec.adapters.config import AdapterConfig
 from priorcodec.adapters.fusion import Fusion, Pyramid, graft
+from priorcodec.adapters.refiner import STRIDE as DETAIL_STRIDE
+from priorcodec.adapters.refiner import Detail
 from priorcodec.adapters.tokens import TokenMapper
-from priorcodec.core.contract import Backbone, BackboneSpec, FusionSite
+from priorcodec.backbones.diffusion import sample
+from priorcodec.backbones.spec import Backbone, BackboneSpec, FusionSite
 from priorcodec.core.errors import AdapterError, BackboneError
-from priorcodec.core.sampler import sample
 
 MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 

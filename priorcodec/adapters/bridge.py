@@ -13,9 +13,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from priorcodec.core.contract import LatentSpace
+from priorcodec.backbones.spec import LatentSpace
 from priorcodec.core.errors import AdapterError
-from priorcodec.core.transform import STRIDE, blocks
+from priorcodec.core.transforms import STRIDE, blocks
 
 
 class LatentBridge(nn.Module):

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from priorcodec.adapters import checkpoint
-from priorcodec.adapters.checkpoint import AdapterFile
-from priorcodec.core import files
+from priorcodec.adapters import file as adapter_file
+from priorcodec.adapters.file import AdapterFile
 from priorcodec.core.errors import AdapterError
+from priorcodec.core.io import atomic
 
 NAME = "README.md"
 LIBRARY = "priorcodec"
@@ -62,7 +62,7 @@ Trained on: {data}
 """
 
 
-def write(adapter_file: Path) -> Path:
+def write(source: Path) -> Path:
     """Write README.md beside an adapter; a card that already describes this very file is left as people edited it.
 
     Raises:
@@ -70,13 +70,13 @@ def write(adapter_file: Path) -> Path:
     """
     from huggingface_hub import ModelCard, ModelCardData, metadata_load
 
-    file = checkpoint.read(adapter_file)
+    file = adapter_file.read(source)
     missing = [key for key in ("backbone", "revision", "encoder") if key not in file.metadata]
     if missing:
-        raise AdapterError(f"{adapter_file} does not state its {', '.join(missing)}: get the adapter again")
-    data = adapter_file.read_bytes()
+        raise AdapterError(f"{source} does not state its {', '.join(missing)}: get the adapter again")
+    data = source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    path = adapter_file.with_name(NAME)
+    path = source.with_name(NAME)
     if path.exists():
         if (metadata_load(path) or {}).get("library_name") != LIBRARY:
             raise AdapterError(f"{path} is not an adapter's card and stays: move the adapter to a folder of its own")
@@ -84,7 +84,7 @@ def write(adapter_file: Path) -> Path:
             return path
     header = ModelCardData(**_front_matter(file.metadata)).to_yaml()
     card = ModelCard(f"---\n{header}\n---\n\n{_body(file, digest, len(data))}")
-    files.write(path, str(card).encode())
+    atomic.write(path, str(card).encode())
     return path
 
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec.core.contract import FusionSite
+from priorcodec.backbones.spec import FusionSite
 from priorcodec.core.errors import BackboneError
 
 HEAD = 32  # channels of one attention head, at most

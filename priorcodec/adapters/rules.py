@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from priorcodec.core.contract import LoraRule
+from priorcodec.backbones.spec import LoraRule
 from priorcodec.core.errors import BackboneError
 
 

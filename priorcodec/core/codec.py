@@ -1,7 +1,7 @@
 """The codec without any diffusion model: pixels -> file, file -> features and preview.
 
-pixels --image.pad--> x --g_a--> y --gain--> y_q --ExactPrior--> strings --bitstream.pack--> file
-file --bitstream.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_hat --g_s--> preview
+pixels --image_io.pad--> x --g_a--> y --gain--> y_q --ExactPrior--> strings --container.pack--> file
+file --container.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_hat --g_s--> preview
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from priorcodec.core import bitstream, image, rate, tiles
-from priorcodec.core.bitstream import STATISTICS, Segment, Stream
-from priorcodec.core.checkpoint import EncoderWeights, load_encoder
-from priorcodec.core.encoder import Transforms
+from priorcodec.core import container, rate_control, tiling
+from priorcodec.core.container import STATISTICS, Segment, Stream
+from priorcodec.core.entropy.entropy_model import QUALITY_STEPS, Prior
 from priorcodec.core.errors import ConfigError, StreamError
-from priorcodec.core.pretext import Ladder
-from priorcodec.core.prior import QUALITY_STEPS, Prior
-from priorcodec.core.refine import Objective, Refine, Refinement, refine
-from priorcodec.core.renorm import PictureStatistics
-from priorcodec.core.transform import HYPER_STRIDE, STRIDE
+from priorcodec.core.image import io as image_io
+from priorcodec.core.latent_refinement import Objective, Refine, Refinement, refine
+from priorcodec.core.rd_loss import Ladder
+from priorcodec.core.statistics import PictureStatistics
+from priorcodec.core.transforms import HYPER_STRIDE, STRIDE, Transforms
+from priorcodec.core.weights import EncoderWeights, load_encoder
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
 PIXEL_BYTES = (
@@ -76,13 +76,13 @@ class Decoded:
         return x
 
     @torch.inference_mode()
-    def preview_part(self, rows: tiles.Span, columns: tiles.Span) -> Tensor:
+    def preview_part(self, rows: tiling.Span, columns: tiling.Span) -> Tensor:
         """What a tile reads of `preview`, exactly."""
-        return tiles.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE)
+        return tiling.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE)
 
-    def tiles(self, side: int, margin: int) -> tiles.Plan:
-        """`tiles.plan` of the padded picture."""
-        return tiles.plan(self.height, self.width, side, margin)
+    def tiles(self, side: int, margin: int) -> tiling.Plan:
+        """`tiling.plan` of the padded picture."""
+        return tiling.plan(self.height, self.width, side, margin)
 
 
 class Codec:
@@ -102,7 +102,7 @@ class Codec:
         self.id = self.weights.id
         self.levels = self.transforms.config.levels
         if tile is None:
-            tile = tiles.automatic(PIXEL_BYTES, self.transforms.halo, LARGEST_TILE, self.device)
+            tile = tiling.automatic(PIXEL_BYTES, self.transforms.halo, LARGEST_TILE, self.device)
         self.tile = tile
 
     def quality_byte(self, quality: float) -> int:
@@ -129,23 +129,23 @@ class Codec:
     @torch.inference_mode()
     def encode_to(
         self, pixels: np.ndarray, max_bytes: int, *, statistics: bool = False, refined: Refine | None = None
-    ) -> rate.Found:
-        """uint8 (h, w, 3) -> the largest file of at most `max_bytes` bytes, everything in it counted; `rate.search` says how.
+    ) -> rate_control.Found:
+        """uint8 (h, w, 3) -> the largest file of at most `max_bytes` bytes, everything in it counted; see `rate_control.search`.
 
-        refined: `rate.refined` says how.
+        refined: `rate_control.refined` says how.
         Raises ConfigError when the smallest file is larger, ImageError for a strange array.
         """
         write, top = self._writer(pixels, statistics=statistics), (self.levels - 1) * QUALITY_STEPS
-        found = rate.search(write, max_bytes, top)
+        found = rate_control.search(write, max_bytes, top)
         if refined is None:
             return found
         better = partial(self._refined, pixels, statistics=statistics, request=refined, most=max_bytes)
-        return rate.refined(found, write, better, top)
+        return rate_control.refined(found, write, better, top)
 
     def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
         height, width = pixels.shape[:2]
-        y = self._analysed(image.pad(image.to_planes(pixels), HYPER_STRIDE))
+        y = self._analysed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
         return partial(self._write, y, (height, width), self._segments(pixels, statistics))
 
     def _refined(
@@ -160,7 +160,7 @@ class Codec:
     ) -> tuple[Encoded, Refinement]:
         """The refined file at one quality byte; most: see `refine`; scale: see `Objective`."""
         quality = byte / QUALITY_STEPS
-        x = image.pad(image.to_tensor(pixels), HYPER_STRIDE).to(self.device)
+        x = image_io.pad(image_io.to_tensor(pixels), HYPER_STRIDE).to(self.device)
         levels = torch.tensor([quality], device=self.device)
         lam = float(Ladder(levels=self.levels).lambdas(levels))
         size: tuple[int, int] = pixels.shape[:2]  # pyright: ignore[reportAssignmentType]
@@ -187,13 +187,13 @@ class Codec:
         """uint8 (1, 3, H, W), sides multiples of 64 -> y (1, m, H/16, W/16), one tile after the other."""
 
         def g_a(part: Tensor) -> Tensor:
-            return self.transforms.g_a(image.to_range(part.to(self.device)))
+            return self.transforms.g_a(image_io.to_range(part.to(self.device)))
 
         height, width = planes.shape[-2:]
         shape = (1, self.transforms.config.m, height // STRIDE, width // STRIDE)
         y = torch.empty(shape, dtype=torch.float32, device=self.device)
-        for rows, columns in tiles.plan(height, width, self.tile, 0):
-            part = tiles.part(g_a, planes, (rows, columns), self.transforms.halo, 1)
+        for rows, columns in tiling.plan(height, width, self.tile, 0):
+            part = tiling.part(g_a, planes, (rows, columns), self.transforms.halo, 1)
             y[..., rows.own(STRIDE), columns.own(STRIDE)] = part
         return y
 
@@ -212,7 +212,7 @@ class Codec:
             hyper=coded.hyper, latent=coded.latent, segments=segments,
         )  # fmt: skip
         encoded = Encoded(
-            data=bitstream.pack(stream),
+            data=container.pack(stream),
             stream=stream,
             hyper_bits=coded.hyper_bits,
             latent_bits=coded.latent_bits,
@@ -221,12 +221,12 @@ class Codec:
         return encoded, coded.y_hat_q
 
     @torch.inference_mode()
-    def read(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> tuple[Stream, Tensor, str]:
+    def read(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> tuple[Stream, Tensor, str]:
         """A file -> its stream, y_hat in quantisation steps (m, h, w) and its symbols' SHA-256: the exact part of decoding.
 
         Raises StreamError: damaged, too large, or written by another encoder.
         """
-        stream = bitstream.unpack(data, max_pixels=max_pixels)
+        stream = container.unpack(data, max_pixels=max_pixels)
         if stream.encoder_id != self.id:
             raise StreamError(
                 f"the file was written by encoder {stream.encoder_id:08x}, this is encoder {self.id:08x}: "
@@ -238,7 +238,7 @@ class Codec:
         return stream, *self.prior.decode(stream.hyper, stream.latent, stream.quality, h, w)
 
     @torch.inference_mode()
-    def decode(self, data: bytes, *, max_pixels: int = bitstream.MAX_PIXELS) -> Decoded:
+    def decode(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> Decoded:
         """A file -> its features and preview. Raises StreamError as `read` does, or for damaged statistics."""
         stream, y_hat_q, digest = self.read(data, max_pixels=max_pixels)
         written = stream.segment(STATISTICS)
@@ -251,7 +251,7 @@ class Codec:
             quality=quality,
             height=stream.height,
             width=stream.width,
-            seed=bitstream.seed(data),
+            seed=container.seed(data),
             stream=stream,
             symbols_sha256=digest,
             statistics=None if written is None else PictureStatistics.unpack(written),
@@ -263,5 +263,5 @@ class Codec:
         plan = decoded.tiles(self.tile, 0)
         pixels = np.empty((plan.height, plan.width, 3), np.uint8)
         for rows, columns in plan:
-            pixels[rows.own(1), columns.own(1)] = image.to_pixels(decoded.preview_part(rows, columns))
+            pixels[rows.own(1), columns.own(1)] = image_io.to_pixels(decoded.preview_part(rows, columns))
         return np.ascontiguousarray(pixels[: decoded.height, : decoded.width])

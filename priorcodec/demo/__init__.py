@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from priorcodec import metrics
-from priorcodec.core import files, image
+from priorcodec.core.image import io as image_io
+from priorcodec.core.io import atomic
+from priorcodec.evaluation import metrics
 from priorcodec.session import open_session
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Shot:
 
 def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") -> None:
     """Write all files into the folder `output`, print the table. Raises ImageError for an unreadable picture."""
-    original = image.load(picture or PICTURE).pixels
+    original = image_io.load(picture or PICTURE).pixels
     output.mkdir(parents=True, exist_ok=True)
     session = open_session(backbone=backbone)
     session.adapter  # noqa: B018  load everything now, so that the table shows coding times
@@ -49,20 +50,20 @@ def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") 
         data = session.encode(original, quality)
         encoded = time.perf_counter() - started
         stem = f"{(picture or PICTURE).stem}-q{quality:g}"
-        files.write(output / f"{stem}.gic", data)
+        atomic.write(output / f"{stem}.gic", data)
         row = [Shot(codec=f"original {original.shape[1]}x{original.shape[0]}", size_bytes=0, pixels=original)]
         for name, decode in (("preview", session.preview_pixels), (backbone, session.decode_pixels)):
             started = time.perf_counter()
             pixels = decode((output / f"{stem}.gic").read_bytes())
             seconds = time.perf_counter() - started
-            image.save(pixels, output / f"{stem}-{name}.png")
+            image_io.save(pixels, output / f"{stem}-{name}.png")
             row.append(
                 Shot(codec=name, size_bytes=len(data), pixels=pixels, encode_seconds=encoded, decode_seconds=seconds)
             )
         row += [nearest(name, original, len(data)) for name in CLASSICAL]
         rows.append(row)
     _print_table(original, rows)
-    image.save(montage(rows), output / "montage.png")
+    image_io.save(montage(rows), output / "montage.png")
     print(f"\nfiles and pictures in {output}, side by side in {output / 'montage.png'}")
 
 
@@ -82,7 +83,7 @@ def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> Shot:
         middle = (low + high) // 2
         low, high = (middle, high) if len(code(middle)) <= wanted_bytes else (low, middle)
     data = min((code(low), code(high)), key=lambda candidate: abs(len(candidate) - wanted_bytes))
-    return Shot(codec=codec, size_bytes=len(data), pixels=image.load(data).pixels)
+    return Shot(codec=codec, size_bytes=len(data), pixels=image_io.load(data).pixels)
 
 
 def _print_table(original: np.ndarray, rows: list[list[Shot]]) -> None:

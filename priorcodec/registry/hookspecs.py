@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from priorcodec.core.contract import AdapterSource, BackboneSpec
-from priorcodec.registry.markers import hookspec
+import pluggy
+
+from priorcodec.backbones.spec import AdapterSource, BackboneSpec
+
+PROJECT = "priorcodec"
+
+hookspec = pluggy.HookspecMarker(PROJECT)  # declares a hook of this package
+hookimpl = pluggy.HookimplMarker(PROJECT)  # answers one
 
 
 @hookspec

@@ -9,14 +9,14 @@ from importlib import metadata
 GROUP = "priorcodec"
 
 DEFAULT_PLUGINS = {  # plugin name -> module; first come, first named
-    "nano_unet": "priorcodec.backbones.nano_unet",
-    "nano_dit": "priorcodec.backbones.nano_dit",
-    "sd15": "priorcodec.backbones.sd15",
-    "sd21": "priorcodec.backbones.sd21",
-    "sdxl": "priorcodec.backbones.sdxl",
-    "pixart": "priorcodec.backbones.pixart",
-    "toy": "priorcodec.backbones.toy",
-    "hub": "priorcodec.registry.hub",
+    "nano_unet": "priorcodec.backbones.builtin.nano_unet",
+    "nano_dit": "priorcodec.backbones.builtin.nano_dit",
+    "sd15": "priorcodec.backbones.builtin.sd15",
+    "sd21": "priorcodec.backbones.builtin.sd21",
+    "sdxl": "priorcodec.backbones.builtin.sdxl",
+    "pixart": "priorcodec.backbones.builtin.pixart",
+    "toy": "priorcodec.backbones.builtin.toy",
+    "hub": "priorcodec.registry.weights",
 }
 
 

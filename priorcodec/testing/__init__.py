@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from priorcodec.core.contract import BackboneSpec
+from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.errors import ConfigError
 from priorcodec.registry import open_registry
 from priorcodec.testing._run import CheckError, Result, Status, Subject, all_checks, report, run

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from priorcodec.adapters import checkpoint
+from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.checkpoint import AdapterConfig
-from priorcodec.core import image
-from priorcodec.core.checkpoint import save_encoder
+from priorcodec.adapters.config import AdapterConfig
 from priorcodec.core.codec import Codec
-from priorcodec.core.encoder import EncoderConfig, ImageEncoder
 from priorcodec.core.errors import AdapterError
+from priorcodec.core.image import io as image_io
+from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.weights import save_encoder
 from priorcodec.testing._run import Subject, require, require_equal, require_shape
 
 CONFIG = AdapterConfig(
@@ -95,11 +95,11 @@ def check_adapter_round_trip(subject: Subject) -> None:
     features = _features()
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "adapter.safetensors"
-        checkpoint.save(adapter, path, encoder_id=ENCODER, metadata={}, dtype=torch.float32)
-        file = checkpoint.read(path)
-        checkpoint.check(file, subject.spec, encoder_id=ENCODER)
+        adapter_file.save(adapter, path, encoder_id=ENCODER, metadata={}, dtype=torch.float32)
+        file = adapter_file.read(path)
+        adapter_file.check(file, subject.spec, encoder_id=ENCODER)
         again = _attached(subject, subject.tiny())
-        checkpoint.load(file, again)
+        adapter_file.load(file, again)
         require_equal("the latent after save and load", again(*features).z, adapter(*features).z)
 
 
@@ -109,15 +109,15 @@ def check_wrong_partner_refused(subject: Subject) -> None:
     other = "f" * 40 if subject.spec.revision != "f" * 40 else "e" * 40
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
-        checkpoint.save(adapter, path, encoder_id=ENCODER, metadata={})
-        file = checkpoint.read(path)
+        adapter_file.save(adapter, path, encoder_id=ENCODER, metadata={})
+        file = adapter_file.read(path)
     for spec, encoder in (
         (replace(subject.spec, name="another"), ENCODER),
         (replace(subject.spec, revision=other), ENCODER),
         (subject.spec, ENCODER + 1),
     ):
         try:
-            checkpoint.check(file, spec, encoder_id=encoder)
+            adapter_file.check(file, spec, encoder_id=encoder)
         except AdapterError as error:
             require("\n" not in str(error), "the refusal has several lines, wanted one")
         else:
@@ -220,6 +220,6 @@ def _decode(subject: Subject, backbone: Any, codec: Codec, data: bytes) -> Tenso
     adapter = _attached(subject, backbone)
     quality = torch.tensor([decoded.quality])
     out = adapter(decoded.y_hat, quality, decoded.preview)
-    x = image.crop(adapter.to_pixels(out.z, quality, decoded.preview), decoded.height, decoded.width)
+    x = image_io.crop(adapter.to_pixels(out.z, quality, decoded.preview), decoded.height, decoded.width)
     adapter.eject()
-    return torch.from_numpy(image.to_pixels(x))
+    return torch.from_numpy(image_io.to_pixels(x))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from priorcodec.core.contract import Prediction
-from priorcodec.core.prediction import add_noise, to_input, to_sample
+from priorcodec.backbones.diffusion import add_noise, to_input, to_sample
+from priorcodec.backbones.spec import Prediction
 from priorcodec.testing._run import Subject, require
 
 TIMES = (150.0, 300.0, 450.0)

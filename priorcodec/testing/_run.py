@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from priorcodec.core.contract import BackboneSpec
+from priorcodec.backbones.spec import BackboneSpec
 
 if TYPE_CHECKING:
     import torch

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from priorcodec.core.contract import BackboneSpec
+from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.testing._run import SkipCheck, Subject, require, require_equal, require_shape
 
 CLOSE = 1e-4  # between batch sizes: another order of sums

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.checkpoint import AdapterConfig
+from priorcodec.adapters.config import AdapterConfig
 from priorcodec.registry import open_registry
 
 TINY = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4)

@@ -8,12 +8,13 @@ import torch
 from huggingface_hub import ModelCard
 
 from priorcodec import AdapterError
-from priorcodec.adapters import card, checkpoint
-from priorcodec.core import tensorfile
+from priorcodec.adapters import card
+from priorcodec.adapters import file as adapter_file
+from priorcodec.core.io import safetensors
 
 CONFIG = {"width": 16, "depth": 1, "fine_width": 16, "fine_depth": 1, "tokens": 1, "start": [250.0, 80.0]}
 METADATA = {
-    "kind": checkpoint.KIND,
+    "kind": adapter_file.KIND,
     "backbone": "sd15",
     "revision": "1" * 40,
     "source": "someone/model",
@@ -38,7 +39,7 @@ def write(tmp_path):
     def file(**changed):
         metadata = {k: v for k, v in (METADATA | changed).items() if v is not None}
         path = tmp_path / "sd15.adapter.safetensors"
-        path.write_bytes(tensorfile.to_bytes(TENSORS, metadata))
+        path.write_bytes(safetensors.to_bytes(TENSORS, metadata))
         return path
 
     return file
@@ -68,7 +69,7 @@ def test_the_hubs_own_reader_finds_everything(write):
 
 
 def test_parts_are_named_by_the_tensors(write):
-    assert card.parts(checkpoint.read(write())) == {"bridge": 30, "lora": 4, "tokens": 6}
+    assert card.parts(adapter_file.read(write())) == {"bridge": 30, "lora": 4, "tokens": 6}
 
 
 @pytest.mark.parametrize(

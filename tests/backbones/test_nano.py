@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from priorcodec.backbones import nano_dit, nano_unet
-from priorcodec.backbones._nano_dit import Patches, Transformer
+from priorcodec.backbones.builtin import nano_dit, nano_unet
+from priorcodec.backbones.builtin._nano_dit import Patches, Transformer
 
 SPECS = [nano_unet.SPEC, nano_dit.SPEC]
 SIZES = [("full", "meta"), ("tiny", "cpu")]

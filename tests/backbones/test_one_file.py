@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from priorcodec.adapters import checkpoint
+from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.checkpoint import AdapterConfig
-from priorcodec.core.checkpoint import save_encoder
+from priorcodec.adapters.config import AdapterConfig
 from priorcodec.core.codec import Codec
-from priorcodec.core.encoder import EncoderConfig, ImageEncoder
+from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.weights import save_encoder
 from priorcodec.registry import open_registry
 
 SCRIPT = Path(__file__).with_name("decode_once.py")
@@ -64,7 +64,7 @@ def write_adapter(spec, codec, path):
     with torch.no_grad():
         for i, weight in enumerate(adapter.trainable()):  # as after some training
             weight += 0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(i))
-    checkpoint.save(adapter, path, encoder_id=codec.id, metadata={})
+    adapter_file.save(adapter, path, encoder_id=codec.id, metadata={})
 
 
 @pytest.mark.parametrize("name", BACKBONES)

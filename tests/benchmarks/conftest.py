@@ -40,10 +40,11 @@ def weights(tmp_path_factory) -> dict[str, Path]:
     """Files of an untrained encoder and of an untrained adapter for `toy`."""
     import torch
 
-    from priorcodec.adapters import checkpoint
+    from priorcodec.adapters import file as adapter_file
     from priorcodec.adapters.adapter import Adapter
-    from priorcodec.core.checkpoint import save_encoder
-    from priorcodec.core.encoder import EncoderConfig, ImageEncoder
+    from priorcodec.adapters.config import AdapterConfig
+    from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+    from priorcodec.core.weights import save_encoder
     from priorcodec.registry import open_registry
 
     folder = tmp_path_factory.mktemp("weights")
@@ -53,10 +54,10 @@ def weights(tmp_path_factory) -> dict[str, Path]:
     model.log_gain.data += 3  # untrained features are small: without this every symbol is zero
     encoder_id = save_encoder(model, folder / "encoder.safetensors", {})
     spec = open_registry().spec("toy")
-    shape = checkpoint.AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1)
+    shape = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1)
     adapter = Adapter(spec, shape, m=config.m, levels=config.levels)
     adapter.inject(spec.build_tiny())
-    checkpoint.save(adapter, folder / "toy.safetensors", encoder_id=encoder_id, metadata={})
+    adapter_file.save(adapter, folder / "toy.safetensors", encoder_id=encoder_id, metadata={})
     return {"encoder": folder / "encoder.safetensors", "toy": folder / "toy.safetensors"}
 
 

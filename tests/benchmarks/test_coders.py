@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from priorcodec import metrics
-from priorcodec.core import image
 from priorcodec.core.errors import ConfigError, ImageError
+from priorcodec.core.image import io as image_io
+from priorcodec.evaluation import metrics
 
 from .conftest import ROOT
 
@@ -37,7 +37,7 @@ CLASSICAL = pytest.mark.parametrize("name", ["jpeg", "webp", "avif", "jxl", "hev
 @CLASSICAL
 def test_rate_and_quality_rise_with_the_settings(coders, name, pictures, tmp_path):
     coder = make(coders, name)
-    pixels = image.load(pictures / "pic-0.png").pixels
+    pixels = image_io.load(pictures / "pic-0.png").pixels
     seen = []
     for setting in (coder.settings[0], coder.settings[-1]):
         data = coder.encode(pixels, setting, "pic-0")
@@ -88,7 +88,7 @@ def test_ready_bitstreams_are_found_by_name(coders, pictures, tmp_path):
         (tmp_path / f"pic-0-qp{qp}.266").write_bytes(bytes(qp))
     coder = coders.anchor("vvc", vvc=tmp_path)
     assert coder.settings == ("37", "22")
-    assert coder.encode(image.load(pictures / "pic-0.png").pixels, "22", "pic-0") == bytes(22)
+    assert coder.encode(image_io.load(pictures / "pic-0.png").pixels, "22", "pic-0") == bytes(22)
     (tmp_path / "pic-0-qp22.266").write_bytes(b"other")
     assert coders.anchor("vvc", vvc=tmp_path).identity != coder.identity
 
@@ -101,6 +101,6 @@ def test_unknown_codec(coders):
 @pytest.mark.slow
 def test_compressai_files_decode(coders, pictures, tmp_path):
     coder = coders.untrained("mbt2018-mean")
-    pixels = image.load(pictures / "pic-0.png").pixels
+    pixels = image_io.load(pictures / "pic-0.png").pixels
     (tmp_path / "x.cai").write_bytes(coder.encode(pixels, "1", ""))
     assert coder.decode(tmp_path / "x.cai").shape == pixels.shape

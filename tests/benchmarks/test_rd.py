@@ -8,9 +8,9 @@ import shutil
 import pytest
 from PIL import Image
 
-from priorcodec import evaluate
-from priorcodec.core import image
-from priorcodec.report import tables
+from priorcodec.core.image import io as image_io
+from priorcodec.evaluation import evaluate
+from priorcodec.evaluation.report import tables
 
 from .conftest import ROOT, run
 
@@ -51,11 +51,11 @@ def test_all_our_decoders_read_the_same_files(rd):
 
 
 def test_bd_rates_follow_from_the_means(rd):
-    from priorcodec import curves
+    from priorcodec.evaluation import bd_rate
 
     entry = next(e for e in rd["result"]["bd_rate"] if (e["codec"], e["metric"]) == ("webp", "psnr"))
-    points = [curves.curve(rd["result"]["means"], c, "psnr") for c in ("jpeg", "webp")]
-    assert entry["percent"] == pytest.approx(curves.bd_rate(*points, higher_is_better=True).percent, abs=0.01)
+    points = [bd_rate.curve(rd["result"]["means"], c, "psnr") for c in ("jpeg", "webp")]
+    assert entry["percent"] == pytest.approx(bd_rate.bd_rate(*points, higher_is_better=True).percent, abs=0.01)
     assert entry["anchor"] == "jpeg" and 0 < entry["overlap"] <= 1
 
 
@@ -74,7 +74,7 @@ def test_eval_gives_the_same_digits(rd, tmp_path):
 
 def test_the_report_shows_the_same_digits(rd, tmp_path):
     """Every version on the page: the digits of rd.py, which `eval` gives again for its kept picture."""
-    from priorcodec import report
+    from priorcodec.evaluation import report
 
     report.build([rd["folder"] / "results"], tmp_path / "r.html", pictures=rd["folder"] / "kept")
     data = re.search(
@@ -192,7 +192,7 @@ def test_settings_of_the_decoder_in_a_codecs_name(weights, pictures, monkeypatch
     assert [c.missing for c in coders] == [None] * 5
     assert len({c.name for c in coders}) == len({c.identity for c in coders}) == 5
     assert plain.writer == steps.writer == predicted.writer != written.writer == both.writer
-    pixels = image.load(pictures / "pic-0.png").pixels
+    pixels = image_io.load(pictures / "pic-0.png").pixels
     made = [c.encode(pixels, "1", "") for c in coders]
     assert made[0] == made[1] == made[2] and made[3] == made[4]
     assert len(made[3]) - len(made[0]) in (11, 12)

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from priorcodec.core import bitstream, image
+from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.errors import ConfigError, StreamError
+from priorcodec.core.image import io as image_io
 
 DEMO = Path(__file__).parents[2] / "priorcodec" / "demo" / "coffee.webp"
 
@@ -20,7 +21,7 @@ def codec() -> Codec:
 
 @pytest.fixture(scope="module")
 def photo() -> np.ndarray:
-    return image.load(DEMO).pixels[:256, :384]
+    return image_io.load(DEMO).pixels[:256, :384]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (65, 257), (64, 64), (130, 3)])
@@ -51,7 +52,7 @@ def test_qualities_between_levels_lie_between(codec, photo):
 @pytest.mark.parametrize("quality", [0.0, 2.5, 7.0])
 def test_the_file_is_what_the_tables_say_plus_at_most_20_bytes(codec, photo, quality):
     encoded = codec.encode(photo, quality)
-    overhead = bitstream.overhead_bytes(encoded.stream)
+    overhead = container.overhead_bytes(encoded.stream)
     estimate = (encoded.hyper_bits + encoded.latent_bits) / 8
     assert overhead <= 20
     # 1%, and the state two rANS strings end with: 8 bytes each, of which the symbols use about half
@@ -66,9 +67,9 @@ def test_an_impossible_quality_is_refused(codec, photo, quality):
 
 def test_a_foreign_encoder_is_named(codec, photo):
     stream = codec.encode(photo, 0).stream
-    foreign = bitstream.Stream(**{**vars(stream), "encoder_id": codec.id ^ 1})
+    foreign = container.Stream(**{**vars(stream), "encoder_id": codec.id ^ 1})
     with pytest.raises(StreamError, match=f"{codec.id:08x}"):
-        codec.decode(bitstream.pack(foreign))
+        codec.decode(container.pack(foreign))
 
 
 def test_a_thousand_mutated_files_are_refused_in_one_line(codec, photo):
@@ -103,13 +104,13 @@ def test_forged_strings_under_a_good_checksum_never_crash(codec, photo):
             "latent": rng.randbytes(rng.randrange(64)),
         }
         try:
-            codec.decode(bitstream.pack(bitstream.Stream(**forged)))
+            codec.decode(container.pack(container.Stream(**forged)))
         except StreamError as error:
             assert "\n" not in str(error)
 
 
 def test_a_header_bomb_allocates_nothing(codec, photo):
     stream = codec.encode(photo[:64, :64], 0).stream
-    bomb = bitstream.pack(bitstream.Stream(**{**vars(stream), "height": 65535, "width": 65535}))
+    bomb = container.pack(container.Stream(**{**vars(stream), "height": 65535, "width": 65535}))
     with pytest.raises(StreamError, match="65535x65535"):
         codec.decode(bomb)

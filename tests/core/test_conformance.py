@@ -9,16 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from priorcodec.core import bitstream
+from priorcodec.core import container
 from priorcodec.core.codec import Codec
-from priorcodec.core.entropy import ExactPrior
-from priorcodec.core.integer import WEIGHT_BITS
-from priorcodec.core.prior import QUALITY_STEPS
+from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
+from priorcodec.core.entropy.frozen import ExactPrior
+from priorcodec.core.entropy.integer import WEIGHT_BITS
 from tests.golden.check import COMPILER, FOLDER, SETTINGS, disagreements, golden, under
 
 ON_A_CPU = [name for name, setting in SETTINGS.items() if setting.device == "cpu" and not setting.compiled]
 FILES = golden()
-STREAMS = {name: bitstream.unpack(data) for name, (data, _) in FILES.items()}
+STREAMS = {name: container.unpack(data) for name, (data, _) in FILES.items()}
 LARGE = {name: FILES[name] for name, stream in STREAMS.items() if stream.height * stream.width >= 500_000}
 SMALL = {name: FILES[name] for name, stream in STREAMS.items() if stream.height * stream.width < 500_000}
 

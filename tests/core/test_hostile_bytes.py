@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from priorcodec.core import bitstream, image
-from priorcodec.core.bitstream import Segment, Stream
+from priorcodec.core import container
 from priorcodec.core.codec import Codec
+from priorcodec.core.container import Segment, Stream
 from priorcodec.core.errors import StreamError
-from tests.core.test_bitstream import sealed
+from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
+from tests.core.test_container import sealed
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.gic"))
 
@@ -26,7 +27,7 @@ def codec():
 @pytest.fixture(scope="module")
 def small(codec):
     """A file of about a hundred bytes, with statistics."""
-    return codec.encode(image.load(DEMO).pixels[100:140, 50:98], 2, statistics=True).data
+    return codec.encode(image_io.load(DEMO).pixels[100:140, 50:98], 2, statistics=True).data
 
 
 def attempt(codec, data):
@@ -34,7 +35,7 @@ def attempt(codec, data):
     started = time.process_time()
     try:
         codec.read(data)
-        bitstream.describe(data)
+        container.describe(data)
     except StreamError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
         assert time.process_time() - started < 1
@@ -43,7 +44,7 @@ def attempt(codec, data):
 
 
 def sized(codec, data, **changes):
-    return bitstream.pack(Stream(**{**vars(bitstream.unpack(data)), **changes}))
+    return container.pack(Stream(**{**vars(container.unpack(data)), **changes}))
 
 
 def test_cut_at_every_byte(codec, small, record_property):
@@ -80,12 +81,12 @@ def test_every_bit_flipped_under_a_good_checksum(codec, small, record_property):
 
 
 def test_concatenated_and_nested_files(codec, small):
-    stream = bitstream.unpack(small)
+    stream = container.unpack(small)
     assert not attempt(codec, small + small)
     assert not attempt(codec, b"\0" * 4 + small)
     assert not attempt(codec, small[:-4] + small)
     nested = Stream(**{**vars(stream), "segments": (Segment(type=77, data=small),)})
-    assert attempt(codec, bitstream.pack(nested))  # an optional segment that nobody here reads
+    assert attempt(codec, container.pack(nested))  # an optional segment that nobody here reads
     for part in ("hyper", "latent"):
         attempt(codec, sized(codec, small, **{part: small + bytes(-len(small) % 4)}))
 
@@ -104,8 +105,8 @@ from priorcodec.core.codec import Codec
 from priorcodec.core.errors import StreamError
 codec, small = Codec(), bytes.fromhex(sys.argv[1])
 codec.read(small)
-stream = vars(bitstream.unpack(small))
-pack = lambda **changes: bitstream.pack(bitstream.Stream(**{**stream, **changes}))
+stream = vars(container.unpack(small))
+pack = lambda **changes: container.pack(container.Stream(**{**stream, **changes}))
 def sealed(body):
     import zlib
     return body + zlib.crc32(body).to_bytes(4, "little")
@@ -120,7 +121,7 @@ head = small[:8] + b"\\x20\\x01\\x28\\x30\\x00\\x00"  # 48x40, empty strings, th
 bombs += [sealed(head + p) for p in [b"\\x07" + long(31), b"\\x07" + long(60), b"".join(bytes([i, 0]) for i in range(256))]]
 bombs += [small * 2, small * 10000, small[:-4] + small, bytes(4) + small]
 possible = [pack(height=40, width=48, hyper=small * 4000 + bytes(-len(small) * 4000 % 4), latent=b"\\xff" * 400000)]
-possible += [pack(segments=(bitstream.Segment(type=77, data=small * 10000),))]
+possible += [pack(segments=(container.Segment(type=77, data=small * 10000),))]
 for bit in range(8 * 20):
     changed = bytearray(small[:-4])
     changed[bit // 8] ^= 1 << bit % 8
@@ -150,8 +151,8 @@ def test_a_picture_beyond_max_pixels_is_the_callers_choice(codec, small):
     with pytest.raises(StreamError, match="48x40, more than 1000 pixels: raise max_pixels"):
         codec.read(small, max_pixels=1000)
     with pytest.raises(StreamError, match="48x40"):
-        bitstream.describe(small, max_pixels=1000)
-    assert bitstream.describe(small, max_pixels=1920)["width"] == 48
+        container.describe(small, max_pixels=1000)
+    assert container.describe(small, max_pixels=1920)["width"] == 48
 
 
 def test_the_corpus_is_small_and_ends_well(codec):

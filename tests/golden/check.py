@@ -20,8 +20,8 @@ from unittest import mock
 
 import torch
 
-from priorcodec.core import integer
 from priorcodec.core.codec import Codec
+from priorcodec.core.entropy import integer
 from priorcodec.core.errors import StreamError
 
 FOLDER = Path(__file__).parent

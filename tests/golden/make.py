@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from priorcodec.core import image
 from priorcodec.core.codec import Codec
+from priorcodec.core.image import io as image_io
 
 FOLDER = Path(__file__).parent
 PHOTO = FOLDER.parents[1] / "priorcodec" / "demo" / "coffee.webp"
@@ -36,7 +36,7 @@ def picture(kind: str, width: int, height: int) -> np.ndarray:
     dice = np.random.default_rng([*kind.encode(), width, height])
     match kind:
         case "photo" | "generated":
-            whole = image.load(PHOTO if kind == "photo" else FOLDER / "generated.webp").pixels
+            whole = image_io.load(PHOTO if kind == "photo" else FOLDER / "generated.webp").pixels
             missing = [max(0, wanted - have) for wanted, have in zip((height, width), whole.shape[:2], strict=True)]
             whole = np.pad(whole, [(0, missing[0]), (0, missing[1]), (0, 0)], mode="symmetric")
             top, left = (

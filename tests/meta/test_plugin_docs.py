@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from priorcodec.registry import hookspecs, quarantine
+from priorcodec.registry import hookspecs, validation
 from priorcodec.registry.plugins import DEFAULT_PLUGINS
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +21,7 @@ TESTED_BY = {  # file of a snippet -> the test that runs it
     "docs/plugins/hello/test_hello.py": "tests/registry/test_examples.py",
     "docs/plugins/plugin-demo/priorcodec_sd3/model.py": "tests/registry/test_examples.py",
     "tests/registry/adapters_example.py": "tests/registry/test_examples.py",
-    "tests/test_testing.py": "tests/test_testing.py",
+    "tests/testing/test_kit.py": "tests/testing/test_kit.py",
 }
 
 
@@ -38,7 +38,7 @@ def snippets():
 
 
 def test_the_hooks_are_the_three():
-    assert tuple(hooks()) == quarantine.HOOKS == ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
+    assert tuple(hooks()) == validation.HOOKS == ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
 
 
 @pytest.mark.parametrize("name", hooks())
@@ -78,7 +78,7 @@ def test_every_check_is_listed_with_its_sentence():
 
 def test_every_reason_and_every_setting_is_explained():
     index = (DOCS / "index.md").read_text()
-    for problem in quarantine.Problem:
+    for problem in validation.Problem:
         assert f"| `{problem}` |" in index
     code = "".join(file.read_text() for file in (ROOT / "priorcodec" / "registry").glob("*.py"))
     assert {v for v in re.findall(r"PRIORCODEC_[A-Z_]+", code) if v not in index} == set()

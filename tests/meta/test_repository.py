@@ -50,14 +50,14 @@ def test_layering():
 
 
 def test_the_demo_photograph_loads_and_names_its_source():
-    from priorcodec.core import image
+    from priorcodec.core.image import io as image_io
 
     folder = ROOT / "priorcodec" / "demo"
     source = (folder / "SOURCE.md").read_text()
     pictures = [path for path in folder.iterdir() if path.suffix in (".png", ".webp", ".jpg")]
     assert pictures
     for path in pictures:
-        loaded = image.load(path)
+        loaded = image_io.load(path)
         assert loaded.notes == () and min(loaded.pixels.shape[:2]) >= 256
         assert path.stat().st_size <= 400_000
         assert path.name in source and "CC0" in source

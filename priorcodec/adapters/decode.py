@@ -1,0 +1,134 @@
+"""What a file says -> a backbone's picture, tile by tile; a picture of one tile is the plain case.
+
+    y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
+    z, preview --each tile: to_pixels, strength--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
+What is whole at any time is y_hat, the latent, the noise of one pass, the 8-bit picture, and the preview in float32, which both
+passes read; with renorm=written the picture in float32 as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.refiner import STRIDE as DETAIL_STRIDE
+from priorcodec.backbones.diffusion import seeded_noise
+from priorcodec.core import statistics, tiling
+from priorcodec.core.codec import Decoded
+from priorcodec.core.image import io as image_io
+from priorcodec.core.statistics import PictureStatistics
+from priorcodec.core.tiling import Plan, Span
+from priorcodec.core.transforms import STRIDE
+
+MARGIN = (
+    64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
+)
+LARGEST = 1024  # as large models were trained; beyond it fresh memory for every layer costs more than overlap
+
+
+def automatic(pixel_bytes: int, device: torch.device | str) -> int:
+    """Side in pixels of a tile's own part; pixel_bytes: `BackboneSpec.pixel_bytes`."""
+    return tiling.automatic(pixel_bytes, MARGIN, LARGEST, device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """Of a whole picture. z: the clean latent (1, c, h', w'); mean, std: those the adapter predicts for z, each (1, c), or None;
+    preview: (1, 3, H, W), made once for both passes."""
+
+    z: Tensor
+    mean: Tensor | None
+    std: Tensor | None
+    preview: Tensor
+
+
+def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
+    """All calls of the denoiser, tile by tile, the results faded into each other.
+
+    Noise is that of the whole picture, so that tiles agree where they overlap. Statistics are predicted from what is measured in
+    the tiles' own areas together, which is the whole picture. Raises FloatingPointError: a value that is not finite.
+    """
+    space, device = adapter.spec.latent, decoded.y_hat.device
+    shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
+    whole = seeded_noise([decoded.seed], shape, device, torch.float32)
+    quality = torch.tensor([decoded.quality], device=device)
+    head, seen, trunks, preview = adapter.statistics, [], [], decoded.preview
+
+    def one(rows: Span, columns: Span) -> list[Tensor]:
+        y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
+
+        def noise(step: int) -> Tensor:
+            return whole(step)[..., rows.read(space.stride), columns.read(space.stride)]
+
+        out = adapter(y_hat, quality, preview[..., rows.read(1), columns.read(1)], steps=steps, noise=noise)
+        if head is not None:
+            own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
+            mean, std, trunk = head.measure(*own)
+            seen.append((own[0][0, 0].numel(), mean, std))
+            trunks.append((own[0][0, 0].numel(), trunk, torch.zeros_like(trunk)))
+        return [_finite(out.z)]
+
+    z = torch.cat([band for (band,) in tiling.blend(plan, one)], -2)
+    mean, std = (
+        (None, None) if head is None else head.predict(*statistics.together(seen), statistics.together(trunks)[0])
+    )
+    return Latent(z=z, mean=mean, std=std, preview=preview)
+
+
+def picture(
+    adapter: Adapter,
+    decoded: Decoded,
+    found: Latent,
+    plan: Plan,
+    *,
+    strength: float = 1.0,
+    written: PictureStatistics | None = None,
+) -> np.ndarray:
+    """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
+
+    strength: how far from the preview to the backbone's picture, 0 to 1: between an estimate of the smallest error and one that
+    looks real, the line is the best trade (Freirich, Michaeli and Meir, NeurIPS 2021); written: statistics that the
+    picture is moved to. Raises FloatingPointError: a value that is not finite.
+    """
+    bands, size = _bands(adapter, decoded, found, plan, strength), (decoded.height, decoded.width)
+    if written is not None:
+        kept = list(bands)
+        shown = statistics.measure_shown(kept)
+        bands = (written.apply(band, shown) for band in kept)
+    pixels, top = np.empty((*size, 3), np.uint8), 0
+    for band in bands:
+        pixels[top : top + band.shape[-2]] = image_io.to_pixels(band)
+        top += band.shape[-2]
+    return pixels
+
+
+def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, strength: float) -> Iterator[Tensor]:
+    """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
+    stride, device = adapter.spec.latent.stride, decoded.y_hat.device
+    quality = torch.tensor([decoded.quality], device=device)
+    shape = (1, *adapter.noise_shape(plan.height, plan.width))
+    whole = seeded_noise([decoded.seed], shape, device, torch.float32)(0)
+
+    def one(rows: Span, columns: Span) -> list[Tensor]:
+        z = found.z[..., rows.read(stride), columns.read(stride)]
+        preview = found.preview[..., rows.read(1), columns.read(1)]
+        noise = whole[..., rows.read(DETAIL_STRIDE), columns.read(DETAIL_STRIDE)]
+        x = _finite(adapter.to_pixels(z, quality, preview, noise))
+        return [x if strength == 1 else torch.lerp(preview, x, strength)]
+
+    left = decoded.height
+    for (band,) in tiling.blend(plan, one):
+        if left > 0:
+            yield image_io.crop(band, min(left, band.shape[-2]), decoded.width)
+        left -= band.shape[-2]
+
+
+def _finite(x: Tensor) -> Tensor:
+    if not bool(x.isfinite().all()):
+        raise FloatingPointError("a value is not finite")
+    return x

@@ -1,0 +1,140 @@
+"""An adapter's file: one safetensors with everything trained and everything needed to refuse the wrong backbone."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from priorcodec.backbones.spec import BackboneSpec
+from priorcodec.core.errors import AdapterError
+from priorcodec.core.io import atomic, safetensors
+
+if TYPE_CHECKING:
+    from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.config import LATER, AdapterConfig
+
+KIND = "priorcodec adapter 2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterFile:
+    """A file as it was read. tensors: "own." before the adapter's own names, "lora." before LoRA paths; metadata: see `save`."""
+
+    path: Path
+    config: AdapterConfig
+    tensors: dict[str, Tensor]
+    metadata: dict[str, str]
+
+
+def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
+    """Write a trained (and still attached) adapter; metadata: trained steps, data, licence, package version.
+
+    Raises:
+        AdapterError: a value is not finite, or not in this dtype.
+    """
+    from priorcodec.adapters.rules import digest
+
+    spec = adapter.spec
+    header = {
+        **metadata,
+        "kind": KIND,
+        "backbone": spec.name,
+        "revision": spec.revision,
+        "source": spec.source,
+        "backbone_parameters": str(spec.parameters),
+        "encoder": f"{encoder_id:08x}",
+        "rules": digest(spec.lora),
+        "config": json.dumps(dataclasses.asdict(adapter.config)),
+    }
+    tensors = {f"own.{name}": value for name, value in adapter.state_dict().items()}
+    tensors |= {f"lora.{name}": value for name, value in adapter.lora.items()}
+    tensors = {name: value.detach().cpu().to(dtype) for name, value in tensors.items()}
+    for name, value in tensors.items():
+        if not torch.isfinite(value).all():
+            raise AdapterError(f"{name} is not finite as {dtype}: save as torch.float32, or an earlier checkpoint")
+    atomic.write(path, safetensors.to_bytes(tensors, header))
+
+
+def read(path: Path) -> AdapterFile:
+    """Raises AdapterError: missing, unreadable, or not an adapter."""
+    metadata, tensors = safetensors.read(path, KIND, AdapterError, "give a .safetensors adapter file")
+    try:
+        fields = json.loads(metadata["config"])
+        unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})
+        if unknown:
+            names = safetensors.shown(", ".join(unknown))
+            raise AdapterError(f"{path} has settings this version does not know ({names}): update priorcodec")
+        config = AdapterConfig(**{**LATER, **fields, "start": tuple(fields["start"])})
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = safetensors.shown(error, 200)
+        raise AdapterError(f"{path} has a damaged description ({reason}): get the adapter again") from error
+    return AdapterFile(path=path, config=config, tensors=tensors, metadata=metadata)
+
+
+def check(file: AdapterFile, spec: BackboneSpec, *, encoder_id: int) -> None:
+    """Raises AdapterError when the adapter belongs to another backbone, revision, rule set or encoder."""
+    from priorcodec.adapters.rules import digest
+
+    wanted = {
+        "backbone": spec.name,
+        "revision": spec.revision,
+        "encoder": f"{encoder_id:08x}",
+        "rules": digest(spec.lora),
+    }
+    for key, value in wanted.items():
+        if file.metadata.get(key) != value:
+            raise AdapterError(
+                f"{file.path.name} is for {key} {safetensors.shown(file.metadata.get(key), 80)}, this is {value}: take or "
+                f"train an adapter for {spec.name}"
+            )
+
+
+def check_shapes(file: AdapterFile, spec: BackboneSpec, *, m: int, levels: int) -> None:
+    """Before anything is allocated: a small file must not describe a huge adapter.
+
+    Raises AdapterError: the tensors are not those of the file's own config on this backbone.
+    """
+    from priorcodec.adapters.adapter import Adapter
+
+    with torch.device("meta"):
+        wanted = {f"own.{k}": v.shape for k, v in Adapter(spec, file.config, m=m, levels=levels).state_dict().items()}
+    for name, shape in wanted.items():
+        value = file.tensors.get(name)
+        if value is None or value.shape != shape:
+            got = "missing" if value is None else tuple(value.shape)
+            raise AdapterError(f"{file.path.name} does not fit: {name} is {got}, wanted {tuple(shape)}")
+    rank = file.config.lora_rank
+    layers = 0 if rank == 0 else sum(rule.modules for rule in spec.lora)
+    lora = {name: value.shape for name, value in file.tensors.items() if name.startswith("lora.")}
+    if len(lora) != 2 * layers:
+        raise AdapterError(f"{file.path.name} has {len(lora)} LoRA tensors, wanted {2 * layers}: wrong adapter?")
+    for name, shape in lora.items():
+        if rank and "lora_A" in name and shape[:1] != (rank,):
+            raise AdapterError(f"{file.path.name}: {safetensors.shown(name, 80)} is {tuple(shape)}, wanted rank {rank}")
+
+
+def load(file: AdapterFile, adapter: Adapter) -> None:
+    """Copy the stored tensors into an attached adapter of the same config. Raises AdapterError when they do not fit."""
+    from priorcodec.adapters import lora
+
+    parts: dict[str, dict[str, Tensor]] = {"own": {}, "lora": {}}
+    for key, value in file.tensors.items():
+        said = safetensors.shown(key, 80)
+        part, _, name = key.partition(".")
+        if part not in parts:
+            raise AdapterError(f"{file.path.name} holds {said}, which this version does not know: update priorcodec")
+        if not torch.isfinite(value).all():
+            raise AdapterError(f"{file.path.name}: {said} holds values that are not finite: get the adapter again")
+        parts[part][name] = value.float()
+    try:
+        adapter.load_state_dict(parts["own"])
+    except RuntimeError as error:
+        raise AdapterError(f"{file.path.name} does not fit: {str(error).splitlines()[-1].strip()}") from error
+    lora.load(adapter.lora, parts["lora"])

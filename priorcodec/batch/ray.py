@@ -1,0 +1,71 @@
+"""The same folder runs on a cluster: Ray Data's pool of actors, one open task in each (ray.io; Moritz et al. 2018).
+
+    jobs --one block each--> actor with the task open --row or error--> outcome in the order of the jobs
+
+Ray restarts an actor that dies and has its job done again, even one just finished: hence a task that leaves what is done.
+"""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from priorcodec.batch.jobs import Job, Outcome, Result, Task, outcome
+from priorcodec.batch.processes import TRIES, do_and_listen
+from priorcodec.core.errors import ConfigError, PriorCodecError
+
+
+def run(jobs: Sequence[Job], task: Task, *, workers: int, cpus: float = 1, gpus: float = 0) -> Outcome:
+    """Do all jobs, as `batch.run` does, on the cluster that Ray is connected to, or on this machine.
+
+    jobs: absolute paths that all nodes can reach; task: one with skip=True leaves what is there, so that nothing is done twice;
+    workers: actors at most; cpus, gpus: that each of them takes, fractions allowed.
+    Raises:
+        ConfigError: Ray is not installed. PriorCodecError: the task cannot be opened.
+    """
+    try:
+        ray: Any = import_module("ray")  # a plain import means this very file to a type checker
+        import_module("ray.data")
+    except ImportError as error:
+        raise ConfigError(f"Ray Data cannot be used ({error}): pip install 'priorcodec[ray]'") from error
+    task.open()  # impossible settings are told here, once
+    rows = [{"index": i, "source": str(job.source), "target": str(job.target)} for i, job in enumerate(jobs)]
+    data = ray.data.from_items(rows, override_num_blocks=len(rows))
+    data.context.max_errored_blocks = -1  # a file that kills every actor stops no other
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the last two are to go in Ray 2.64, and nothing else says how often to retry
+        done = data.map_batches(
+            _Actor,
+            fn_constructor_args=(task,),
+            compute=ray.data.ActorPoolStrategy(min_size=1, max_size=workers),
+            num_cpus=cpus,
+            num_gpus=gpus,
+            max_restarts=-1,
+            max_task_retries=TRIES - 1,
+        )
+    found: dict[int, Result] = {}
+    for row in done.iter_rows():
+        result, said = pickle.loads(row["answer"])  # our own actors' words
+        print(said, end="", file=sys.stderr)
+        found[row["index"]] = result
+    lost = f"every process at work on it died, {TRIES} times: if memory is short, give each more cpus"
+    return outcome(jobs, {i: found.get(i, PriorCodecError(f"{job.source}: {lost}")) for i, job in enumerate(jobs)})
+
+
+class _Actor:
+    def __init__(self, task: Task):
+        self.work = task.open()
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        answers = [
+            pickle.dumps(do_and_listen(Job(source=Path(source), target=Path(target)), self.work))
+            for source, target in zip(batch["source"], batch["target"], strict=True)
+        ]
+        return {"index": batch["index"], "answer": np.array(answers, dtype=object)}

@@ -1,0 +1,5 @@
+"""`python -m priorcodec.cli`: the same as the `priorcodec` command."""
+
+from priorcodec.cli import main
+
+main()

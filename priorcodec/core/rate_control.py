@@ -1,0 +1,150 @@
+"""Rate target: the quality whose whole file comes as close to a number of bytes as it can without being larger.
+
+    pixels --g_a, once--> y --write(byte): gain, h_a, entropy coding--> file, for some quality bytes --> the largest that fits
+The logarithm of the size is almost linear in the quality, so a few guesses on the line between a file that fits and one that
+does not close in on the border, and bisection does the rest. From one byte to the next the size may also fall (symbols round
+differently, strings are whole 32-bit words), so the neighbours of the result are written as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from priorcodec.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from priorcodec.core.codec import Encoded
+    from priorcodec.core.latent_refinement import Refinement
+
+WITHIN = 0.03  # a file this much below its target has hit it
+NEAR = 2  # quality bytes on either side of the result that are written for comparison
+GUESSES = 4  # on the line, before bisection: it bounds what a strange picture costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """encoded: the file; target: what it had to fit, in bytes; smallest, largest: of the files written, in bytes;
+    highest: it has the encoder's highest quality; written: how many files the search wrote."""
+
+    encoded: Encoded
+    target: int
+    smallest: int
+    largest: int
+    highest: bool
+    written: int
+
+    @property
+    def hit(self) -> bool:
+        """Whether the file is within 3% of the target."""
+        return len(self.encoded.data) >= (1 - WITHIN) * self.target
+
+    def note(self) -> str | None:
+        """One line on why the file is further below the target than 3%; None when it is not."""
+        if self.hit:
+            return None
+        if self.highest:
+            return f"{_out_of_range(self.target, self.smallest, self.largest, self.encoded)}: written at the highest quality"
+        size = len(self.encoded.data)
+        if self.encoded.refinement is not None:
+            return f"wanted {_both(self.target, self.encoded)}, the refined file has {_both(size, self.encoded)}"
+        return (
+            f"wanted {_both(self.target, self.encoded)}, the closest file below has {_both(size, self.encoded)}, "
+            f"{1 - size / self.target:.1%} less: between two qualities this picture's file grows by more than that"
+        )
+
+
+def bytes_of(max_bytes: int | None, bpp: float | None, height: int, width: int) -> int:
+    """The one of both targets that is given, in whole bytes. Raises ConfigError: none, both, or not above 0."""
+    if (max_bytes is None) == (bpp is None):
+        raise ConfigError(f"got max_bytes={max_bytes} and bpp={bpp}, wanted one of the two")
+    value = max_bytes if bpp is None else bpp
+    if value is None or not 0 < value < math.inf:
+        raise ConfigError(f"the target is {value} {'bytes' if bpp is None else 'bpp'}, wanted a number above 0")
+    return int(value if bpp is None else value * height * width / 8)
+
+
+def search(write: Callable[[int], Encoded], target: int, top: int) -> Found:
+    """The largest file of at most `target` bytes, the higher quality of two that are equally large.
+
+    write: quality byte, 0 to `top`, -> file. The highest quality's file is taken whenever it fits; any other result is the best
+    among itself and `NEAR` bytes on either side.
+    Raises:
+        ConfigError: the smallest file is larger than the target.
+    """
+    tried: dict[int, Encoded] = {}
+
+    def size(byte: int) -> int:
+        if byte not in tried:
+            tried[byte] = write(byte)
+        return len(tried[byte].data)
+
+    size(0)
+    best = top if size(top) <= target else _border(size, target, top)
+    settled = best == top
+    while not settled:
+        at = best
+        for byte in range(max(0, at - NEAR), min(top, at + NEAR) + 1):
+            size(byte)
+        best = max((b for b in tried if size(b) <= target), key=lambda b: (size(b), b), default=at)
+        settled = best == at
+    smallest, largest = min(map(size, tried)), max(map(size, tried))
+    if size(best) > target:
+        raise ConfigError(f"{_out_of_range(target, smallest, largest, tried[0])}: give a larger target")
+    return Found(
+        encoded=tried[best],
+        target=target,
+        smallest=smallest,
+        largest=largest,
+        highest=best == top,
+        written=len(tried),
+    )
+
+
+def refined(
+    found: Found, write: Callable[[int], Encoded], better: Callable[..., tuple[Encoded, Refinement]], top: int
+) -> Found:
+    """What a search found, refined: the file with the smallest distortion out of at most three that fit.
+
+    They are the plain one, the refined one of its quality, and, where that became much smaller, the refined one of the quality
+    whose plain file is larger than the target by what refining saved, as far as it fits.
+    better: quality byte, scale= of the distortion's measure -> the refined file, the plain one if none is better and fits.
+    """
+    first, told = better(found.encoded.stream.quality)
+    options = [(found.encoded, replace(told, after=told.before)), (first, told)]
+    if told.after.bytes < (1 - WITHIN) * found.target and not found.highest:
+        room = int(
+            (1 - WITHIN / 3) * found.target * told.before.bytes / told.after.bytes
+        )  # a third: it rarely saves the same
+        options.append(better(search(write, room, top).encoded.stream.quality, scale=told.scale))
+    fitting = [option for option in options if len(option[0].data) <= found.target]
+    best, told = min(fitting, key=lambda option: option[1].after.distortion)
+    return replace(found, encoded=replace(best, refinement=told), highest=best.stream.quality == top)
+
+
+def _border(size: Callable[[int], int], target: int, top: int) -> int:
+    """A byte whose file fits while the next one's does not; 0 when that does not fit either. That of `top` does not."""
+    low, high, guesses = 0, top, GUESSES
+    while size(low) <= target and high - low > 1:
+        share = math.log(target / size(low)) / math.log(size(high) / size(low)) if guesses > 0 else 0.5
+        guesses -= 1
+        middle = min(max(low + round(share * (high - low)), low + 1), high - 1)
+        low, high = (middle, high) if size(middle) <= target else (low, middle)
+    return low
+
+
+def _out_of_range(target: int, smallest: int, largest: int, encoded: Encoded) -> str:
+    return (
+        f"wanted {_both(target, encoded)}, but this picture's files have {smallest} to {largest} bytes "
+        f"({_bpp(smallest, encoded)} to {_bpp(largest, encoded)} bpp)"
+    )
+
+
+def _both(size: int, encoded: Encoded) -> str:
+    return f"{size} bytes ({_bpp(size, encoded)} bpp)"
+
+
+def _bpp(size: int, encoded: Encoded) -> str:
+    return f"{8 * size / (encoded.stream.height * encoded.stream.width):.4f}"

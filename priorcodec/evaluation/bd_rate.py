@@ -1,0 +1,120 @@
+"""Rate-distortion curves out of result rows: means per setting and the Bjontegaard delta rate (package bjontegaard).
+
+BD-rate after Bjontegaard, VCEG-M33 (2001), with piecewise cubic interpolation (pchip) of log rate over quality. It is
+taken between the curves of means over all pictures, and comes with the overlap of the two quality ranges: a figure from
+a short overlap says little.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from priorcodec.core.errors import ConfigError
+from priorcodec.evaluation.evaluate import mean
+
+Point = tuple[float, float]
+"""(bits per pixel, metric)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BDRate:
+    """percent: rate of the test over the anchor at equal quality, -50 is half; None without overlap or with one point.
+
+    overlap: common part of the two quality ranges over their union, in [0, 1]; low, high: that part, in the metric.
+    """
+
+    percent: float | None
+    overlap: float
+    low: float
+    high: float
+
+
+def front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
+    """Points by rising rate without those a cheaper point already equals: a curve that has one rate per quality."""
+    kept: list[Point] = []
+    sign = 1 if higher_is_better else -1
+    for rate, value in sorted(points):
+        if not kept or sign * value > sign * kept[-1][1]:
+            kept.append((rate, value))
+    return kept
+
+
+def bd_rate(anchor: Sequence[Point], test: Sequence[Point], *, higher_is_better: bool) -> BDRate:
+    """Mean rate difference of `test` against `anchor`. Raises ConfigError for an empty curve or a rate of 0."""
+    if not anchor or not test or min(rate for rate, _ in [*anchor, *test]) <= 0:
+        raise ConfigError("a curve has no point or a rate of 0; BD-rate wants at least two points with rates above 0")
+    sign = 1 if higher_is_better else -1
+    a, t = front(anchor, higher_is_better=higher_is_better), front(test, higher_is_better=higher_is_better)
+    ranges = [[sign * value for _, value in curve] for curve in (a, t)]
+    low, high = max(r[0] for r in ranges), min(r[-1] for r in ranges)
+    union = max(r[-1] for r in ranges) - min(r[0] for r in ranges)
+    overlap = max(high - low, 0.0) / union if union else 0.0
+    result = None
+    if overlap and len(a) > 1 and len(t) > 1:
+        import bjontegaard
+
+        rates = [[rate for rate, _ in curve] for curve in (a, t)]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the package warns about short overlaps; we state every overlap instead
+            value = bjontegaard.bd_rate(
+                rates[0], ranges[0], rates[1], ranges[1], "pchip", require_matching_points=False
+            )
+        result = float(value) if math.isfinite(value) else None  # pyright: ignore[reportArgumentType]
+    return BDRate(percent=result, overlap=overlap, low=min(sign * low, sign * high), high=max(sign * low, sign * high))
+
+
+def between(curve: Sequence[Point], low: float, high: float) -> list[Point]:
+    """The part of a curve from `low` to `high` bits per pixel; where it runs on beyond, its value there is interpolated
+    (piecewise cubic in the logarithm of the rate, as `bd_rate` does)."""
+    from scipy.interpolate import PchipInterpolator
+
+    points = sorted(curve)
+    inside = [point for point in points if low < point[0] < high]
+    ends = [rate for rate in (low, high) if points and points[0][0] <= rate <= points[-1][0]]
+    if ends and len(points) > 1:
+        value = PchipInterpolator([math.log(rate) for rate, _ in points], [value for _, value in points])
+        inside += [(rate, float(value(math.log(rate)))) for rate in ends]
+    return sorted(inside)
+
+
+def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean row per (codec, setting), in order of first appearance, with the number of pictures."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["codec"], row["setting"]), []).append(row)
+    return [{"codec": c, "setting": s, "pictures": len(g), **mean(g)} for (c, s), g in groups.items()]
+
+
+def curve(mean_rows: Sequence[dict[str, Any]], codec: str, metric: str) -> list[Point]:
+    """(bpp, metric) of one codec's mean rows; settings without a value are left out."""
+    rows = [r for r in mean_rows if r["codec"] == codec and r.get(metric) is not None and r["bpp"] is not None]
+    return sorted((r["bpp"], r[metric]) for r in rows)
+
+
+def bd_table(
+    mean_rows: Sequence[dict[str, Any]],
+    anchor: str,
+    higher: dict[str, bool],
+    rates: tuple[float, float] | None = None,
+) -> list[dict[str, Any]]:
+    """BD-rate of every codec against `anchor` under every metric (higher: metric -> higher is better).
+
+    rates: of both curves only what lies between these, in bits per pixel.
+    """
+    table, codecs = [], dict.fromkeys(r["codec"] for r in mean_rows)
+    for codec in codecs:
+        for metric, up in higher.items():
+            base, test = curve(mean_rows, anchor, metric), curve(mean_rows, codec, metric)
+            if rates:
+                base, test = between(base, *rates), between(test, *rates)
+            if codec == anchor or not base or not test:
+                continue
+            bd = bd_rate(base, test, higher_is_better=up)
+            percent = None if bd.percent is None else round(bd.percent, 2)
+            values = {"percent": percent, "overlap": round(bd.overlap, 3), "low": bd.low, "high": bd.high}
+            table.append({"codec": codec, "anchor": anchor, "metric": metric, **values})
+    return table

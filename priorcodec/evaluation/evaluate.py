@@ -1,0 +1,212 @@
+"""Score files against their references: the body of `priorcodec eval`, and the one scoring path of every benchmark.
+
+REFERENCE ─image_io.load─▶ (h, w, 3) ─────────────┐
+FILE ─bytes on disk─▶ bpp                      ├─▶ metrics.score ─▶ row ─▶ table, CSV or JSON
+FILE ─read: Pillow, PyAV or a session─▶ (h, w, 3) ┘
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
+from priorcodec.core.image import color
+from priorcodec.core.image import io as image_io
+from priorcodec.evaluation import metrics
+
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".jxl"}
+STREAMS = {".266": "vvc", ".vvc": "vvc", ".265": "hevc", ".hevc": "hevc", ".obu": "obu"}
+UNCODED = {".png", ".tif", ".tiff"}
+"""A decoder's output, not a coded file: its own size says nothing, so the rate comes from the coded file beside it."""
+DIGITS = 6
+FORMATS = ("table", "csv", "json")
+Row = dict[str, Any]
+
+
+def read(path: Path, *, backbone: str | None = None) -> metrics.Picture:
+    """Decode any file we compare -> uint8 (h, w, 3).
+
+    backbone: which one decodes .gic files; None is the preview, which needs none. Video streams are read as BT.709 full
+    range, first frame. Raises ImageError with one line.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".gic":
+        session = _session(backbone)
+        return image_io.from_any((session.preview if backbone is None else session.decode)(path.read_bytes())).pixels
+    if suffix == ".jxl":
+        return _read_jxl(path)
+    return read_stream(path, STREAMS[suffix]) if suffix in STREAMS else image_io.load(path).pixels
+
+
+def read_stream(path: Path, container: str) -> metrics.Picture:
+    """First frame of a raw HEVC, VVC or AV1 stream, taken as BT.709 full range."""
+    try:
+        import av
+        from av.error import FFmpegError
+    except ImportError as error:
+        raise ImageError(f"{path}: a {container} stream needs PyAV; install priorcodec[bench]") from error
+    try:
+        with av.open(str(path), format=container) as stream:
+            return rgb(next(stream.decode(video=0)))
+    except (FFmpegError, StopIteration) as error:
+        raise ImageError(f"{path}: not a readable {container} stream ({error})") from error
+
+
+def rgb(frame: Any) -> metrics.Picture:
+    """A PyAV frame of BT.709 full-range YUV -> uint8 (h, w, 3)."""
+    full = {"src_color_range": "JPEG", "dst_color_range": "JPEG"}
+    return frame.reformat(format="rgb24", src_colorspace="ITU709", dst_colorspace="ITU709", **full).to_ndarray()
+
+
+def pair(references: Sequence[Path], files: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """(reference, file) for each file: `kodim01-q3.gic` belongs to `kodim01.png`, and the longest such name wins.
+
+    Both may hold folders. One reference and one file belong together whatever their names. Raises ConfigError.
+    """
+    known, coded = expand(references, PICTURES), expand(files, PICTURES | STREAMS.keys() | {".gic"})
+    if len(known) == len(coded) == 1:
+        return [(known[0], coded[0])]
+    pairs = []
+    for file in coded:
+        fits = [r for r in known if file.stem == r.stem or (file.stem.startswith(r.stem) and _ends(file.stem, r.stem))]
+        if not fits:
+            raise ConfigError(f"{file.name} fits no reference; name it like one of them, as in {known[0].stem}-q4.gic")
+        pairs.append((max(fits, key=lambda r: len(r.stem)), file))
+    return sorted(pairs, key=lambda p: (p[0].stem, p[1].stem))
+
+
+def score(
+    reference: metrics.Picture, picture: metrics.Picture, file_bytes: int | None, names: Iterable[str]
+) -> dict[str, Any]:
+    """bytes, bpp and every named metric, rounded to DIGITS decimals; None where undefined or infinite.
+
+    The one place where a row's digits are made: `eval`, benchmarks/rd.py and the report all print these.
+    """
+    values: dict[str, Any] = {"bytes": file_bytes, "bpp": None}
+    if file_bytes is not None:
+        values["bpp"] = round(metrics.bpp(file_bytes, *reference.shape[:2]), DIGITS)
+    for name, value in metrics.score(reference, picture, names).items():
+        values[name] = round(value, DIGITS) if value is not None and math.isfinite(value) else None
+    return values
+
+
+def evaluate(
+    references: Sequence[Path],
+    files: Sequence[Path],
+    names: Iterable[str],
+    *,
+    backbone: str | None = None,
+    coded: Path | None = None,
+) -> list[Row]:
+    """One row per file: picture, file, bytes, bpp and the named metrics.
+
+    coded: where the coded files of already decoded pictures (PNG, TIFF) lie; by default beside them, as .gic.
+    """
+    names, rows, last = list(names), [], (Path(), np.empty(0))
+    for reference, file in pair(references, files):
+        if last[0] != reference:
+            last = reference, image_io.load(reference).pixels
+        try:
+            values = score(last[1], read(file, backbone=backbone), _file_bytes(file, coded), names)
+        except ImageError as error:
+            raise ImageError(f"{file.name}: {error}" if file.name not in str(error) else str(error)) from error
+        rows.append({"picture": reference.stem, "file": file.name, **values})
+    return rows
+
+
+def mean(rows: Sequence[Row]) -> Row:
+    """Mean of every number over the rows; None as soon as one row has none."""
+    keys = [k for k in rows[0] if k not in ("picture", "file", "codec", "setting")]
+    columns = {k: [row[k] for row in rows] for k in keys}
+    return {k: None if None in c else round(sum(c) / len(c), DIGITS) for k, c in columns.items()}
+
+
+def render(rows: Sequence[Row], style: str) -> str:
+    """Rows and their mean as `table`, `csv` or `json`. Raises ConfigError for another style."""
+    if style not in FORMATS:
+        raise ConfigError(f"no format {style!r}; choose table, csv or json")
+    every = [*rows, {"picture": "mean", "file": f"{len(rows)} files", **mean(rows)}]
+    if style == "json":
+        return json.dumps({"rows": list(rows), "mean": mean(rows)}, indent=1, allow_nan=False) + "\n"
+    if style == "csv":
+        writer = csv.DictWriter(out := io.StringIO(), list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(every)
+        return out.getvalue()
+    heads = [metrics.METRICS[k].title if k in metrics.METRICS else k for k in rows[0]]
+    cells = [heads, *([_cell(k, row[k]) for k in row] for row in every)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+             for line in cells]  # fmt: skip
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _cell(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if key == "bytes" else f"{value:.2f}" if key in ("psnr", "ssimulacra2") else f"{value:.4f}"
+
+
+def expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
+    """Files given or in the folders given that have one of the suffixes, folder by folder in order of name."""
+    found: list[Path] = []
+    for source in map(Path, sources):
+        if source.is_dir():
+            found += sorted(p for p in source.iterdir() if p.suffix.lower() in suffixes)
+        elif source.is_file():
+            found.append(source)
+        else:
+            raise ConfigError(f"{source} does not exist; give a file or a folder")
+    if not found:
+        raise ConfigError(f"no picture in {', '.join(map(str, sources))}; give a file or a folder that holds some")
+    return found
+
+
+def _ends(stem: str, prefix: str) -> bool:
+    return not stem[len(prefix)].isalnum()
+
+
+def _file_bytes(file: Path, coded: Path | None) -> int | None:
+    """Size of a coded file; for a decoded `photo.nano_unet.png` that of `photo.gic` beside it or in `coded`."""
+    if file.suffix.lower() not in UNCODED:
+        return file.stat().st_size
+    if coded is not None and coded.is_file():
+        return coded.stat().st_size
+    kinds = {".gic"} if coded is None else {".gic", *STREAMS, *(PICTURES - UNCODED)}
+    around = [p for p in (coded or file.parent).iterdir() if p.suffix.lower() in kinds]
+    fits = [p for p in around if file.stem == p.stem or file.stem.startswith(p.stem + ".")]
+    return max(fits, key=lambda p: len(p.stem)).stat().st_size if fits else None
+
+
+def _read_jxl(path: Path) -> metrics.Picture:
+    try:
+        import pillow_jxl  # pyright: ignore[reportMissingImports] # noqa: F401 (registers the format with Pillow)
+    except ImportError as error:
+        raise ImageError(f"{path}: JPEG XL needs the package pillow-jxl-plugin; install priorcodec[bench]") from error
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return np.array(color.to_srgb(picture, background=None)[0])
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{path}: not a readable JPEG XL file ({error})") from error
+
+
+@cache
+def _session(backbone: str | None) -> Any:
+    try:
+        from priorcodec import open_session
+    except ImportError as error:
+        raise PriorCodecError(f"this installation cannot decode .gic files ({error})") from error
+    return open_session() if backbone is None else open_session(backbone)

@@ -1,0 +1,250 @@
+"""How good a decoded picture is, under one convention: both as 8-bit RGB at full size, as a person would see them.
+
+No metric but GMSD resizes, crops or converts to luma. PSNR over all three channels; MS-SSIM on [0, 255] RGB (Wang et al. 2003,
+package pytorch-msssim); LPIPS on [-1, 1] (Zhang et al. 2018, package lpips); DISTS on [0, 1] (Ding et al. 2020, package
+DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, package stlpips_pytorch, which brings its own weights);
+SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on grey [0, 255], for structure (Xue et al., TIP 2014).
+A rate is 8 times the bytes of the whole file over the pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from priorcodec.core.errors import ConfigError, ImageError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Picture = np.ndarray
+"""uint8 (h, w, 3), RGB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One entry of METRICS.
+
+    function: (reference, picture) -> score; unit: as printed ("dB", or ""); smallest: the shortest side
+    in pixels the metric is defined for; needs: python modules; weights: files it wants in torch's checkpoint cache.
+    """
+
+    name: str
+    title: str
+    function: Callable[[Picture, Picture], float]
+    higher_is_better: bool
+    unit: str = ""
+    smallest: int = 1
+    needs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+
+
+def bpp(file_bytes: int, height: int, width: int) -> float:
+    """Bits per pixel of a whole file, headers included."""
+    return 8 * file_bytes / (height * width)
+
+
+def psnr(reference: Picture, picture: Picture) -> float:
+    """Peak signal-to-noise ratio in dB over all samples of all channels; infinite for equal pictures."""
+    error = np.square(reference.astype(np.float64) - picture.astype(np.float64)).mean()
+    return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
+
+
+def msssim(reference: Picture, picture: Picture) -> float:
+    """Multi-scale structural similarity, mean of the three channels, 1 for equal pictures."""
+    import torch
+    from pytorch_msssim import ms_ssim
+
+    with torch.no_grad():
+        return float(ms_ssim(_tensor(reference), _tensor(picture), data_range=255))
+
+
+def gmsd(reference: Picture, picture: Picture) -> float:
+    """Gradient magnitude similarity deviation: how unevenly edges are lost, 0 for equal pictures, about 0.3 at the worst."""
+    from priorcodec.core.gradient_similarity import deviation
+
+    return float(deviation(_tensor(picture).double() / 127.5 - 1, _tensor(reference).double() / 127.5 - 1))
+
+
+def ssimulacra2(reference: Picture, picture: Picture) -> float:
+    """SSIMULACRA2, 100 for equal pictures, about 70 for high quality, negative for very low."""
+    from ssimulacra2 import compute_ssimulacra2
+
+    def bmp(x: Picture) -> io.BytesIO:
+        Image.fromarray(x).save(file := io.BytesIO(), "BMP")
+        return file
+
+    return float(compute_ssimulacra2(bmp(reference), bmp(picture)))
+
+
+def lpips_alex(reference: Picture, picture: Picture) -> float:
+    """LPIPS v0.1 with AlexNet."""
+    import torch
+
+    with torch.no_grad():
+        return float(_lpips()(_tensor(reference) / 127.5 - 1, _tensor(picture) / 127.5 - 1))
+
+
+def dists(reference: Picture, picture: Picture) -> float:
+    """DISTS at full size (the package's own loader would shrink the picture to 256)."""
+    import torch
+
+    with torch.no_grad():
+        return float(_dists()(_tensor(reference) / 255, _tensor(picture) / 255))
+
+
+def stlpips_alex(reference: Picture, picture: Picture) -> float:
+    """Shift-tolerant LPIPS with AlexNet."""
+    return _stlpips("alex")(reference, picture)
+
+
+def stlpips_vgg(reference: Picture, picture: Picture) -> float:
+    """Shift-tolerant LPIPS with VGG-16."""
+    return _stlpips("vgg")(reference, picture)
+
+
+class _ShiftTolerant:
+    """ST-LPIPS that keeps the last reference's features: a rate-distortion run asks about one picture many times.
+
+    Channels last, where torch's poolings are a quarter faster on a CPU; scores move by less than 1e-7.
+    """
+
+    def __init__(self, net: str):
+        import torch
+        from stlpips_pytorch.stlpips import LPIPS
+
+        model = LPIPS(net=net, variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+        self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        self.last: tuple[bytes, list[Tensor]] = (b"", [])
+
+    def features(self, picture: Picture) -> list[Tensor]:
+        import torch
+        from stlpips_pytorch.utils import normalize_tensor
+
+        model: Any = self.model
+        x = (_tensor(picture) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        return [normalize_tensor(f) for f in model.net(model.scaling_layer(x))]
+
+    def __call__(self, reference: Picture, picture: Picture) -> float:
+        import torch
+
+        with torch.no_grad():
+            key = hashlib.sha256(repr(reference.shape).encode() + reference.tobytes()).digest()
+            if key != self.last[0]:
+                self.last = key, self.features(reference)
+            pairs = zip(self.model.lins, self.last[1], self.features(picture), strict=True)
+            return float(sum(layer((a - b) ** 2).mean() for layer, a, b in pairs))
+
+
+_ST = ("stlpips_pytorch", "IPython", "torchsummary")  # the package imports the other two without declaring them
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        m.name: m
+        for m in (
+            Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB"),
+            Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
+                   smallest=161, needs=("pytorch_msssim",)),
+            Metric(name="gmsd", title="GMSD", function=gmsd, higher_is_better=False, smallest=8),
+            Metric(name="stlpips_alex", title="ST-LPIPS (Alex)", function=stlpips_alex, higher_is_better=False,
+                   smallest=32, needs=_ST),
+            Metric(name="stlpips_vgg", title="ST-LPIPS (VGG)", function=stlpips_vgg, higher_is_better=False,
+                   smallest=32, needs=_ST),
+            Metric(name="ssimulacra2", title="SSIMULACRA2", function=ssimulacra2, higher_is_better=True,
+                   smallest=8, needs=("ssimulacra2",)),
+            Metric(name="lpips_alex", title="LPIPS (Alex)", function=lpips_alex, higher_is_better=False,
+                   smallest=32, needs=("lpips",), weights=("alexnet-owt-7be5be79.pth",)),
+            Metric(name="dists", title="DISTS", function=dists, higher_is_better=False,
+                   smallest=32, needs=("DISTS_pytorch",), weights=("vgg16-397923af.pth",)),
+        )
+    }
+)  # fmt: skip
+
+
+def missing(name: str) -> str | None:
+    """None if the metric can run here, else one line that says what is missing and how to get it.
+
+    Raises ConfigError for a name that METRICS does not have.
+    """
+    metric = _get(name)
+    absent = [module for module in metric.needs if find_spec(module) is None]
+    if absent:
+        return f"{metric.title}: no python module {', '.join(absent)}; install priorcodec[bench]"
+    if metric.weights:
+        import torch
+
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        lost = [file for file in metric.weights if not (folder / file).is_file()]
+        if lost:
+            return f"{metric.title}: torchvision's weights {', '.join(lost)} are not in torch's cache; put them there"
+    return None
+
+
+def available(names: Iterable[str] | None = None) -> tuple[list[str], list[str]]:
+    """Those of `names` (default: all) that can run here, and one line for each that cannot."""
+    reasons = {name: missing(name) for name in (METRICS if names is None else names)}
+    return [n for n, why in reasons.items() if why is None], [why for why in reasons.values() if why is not None]
+
+
+def score(reference: Picture, picture: Picture, names: Iterable[str]) -> dict[str, float | None]:
+    """Scores of `picture` against the untouched `reference`, both uint8 (h, w, 3); None where the picture is too small.
+
+    Raises ImageError if sizes differ or a picture is not 8-bit RGB, WeightsError if a metric lacks its weights,
+    ConfigError for an unknown name.
+    """
+    for role, x in (("reference", reference), ("picture", picture)):
+        if x.dtype != np.uint8 or x.ndim != 3 or x.shape[2] != 3:
+            raise ImageError(f"{role} is {x.dtype} {x.shape}, wanted uint8 (h, w, 3); convert it to 8-bit RGB")
+    if reference.shape != picture.shape:
+        (h, w), (i, j) = reference.shape[:2], picture.shape[:2]
+        raise ImageError(f"picture is {j}x{i}, reference is {w}x{h}; score pictures at the size they were coded from")
+    scores: dict[str, float | None] = {}
+    for name in names:
+        if why := missing(name):
+            raise WeightsError(why)
+        small = min(reference.shape[:2]) < METRICS[name].smallest
+        scores[name] = None if small else METRICS[name].function(reference, picture)
+    return scores
+
+
+def _get(name: str) -> Metric:
+    if name not in METRICS:
+        raise ConfigError(f"no metric {name!r}; choose from {', '.join(METRICS)}")
+    return METRICS[name]
+
+
+def _tensor(x: Picture) -> Tensor:
+    """uint8 (h, w, 3) -> float32 (1, 3, h, w) in [0, 255]."""
+    import torch
+
+    return torch.from_numpy(np.array(x, order="C")).permute(2, 0, 1)[None].float()
+
+
+@cache
+def _stlpips(net: str) -> _ShiftTolerant:
+    return _ShiftTolerant(net)
+
+
+@cache
+def _lpips() -> Any:
+    import lpips
+
+    return lpips.LPIPS(net="alex", verbose=False).eval().requires_grad_(False)
+
+
+@cache
+def _dists() -> Any:
+    from DISTS_pytorch import DISTS
+
+    return DISTS().eval().requires_grad_(False)

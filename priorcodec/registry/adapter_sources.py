@@ -1,0 +1,146 @@
+"""Where trained adapters come from and go to: a file here, or one on the Hugging Face Hub at a pinned commit."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from priorcodec.backbones.spec import AdapterSource
+from priorcodec.core.errors import AdapterError
+
+SUFFIX = ".safetensors"
+PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
+PLACE = re.compile(rf"({REPOSITORY})/(\w[\w.-]*(?:/\w[\w.-]*)*)")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_place(given: str) -> bool:
+    """Whether a person means a file, here or on the Hub, and not the name of a known adapter."""
+    return "/" in given or Path(given).suffix in (SUFFIX, *PICKLES)
+
+
+def source(given: str) -> AdapterSource:
+    """What a person wrote: a path, or OWNER/REPO/FILE.safetensors@COMMIT."""
+    location, _, revision = given.partition("@")
+    if Path(given).expanduser().exists() or not PLACE.fullmatch(location):
+        location, revision = given, ""
+    return AdapterSource(name=given, location=location, revision=revision)
+
+
+def fetch(source: AdapterSource) -> Path:
+    """The file: the path itself, or from the Hugging Face cache, or from the Hub.
+
+    Raises:
+        AdapterError: not to be had, not pinned to a commit, a pickle, or not the file whose SHA-256 was pinned.
+    """
+    path = here(source)
+    if path is not None:
+        return path
+    repository = _on_the_hub(source)
+    return _same(source, _download(*repository)) if repository else Path(source.location).expanduser()
+
+
+def here(source: AdapterSource) -> Path | None:
+    """The file if it is on this machine, without touching the network. Raises AdapterError, as `fetch` does."""
+    from huggingface_hub import try_to_load_from_cache
+
+    repository = _on_the_hub(source)
+    if repository is None:
+        path = Path(source.location).expanduser()
+        return _same(source, path) if path.is_file() else None
+    repo, name, revision = repository
+    found = try_to_load_from_cache(repo, name, revision=revision)
+    return _same(source, Path(found)) if isinstance(found, str) else None
+
+
+def push(file: Path, card: Path, repo: str, *, private: bool = False, branch: str = "main") -> AdapterSource:
+    """Upload an adapter and its card ("OWNER/REPO" in it becomes `repo`) in one commit; returns the pinned source.
+
+    private: of a repository that does not exist yet; branch: made if it does not exist.
+    Raises:
+        AdapterError: a name that the Hub or `fetch` would not take; no network, no token, no right to write.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    if not re.fullmatch(REPOSITORY, repo) or not PLACE.fullmatch(f"{repo}/{file.name}") or file.suffix != SUFFIX:
+        raise AdapterError(
+            f"cannot push {file.name} to {repo}: wanted a FILE{SUFFIX} and OWNER/REPO, letters, digits, - _ . only"
+        )
+    text = card.read_text(encoding="utf-8").replace("OWNER/REPO", repo)
+    data = file.read_bytes()
+    added = [
+        CommitOperationAdd(path_in_repo=file.name, path_or_fileobj=data),
+        CommitOperationAdd(path_in_repo=card.name, path_or_fileobj=text.encode()),
+    ]
+    api = HfApi(library_name="priorcodec")
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if branch != "main":
+            api.create_branch(repo, branch=branch, exist_ok=True)
+        commit = api.create_commit(repo, added, commit_message=f"{file.stem}: adapter and card", revision=branch)
+    except Exception as exc:  # offline, no token, no right to write: huggingface_hub has a dozen classes for it
+        reason = (str(exc).splitlines() or [""])[0]
+        raise AdapterError(
+            f"the Hub did not take {file.name} for {repo} ({type(exc).__name__}: {reason}): "
+            "run `hf auth login` with a token that may write there, and try again with a network"
+        ) from exc
+    return AdapterSource(
+        name="default",
+        location=f"{repo}/{file.name}",
+        revision=commit.oid,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _on_the_hub(source: AdapterSource) -> tuple[str, str, str] | None:
+    """(repository, file, commit), or None for a local path. Raises AdapterError: neither can be meant."""
+    location, revision = source.location, source.revision
+    suffix = Path(location).suffix
+    if suffix != SUFFIX:
+        why = ", a pickle, which can run any code" if suffix in PICKLES else ""
+        raise AdapterError(f"{location} is no {SUFFIX} file{why}: give an adapter's {SUFFIX} file")
+    place = PLACE.fullmatch(location)
+    if revision and not place:
+        raise AdapterError(
+            f"{location} is no place on the Hub like owner/repo/file{SUFFIX}, but has revision {revision}"
+        )
+    if revision and not COMMIT.fullmatch(revision):
+        raise AdapterError(
+            f"{location}: {revision!r} is no commit (a branch or tag can move): write {location}@COMMIT with its 40 hex digits"
+        )
+    if place and revision:
+        return place[1], place[2], revision
+    if place and not Path(location).exists():
+        raise AdapterError(
+            f"{location} is no file here, and for the Hub it lacks its commit: write {location}@COMMIT with its 40 hex digits"
+        )
+    return None
+
+
+def _download(repo: str, name: str, revision: str) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo, name, revision=revision))
+    except Exception as exc:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
+        raise AdapterError(
+            f"{repo}/{name} is not on this machine and the Hub did not give it ({type(exc).__name__}): "
+            f"run `hf download {repo} {name} --revision {revision}` with a network, or give adapter=FILE{SUFFIX}"
+        ) from exc
+
+
+def _same(source: AdapterSource, path: Path) -> Path:
+    got = sha256(path) if source.sha256 else ""
+    if got != source.sha256:
+        raise AdapterError(
+            f"{path} has SHA-256 {got[:12]}, wanted {source.sha256[:12]}: it is damaged or not the pinned file; "
+            "delete it and get it again"
+        )
+    return path

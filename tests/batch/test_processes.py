@@ -1,0 +1,164 @@
+"""Folder runs by several processes: the same outcome as by one, also when one of them is killed or somebody presses Ctrl-C."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from priorcodec.batch import jobs, runner
+from priorcodec.core import container
+from priorcodec.core.image import io as image_io
+from tests.cli.test_cli import quick
+from tests.core.test_codec import DEMO
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four pictures, the third damaged, the last larger than its highest quality needs and of 16 bits."""
+    (tmp_path / "in").mkdir()
+    pixels = image_io.load(DEMO).pixels
+    for i in (0, 1):
+        image_io.save(pixels[40 * i : 40 * i + 60, : 70 + i], tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "2.png").write_bytes(b"no picture")
+    Image.fromarray(pixels[:50, :50, 0].astype(np.uint16) * 257).save(tmp_path / "in" / "3.png")
+    return tmp_path
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def run(folder, command, count, *words):
+    """-> (status, rows without their times, files, what was said)."""
+    out = folder / "out"
+    status, text, said = quick(command, folder / "in", "-o", out, "--workers", count, "--json", *words)
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in json.loads(text)]
+    files = contents(out)
+    shutil.rmtree(out)
+    return status, rows, files, sorted(said.splitlines())
+
+
+def test_encode_as_one_process_does(folder):
+    words = ("--bpp", 9)
+    one = run(folder, "encode", 1, *words)
+    assert one[0] == 1 and len(one[1]) == 3 and "2.png" in str(one[3])
+    assert any("highest quality" in line for line in one[3])
+    assert run(folder, "encode", 2, *words) == one
+
+
+@pytest.mark.slow
+def test_decode_as_one_process_does(folder):
+    assert quick("encode", folder / "in", "-o", folder / "gic", "-q", 1)[0] == 1
+    shutil.rmtree(folder / "in")
+    (folder / "gic").rename(folder / "in")
+    (folder / "in" / "2.gic").write_bytes(b"no file")
+    one = run(folder, "decode", 1, "backbone=toy")
+    assert one[0] == 1 and len(one[2]) == 3
+    assert run(folder, "decode", 2, "backbone=toy") == one
+
+
+def test_a_setting_no_file_can_be_coded_with_is_one_line(folder):
+    status, _, message = quick("encode", folder / "in", "-o", folder / "out", "--workers", 2, "-q", 9)
+    assert status == 2 and message == "quality is 9.0, wanted a number from 0 to 7"
+    assert quick("encode", folder / "in", "--workers", 0)[0] == 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deadly:
+    """Writes the name of each file into its output; some kill the process that works on them, once or always."""
+
+    once: str
+    always: str
+
+    def open(self):
+        def work(job):
+            dead = job.target.with_suffix(".dead")
+            if self.always in job.source.name or (self.once in job.source.name and not dead.exists()):
+                dead.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            job.target.write_text(job.source.name)
+            return {"process": os.getpid()}
+
+        return work
+
+
+def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, capfd):
+    jobs = [jobs.Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcdef"]
+    outcome = runner.run(jobs, Deadly(once="b", always="d"), label="", workers=2)
+    assert [Path(row["output"]).name for row in outcome.rows] == list("abcef")
+    assert [job.target.read_text() for job in jobs if job.target.name != "d"] == list("abcef")
+    ((source, reason),) = outcome.failures
+    assert source.name == "d" and "killed by SIGKILL again" in reason and "\n" not in reason
+    assert os.getpid() not in {row["process"] for row in outcome.rows}
+    said = capfd.readouterr().err
+    assert said.count("was killed by SIGKILL, once more") == said.count("\n") == 2
+
+
+def many(folder, count):
+    """A folder of `count` pictures that take a while."""
+    folder.mkdir()
+    image_io.save(image_io.load(DEMO).pixels, folder / "0.png")
+    for i in range(1, count):
+        os.link(folder / "0.png", folder / f"{i}.png")
+
+
+def heeds_control_c():
+    """A shell's background job ignores SIGINT, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def started(folder):
+    """`encode FOLDER/in -o FOLDER/out` by two processes, in a process group of its own, when its first file is written."""
+    words = ["encode", "in", "-o", "out", "-q", "1", "--workers", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "priorcodec.cli", *words],
+        cwd=folder, start_new_session=True, preexec_fn=heeds_control_c, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])},
+    )  # fmt: skip
+    while not list(folder.glob("out/*.gic")):
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+    return process
+
+
+def ends(group):
+    """Whether all processes of the group end within a minute."""
+    for _ in range(600):
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_control_c_stops_all_and_leaves_nothing_half_written(tmp_path):
+    many(tmp_path / "in", 100)
+    process = started(tmp_path)
+    os.killpg(process.pid, signal.SIGINT)
+    out, said = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "") and said in ("", "stopped\n")
+    assert ends(process.pid)
+    files = contents(tmp_path / "out")
+    assert 1 <= len(files) < 100
+    assert all(name.endswith(".gic") and container.unpack(data).quality == 32 for name, data in files.items())
+
+
+@pytest.mark.slow
+def test_processes_whose_parent_is_killed_end_by_themselves(tmp_path):
+    many(tmp_path / "in", 100)
+    process = started(tmp_path)
+    process.kill()
+    process.communicate()
+    assert ends(process.pid)
+    assert len(contents(tmp_path / "out")) < 20
+    assert all(container.unpack(data).quality == 32 for data in contents(tmp_path / "out").values())

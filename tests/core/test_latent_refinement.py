@@ -1,0 +1,182 @@
+"""Refinement: never worse, the same again, read back exactly, stopped early; GMSD's terms; with a tiny random encoder mostly."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from priorcodec import ConfigError, open_session
+from priorcodec.core import gradient_similarity, latent_refinement
+from priorcodec.core.codec import Codec
+from priorcodec.core.image import io as image_io
+from priorcodec.core.latent_refinement import Refine
+from priorcodec.core.rd_loss import Ladder
+from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.weights import save_encoder
+from tests.cli.test_cli import quick
+from tests.core.test_codec import DEMO
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return image_io.load(DEMO).pixels[100:170, 200:310]  # 70 x 110: not a multiple of 64
+
+
+@pytest.fixture(scope="module")
+def random_encoder(tmp_path_factory):
+    """Untrained, so almost any change of its symbols is for the better."""
+    torch.manual_seed(0)
+    model = ImageEncoder(EncoderConfig(n8=8, n16=8, m=12, m_h=4, n=8, depth=1, levels=3))
+    model.log_gain.data += 4  # untrained features are small: without this every symbol is zero
+    path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
+    save_encoder(model, path, {})
+    return path
+
+
+@pytest.fixture(scope="module")
+def shipped() -> Codec:
+    return Codec()
+
+
+@pytest.fixture(scope="module")
+def tiny(random_encoder) -> Codec:
+    return Codec(random_encoder)
+
+
+def true_cost(codec, data, pixels):
+    """bpp, mean squared error of the preview and R + lambda D by the file alone."""
+    decoded = codec.decode(data)
+    error = np.square(codec.preview(decoded).astype(float) - pixels).mean()
+    bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
+    lam = float(Ladder(levels=codec.levels).lambdas(torch.tensor(decoded.quality)))
+    return bpp, error, bpp + lam * error
+
+
+@pytest.mark.parametrize("quality", [0.0, 1.5])
+def test_the_costs_told_are_those_of_the_files_and_the_second_is_lower(tiny, photo, quality):
+    plain, steps = tiny.encode(photo, quality), []
+    refined = tiny.encode(photo, quality, refined=Refine(steps=30, progress=steps.append))
+    told = refined.refinement
+    for cost, data in ((told.before, plain.data), (told.after, refined.data)):
+        bpp, error, total = true_cost(tiny, data, photo)
+        assert (cost.bytes, cost.bpp) == (len(data), bpp)
+        assert cost.distortion == pytest.approx(error, rel=1e-9) and cost.total == pytest.approx(total, rel=1e-6)
+    assert told.after.total < 0.995 * told.before.total
+    assert steps == list(range(1, told.steps + 1)) and told.seconds > 0
+    assert tiny.decode(refined.data).symbols_sha256 == refined.symbols_sha256 != plain.symbols_sha256
+    assert refined.stream.quality == plain.stream.quality
+
+
+def test_the_shipped_encoder_on_a_photograph(shipped, photo):
+    told = shipped.encode(photo, 4, refined=Refine(steps=30)).refinement
+    assert told.after.total < 0.995 * told.before.total
+
+
+def test_the_same_seed_gives_the_same_file_another_one_another(tiny, photo):
+    a, b, c = (tiny.encode(photo, 1, refined=Refine(steps=12, seed=seed)).data for seed in (0, 0, 1))
+    assert a == b != c
+
+
+def test_a_step_that_only_harms_is_not_kept_and_ends_it_early(tiny, photo, monkeypatch):
+    monkeypatch.setattr(latent_refinement, "RATE", 30.0)
+    plain = tiny.encode(photo, 1)
+    refined = tiny.encode(photo, 1, refined=Refine(steps=50))
+    told = refined.refinement
+    assert refined.data == plain.data and told.after == told.before
+    assert told.steps == latent_refinement.PATIENCE * 50 // latent_refinement.CHECKS
+
+
+def test_values_that_are_not_numbers_are_never_coded(tiny, photo, monkeypatch):
+    monkeypatch.setattr(latent_refinement, "SHARPNESS", float("nan"))
+    refined = tiny.encode(photo, 1, refined=Refine(steps=50))
+    assert refined.data == tiny.encode(photo, 1).data and refined.refinement.steps == 50 // latent_refinement.CHECKS
+
+
+def test_statistics_are_written_and_counted(tiny, photo):
+    refined = tiny.encode(photo, 1, statistics=True, refined=Refine(steps=10))
+    assert tiny.decode(refined.data).statistics is not None
+    assert refined.refinement.after.bytes == len(refined.data)
+
+
+def test_the_simulation_agrees_with_the_exact_tables(tiny, shipped, photo):
+    for codec in (tiny, shipped):
+        x = image_io.pad(image_io.to_tensor(photo))
+        with torch.no_grad():
+            y_q, z = codec.transforms.scaled(codec.transforms.g_a(x), torch.tensor([1.0]))
+            prior, coded = codec.simulation, codec.prior.encode(y_q[0], z[0], 32)
+            z_mean, _ = prior.hyper_parameters(torch.tensor([1.0]))
+            phi = prior.features((z - z_mean + 0.5).floor() + z_mean, torch.tensor([1.0]))
+            mean, _ = prior(y_q, phi)
+            y_hat = (y_q - mean).round() + mean
+        assert (y_hat[0] - coded.y_hat_q).abs().gt(1e-4).float().mean() < 0.002  # halves may round either way
+
+
+def test_softened_values_lie_between_their_neighbours_and_freeze():
+    value, noise = torch.linspace(-3, 3, 301), torch.zeros(301)
+    warm, cold = (latent_refinement.soften(value, t, noise) for t in (0.7, 0.01))
+    assert ((warm >= value.floor()) & (warm <= value.floor() + 1)).all() and warm.diff().min() > -1e-4
+    clear = (value - value.round()).abs() < 0.45
+    assert torch.allclose(cold[clear], value[clear].round(), atol=1e-3)
+    up = latent_refinement.soften(
+        torch.full((20000,), 0.3), 0.7, torch.rand(20000, generator=torch.Generator().manual_seed(0)).logit()
+    )
+    assert 0.05 < (up > 0.5).float().mean() < 0.35  # sometimes the further one, more often the nearer one
+
+
+def test_refining_for_structure_keeps_more_of_it(shipped):
+    photo = image_io.load(DEMO).pixels[:192, :256]
+    deviations, totals = [], []
+    for towards in (None, latent_refinement.structure):
+        encoded = shipped.encode(photo, 0, refined=Refine(steps=60, towards=towards))
+        preview = shipped.preview(shipped.decode(encoded.data))
+        magnitude = [gradient_similarity.gradient_magnitude(image_io.to_tensor(p)) for p in (preview, photo)]
+        deviations.append(1 - float(gradient_similarity.similarity(*magnitude).mean()))
+        totals.append(encoded.refinement)
+    assert deviations[1] < deviations[0]
+    assert all(told.after.total <= told.before.total for told in totals)
+
+
+def test_refining_for_a_backbone_brings_its_latent_nearer(photo):
+    session = open_session("toy")
+    session.preview(session.encode(photo, 2))
+    session.decode(session.encode(photo, 2))  # loads the backbone first, as a program that does both would
+    near = session.encode_details(photo, 2, refined=session.refinement(20, "toy"))
+    assert near.refinement.after.total <= near.refinement.before.total and near.refinement.scale > 0
+    assert session.decode(near.data).size == (photo.shape[1], photo.shape[0])
+    assert open_session("toy").encode(photo, 2, refine=20, refine_for="toy") == near.data
+
+
+@pytest.mark.parametrize("target", [150, 240])
+def test_a_target_is_kept_and_the_distortion_is_no_larger(shipped, photo, target):
+    plain = shipped.encode_to(photo, target).encoded
+    found = shipped.encode_to(photo, target, refined=Refine(steps=10))
+    assert len(found.encoded.data) <= target and found.target == target
+    assert true_cost(shipped, found.encoded.data, photo)[1] <= true_cost(shipped, plain.data, photo)[1]
+    assert shipped.decode(found.encoded.data).symbols_sha256 == found.encoded.symbols_sha256
+    note = found.note()
+    assert (note is None) == found.hit and (note is None or "\n" not in note)
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 10_001])
+def test_impossible_numbers_of_steps(steps):
+    with pytest.raises(ConfigError, match=f"refine is {steps} steps, wanted 1 to 10000"):
+        Refine(steps=steps)
+
+
+def test_the_command_line(tmp_path, photo):
+    image_io.save(photo, tmp_path / "a.png")
+    status, out, _ = quick("encode", tmp_path / "a.png", "-q", 1, "--refine", 10, "--json")
+    told = json.loads(out)[0]["refinement"]
+    assert status == 0 and told["steps"] <= 10 and told["after"]["total"] <= told["before"]["total"]
+    assert told["after"]["bytes"] == (tmp_path / "a.gic").stat().st_size
+    assert quick("preview", tmp_path / "a.gic")[0] == 0
+    for words, part in (
+        (("--refine", -1), "refine is -1 steps"),
+        (("--refine", 5, "--refine-for", "toi"), "toy"),
+        (("--refine-for", "structure"), "without --refine"),
+    ):
+        status, _, message = quick("encode", tmp_path / "a.png", "-o", tmp_path / "b.gic", *words)
+        assert status == 2 and part in message and "\n" not in message and not (tmp_path / "b.gic").exists()
+    with pytest.raises(ConfigError, match="cannot refine for 'nano_dit', wanted psnr, structure, or nano_unet"):
+        open_session().encode(photo, refine=5, refine_for="nano_dit")

@@ -1,0 +1,179 @@
+"""Tiles: they cover everything once, weights add up to one, and what is exact in them equals the whole."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from priorcodec import ConfigError
+from priorcodec.config import decode_config
+from priorcodec.core import tiling
+from priorcodec.core.codec import Codec
+from priorcodec.core.entropy import frozen, integer
+from priorcodec.core.entropy.integer import LIMIT, exact_conv
+from priorcodec.core.image import io as image_io
+from tests.core.entropy.test_frozen import latents, small_prior
+from tests.core.test_codec import DEMO
+
+PLANS = [(64, 64, 0, 64), (200, 700, 128, 64), (1000, 130, 256, 128), (192, 192, 128, 128), (640, 4096, 192, 20)]
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return image_io.load(DEMO).pixels[:300, :400]
+
+
+@pytest.mark.parametrize("height,width,side,margin", PLANS)
+def test_tiles_cover_everything_once(height, width, side, margin):
+    plan = tiling.plan(height, width, side, margin)
+    assert plan.height - height in range(64) and plan.width - width in range(64)
+    count = torch.zeros(plan.height, plan.width)
+    for rows, columns in plan:
+        count[rows.own(1), columns.own(1)] += 1
+        for span in (rows, columns):
+            assert all(edge % tiling.GRID == 0 for edge in (span.start, span.stop, span.low, span.high))
+            assert span.low <= span.start < span.stop <= span.high
+            assert not side or span.stop - span.start <= side
+    assert bool((count == 1).all())
+
+
+@pytest.mark.parametrize("height,width,side,margin", PLANS)
+@pytest.mark.parametrize("stride", [1, 8, 16])
+def test_weights_add_up_to_one(height, width, side, margin, stride):
+    plan = tiling.plan(height, width, side, margin)
+    for spans, length in ((plan.rows, plan.height), (plan.columns, plan.width)):
+        total = torch.zeros(length // stride)
+        for span in spans:
+            weight = span.weight(stride)
+            assert weight.min() >= 0 and weight.max() <= 1
+            total[span.read(stride)] += weight
+        torch.testing.assert_close(total, torch.ones_like(total))
+        for before, after in itertools.pairwise(spans):  # what lies next to a false border counts for nothing
+            assert after.weight(stride)[0] <= 1 / 4 and before.weight(stride)[-1] <= 1 / 4
+
+
+def test_a_picture_of_one_tile_is_read_whole_with_weight_one():
+    plan = tiling.plan(500, 640, 640, 64)
+    assert len(plan) == 1
+    assert all(bool((span.weight(8) == 1).all()) and (span.low, span.start) == (0, 0) for at in plan for span in at)
+    x = torch.randn(1, 3, 64, 80)
+    (band,) = tiling.blend(plan, lambda rows, columns: [x])
+    assert band[0] is not None and torch.equal(band[0], x)
+
+
+def test_blending_pieces_of_a_whole_gives_the_whole():
+    """Two maps, the second twice as fine, in bands from top to bottom."""
+    plan = tiling.plan(704, 1100, 256, 64)
+    whole = [torch.randn(1, 4, plan.height // stride, plan.width // stride) for stride in (8, 4)]
+
+    def make(rows, columns):
+        return [w[..., rows.read(s), columns.read(s)].clone() for w, s in zip(whole, (8, 4), strict=True)]
+
+    bands = list(tiling.blend(plan, make))
+    assert len(bands) == len(plan.rows) == 3
+    for wanted, parts in zip(whole, zip(*bands, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(parts, -2), wanted)
+
+
+def test_neighbours_that_disagree_fade_into_each_other():
+    plan = tiling.plan(64, 512, 256, 64)
+    values = iter((0.0, 1.0))
+    ((band,),) = tiling.blend(
+        plan, lambda rows, columns: [torch.full((1, 1, 64, columns.high - columns.low), next(values))]
+    )
+    line = band[0, 0, 0]
+    assert line[:224].max() == 0 and line[288:].min() == 1
+    assert line.diff().max() == pytest.approx(1 / 64, rel=1e-3) and line.diff().min() >= 0
+
+
+def test_a_local_network_in_parts_is_the_network():
+    torch.manual_seed(0)
+    f = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3, padding=1), torch.nn.Conv2d(4, 3 * 4, 3, padding=1), torch.nn.PixelShuffle(2)
+    )
+    x = torch.randn(1, 2, 32, 48)  # at stride 8: two 3x3 look 16 pixels far, and it answers at stride 4
+    with torch.no_grad():
+        whole = f(x)
+        for rows, columns in tiling.plan(256, 384, 128, 0):
+            part = tiling.part(f, x, (rows, columns), 16, 8)
+            torch.testing.assert_close(part, whole[..., rows.own(4), columns.own(4)], rtol=0, atol=1e-6)
+            if rows.start:
+                alone = f(x[..., rows.own(8), columns.own(8)])
+                assert (alone - whole[..., rows.own(4), columns.own(4)]).abs().max() > 0.01  # the border does matter
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_the_exact_convolution_in_strips_is_bit_identical(kernel, monkeypatch):
+    torch.manual_seed(kernel)
+    a = torch.randint(-LIMIT, LIMIT + 1, (5, 37, 12)).double()
+    weight = torch.randint(-LIMIT, LIMIT + 1, (7, 5, kernel, kernel)).short()
+    bias = torch.randint(-(2**30), 2**30, (7,)).int()
+    whole = exact_conv(a, weight, bias, relu=False)
+    assert torch.equal(
+        whole,
+        F.conv2d(a[None], weight.double(), bias.double(), padding=kernel // 2)[0]
+        .div(1024)
+        .add(0.5)
+        .floor()
+        .clamp(-LIMIT, LIMIT),
+    )
+    for strip in (1, 5 * kernel**2 * 12 * 10):
+        monkeypatch.setattr(integer, "STRIP", strip)
+        assert torch.equal(exact_conv(a, weight, bias, relu=False), whole)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (20, 4)])
+def test_entropy_coding_in_strips_and_chunks_is_bit_identical(size, monkeypatch):
+    whole = small_prior().encode(*latents(3.0, size), 17)
+    for strip in (1, 30):
+        monkeypatch.setattr(frozen, "STRIP", strip)
+        monkeypatch.setattr(frozen, "CHUNK", 7 * strip)
+        monkeypatch.setattr(frozen, "GROUP", 100 * strip)
+        monkeypatch.setattr(integer, "STRIP", 100 * strip)
+        prior = small_prior()
+        coded = prior.encode(*latents(3.0, size), 17)
+        assert (coded.hyper, coded.latent, coded.symbols_sha256) == (whole.hyper, whole.latent, whole.symbols_sha256)
+        assert torch.equal(coded.y_hat_q, whole.y_hat_q) and coded.latent_bits == pytest.approx(whole.latent_bits)
+        values, digest = prior.decode(coded.hyper, coded.latent, 17, *size)
+        assert torch.equal(values, whole.y_hat_q) and digest == whole.symbols_sha256
+
+
+def test_encoder_and_preview_in_tiles_are_those_of_the_whole_picture(photo):
+    whole, tiled = Codec(tile=0), Codec(tile=128)
+    with torch.inference_mode():
+        planes = image_io.pad(image_io.to_planes(photo), 64)
+        y = whole.transforms.g_a(image_io.to_range(planes))
+        torch.testing.assert_close(tiled._analysed(planes), y, rtol=0, atol=1e-4)
+        assert torch.equal(whole._analysed(planes), y)
+    data = tiled.encode(photo, 3).data
+    decoded = tiled.decode(data)
+    shown, wanted = tiled.preview(decoded).astype(int), whole.preview(decoded).astype(int)
+    assert shown.shape == photo.shape and np.abs(shown - wanted).max() <= 1
+    assert np.array_equal(wanted, image_io.to_pixels(image_io.crop(decoded.preview, *photo.shape[:2])))
+
+
+def test_the_automatic_side_follows_the_memory(monkeypatch, tmp_path):
+    sides = []
+    for gib in (0.1, 1, 4, 16, 1000):
+        monkeypatch.setattr(tiling, "memory", lambda device, gib=gib: int(gib * 2**30))
+        sides.append(tiling.automatic(400, 64, 2048, "cpu"))
+    assert sides == sorted(sides) and sides[0] == 256 and sides[-1] == 2048 and all(side % 256 == 0 for side in sides)
+    for side, gib in zip(sides[1:], (1, 4, 16, 1000), strict=True):
+        assert (side + 128) ** 2 * 400 <= tiling.SHARE * gib * 2**30
+    monkeypatch.undo()
+    monkeypatch.setattr(tiling, "_CGROUP", tmp_path / "memory.max")
+    cpu = torch.device("cpu")
+    free = tiling.memory(cpu)
+    for text, wanted in (("max\n", free), (f"{free // 2}\n", free // 2)):
+        (tmp_path / "memory.max").write_text(text)
+        assert tiling.memory(cpu) == wanted
+
+
+@pytest.mark.parametrize("tile", [-64, 64, 100, 130])
+def test_an_impossible_tile_is_refused_in_one_line(tile):
+    with pytest.raises(ConfigError, match=f"tile={tile}: wanted a multiple of 64") as caught:
+        decode_config([f"tile={tile}"])
+    assert "\n" not in str(caught.value)
+    assert decode_config(["tile=0"]).tile == 0 and decode_config(["tile=null"]).tile is None

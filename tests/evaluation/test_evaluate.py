@@ -1,0 +1,138 @@
+"""From files on disk to rows: pairing by name, bytes, digits, decoders of other codecs, errors."""
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from priorcodec.core.errors import ConfigError, ImageError
+from priorcodec.evaluation import evaluate, metrics
+
+
+@pytest.fixture
+def folders(tmp_path):
+    rng = np.random.default_rng(0)
+    for name in ("sea", "sea-2"):
+        small = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
+        picture = Image.fromarray(small).resize((70, 50), Image.Resampling.BICUBIC)
+        (tmp_path / "ref").mkdir(exist_ok=True)
+        (tmp_path / "dec").mkdir(exist_ok=True)
+        picture.save(tmp_path / "ref" / f"{name}.png")
+        picture.save(tmp_path / "dec" / f"{name}-q20.webp", quality=20)
+        picture.save(tmp_path / "dec" / f"{name}-q50.jpg", quality=50)
+    return tmp_path
+
+
+def test_pairs_by_the_longest_name(folders):
+    found = evaluate.pair([folders / "ref"], [folders / "dec"])
+    assert [(r.stem, f.name) for r, f in found] == [
+        ("sea", "sea-q20.webp"), ("sea", "sea-q50.jpg"), ("sea-2", "sea-2-q20.webp"), ("sea-2", "sea-2-q50.jpg"),
+    ]  # fmt: skip
+
+
+def test_one_and_one_belong_together(folders):
+    (folders / "dec" / "sea-q20.webp").rename(folders / "x.webp")
+    assert len(evaluate.pair([folders / "ref" / "sea.png"], [folders / "x.webp"])) == 1
+
+
+def test_a_stranger_is_refused(folders):
+    Image.new("RGB", (70, 50)).save(folders / "dec" / "seaside.png")
+    with pytest.raises(ConfigError, match="seaside.png fits no reference"):
+        evaluate.pair([folders / "ref"], [folders / "dec"])
+
+
+def test_rows_and_mean(folders):
+    rows = evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
+    assert [r["bytes"] for r in rows] == [(folders / "dec" / r["file"]).stat().st_size for r in rows]
+    for row in rows:
+        assert row["bpp"] == round(8 * row["bytes"] / (70 * 50), 6)
+        pictures = [
+            np.array(Image.open(p).convert("RGB"))
+            for p in (folders / "ref" / f"{row['picture']}.png", folders / "dec" / row["file"])
+        ]
+        assert row["psnr"] == round(metrics.psnr(*pictures), 6)
+    assert evaluate.mean(rows)["psnr"] == pytest.approx(sum(r["psnr"] for r in rows) / 4, abs=1e-6)
+
+
+def test_the_three_formats_say_the_same(folders):
+    rows = evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr", "msssim"])
+    data = json.loads(evaluate.render(rows, "json"))
+    assert data["rows"] == rows and data["rows"][0]["msssim"] is None  # 50 pixels are too few for five scales
+    lines = list(csv.DictReader(io.StringIO(evaluate.render(rows, "csv"))))
+    assert [float(line["psnr"]) for line in lines] == [r["psnr"] for r in rows] + [data["mean"]["psnr"]]
+    table = evaluate.render(rows, "table").splitlines()
+    assert len(table) == 6 and f"{rows[0]['psnr']:.2f}" in table[1] and "MS-SSIM" in table[0]
+    with pytest.raises(ConfigError, match="choose table, csv or json"):
+        evaluate.render(rows, "xml")
+
+
+def test_a_decoded_png_has_the_rate_of_its_coded_file(folders):
+    picture = Image.open(folders / "ref" / "sea.png")
+    picture.save(folders / "out.png")
+    (row,) = evaluate.evaluate([folders / "ref" / "sea.png"], [folders / "out.png"], ["psnr"])
+    assert (row["bytes"], row["bpp"], row["psnr"]) == (None, None, None)
+    (folders / "out.gic").write_bytes(b"x" * 77)
+    (row,) = evaluate.evaluate([folders / "ref" / "sea.png"], [folders / "out.png"], ["psnr"])
+    assert row["bytes"] == 77
+
+
+def test_other_sizes_name_the_file(folders):
+    Image.new("RGB", (69, 50)).save(folders / "dec" / "sea-q1.png")
+    with pytest.raises(ImageError, match=r"sea-q1.png: picture is 69x50, reference is 70x50"):
+        evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("sea.266", "not a readable vvc stream"), ("sea.jxl", "not a readable JPEG XL")]
+)
+def test_damaged_streams_are_one_line(folders, name, text):
+    pytest.importorskip("av")
+    pytest.importorskip("pillow_jxl")
+    (folders / name).write_bytes(b"no stream at all" * 20)
+    with pytest.raises(ImageError, match=text):
+        evaluate.read(folders / name)
+
+
+def test_jpeg_xl_is_read(folders):
+    pytest.importorskip("pillow_jxl")
+    picture = Image.open(folders / "ref" / "sea.png")
+    picture.save(folders / "sea.jxl", lossless=True)
+    assert (evaluate.read(folders / "sea.jxl") == np.array(picture)).all()
+
+
+def test_empty_folder_and_no_folder(tmp_path):
+    with pytest.raises(ConfigError, match="no picture in"):
+        evaluate.expand([tmp_path], {".png"})
+    with pytest.raises(ConfigError, match="does not exist"):
+        evaluate.expand([tmp_path / "nowhere"], {".png"})
+
+
+def command(*words: object) -> tuple[int, str, str]:
+    """Exit status, what was printed, and the one line of a user's mistake."""
+    from typer.testing import CliRunner
+
+    from priorcodec.cli import app
+
+    done = CliRunner().invoke(app, [str(w) for w in words])
+    return done.exit_code, done.stdout, str(done.exception or "")
+
+
+def test_the_command_prints_what_evaluate_gives(folders):
+    status, said, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr", "--format", "json")
+    assert status == 0
+    assert json.loads(said)["rows"] == evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
+    status, said, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr", "-o", folders / "t.txt")
+    assert (status, said) == (0, "") and (folders / "t.txt").read_text().startswith("picture")
+
+
+def test_the_command_refuses_in_one_line(folders):
+    for words, text in (
+        ([folders / "ref", folders / "nowhere"], "does not exist"),
+        ([folders / "ref", folders / "dec", "--metrics", "psnr,vmaf"], "no metric 'vmaf'"),
+        ([folders / "ref", folders / "dec", "--metrics", "psnr", "--format", "xml"], "choose table, csv or json"),
+    ):
+        status, said, error = command("eval", *words)
+        assert status != 0 and said == "" and text in error and "\n" not in error

@@ -1,0 +1,224 @@
+"""The report page: self-contained, the digits of its result file, and alive in a real headless Chromium."""
+
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from priorcodec.core.errors import ConfigError
+from priorcodec.evaluation import report
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+]
+RATES = {"ours": (400, 900, 2000, 4100), "vvc": (380, 1000, 2500), "avif": (1200, 4000)}
+
+
+def result() -> dict:
+    metrics = {
+        "psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True},
+        "stlpips_alex": {"title": "ST-LPIPS (Alex)", "unit": "", "higher_is_better": False},
+    }
+    rows = [
+        {"codec": codec, "setting": str(i), "picture": name, "bytes": size + k, "bpp": round(8 * (size + k) / 24576, 6),
+         "psnr": round(20 + 3.123456 * i + k, 6), "stlpips_alex": round(0.5 - 0.1 * i, 6)}
+        for codec, sizes in RATES.items() for i, size in enumerate(sizes) for k, name in enumerate(("cat", "dog"))
+    ]  # fmt: skip
+    pairs = (("ours", "vvc"), ("avif", "vvc"), ("ours", "avif"), ("vvc", "avif"))
+    bd = [{"codec": c, "anchor": a, "metric": m, "percent": -12.34, "overlap": 0.9} for c, a in pairs for m in metrics]
+    from priorcodec.evaluation.bd_rate import means
+
+    return {
+        "kind": "rd", "name": "pets", "command": "python benchmarks/rd.py pets <&>", "versions": {"python": "3.11"},
+        "machine": {"cpus": 2}, "codecs": {"ours": "Ours </script>", "vvc": "VVC", "avif": "AVIF"}, "ours": ["ours"],
+        "metrics": metrics, "left_out": ["DISTS: no weights"], "bd_rate": bd, "means": means(rows),
+        "pictures": [{"name": n, "width": 192, "height": 128} for n in ("cat", "dog")], "rows": rows,
+    }  # fmt: skip
+
+
+SPEED = {
+    "kind": "speed", "name": "speed", "command": "python benchmarks/speed.py", "versions": {}, "machine": {"cpus": 2},
+    "codecs": {"ours": "Ours"}, "settings": {"repeats": 3, "threads": 1, "anchor": "avif"},
+    "rows": [{"codec": "ours", "stage": "encode", "device": "cpu", "width": 256, "height": 256, "ms": 41.2,
+              "peak_mib": 300, "ratio": 0.33}],
+}  # fmt: skip
+
+
+SETS = {
+    "kind": "portability-sets", "name": "portability", "command": "python benchmarks/portability.py", "versions": {},
+    "machine": {"cpus": 2}, "files": 6,
+    "sets": [{"device": "cpu", "simd": "AVX2", "mkldnn": True, "threads": 1, "torch": "2.6.0", "encoder": "00000000",
+              "python": "3.11.7", "differ": 0, "preview_drift": 0.0}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "results").mkdir()
+    (folder / "results" / "pets.json").write_text(json.dumps(result()))
+    (folder / "results" / "speed.json").write_text(json.dumps(SPEED))
+    (folder / "results" / "portability.json").write_text(json.dumps(SETS))
+    rng = np.random.default_rng(0)
+    for row in [*result()["rows"], *({"codec": "original", "setting": "", "picture": n} for n in ("cat", "dog"))]:
+        small = Image.fromarray(rng.integers(0, 256, (4, 6, 3)).astype(np.uint8))
+        path = folder / "kept" / row["codec"] / row["setting"] / f"{row['picture']}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        small.resize((192, 128), Image.Resampling.NEAREST).save(path)
+    report.build([folder / "results"], folder / "report.html", pictures=folder / "kept")
+    return folder / "report.html"
+
+
+def embedded(page) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page.read_text(), re.S)[1])
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    text = page.read_text()
+    assert not re.search(r"https?:|url\(|@import|<link", text)
+    assert all(source.startswith("data:image/webp;base64,") for source in embedded(page)["images"])
+
+
+def test_digits_are_those_of_the_result_file(page):
+    rows = {(r["codec"], r["setting"], r["picture"]): r for r in result()["rows"]}
+    seen = 0
+    for picture in embedded(page)["pictures"]:
+        for rate in picture["rates"]:
+            for version in rate["versions"][1:]:
+                row = rows[version["codec"], version["setting"], picture["name"]]
+                assert {k: version[k] for k in ("bytes", "bpp", "psnr", "stlpips_alex")} == {
+                    k: row[k] for k in ("bytes", "bpp", "psnr", "stlpips_alex")
+                }
+                seen += 1
+    assert seen == 2 * 3 * 3
+
+
+def test_other_codecs_come_at_the_nearest_size(page):
+    picture = embedded(page)["pictures"][0]
+    got = [[v["bytes"] for v in rate["versions"][1:]] for rate in picture["rates"]]
+    assert got == [[400, 380, 1200], [2000, 2500, 1200], [4100, 2500, 4000]]
+
+
+def test_tables_and_plots(page):
+    text = page.read_text()
+    assert text.count("-12.3% (90%)") == 8 and text.count("Rate at equal quality") == 1
+    assert "<th>against VVC</th>" in text and "<th>against AVIF</th>" in text
+    assert '<td class="word">AVX2</td>' in text and "<td>0 of 6</td>" in text
+    assert "41.2 (0.33x)" in re.search(r"Ours, encode.*?</tr>", text, re.S)[0]
+    assert text.count("<svg") == 2 and text.count("<circle") == 2 * 9
+    assert "lower is better" in text and "Left out: DISTS" in text
+    assert "Ours </script>" not in text and "Ours &lt;/script&gt;" in text
+
+
+def test_without_pictures_there_is_no_slider(page, tmp_path):
+    report.build([page.parent / "results"], tmp_path / "plain.html")
+    assert 'id="viewer"' not in (tmp_path / "plain.html").read_text()
+
+
+def test_nothing_to_report_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="no result file of kind rd, speed, portability-sets"):
+        report.build([tmp_path], tmp_path / "x.html")
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ConfigError, match="bad.json: not a readable result file"):
+        report.build([tmp_path], tmp_path / "x.html")
+
+
+def test_the_command_writes_the_same_page(page, tmp_path):
+    from typer.testing import CliRunner
+
+    from priorcodec.cli import app
+
+    words = [page.parent / "results", "-o", tmp_path / "r.html", "--pictures", page.parent / "kept"]
+    done = CliRunner().invoke(app, ["report", *map(str, words)])
+    assert done.exit_code == 0 and (tmp_path / "r.html").read_text() == page.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if BROWSER is None:
+        pytest.skip("no chromium on the PATH")
+    playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright drives the browser")
+    with playwright.sync_playwright() as tool:
+        chromium = tool.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def tab(browser, page, request):
+    """The page, offline, at one width; fails the test on any script error."""
+    context = browser.new_context(offline=True, **request.param)
+    tab, errors = context.new_page(), []
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    tab.goto(page.as_uri())
+    yield tab
+    context.close()
+    assert errors == []
+
+
+DESK = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has_touch": True, "is_mobile": True}
+
+
+def cut(tab) -> float:
+    """Left edge of the right-hand picture, as a part of the stage's width."""
+    style = tab.eval_on_selector("#stage img + img", "e => [getComputedStyle(e).clipPath, e.clientWidth]")
+    return float(re.findall(r"[\d.]+", style[0])[-1]) / style[1]
+
+
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_keyboard_slider_and_zoom(tab):
+    assert cut(tab) == pytest.approx(0.5, abs=0.01)
+    for _ in range(5):
+        tab.keyboard.press("ArrowRight")
+    assert cut(tab) == pytest.approx(0.6, abs=0.01)
+    box = tab.locator("#stage").bounding_box()
+    tab.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 50)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + 50)
+    tab.mouse.up()
+    assert cut(tab) == pytest.approx(0.25, abs=0.01)
+    before = tab.locator("#stage img").first.get_attribute("src")
+    tab.keyboard.press("n")
+    assert tab.locator("#stage img").first.get_attribute("src") != before
+    assert tab.locator("#pictures button[aria-pressed=true]").inner_text() == "dog"
+    tab.keyboard.press("3")
+    assert tab.locator("#tag-right").inner_text().startswith("VVC (0), 381 bytes")
+    tab.keyboard.press("r")
+    assert "2,501 bytes" in tab.locator("#tag-right").inner_text()
+    width = tab.locator("#stage").bounding_box()["width"]
+    for _ in range(3):
+        tab.keyboard.press("z")
+    assert tab.locator("#stage").bounding_box()["width"] == 4 * 192 != width
+    tab.keyboard.press("x")
+    assert tab.locator("#tag-left").inner_text().startswith("VVC")
+
+
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_legend_hides_a_curve(tab):
+    tab.locator(".legend button", has_text="AVIF").click()
+    assert tab.locator('svg [data-codec="avif"]').first.is_hidden()
+    assert tab.locator('svg [data-codec="vvc"]').first.is_visible()
+
+
+@pytest.mark.parametrize("tab", [PHONE], indirect=True)
+def test_phone_in_the_dark(tab):
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    color = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, re.findall(r"\d+", color)[:3])) < 40
+    assert tab.locator("#viewer").bounding_box()["width"] > 300
+    small = [b for b in tab.locator("button:visible").all() if b.bounding_box()["height"] < 30]
+    assert small == []
+    tab.locator("#cut").fill("900")
+    assert cut(tab) == pytest.approx(0.9, abs=0.01)
+
+
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_pictures_are_decoded_by_the_browser(tab):
+    tab.wait_for_function("[...document.querySelectorAll('#stage img')].every(i => i.naturalWidth === 192)")
