@@ -1,7 +1,7 @@
 # make demo   installs everything into .venv and codes the demo photograph
 # make test   installs everything and runs the tests        make lint   ruff, pyright, import-linter
 # make docs   writes the tables of README.md and docs/ again from benchmarks/results
-# make kodak KODAK=pictures VVC=bitstreams   measures the README's Kodak table again; what is missing is named and left out
+# make kodak KODAK=images VVC=bitstreams   measures the README's Kodak table again; what is missing is named and left out
 # make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
 # make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
 # Needs Python 3.11 or 3.12, git and make. Another interpreter: make PYTHON=/path/to/python3.12 test
@@ -47,7 +47,7 @@ audit: $(STAMP)
 	@$(BIN)/python .ci/audit $(VENV)/audit $(BIN)/python runs/sbom.cdx.json
 
 kodak: $(STAMP)
-	@test -n "$(KODAK)" || { echo "make kodak wants the 24 pictures: make kodak KODAK=FOLDER [VVC=FOLDER of NAME-qpQP.266]" >&2; exit 1; }
+	@test -n "$(KODAK)" || { echo "make kodak wants the 24 images: make kodak KODAK=FOLDER [VVC=FOLDER of NAME-qpQP.266]" >&2; exit 1; }
 	$(BIN)/python benchmarks/rd.py kodak $(KODAK) $(if $(VVC),--vvc $(VVC)) $(if $(CODECS),--codecs $(CODECS)) --workers $$(nproc) --between 0.02 0.25
 	$(BIN)/python benchmarks/readme.py
 

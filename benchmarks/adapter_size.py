@@ -2,7 +2,7 @@
 
 Parameters per part and their share of the denoiser; FLOPs that LoRA and fusion add to one call of the denoiser at the size the
 model was trained at (torch's FLOP counter; no attention kernel is left out, elementwise work is), and what the rest adds once per
-picture; for the default setting, one at half of both, and one with every part. Writes benchmarks/results/adapter_size.json.
+image; for the default setting, one at half of both, and one with every part. Writes benchmarks/results/adapter_size.json.
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counter:
             preview = torch.empty(1, 3, spec.size, spec.size)
             adapter.to_pixels(adapter(y_hat, t, preview).z, t, preview)
-        once = (
-            counter.get_total_flops() - calls[0] - pixels
-        )  # all but the denoiser: once per picture, however many steps
+        once = counter.get_total_flops() - calls[0] - pixels  # all but the denoiser: once per image, however many steps
     parts = {part: getattr(adapter, part) for part in PARTS}
     parameters = {part: sum(p.numel() for p in module.parameters()) if module else 0 for part, module in parts.items()}
     parameters["lora"] = sum(p.numel() for p in adapter.lora.values())

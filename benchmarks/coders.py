@@ -1,4 +1,4 @@
-"""What we compare: one Coder per codec, picture -> bytes of a whole file -> picture, or one line on why it cannot run.
+"""What we compare: one Coder per codec, image -> bytes of a whole file -> image, or one line on why it cannot run.
 
 Classical codecs come from Pillow and PyAV, VVC from ready bitstreams or vvencapp, learned ones from CompressAI. Video
 codecs are fed BT.709 full range YUV 4:2:0, 10 bit, one frame.
@@ -31,7 +31,7 @@ from priorcodec.evaluation import evaluate
 
 @dataclass(frozen=True, kw_only=True)
 class Coder:
-    """name: as in results; settings: from low to high rate; encode(pixels, setting, picture's name) -> file bytes;
+    """name: as in results; settings: from low to high rate; encode(pixels, setting, image's name) -> file bytes;
     decode(path) -> pixels; identity: whatever changes its output (versions, weight ids); writer: the same for its
     files, where several decoders share them; missing: why it cannot run; ours: not an anchor.
     """
@@ -61,7 +61,7 @@ def _video(pixels: np.ndarray, setting: str, _: str, *, codec: str, container: s
 
     height, width = pixels.shape[:2]
     if height % 2 or width % 2:
-        raise ImageError(f"the picture is {width}x{height}, {codec} wants even sides: crop it or leave {codec} out")
+        raise ImageError(f"the image is {width}x{height}, {codec} wants even sides: crop it or leave {codec} out")
     frame = _yuv(pixels)
     with _scheduling_kept(), av.open(out := io.BytesIO(), "w", format=container) as file:
         stream: Any = file.add_stream(codec, rate=1, options={**options, "crf": setting})

@@ -29,7 +29,7 @@ def save(name: str, folder: Path, dtype: str) -> None:
     spec = open_registry().spec(name)
     with torch.device("meta"):
         backbone: Any = spec.build(None, dtype=getattr(torch, dtype))
-    backbone.to_empty(device="cpu")  # not torch's own initialisation: it takes minutes for 2.5 billion weights
+    backbone.to_empty(device="cpu")  # not torch's own initialization: it takes minutes for 2.5 billion weights
     noise = 0.02 * torch.randn(2**20, generator=torch.Generator().manual_seed(0))
     for weight in backbone.parameters():
         if weight.ndim > 1:  # the same noise over and over: drawing 2.5 billion numbers takes a minute

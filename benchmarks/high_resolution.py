@@ -1,14 +1,14 @@
-"""A large picture against a small one, each in a fresh process: seconds per megapixel, peak memory, and whether tiles show.
+"""A large image against a small one, each in a fresh process: seconds per megapixel, peak memory, and whether tiles show.
 
 python benchmarks/high_resolution.py PATH/TO/kodak [--sizes 1024 8192] [--backbone nano_unet] [--threads 1] [--keep FOLDER]
-The pictures are a mosaic of photographs at twice their size, every other one mirrored; the small one is its middle. Models are
+The images are a mosaic of photographs at twice their size, every other one mirrored; the small one is its middle. Models are
 loaded and warm before the clock runs. Seconds are wall clock, CPU seconds processor time over all threads: the two part when
 the machine has other work. Peak memory is that of the whole process, PNG reading included.
 
 A seam is a step that goes on along the border of two tiles, as no texture does. Of every line across which pixels are
-compared, 64 neighbouring differences are averaged, and the size of that average is the line's step. `step_ratio` is the steps
+compared, 64 neighboring differences are averaged, and the size of that average is the line's step. `step_ratio` is the steps
 at the borders of tiles against those of lines 64, 128, ... 512 pixels beside them, which lie as they do on the grids of all
-networks: about 1 where no border shows. `seam` is what the borders have more, `variation` how much neighbouring pixels differ
+networks: about 1 where no border shows. `seam` is what the borders have more, `variation` how much neighboring pixels differ
 on those lines anyway, both in levels of 255.
 """
 
@@ -34,7 +34,7 @@ from speed import peak_rss_mib
 from priorcodec.cli import HUGE_PAGES
 
 SEGMENT = 64  # pixels along a border that are averaged
-BESIDE = tuple(64 * k for k in range(-8, 9) if k)  # pixels from the border: where the picture's own steps are taken
+BESIDE = tuple(64 * k for k in range(-8, 9) if k)  # pixels from the border: where the image's own steps are taken
 OFFSET = (217, 333)  # of the mosaic, so that no border of its photographs is one of a tile's
 
 
@@ -42,19 +42,19 @@ def mosaic(folder: Path, side: int) -> np.ndarray:
     """uint8 (side, side, 3)."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".webp"))
     if not files:
-        sys.exit(f"high_resolution.py: {folder} has no pictures")
+        sys.exit(f"high_resolution.py: {folder} has no images")
     canvas = np.empty((side + OFFSET[0], side + OFFSET[1], 3), np.uint8)
     top, number = 0, 0
     while top < canvas.shape[0]:
         left, height = 0, 0
         while left < canvas.shape[1]:
             with Image.open(files[number % len(files)]) as opened:
-                picture = opened.convert("RGB")
-            if picture.height > picture.width:
-                picture = picture.transpose(Image.Transpose.ROTATE_90)
+                image = opened.convert("RGB")
+            if image.height > image.width:
+                image = image.transpose(Image.Transpose.ROTATE_90)
             if number % 2:
-                picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            big = np.asarray(picture.resize((2 * picture.width, 2 * picture.height), Image.Resampling.LANCZOS))
+                image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            big = np.asarray(image.resize((2 * image.width, 2 * image.height), Image.Resampling.LANCZOS))
             room = canvas[top : top + big.shape[0], left : left + big.shape[1]]
             room[:] = big[: room.shape[0], : room.shape[1]]
             left, height, number = left + big.shape[1], max(height, big.shape[0]), number + 1
@@ -65,10 +65,10 @@ def mosaic(folder: Path, side: int) -> np.ndarray:
 def seams(pixels: np.ndarray, rows: list[int], columns: list[int]) -> dict[str, float]:
     """Steps across the lines above `rows` and left of `columns` against those of lines beside them."""
     at, near, variation = [], [], []
-    for picture, borders in ((pixels, rows), (pixels.swapaxes(0, 1), columns)):
+    for image, borders in ((pixels, rows), (pixels.swapaxes(0, 1), columns)):
         for border in borders:
-            at.append(_step(_difference(picture, border)))
-            beside = [_difference(picture, border + k) for k in BESIDE if 0 < border + k < len(picture)]
+            at.append(_step(_difference(image, border)))
+            beside = [_difference(image, border + k) for k in BESIDE if 0 < border + k < len(image)]
             near.append(float(np.mean([_step(d) for d in beside])))
             variation.append(float(np.mean([np.abs(d).mean() for d in beside])))
     steps, own = float(np.mean(at)), float(np.mean(near))
@@ -79,8 +79,8 @@ def seams(pixels: np.ndarray, rows: list[int], columns: list[int]) -> dict[str, 
     }
 
 
-def _difference(picture: np.ndarray, line: int) -> np.ndarray:
-    return picture[line].astype(np.float64).mean(-1) - picture[line - 1].astype(np.float64).mean(-1)
+def _difference(image: np.ndarray, line: int) -> np.ndarray:
+    return image[line].astype(np.float64).mean(-1) - image[line - 1].astype(np.float64).mean(-1)
 
 
 def _step(difference: np.ndarray) -> float:
@@ -129,7 +129,7 @@ def _timed(work: Any, repeats: int) -> dict[str, Any]:
 
 
 def rows(given: argparse.Namespace, folder: Path) -> Iterator[dict[str, Any]]:
-    large = mosaic(given.pictures, max(given.sizes))
+    large = mosaic(given.images, max(given.sizes))
     for size in given.sizes:
         edge = (len(large) - size) // 2
         Image.fromarray(large[edge : edge + size, edge : edge + size]).save(folder / f"{size}.png", compress_level=1)
@@ -168,7 +168,7 @@ def crops(pixels: np.ndarray, borders: list[list[int]], folder: Path) -> None:
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    cli.add_argument("pictures", type=Path, help="folder of photographs")
+    cli.add_argument("images", type=Path, help="folder of photographs")
     cli.add_argument(
         "--sizes", nargs="+", type=int, default=[1024, 8192], help="sides; the last is set against the first"
     )

@@ -1,6 +1,6 @@
-"""The main job on real pictures: files written by one process, read by others.   python benchmarks/mainjob.py NAME PICTURES WORK
+"""The main job on real images: files written by one process, read by others.   python benchmarks/mainjob.py NAME IMAGES WORK
 
-For every picture and level: file size against the entropy tables' estimate, growth with quality; then, in processes of their own
+For every image and level: file size against the entropy tables' estimate, growth with quality; then, in processes of their own
 with other thread counts and library switches, the symbols' hashes; and seconds and peak memory of encoding and decoding.
 """
 
@@ -21,14 +21,14 @@ import resultfile
 READERS = ({"threads": 1, "mkldnn": True}, {"threads": 2, "mkldnn": True}, {"threads": 2, "mkldnn": False})
 
 
-def encode(pictures: list[Path], work: Path) -> list[dict[str, Any]]:
+def encode(images: list[Path], work: Path) -> list[dict[str, Any]]:
     from priorcodec import open_session
     from priorcodec.core import container
     from priorcodec.core.image import io as image_io
     from priorcodec.core.io import atomic
 
     session, rows = open_session(), []
-    for path in pictures:
+    for path in images:
         pixels = image_io.load(path).pixels
         for level in range(session.codec.levels):
             started = time.perf_counter()
@@ -41,7 +41,7 @@ def encode(pictures: list[Path], work: Path) -> list[dict[str, Any]]:
             rows.append(
                 {
                     "file": name,
-                    "picture": path.stem,
+                    "image": path.stem,
                     "level": level,
                     "bytes": len(encoded.data),
                     "bpp": round(8 * len(encoded.data) / (pixels.shape[0] * pixels.shape[1]), 5),
@@ -66,12 +66,12 @@ def read(work: Path, threads: int, mkldnn: bool) -> dict[str, str]:
     return {path.name: codec.read(path.read_bytes())[2] for path in sorted(work.glob("*.gic"))}
 
 
-def speed(picture: Path, backbone: str) -> dict[str, float]:
+def speed(image: Path, backbone: str) -> dict[str, float]:
     """Seconds in process (median of 5 after a warm-up) and peak memory of this whole process."""
     from priorcodec import open_session
     from priorcodec.core.image import io as image_io
 
-    session, pixels = open_session(backbone=backbone), image_io.load(picture).pixels
+    session, pixels = open_session(backbone=backbone), image_io.load(image).pixels
     data = session.encode(pixels, 4)
     stages = {
         "encode_seconds": lambda: session.encode(pixels, 4),
@@ -94,26 +94,26 @@ def speed(picture: Path, backbone: str) -> dict[str, float]:
 def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__)
     cli.add_argument("name")
-    cli.add_argument("pictures", type=Path)
+    cli.add_argument("images", type=Path)
     cli.add_argument("work", type=Path, help="folder for the coded files")
     cli.add_argument("--backbone", default="nano_unet")
     cli.add_argument("--step", help=argparse.SUPPRESS)
     args = cli.parse_args()
-    pictures = sorted(args.pictures.glob("*.png")) or sorted(args.pictures.glob("*.webp"))
+    images = sorted(args.images.glob("*.png")) or sorted(args.images.glob("*.webp"))
     if args.step:
         step = json.loads(args.step)
-        print(json.dumps(speed(pictures[0], args.backbone) if step == "speed" else read(args.work, **step)))
+        print(json.dumps(speed(images[0], args.backbone) if step == "speed" else read(args.work, **step)))
         return
     args.work.mkdir(parents=True, exist_ok=True)
-    rows = encode(pictures, args.work)
+    rows = encode(images, args.work)
     wanted = {row["file"]: row["symbols_sha256"] for row in rows}
     readers = [{**reader, "files_that_differ": _differ(wanted, _other(reader))} for reader in READERS]
     bpp = {level: [r["bpp"] for r in rows if r["level"] == level] for level in sorted({r["level"] for r in rows})}
-    curves = {p.stem: [r["bpp"] for r in rows if r["picture"] == p.stem] for p in pictures}
+    curves = {p.stem: [r["bpp"] for r in rows if r["image"] == p.stem] for p in images}
     summary = {
-        "pictures": len(pictures),
+        "images": len(images),
         "mean_bpp_by_level": [round(statistics.mean(values), 4) for values in bpp.values()],
-        "pictures_whose_size_rises_with_every_level": sum(c == sorted(set(c)) for c in curves.values()),
+        "images_whose_size_rises_with_every_level": sum(c == sorted(set(c)) for c in curves.values()),
         "largest_overhead_bytes": max(row["overhead_bytes"] for row in rows),
         "largest_deviation_from_estimate": max(abs(row["over_estimate"]) for row in rows),
         "mean_deviation_from_estimate": round(statistics.mean(row["over_estimate"] for row in rows), 5),

@@ -1,6 +1,6 @@
-"""One crop through every decoder, to look at.   python benchmarks/montage.py PICTURE TARGET.webp [--crop X Y SIDE]
+"""One crop through every decoder, to look at.   python benchmarks/montage.py IMAGE TARGET.webp [--crop X Y SIDE]
 
-A row per quality, all of it from one file: original, preview, each backbone, and AVIF at the nearest size of the whole picture.
+A row per quality, all of it from one file: original, preview, each backbone, and AVIF at the nearest size of the whole image.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from priorcodec.core.image import io as image_io
 
 
 def run(args: argparse.Namespace) -> None:
-    original, rows = image_io.load(args.picture).pixels, []
+    original, rows = image_io.load(args.image).pixels, []
     x, y, side = args.crop or (0, 0, max(original.shape))
     sessions = {name: open_session(name) for name in args.backbones}
     codec = open_session()
     for quality in args.qualities:
         data = codec.encode(original, quality)
-        pictures = {"preview": codec.preview_pixels(data)} | {n: s.decode_pixels(data) for n, s in sessions.items()}
+        images = {"preview": codec.preview_pixels(data)} | {n: s.decode_pixels(data) for n, s in sessions.items()}
         shots = [demo.Shot(codec="original", size_bytes=0, pixels=original)]
-        shots += [demo.Shot(codec=name, size_bytes=len(data), pixels=pixels) for name, pixels in pictures.items()]
+        shots += [demo.Shot(codec=name, size_bytes=len(data), pixels=pixels) for name, pixels in images.items()]
         shots.append(demo.nearest("AVIF", original, len(data)))
         rows.append([replace(shot, pixels=shot.pixels[y : y + side, x : x + side]) for shot in shots])
     Image.fromarray(demo.montage(rows)).save(args.target, quality=88, method=6)
@@ -34,9 +34,9 @@ def run(args: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    cli.add_argument("picture", type=Path)
+    cli.add_argument("image", type=Path)
     cli.add_argument("target", type=Path)
-    cli.add_argument("--crop", nargs=3, type=int, metavar=("X", "Y", "SIDE"), help="default: the whole picture")
+    cli.add_argument("--crop", nargs=3, type=int, metavar=("X", "Y", "SIDE"), help="default: the whole image")
     cli.add_argument("--qualities", nargs="+", type=float, default=[1, 3, 5])
     cli.add_argument("--backbones", nargs="+", default=["nano_unet", "nano_dit"])
     try:

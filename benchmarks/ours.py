@@ -32,8 +32,8 @@ def coder(codec: str) -> coders.Coder:
 
     def decode(path: Path) -> np.ndarray:
         data = path.read_bytes()
-        picture = session(codec).preview(data) if name == "preview" else session(codec).decode(data)
-        return image_io.from_any(picture).pixels
+        image = session(codec).preview(data) if name == "preview" else session(codec).decode(data)
+        return image_io.from_any(image).pixels
 
     made = coders.Coder(
         name="-".join([name, *shown.replace(".../", "").split(", ")]).strip("-"),
@@ -54,12 +54,12 @@ def session(codec: str) -> Any:
     settings = [word for word in words.split(",") if word]
     encoder = [Path(word.removeprefix("encoder=")) for word in settings if word.startswith("encoder=")]
     overrides = [word for word in settings if not word.startswith("encoder=")]
-    backbone = {} if name == "preview" else {"backbone": name}
+    backbone: Any = {} if name == "preview" else {"backbone": name}
     return open_session(**backbone, overrides=overrides, encoder=encoder[0] if encoder else None)
 
 
 def _statistics(codec: str) -> bool:
-    """Whether its files carry the picture's statistics: then their bytes count."""
+    """Whether its files carry the image's statistics: then their bytes count."""
     return session(codec).config.renorm == "written"
 
 

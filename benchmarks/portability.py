@@ -1,6 +1,6 @@
 """Does every machine read the same symbols out of a file?   python benchmarks/portability.py write | read | compare
 
-    write NAME PICTURES... --files FOLDER    here: code each picture at each quality, keep the files, hash the symbols
+    write NAME IMAGES... --files FOLDER    here: code each image at each quality, keep the files, hash the symbols
     read NAME --files FOLDER                 elsewhere (GPU, other torch, more --threads): decode them, hash again
     compare A.json B.json ... [--name NAME]  every file, every set: equal or not; exit status 1 if any differs
 A hash covers all integers the entropy decoder gives back. What the encoder chose to write may differ between machines;
@@ -43,13 +43,13 @@ def read(folder: Path, codec: Any) -> list[dict[str, Any]]:
     return rows
 
 
-def write(pictures: list[Path], folder: Path, codec: Any, qualities: list[float]) -> None:
-    """Code every picture at every quality; the encoder's own symbols must be what a decoder reads back."""
+def write(images: list[Path], folder: Path, codec: Any, qualities: list[float]) -> None:
+    """Code every image at every quality; the encoder's own symbols must be what a decoder reads back."""
     from priorcodec.core.image import io as image_io
     from priorcodec.evaluation import evaluate
 
     folder.mkdir(parents=True, exist_ok=True)
-    for path in evaluate.expand(pictures, evaluate.PICTURES):
+    for path in evaluate.expand(images, evaluate.IMAGES):
         pixels = image_io.load(path).pixels
         for quality in qualities:
             coded = codec.encode(pixels, quality)
@@ -101,7 +101,7 @@ def _arguments() -> argparse.Namespace:
         sub = verbs.add_parser(verb)
         sub.add_argument("name", help="results/NAME.json")
         if verb == "write":
-            sub.add_argument("pictures", type=Path, nargs="+")
+            sub.add_argument("images", type=Path, nargs="+")
             sub.add_argument("--qualities", type=float, nargs="+", default=[0, 2.5, 5])
         sub.add_argument("--files", type=Path, required=True, help="folder of .gic files")
         sub.add_argument("--encoder", type=Path, help="weight file; default the shipped one")
@@ -136,7 +136,7 @@ def main() -> None:
     torch.backends.mkldnn.enabled = not args.no_mkldnn
     codec = Codec(args.encoder, device=args.device)
     if args.verb == "write":
-        write(args.pictures, args.files, codec, args.qualities)
+        write(args.images, args.files, codec, args.qualities)
     where = torch.cuda.get_device_name() if args.device.startswith("cuda") else args.device
     settings = {"device": where, "simd": torch.backends.cpu.get_cpu_capability(), "mkldnn": not args.no_mkldnn}
     settings |= {"threads": args.threads, "torch": torch.__version__, "encoder": f"{codec.id:08x}"}

@@ -1,7 +1,7 @@
-"""How well and how fast a rate target is met.   python benchmarks/rate.py NAME PICTURES... [--targets 0.03 0.06 0.12 0.24]
+"""How well and how fast a rate target is met.   python benchmarks/rate.py NAME IMAGES... [--targets 0.03 0.06 0.12 0.24]
 
-Per picture and target: `Codec.encode_to` in bytes of the whole file, against the target and against the time of one plain
-encode at the quality it found. A target beyond a picture's smallest or largest file is counted apart, with that file's size.
+Per image and target: `Codec.encode_to` in bytes of the whole file, against the target and against the time of one plain
+encode at the quality it found. A target beyond an image's smallest or largest file is counted apart, with that file's size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import resultfile
 
-from priorcodec.batch.runner import PICTURES
+from priorcodec.batch.runner import IMAGES
 from priorcodec.core import rate_control
 from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
@@ -27,14 +27,14 @@ Result = TypeVar("Result")
 
 
 def measure(codec: Codec, path: Path, targets: list[float], repeats: int) -> list[dict[str, Any]]:
-    """One row per target. outcome: hit, missed (fits, but more than 3% below), below or above what the picture can have."""
+    """One row per target. outcome: hit, missed (fits, but more than 3% below), below or above what the image can have."""
     pixels = image_io.load(path).pixels
     codec.encode(pixels)  # warm
     smallest, largest = (len(codec.encode(pixels, quality).data) for quality in (0, codec.levels - 1))
     rows = []
     for bpp in targets:
         wanted = rate_control.bytes_of(None, bpp, *pixels.shape[:2])
-        row = {"picture": path.stem, "target_bpp": bpp, "target_bytes": wanted}
+        row = {"image": path.stem, "target_bpp": bpp, "target_bytes": wanted}
         row |= {"smallest": smallest, "largest": largest}
         try:
             found, seconds = _timed(lambda wanted=wanted: codec.encode_to(pixels, wanted), repeats)
@@ -52,11 +52,11 @@ def measure(codec: Codec, path: Path, targets: list[float], repeats: int) -> lis
 
 
 def summary(rows: list[dict[str, Any]], bpp: float) -> dict[str, Any]:
-    """Of one target: how many pictures hit it; the worst and mean share by which reachable ones are under; cost of the search."""
+    """Of one target: how many images hit it; the worst and mean share by which reachable ones are under; cost of the search."""
     mine = [row for row in rows if row["target_bpp"] == bpp]
     counts = {what: sum(row["outcome"] == what for row in mine) for what in ("hit", "missed", "below", "above")}
     reached = [row for row in mine if row["outcome"] in ("hit", "missed")]
-    out = {"target_bpp": bpp, "pictures": len(mine), **counts}
+    out = {"target_bpp": bpp, "images": len(mine), **counts}
     if reached:
         under, encodes = [row["under"] for row in reached], [row["encodes"] for row in reached]
         out |= {"worst_under": max(under), "mean_under": round(mean(under), 5)}
@@ -75,18 +75,18 @@ def _timed(work: Callable[[], Result], repeats: int) -> tuple[Result, float]:
     return runs[0][1], min(seconds for seconds, _ in runs)
 
 
-def _pictures(given: list[Path]) -> list[Path]:
-    inside = [sorted(p for p in g.iterdir() if p.suffix.lower() in PICTURES) if g.is_dir() else [g] for g in given]
+def _images(given: list[Path]) -> list[Path]:
+    inside = [sorted(p for p in g.iterdir() if p.suffix.lower() in IMAGES) if g.is_dir() else [g] for g in given]
     found = [path for paths in inside for path in paths]
     if not found:
-        raise ConfigError("no picture: give files, or folders that hold some")
+        raise ConfigError("no image: give files, or folders that hold some")
     return found
 
 
 def _arguments() -> argparse.Namespace:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("name", help="results/NAME.json")
-    cli.add_argument("pictures", nargs="+", type=Path)
+    cli.add_argument("images", nargs="+", type=Path)
     cli.add_argument("--targets", nargs="+", type=float, default=[0.03, 0.06, 0.12, 0.24], help="bits per pixel")
     cli.add_argument("--encoder", type=Path, help="another encoder's weight file")
     cli.add_argument("--repeats", type=int, default=1, help="of everything timed; the quickest counts")
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> Path:
 
     torch.set_num_threads(args.threads)
     codec, rows = Codec(args.encoder), []
-    for path in _pictures(args.pictures):
+    for path in _images(args.images):
         rows += measure(codec, path, args.targets, args.repeats)
         print(path.stem, file=sys.stderr, flush=True)
     settings = {

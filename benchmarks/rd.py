@@ -1,6 +1,6 @@
-"""Rate-distortion of any codecs on any pictures, from files on disk.   python benchmarks/rd.py NAME PICTURES...
+"""Rate-distortion of any codecs on any images, from files on disk.   python benchmarks/rd.py NAME IMAGES...
 
-    picture ─process 1: encode─▶ file in the cache ─process 2: read, decode─▶ evaluate.score ─▶ results/NAME.json
+    image ─process 1: encode─▶ file in the cache ─process 2: read, decode─▶ evaluate.score ─▶ results/NAME.json
 
 A codec is one of coders.ANCHORS, `preview`, a backbone, or a backbone with settings (`nano_unet:steps=4`); `avif:10,30`
 replaces an anchor's settings. Every file and every score is cached under a hash of what it depends on, so a stopped run
@@ -40,7 +40,7 @@ VERSIONS = resultfile.versions("torch", "numpy", "pytorch-msssim", "stlpips_pyto
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One file to make and to score. path: the reference; pixels: its hash; keep: folder for the decoded picture."""
+    """One file to make and to score. path: the reference; pixels: its hash; keep: folder for the decoded image."""
 
     path: Path
     pixels: str
@@ -77,7 +77,7 @@ def encode(job: Job) -> None:
 
 
 def score(jobs: list[Job], names: list[str]) -> list[dict[str, Any]]:
-    """Process 2, all files of one picture: coded file -> row. It knows nothing but the file and the reference."""
+    """Process 2, all files of one image: coded file -> row. It knows nothing but the file and the reference."""
     reference, rows = image_io.load(jobs[0].path).pixels, []
     for job in jobs:
         try:
@@ -87,7 +87,7 @@ def score(jobs: list[Job], names: list[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, Any]:
+def _row(job: Job, reference: metrics.Pixels, names: list[str]) -> dict[str, Any]:
     coder, file = make(job.codec, job.vvc), job.file()
     data = file.read_bytes()
     key = _hash(job.pixels, hashlib.sha256(data).hexdigest(), coder.name, coder.identity, VERSIONS)
@@ -97,18 +97,18 @@ def _row(job: Job, reference: metrics.Picture, names: list[str]) -> dict[str, An
     kept = job.keep / coder.name / job.setting / f"{job.path.stem}.png" if job.keep else None
     if todo or (kept and not kept.exists()):
         started = time.process_time()
-        picture = coder.decode(file)
+        image = coder.decode(file)
         if SECONDS in todo:
             todo.remove(SECONDS)
             known[SECONDS] = round(time.process_time() - started, 6)
-        known |= evaluate.score(reference, picture, len(data), todo)
+        known |= evaluate.score(reference, image, len(data), todo)
         store.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(store, json.dumps(known).encode())
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            image_io.save(picture, kept)
+            image_io.save(image, kept)
     values = {k: known[k] for k in ("bytes", "bpp", *names)}
-    return {"codec": coder.name, "setting": job.setting, "picture": job.path.stem, **values}
+    return {"codec": coder.name, "setting": job.setting, "image": job.path.stem, **values}
 
 
 def _line(error: Exception) -> str:
@@ -145,7 +145,7 @@ def _each(
 def _arguments() -> argparse.Namespace:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("name", help="results/NAME.json")
-    cli.add_argument("pictures", type=Path, nargs="+", help="references: files or folders")
+    cli.add_argument("images", type=Path, nargs="+", help="references: files or folders")
     cli.add_argument("--codecs", nargs="+", default=["preview", "nano_unet", "vvc", *coders.CLASSICAL])
     cli.add_argument("--metrics", nargs="+", default=list(metrics.METRICS), choices=list(metrics.METRICS))
     cli.add_argument(
@@ -162,8 +162,8 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("--workers", type=int, default=1)
     cli.add_argument("--threads", type=int, default=1, help="per worker")
     cli.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "priorcodec" / "benchmarks")
-    cli.add_argument("--keep", type=Path, help="folder for decoded pictures, for `priorcodec report --pictures`")
-    cli.add_argument("--keep-only", nargs="+", default=[], help="names of the pictures to keep; default all")
+    cli.add_argument("--keep", type=Path, help="folder for decoded images, for `priorcodec report --images`")
+    cli.add_argument("--keep-only", nargs="+", default=[], help="names of the images to keep; default all")
     cli.add_argument("--results", type=Path, default=resultfile.RESULTS)
     return cli.parse_args()
 
@@ -211,12 +211,12 @@ def _bd_rates(
 
 def run(args: argparse.Namespace) -> Path:
     names, lines = metrics.available(args.metrics)
-    pictures = {p: image_io.load(p).pixels for p in evaluate.expand(args.pictures, evaluate.PICTURES)}
-    hashes = {p: _hash(x.shape, hashlib.sha256(x.tobytes()).hexdigest()) for p, x in pictures.items()}
+    images = {p: image_io.load(p).pixels for p in evaluate.expand(args.images, evaluate.IMAGES)}
+    hashes = {p: _hash(x.shape, hashlib.sha256(x.tobytes()).hexdigest()) for p, x in images.items()}
     found = _coders(args, lines)
     for line in lines:
         print(f"left out: {line}", file=sys.stderr)
-    jobs = {p: [j for c, coder in found.items() for j in _jobs(args, c, coder, p, hashes[p])] for p in pictures}
+    jobs = {p: [j for c, coder in found.items() for j in _jobs(args, c, coder, p, hashes[p])] for p in images}
     todo = [(j,) for js in jobs.values() for j in js if not j.file().exists()]
     if todo:
         list(_each(encode, todo, args.workers, args.threads, "encode"))
@@ -225,18 +225,18 @@ def run(args: argparse.Namespace) -> Path:
     rows = [
         row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part
     ]
-    means = [m for m in bd_rate.means(rows) if m["pictures"] == len(pictures)]
+    means = [m for m in bd_rate.means(rows) if m["images"] == len(images)]
     done = Counter((r["codec"], r["setting"]) for r in rows)
     wanted = dict.fromkeys((found[j.codec].name, j.setting) for js in jobs.values() for j in js)
-    failed = {key: len(pictures) - done[key] for key in wanted if done[key] < len(pictures)}
-    lines += [f"{codec} {setting}: failed on {n} of {len(pictures)} pictures" for (codec, setting), n in failed.items()]
+    failed = {key: len(images) - done[key] for key in wanted if done[key] < len(images)}
+    lines += [f"{codec} {setting}: failed on {n} of {len(images)} images" for (codec, setting), n in failed.items()]
     if not means:
-        raise PriorCodecError("nothing to report: no codec asked for ran on every picture; the lines above say why")
+        raise PriorCodecError("nothing to report: no codec asked for ran on every image; the lines above say why")
     order = [c.name for c in found.values()]
     means.sort(key=lambda m: (order.index(m["codec"]), m["bpp"]))
     settings = {(m["codec"], m["setting"]): i for i, m in enumerate(means)}
     rows = [r for r in rows if (r["codec"], r["setting"]) in settings]
-    for p, x in pictures.items() if args.keep else ():
+    for p, x in images.items() if args.keep else ():
         if not args.keep_only or p.stem in args.keep_only:
             (args.keep / "original").mkdir(parents=True, exist_ok=True)
             image_io.save(x, args.keep / "original" / f"{p.stem}.png")
@@ -253,9 +253,9 @@ def run(args: argparse.Namespace) -> Path:
         "threads": args.threads,
         "bd_rate": gains,
         "means": means,
-        "pictures": [{"name": p.stem, "height": x.shape[0], "width": x.shape[1], "sha256": hashes[p]}
-                     for p, x in pictures.items()],
-        "rows": sorted(rows, key=lambda r: (settings[r["codec"], r["setting"]], r["picture"])),
+        "images": [{"name": p.stem, "height": x.shape[0], "width": x.shape[1], "sha256": hashes[p]}
+                     for p, x in images.items()],
+        "rows": sorted(rows, key=lambda r: (settings[r["codec"], r["setting"]], r["image"])),
     }  # fmt: skip
     return resultfile.write(args.name, "rd", content, folder=args.results)
 

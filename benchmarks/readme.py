@@ -7,10 +7,10 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     kodak/plot:stlpips_alex     a rate-distortion plot, written beside the results as SVG
     speed or speed:nano_unet,avif                times of a speed file
     portability                 which sets of portability.py agree
-    mainjob                     the main job on real pictures
+    mainjob                     the main job on real images
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
-    high_resolution             a large picture in tiles against a small one
+    high_resolution             a large image in tiles against a small one
     refine, refine/low          what `encode --refine` is worth; at the lowest qualities
     retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
     losses                      adapters with other weights of the loss terms, by quality
@@ -92,11 +92,11 @@ def _mainjob(summary: dict[str, Any]) -> str:
     """Markdown table of what benchmarks/mainjob.py found."""
     bpp, speed = summary["mean_bpp_by_level"], summary["speed_768x512"]
     differ = sum(reader["files_that_differ"] for reader in summary["readers"])
-    files = summary["pictures"] * len(bpp)
+    files = summary["images"] * len(bpp)
     rows = {
         "mean bpp at quality 0 to 7": ", ".join(f"{value:.4f}" for value in bpp),
-        "pictures whose file grows with every level": (
-            f"{summary['pictures_whose_size_rises_with_every_level']} of {summary['pictures']}"
+        "images whose file grows with every level": (
+            f"{summary['images_whose_size_rises_with_every_level']} of {summary['images']}"
         ),
         "bytes besides the two entropy strings": f"at most {summary['largest_overhead_bytes']}",
         "file size against estimated bits plus overhead": (
@@ -129,7 +129,7 @@ def _full_size(result: dict[str, Any]) -> str:
 
 def _adapter_size(result: dict[str, Any]) -> str:
     """Markdown table of what benchmarks/adapter_size.py counted."""
-    lines = ["| backbone | setting | parameters | share | one call | more per call | once per picture |"]
+    lines = ["| backbone | setting | parameters | share | one call | more per call | once per image |"]
     lines += ["|---|---|---:|---:|---:|---:|---:|"]
     for row in result["rows"]:
         size, setting = f"{row['size']}x{row['size']}", result["settings"][row["setting"]]
@@ -181,8 +181,8 @@ def _adapter(result: dict[str, Any]) -> str:
             f"| {row['seconds']} | {' | '.join(values)} | {rate} | {decode} |"
         )
     rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
-    note = f"ST-LPIPS (Alex) at {rates} bpp on {result['pictures']} pictures; BD-rate against the row with +0.0%; "
-    note += "decode: processor seconds of one picture, entropy decoding included."
+    note = f"ST-LPIPS (Alex) at {rates} bpp on {result['images']} images; BD-rate against the row with +0.0%; "
+    note += "decode: processor seconds of one image, entropy decoding included."
     return "\n".join([*lines, "", note]) + "\n"
 
 
@@ -198,7 +198,7 @@ def _losses(result: dict[str, Any]) -> str:
                 f"| {level['quality']:g} | {level['bpp']:.4f} | {row['row']} | {row['steps']} | {level['gmsd']:.4f} "
                 f"| {level['stlpips_alex']:.4f} | {level['psnr']:.2f} |"
             )
-    note = f"Of the backbone's picture, means over {result['pictures']} pictures; "
+    note = f"Of the backbone's image, means over {result['images']} images; "
     return "\n".join([*lines, "", f"{note}{result['minutes']:g} minutes from the shipped adapter."]) + "\n"
 
 
@@ -209,7 +209,7 @@ def _rate(result: dict[str, Any]) -> str:
     for row in result["summary"]:
         reach = row["below"] + row["above"]
         lines.append(
-            f"| {row['target_bpp']:g} | {row['hit']} of {row['pictures']} | {row['missed']} | {reach} "
+            f"| {row['target_bpp']:g} | {row['hit']} of {row['images']} | {row['missed']} | {reach} "
             f"| {row['worst_under']:.1%} | {row['encodes_median']:.1f}x | {row['encodes_worst']:.1f}x |"
         )
     return "\n".join([*lines, "", f"Within {result['settings']['within']:.0%} below the target, whole files."]) + "\n"
@@ -249,7 +249,7 @@ def _refine(result: dict[str, Any]) -> str:
             f"| {row['steps']:.0f} | {row['encodes_median']:.0f}x |"
         )
     qualities = ", ".join(f"{quality:g}" for quality in settings["qualities"])
-    note = f"{settings['pictures']} pictures, qualities {qualities}, `--refine {settings['steps']}`, "
+    note = f"{settings['images']} images, qualities {qualities}, `--refine {settings['steps']}`, "
     note += f"{settings['threads']} thread(s)"
     return "\n".join([*lines, "", f"{note}; against the plain files, negative is better."]) + "\n"
 
@@ -262,7 +262,7 @@ def _refine_low(result: dict[str, Any]) -> str:
         if m["setting"] in low and m["codec"] in ("plain", "psnr", "structure"):
             name = {"plain": "nothing"}.get(m["codec"], m["codec"])
             lines.append(f"| {m['setting']} | {name} | {m['bpp']:.4f} | {m['psnr']:.2f} | {m['gmsd']:.4f} |")
-    return "\n".join([*lines, "", f"Of the preview, means over {result['settings']['pictures']} pictures."]) + "\n"
+    return "\n".join([*lines, "", f"Of the preview, means over {result['settings']['images']} images."]) + "\n"
 
 
 def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:

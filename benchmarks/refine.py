@@ -1,9 +1,9 @@
-"""What `encode --refine` is worth.   python benchmarks/refine.py NAME PICTURES... [--first 4] [--qualities 0 1 3 5] [--steps 100]
+"""What `encode --refine` is worth.   python benchmarks/refine.py NAME IMAGES... [--first 4] [--qualities 0 1 3 5] [--steps 100]
 
-Per picture and quality: the plain file and one refined for each of `--targets`: the preview's squared error, a backbone, and at
-the two lowest qualities structure. Each is written, read and scored: the preview by PSNR and GMSD, the picture out of the
+Per image and quality: the plain file and one refined for each of `--targets`: the preview's squared error, a backbone, and at
+the two lowest qualities structure. Each is written, read and scored: the preview by PSNR and GMSD, the image out of the
 backbone, if one is a target or `--through` names one, by ST-LPIPS. A file with a larger R + lambda D than its plain one ends the
-run with an error. Beside NAME.json comes NAME-structure.webp: the first picture's middle, original, plain, refined and refined
+run with an error. Beside NAME.json comes NAME-structure.webp: the first image's middle, original, plain, refined and refined
 for structure, one row per quality.
 """
 
@@ -21,7 +21,7 @@ import resultfile
 from PIL import Image
 
 from priorcodec import open_session
-from priorcodec.batch.runner import PICTURES
+from priorcodec.batch.runner import IMAGES
 from priorcodec.core.codec import Encoded
 from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
@@ -50,7 +50,7 @@ def measure(session: Session, path: Path, args: argparse.Namespace) -> tuple[lis
             seconds = time.process_time() - started
             row, preview = _score(session, pixels, encoded, through=bool(args.backbone) and target != STRUCTURE)
             row |= _told(encoded, path.stem, quality, target) | {"encodes": round(seconds / once, 2)}
-            rows.append({"picture": path.stem, "codec": target, "setting": f"{quality:g}", **row})
+            rows.append({"image": path.stem, "codec": target, "setting": f"{quality:g}", **row})
             crops += [] if target == args.backbone else [_middle(preview)]
         if quality in low and STRUCTURE in args.targets:
             shown.append(np.concatenate(crops, 1))
@@ -61,7 +61,7 @@ def measure(session: Session, path: Path, args: argparse.Namespace) -> tuple[lis
 def _score(
     session: Session, pixels: np.ndarray, encoded: Encoded, *, through: bool
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Scores of the preview, and with `through` of the backbone's picture."""
+    """Scores of the preview, and with `through` of the backbone's image."""
     preview = session.preview_pixels(encoded.data)
     row = evaluate.score(pixels, preview, len(encoded.data), ("psnr", "gmsd"))
     decoded = session.decode_pixels(encoded.data) if through else None
@@ -69,14 +69,14 @@ def _score(
     return {**row, "stlpips_alex": None if last is None else round(last, evaluate.DIGITS)}, preview
 
 
-def _told(encoded: Encoded, picture: str, quality: float, target: str) -> dict[str, Any]:
+def _told(encoded: Encoded, image: str, quality: float, target: str) -> dict[str, Any]:
     """cost: R + lambda D as a share of the plain file's, 1 or less."""
     told = encoded.refinement
     if told is None:
         return {"steps": 0, "cost": 1.0}
     before, after = told.before.total, told.after.total
     if after > before:
-        raise PriorCodecError(f"{picture}, quality {quality}, for {target}: R + lambda D grew from {before} to {after}")
+        raise PriorCodecError(f"{image}, quality {quality}, for {target}: R + lambda D grew from {before} to {after}")
     return {"steps": told.steps, "cost": round(after / before, 5)}
 
 
@@ -103,8 +103,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _arguments() -> argparse.Namespace:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("name", help="results/NAME.json")
-    cli.add_argument("pictures", nargs="+", type=Path, help="files or folders")
-    cli.add_argument("--first", type=int, help="so many pictures only")
+    cli.add_argument("images", nargs="+", type=Path, help="files or folders")
+    cli.add_argument("--first", type=int, help="so many images only")
     cli.add_argument("--qualities", nargs="+", type=float, default=[0, 1, 3, 5])
     cli.add_argument("--steps", type=int, default=100)
     cli.add_argument(
@@ -131,12 +131,12 @@ def run(args: argparse.Namespace) -> Path:
     session = open_session(args.backbone or "nano_unet", adapter=args.adapter, encoder=args.encoder)
     rows: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
-    pictures = evaluate.expand(args.pictures, PICTURES)[: args.first]
-    for path in pictures:
+    images = evaluate.expand(args.images, IMAGES)[: args.first]
+    for path in images:
         more, crops = measure(session, path, args)
         rows, shown = rows + more, shown or crops
     settings = {"encoder": f"{session.codec.id:08x}", "backbone": args.backbone, "steps": args.steps}
-    settings |= {"qualities": args.qualities, "pictures": len(pictures), "threads": args.threads}
+    settings |= {"qualities": args.qualities, "images": len(images), "threads": args.threads}
     content = {"settings": settings, "summary": summary(rows), "means": bd_rate.means(rows), "rows": rows}
     path = resultfile.write(args.name, "refine", content, folder=args.results)
     if shown:

@@ -1,13 +1,13 @@
 """What an adapter alone can do: another backbone on the same files, and each part of the adapter left out in turn.
 
-python benchmarks/retarget.py TABLE PACKED PICTURES WORK --minutes 4
+python benchmarks/retarget.py TABLE PACKED IMAGES WORK --minutes 4
 
 TABLE: `retarget` (nano_dit, warm-started from nano_unet's shipped adapter, against the alternatives), `ablation` (nano_unet's
 adapter trained with one part less or more), `losses` (the shipped adapter trained on with other weights of the loss terms), or
 `silenced` (nano_unet's shipped adapter with one part set to nothing, no training). Rows are trained for the same minutes on one
 thread, side by side if `--jobs` says so, and measured on the same files on disk.
 
-PACKED: training pictures as `priorcodec train` takes them; PICTURES: folder to measure on.
+PACKED: training images as `priorcodec train` takes them; IMAGES: folder to measure on.
 Writes benchmarks/results/TABLE.json; a row that is in WORK already is not made again.
 """
 
@@ -74,7 +74,7 @@ def main() -> None:
     cli = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cli.add_argument("table", choices=TABLES)
     cli.add_argument("packed")
-    cli.add_argument("pictures", type=Path)
+    cli.add_argument("images", type=Path)
     cli.add_argument("work", type=Path)
     cli.add_argument("--minutes", type=float, default=4.0)
     cli.add_argument("--qualities", type=float, nargs="+", default=[0.0, 2.0, 4.0, 6.0])
@@ -92,7 +92,7 @@ def main() -> None:
     anchor = made[-1] if args.table == "retarget" else made[0]
     for one in made:
         one["bd_rate"] = bd(anchor, one)
-    content = {"minutes": args.minutes, "pictures": len(list(args.pictures.glob("*.png"))), "rows": made}
+    content = {"minutes": args.minutes, "images": len(list(args.images.glob("*.png"))), "rows": made}
     print(resultfile.write(args.table, "adapter", content))
 
 
@@ -207,7 +207,7 @@ def measure(session: Any, args: argparse.Namespace) -> list[dict[str, float]]:
     rows = []
     for quality in args.qualities:
         scores = []
-        for path in sorted(args.pictures.glob("*.png")):
+        for path in sorted(args.images.glob("*.png")):
             file = args.work / "files" / f"{path.stem}-q{quality}.gic"
             pixels = image_io.load(path).pixels
             if not file.exists():

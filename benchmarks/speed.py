@@ -47,7 +47,7 @@ class Task:
     kind: str
     codec: str
     size: tuple[int, int]
-    picture: Path
+    image: Path
     repeats: int
     threads: int
     device: str
@@ -77,8 +77,8 @@ def coder_of(task: Task) -> coders.Coder:
 def _coder(task: Task, folder: Path) -> Stages:
     coder, pixels = coder_of(task), _pixels(task)
     setting = coder.settings[len(coder.settings) // 2]
-    file = folder / f"picture{coder.suffix}"
-    yield "encode", lambda: file.write_bytes(coder.encode(pixels, setting, "picture"))
+    file = folder / f"image{coder.suffix}"
+    yield "encode", lambda: file.write_bytes(coder.encode(pixels, setting, "image"))
     yield "decode", lambda: coder.decode(file)
     if not coder.ours:
         return
@@ -143,7 +143,7 @@ def _random(task: Task, _: Path) -> Stages:
 
 def _commands(task: Task, folder: Path) -> Stages:
     """The program as a shell starts it, Python's and torch's start included."""
-    source, coded = folder / "picture.png", folder / "picture.gic"
+    source, coded = folder / "image.png", folder / "image.gic"
     image_io.save(_pixels(task), source)
     program = [sys.executable, "-m", "priorcodec.cli"]
     quiet = partial(subprocess.run, check=True, capture_output=True, cwd=Path(__file__).parents[1])
@@ -154,7 +154,7 @@ def _commands(task: Task, folder: Path) -> Stages:
 
 
 def _pixels(task: Task) -> np.ndarray:
-    return np.array(Image.fromarray(image_io.load(task.picture).pixels).resize(task.size, Image.Resampling.LANCZOS))
+    return np.array(Image.fromarray(image_io.load(task.image).pixels).resize(task.size, Image.Resampling.LANCZOS))
 
 
 def _device(task: Task, stage: str) -> str:
@@ -195,7 +195,7 @@ def peak_rss_mib() -> int:
 
 
 def _tasks(args: argparse.Namespace, left_out: list[str]) -> Iterator[Task]:
-    common = {"picture": args.picture, "repeats": args.repeats, "threads": args.threads, "device": args.device}
+    common = {"image": args.image, "repeats": args.repeats, "threads": args.threads, "device": args.device}
     for size, codec in itertools.product(args.sizes, args.codecs):
         plain = {"codec": codec, "size": size, "dtype": "float32", "compiled": False, **common}
         coder = coder_of(Task(kind="coder", **plain))
@@ -228,7 +228,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("--anchor", default="avif")
     cli.add_argument("--repeats", type=int, default=5)
     cli.add_argument("--threads", type=int, default=1)
-    cli.add_argument("--picture", type=Path, default=DEMO, help="resized to every size")
+    cli.add_argument("--image", type=Path, default=DEMO, help="resized to every size")
     cli.add_argument("--results", type=Path, default=resultfile.RESULTS)
     return cli.parse_args()
 

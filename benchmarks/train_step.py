@@ -58,7 +58,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     objective = adapter_training.Objective(
         adapter, encoder, adapter_training.LossWeights(), distance=distance.to(device), window=side, bf16=True
     ).to(device)
-    pictures = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
+    images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     quality = torch.linspace(0, adapter.levels - 1, batch, device=device)
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +74,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
             start = time.perf_counter()
 
         def loss(step: int) -> tuple[Any, dict[str, float]]:
-            return loop.wrapped(pictures, quality, (0, 0))[0], {}
+            return loop.wrapped(images, quality, (0, 0))[0], {}
 
         loop.run(loss, after=after)
     steady = sorted(seconds[1:] or seconds)[len(seconds[1:]) // 2]
@@ -91,7 +91,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("backbones", nargs="+")
-    parser.add_argument("--side", type=int, help="of the pictures; default 512 on a GPU, else 256")
+    parser.add_argument("--side", type=int, help="of the images; default 512 on a GPU, else 256")
     parser.add_argument("--batch", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--dtype", default="float32", help="of the frozen weights")

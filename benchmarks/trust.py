@@ -37,18 +37,18 @@ PROMISES = {  # what is promised -> its tests, and the words that choose among t
     "cut at every byte, every bit flipped: refused in one line": (BYTES, "cut_at or single_bit"),
     "every bit flipped under a mended checksum: decoded or refused": (BYTES, "good_checksum"),
     "bombs, concatenated and nested files: within 1 s and 200 MiB": (BYTES, "bombs or concatenated or ask_for_more or process"),
-    "flat, saturated, one-pixel, one-row, noisy pictures at all levels": ("tests/core/test_extremes.py", ""),
+    "flat, saturated, one-pixel, one-row, noisy images at all levels": ("tests/core/test_extremes.py", ""),
     "what overflows float16 is decoded in float32, or is one line": ("tests/test_overflow.py", ""),
     "no pickle is ever loaded": (WEIGHTS, "pickle or bomb"),
     "weights and configs that do not fit are refused in one line": (WEIGHTS, "not pickle and not bomb"),
     "adapters on the Hub are pinned by commit and hash": ("tests/registry/test_adapter_sources.py", ""),
-    "a plugin that raises, hangs, prints or turns torch's switches is named, and changes nobody's picture": (GUEST, ""),
+    "a plugin that raises, hangs, prints or turns torch's switches is named, and changes nobody's image": (GUEST, ""),
     "no room on the disk: one line, the old file stays": ("tests/core/io " + CRASHES, "disk or room or test_atomic"),
     "SIGKILL, SIGTERM, Ctrl-C at random moments: old files or new ones": (CRASHES, "kills"),
     "started again, a run does what is missing": (CRASHES, "again"),
     "a worker of --workers that is killed loses no file; Ctrl-C stops all of them": ("tests/batch/test_processes.py", ""),
-    "on Ray, 200 pictures, one worker killed half way: none lost, none written twice": ("tests/batch/test_ray.py", ""),
-    "8 threads with one session, 4 processes on one folder: the same bytes and pictures": (TOGETHER, ""),
+    "on Ray, 200 images, one worker killed half way: none lost, none written twice": ("tests/batch/test_ray.py", ""),
+    "8 threads with one session, 4 processes on one folder: the same bytes and images": (TOGETHER, ""),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from priorcodec.core.container import SUFFIX
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("command", choices=["encode", "decode", "preview"])
-    cli.add_argument("source", type=Path, help="folder of pictures or of .gic files")
+    cli.add_argument("source", type=Path, help="folder of images or of .gic files")
     cli.add_argument("target", type=Path, help="folder to write")
     cli.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="as of priorcodec: backbone=sdxl, device=cuda, ..."
@@ -32,7 +32,7 @@ def main() -> None:
     config = decode_config(args.settings)
     if args.command == "encode":
         task = Encode(config=config, quality=args.quality, skip=True, force=args.force)
-        suffixes, ending = runner.PICTURES, SUFFIX
+        suffixes, ending = runner.IMAGES, SUFFIX
     else:
         task = Decode(config=config, preview=args.command == "preview", skip=True, force=args.force)
         suffixes, ending = [SUFFIX], f".{task.name}.png"

@@ -48,12 +48,12 @@ class BackboneConfig:
 
 @dataclass
 class DecodeConfig:
-    """How a file becomes a picture.
+    """How a file becomes an image.
 
     adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles;
     steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`; strength: how far from the preview to the backbone's
-    picture, 0 to 1; max_pixels: larger pictures and files of such are refused;
-    tile: side in pixels of the parts that larger pictures are worked on in, null for what the memory allows, 0 for never.
+    image, 0 to 1; max_pixels: larger images and files of such are refused;
+    tile: side in pixels of the parts that larger images are worked on in, null for what the memory allows, 0 for never.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -75,7 +75,7 @@ class DecodeConfig:
         if not 1 <= self.steps <= MAX_STEPS:
             found.append(f"steps={self.steps}: wanted 1 to {MAX_STEPS}")
         if not 0 <= self.strength <= 1:
-            found.append(f"strength={self.strength:g}: wanted 0 (the preview) to 1 (all of the backbone's picture)")
+            found.append(f"strength={self.strength:g}: wanted 0 (the preview) to 1 (all of the backbone's image)")
         if self.max_pixels < 1:
             found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
         if self.tile and (self.tile < 128 or self.tile % 64):

@@ -1,7 +1,7 @@
-"""The Python API people meet first: one session encodes pictures, previews files, and decodes them through a backbone.
+"""The Python API people meet first: one session encodes images, previews files, and decodes them through a backbone.
 
-    picture --core.codec--> file --core.codec--> features --adapters.tiled: adapter + backbone--> picture
-Encoding and previews load no diffusion code; the backbone is loaded when the first picture is decoded.
+    image --core.codec--> file --core.codec--> features --adapters.tiled: adapter + backbone--> image
+Encoding and previews load no diffusion code; the backbone is loaded when the first image is decoded.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Session:
 
     def encode(
         self,
-        picture: Any,
+        image: Any,
         quality: float = 3.0,
         *,
         background: str | None = None,
@@ -78,19 +78,19 @@ class Session:
         refine: int = 0,
         refine_for: str = "psnr",
     ) -> bytes:
-        """A picture (path, PIL image, uint8 array (h, w, 3) or (h, w), tensor (3, h, w) in [-1, 1]) -> a .gic file's bytes.
+        """An image (path, PIL image, uint8 array (h, w, 3) or (h, w), tensor (3, h, w) in [-1, 1]) -> a .gic file's bytes.
 
-        quality: in levels, 0 (smallest file) to 7, fractions allowed; background: colour behind transparency; statistics:
+        quality: in levels, 0 (smallest file) to 7, fractions allowed; background: color behind transparency; statistics:
         write eight bytes (and 3 to 7 of framing) that decoders with renorm=written use; refine, refine_for: see `refinement`.
         Raises:
             ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality, or as `refinement`.
         """
         refined = self.refinement(refine, refine_for)
-        return self.encode_details(picture, quality, background=background, statistics=statistics, refined=refined).data
+        return self.encode_details(image, quality, background=background, statistics=statistics, refined=refined).data
 
     def encode_details(
         self,
-        picture: Any,
+        image: Any,
         quality: float = 3.0,
         *,
         background: str | None = None,
@@ -98,16 +98,16 @@ class Session:
         refined: Refine | None = None,
     ) -> Encoded:
         """`encode` with everything known about the file: estimated bits, parts, hash of the symbols, what refining did."""
-        pixels = image_io.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
+        pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
         return self.codec.encode(pixels, quality, statistics=statistics, refined=refined)
 
     def refinement(
         self, steps: int, towards: str = "psnr", *, progress: Callable[[int], None] | None = None
     ) -> Refine | None:
-        """A request that `Codec.encode` takes: `steps` of online latent optimisation, None for 0.
+        """A request that `Codec.encode` takes: `steps` of online latent optimization, None for 0.
 
         towards: "psnr"; "structure", where most of the distortion is what edges lost; or the name of this session's backbone,
-        where most of it is the distance of its bridge's latent from the picture's own: that loads the backbone, and the file can
+        where most of it is the distance of its bridge's latent from the image's own: that loads the backbone, and the file can
         still be decoded through any. progress: called with the number of steps done.
         Raises:
             ConfigError: not 0 to 10000 steps, or another name.
@@ -132,7 +132,7 @@ class Session:
         return latent_refinement.Refine(steps=steps, towards=measure, progress=progress)
 
     def _latent_distance(self) -> Towards:
-        """The bridge's z_hat against the picture's own latent, in standard deviations of that space, squared."""
+        """The bridge's z_hat against the image's own latent, in standard deviations of that space, squared."""
         import torch
 
         adapter = self.adapter
@@ -152,7 +152,7 @@ class Session:
 
     def encode_to(
         self,
-        picture: Any,
+        image: Any,
         *,
         max_bytes: int | None = None,
         bpp: float | None = None,
@@ -165,15 +165,15 @@ class Session:
 
         The whole file counts. It has the highest quality when that fits.
         Raises:
-            ConfigError: none or both targets, or one below this picture's smallest file. ImageError: as `encode` does.
+            ConfigError: none or both targets, or one below this image's smallest file. ImageError: as `encode` does.
         """
-        pixels = image_io.from_any(picture, background=background, max_pixels=self.config.max_pixels).pixels
+        pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
         target = rate_control.bytes_of(max_bytes, bpp, *pixels.shape[:2])
         refined = self.refinement(refine, refine_for)
         return self.codec.encode_to(pixels, target, statistics=statistics, refined=refined).encoded.data
 
     def preview(self, data: bytes) -> Image:
-        """The auxiliary decoder's picture: no backbone, no diffusion code. Raises StreamError."""
+        """The auxiliary decoder's image: no backbone, no diffusion code. Raises StreamError."""
         return _pil(self.preview_pixels(data))
 
     def preview_pixels(self, data: bytes) -> np.ndarray:
@@ -181,7 +181,7 @@ class Session:
         return self.codec.preview(self._read(data))
 
     def decode(self, data: bytes) -> Image:
-        """A file -> the backbone's picture, in its true size.
+        """A file -> the backbone's image, in its true size.
 
         Raises:
             StreamError: damaged or foreign bytes, or no statistics for renorm=written.
@@ -190,10 +190,10 @@ class Session:
         return _pil(self.decode_pixels(data))
 
     def decode_pixels(self, data: bytes) -> np.ndarray:
-        """`decode` as uint8 (h, w, 3), in tiles where the picture is large.
+        """`decode` as uint8 (h, w, 3), in tiles where the image is large.
 
         file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, strength--> x
-             --crop, renorm=written--> picture
+             --crop, renorm=written--> image
         Values that are not finite in half precision: once more in float32, with a PrecisionWarning; there too: PriorCodecError.
         """
         import torch
@@ -206,12 +206,12 @@ class Session:
         adapter = self.adapter  # outside inference mode: refining has gradients through it
         with torch.inference_mode(), self._one_call:
             try:
-                return self._picture(adapter, decoded)
+                return self._image(adapter, decoded)
             except FloatingPointError:
-                return self._picture_in_float32(adapter, decoded)
+                return self._image_in_float32(adapter, decoded)
 
     def fingerprint(self, data: bytes, *, preview: bool = False) -> str:
-        """32 hex digits of a file and all settings its picture depends on; not of the device, which changes last bits only.
+        """32 hex digits of a file and all settings its image depends on; not of the device, which changes last bits only.
 
         Raises StreamError for damaged bytes.
         """
@@ -223,11 +223,11 @@ class Session:
             stream = container.unpack(data, max_pixels=self.config.max_pixels)
             plan = tiling.plan(stream.height, stream.width, self.tile, adapter_decode.MARGIN)
             counts = [len(plan.rows), len(plan.columns)]  # as many of them are the same ones on every machine
-            parts += [*self._picture_settings, counts]
+            parts += [*self._image_settings, counts]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
 
     @cached_property
-    def _picture_settings(self) -> list[Any]:
+    def _image_settings(self) -> list[Any]:
         """For `fingerprint`; once for all files, since the whole adapter is hashed."""
         from priorcodec.registry.adapter_sources import sha256
 
@@ -240,7 +240,7 @@ class Session:
     def _read(self, data: bytes) -> Decoded:
         return self.codec.decode(data, max_pixels=self.config.max_pixels)
 
-    def _picture(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
+    def _image(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """uint8 (h, w, 3). Raises FloatingPointError when a value in it or its latent is not finite."""
         from priorcodec.adapters import decode as adapter_decode
         from priorcodec.core import statistics
@@ -255,22 +255,22 @@ class Session:
                 )
             found = dataclasses.replace(found, z=statistics.to_statistics(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
-        return adapter_decode.picture(adapter, decoded, found, plan, strength=self.config.strength, written=written)
+        return adapter_decode.image(adapter, decoded, found, plan, strength=self.config.strength, written=written)
 
-    def _picture_in_float32(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
+    def _image_in_float32(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """What to do after an overflow. Raises PriorCodecError: nothing more precise is left, or it does not help."""
         from torch import nn
 
-        from priorcodec.adapters.precision import in_float32
+        from priorcodec.adapters.precision import upcast_to_float32
 
         name, dtype = self.config.backbone.name, str(self._dtype).removeprefix("torch.")
         backbone, pixels = adapter.attached, None
         if dtype != "float32":
             with (
-                in_float32(backbone if isinstance(backbone, nn.Module) else backbone.module),
+                upcast_to_float32(backbone if isinstance(backbone, nn.Module) else backbone.module),
                 contextlib.suppress(FloatingPointError),
             ):
-                pixels = self._picture(adapter, decoded)
+                pixels = self._image(adapter, decoded)
         if pixels is None:
             raise PriorCodecError(
                 f"{name} answered with values that are not finite, in float32 too: its weights or its adapter are damaged, "
@@ -278,7 +278,7 @@ class Session:
             )
         warnings.warn(
             PrecisionWarning(
-                f"{name} overflowed in {dtype}, so this picture was decoded in float32: dtype=float32 is quicker"
+                f"{name} overflowed in {dtype}, so this image was decoded in float32: dtype=float32 is quicker"
             ),
             stacklevel=3,
         )
@@ -314,7 +314,7 @@ class Session:
 
     @property
     def tile(self) -> int:
-        """Side in pixels of what the backbone works on at a time, 0 for whole pictures."""
+        """Side in pixels of what the backbone works on at a time, 0 for whole images."""
         from priorcodec.adapters import decode as adapter_decode
 
         if self.config.tile is not None:

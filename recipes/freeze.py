@@ -21,11 +21,11 @@ from priorcodec.backbones.builtin._nano_dit import Transformer
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
 
-LICENCE = "Apache-2.0; trained on research-use pictures, see WEIGHTS.md"
+LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
 
 what, run, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
 state = torch.load(run / "checkpoint.pt", weights_only=True)
-metadata = {"steps": str(state["step"]), "minutes": f"{state['minutes']:.0f}", "licence": LICENCE}
+metadata = {"steps": str(state["step"]), "minutes": f"{state['minutes']:.0f}", "license": LICENSE}
 
 
 def averaged(model: torch.nn.Module) -> torch.nn.Module:

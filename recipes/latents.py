@@ -1,4 +1,4 @@
-"""All training pictures as latents of the nano autoencoder, encoded once, and random crops of them."""
+"""All training images as latents of the nano autoencoder, encoded once, and random crops of them."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ class LatentCrops:
         self.weight = weight / weight.sum()
 
     def batch(self, count: int) -> torch.Tensor:
-        """-> (count, c, size, size), normalised."""
+        """-> (count, c, size, size), normalized."""
         crops = []
         for i in self.rng.choice(len(self.latents), count, p=self.weight):
             z = self.latents[i]
@@ -49,9 +49,9 @@ def _encode_all(packed: Path, vae, device: str) -> list[torch.Tensor]:
     data = np.memmap(packed.with_suffix(".bin"), dtype=np.uint8, mode="r")
     out, start = [], 0
     for h, w in shapes:
-        picture = data[start : start + h * w * 3].reshape(h, w, 3)[: h // 8 * 8, : w // 8 * 8]
+        image = data[start : start + h * w * 3].reshape(h, w, 3)[: h // 8 * 8, : w // 8 * 8]
         start += h * w * 3
-        x = to_signed(torch.from_numpy(picture.copy()).to(device)).permute(2, 0, 1)[None]
+        x = to_signed(torch.from_numpy(image.copy()).to(device)).permute(2, 0, 1)[None]
         with torch.autocast(device, dtype=torch.bfloat16):
             out.append(vae.encoder(x)[0].to("cpu", torch.float16))
     return out

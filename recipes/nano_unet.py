@@ -1,6 +1,6 @@
 """Train nano_unet as an unconditional latent diffusion model.   python recipes/nano_unet.py PACKED NANO_VAE RUN_FOLDER
 
-NANO_VAE is the frozen autoencoder (recipes/freeze.py nano_vae). All pictures are encoded once; crops are cut in latent space.
+NANO_VAE is the frozen autoencoder (recipes/freeze.py nano_vae). All images are encoded once; crops are cut in latent space.
 Loss: noise prediction with min-SNR weighting (Hang et al. 2023, gamma 5).
 """
 

@@ -4,7 +4,7 @@ First quarter: L1 alone; then L1 + ST-LPIPS (VGG). Latents are kept small by an 
 decoder forgives the imprecise latents a bridge will give it.
 
 `--decoder OTHER_RUN` goes on with that run's decoder alone: latents stay what they were, so denoisers trained on them stay
-valid. Noise is drawn up to a higher level per picture, and a gradient term (L1 of horizontal and vertical differences) works
+valid. Noise is drawn up to a higher level per image, and a gradient term (L1 of horizontal and vertical differences) works
 against stipple.
 """
 

@@ -1,4 +1,4 @@
-"""Decode training pictures once.   python recipes/pack.py TARGET FOLDER_OR_TAR..."""
+"""Decode training images once.   python recipes/pack.py TARGET FOLDER_OR_TAR..."""
 
 import sys
 from pathlib import Path

@@ -44,5 +44,5 @@ def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
 
 loop.run(loss)
 loop.swap_average()
-metadata = {"steps": str(loop.step), "licence": "Apache-2.0"}
+metadata = {"steps": str(loop.step), "license": "Apache-2.0"}
 adapter_file.save(adapter, args.run / "toy.adapter.safetensors", encoder_id=Codec().id, metadata=metadata)

@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 
 from priorcodec.core import container
-from priorcodec.core.container import Stream
+from priorcodec.core.container import Container
 from priorcodec.core.errors import StreamError
 from priorcodec.core.io import atomic
 
@@ -161,7 +161,7 @@ class Fuzz:
             strings.append(bytes(out) + bytes(-len(out) % 4))
         hyper, latent = strings
         return container.pack(
-            Stream(
+            Container(
                 encoder_id=codec.id, quality=dice.randrange(225), height=height, width=width, hyper=hyper, latent=latent
             )
         )

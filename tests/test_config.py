@@ -89,7 +89,7 @@ def test_a_wrong_file_is_told_with_its_name(tmp_path):
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda f: f.stem)
 def test_every_shipped_file_opens_with_the_command_that_runs_it(file):
     first = file.read_text().splitlines()[0].removeprefix("# ").split()
-    assert first[:3] == ["priorcodec", "decode", "picture.gic"]
+    assert first[:3] == ["priorcodec", "decode", "image.gic"]
     config = decode_config(first[3:])
     assert config.backbone.name == file.stem
     assert first[3] == f"backbone={file.stem}"

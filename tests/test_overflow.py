@@ -1,4 +1,4 @@
-"""Numbers that go wrong in half precision: float32 for that picture and a warning, or one line; never a wrong picture."""
+"""Numbers that go wrong in half precision: float32 for that image and a warning, or one line; never a wrong image."""
 
 import dataclasses
 import types
@@ -94,9 +94,9 @@ def test_an_overflow_in_float16_is_decoded_in_float32_with_a_warning(session_wit
     wanted = session_with("float32", spoil).decode_pixels(data)
     session = session_with("float16", spoil)
     before = weights(session)
-    for _ in range(2):  # of every picture
+    for _ in range(2):  # of every image
         with pytest.warns(
-            PrecisionWarning, match="tiny overflowed in float16, so this picture was decoded in float32"
+            PrecisionWarning, match="tiny overflowed in float16, so this image was decoded in float32"
         ) as said:
             got = session.decode_pixels(data)
         assert len(said) == 1 and "\n" not in str(said[0].message)
@@ -121,7 +121,7 @@ def test_what_float32_cannot_mend_is_an_error_in_one_line(session_with, data, dt
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_run_names_the_picture_and_writes_no_black_one(session_with, data, tmp_path, capsys, monkeypatch):
+def test_a_folder_run_names_the_image_and_writes_no_black_one(session_with, data, tmp_path, capsys, monkeypatch):
     (tmp_path / "gic").mkdir()
     (tmp_path / "gic" / "a.gic").write_bytes(data)
 
@@ -129,7 +129,7 @@ def test_a_folder_run_names_the_picture_and_writes_no_black_one(session_with, da
         session = session_with("float16", spoil)
         with monkeypatch.context() as patch:
             patch.setattr("priorcodec.session.Session", lambda *args, **kwargs: session)
-            cli._pictures([tmp_path / "gic"], None, Decode(config=session.config), workers=1, as_json=False)
+            cli._images([tmp_path / "gic"], None, Decode(config=session.config), workers=1, as_json=False)
 
     run(loud)
     warned = capsys.readouterr().err

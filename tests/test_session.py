@@ -12,7 +12,7 @@ from PIL import Image
 from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, open_session
 from priorcodec.adapters.bridge import StatisticsHead
 from priorcodec.core.image import io as image_io
-from priorcodec.core.statistics import PictureStatistics
+from priorcodec.core.statistics import ImageStatistics
 from tests.core.test_codec import DEMO
 
 
@@ -37,12 +37,12 @@ def test_decode_and_preview_have_the_true_size_and_look_alike(session, photo):
     data = session.encode(photo, quality=5)
     decoded, preview = session.decode(data), session.preview(data)
     assert decoded.size == preview.size == (150, 100)
-    for picture in (decoded, preview):
-        error = np.mean((np.asarray(picture).astype(float) - photo) ** 2)
+    for image in (decoded, preview):
+        error = np.mean((np.asarray(image).astype(float) - photo) ** 2)
         assert 10 * np.log10(255**2 / error) > 18
 
 
-def test_the_same_file_decodes_to_the_same_picture(session, photo):
+def test_the_same_file_decodes_to_the_same_image(session, photo):
     data = session.encode(photo, 3)
     again = open_session()
     assert np.array_equal(session.decode_pixels(data), again.decode_pixels(data))
@@ -50,9 +50,9 @@ def test_the_same_file_decodes_to_the_same_picture(session, photo):
 
 def test_every_shipped_backbone_decodes_one_file(photo):
     data = open_session().encode(photo, 4)
-    pictures = {name: open_session(backbone=name).decode_pixels(data) for name in ("nano_unet", "toy")}
-    assert not np.array_equal(pictures["nano_unet"], pictures["toy"])
-    assert all(picture.shape == photo.shape for picture in pictures.values())
+    images = {name: open_session(backbone=name).decode_pixels(data) for name in ("nano_unet", "toy")}
+    assert not np.array_equal(images["nano_unet"], images["toy"])
+    assert all(image.shape == photo.shape for image in images.values())
 
 
 def test_encoding_imports_no_diffusion_code():
@@ -98,18 +98,18 @@ def test_one_session_serves_many_threads(session, photo):
     assert results == [True] * 4
 
 
-def test_the_dial_changes_the_picture_and_one_file_gives_one_picture(session, photo):
+def test_the_dial_changes_the_image_and_one_file_gives_one_image(session, photo):
     data = session.encode(photo, 2, statistics=True)
-    pictures = {session.decode_pixels(data).tobytes()}
+    images = {session.decode_pixels(data).tobytes()}
     for words in (["steps=2"], ["steps=4", "renorm=written"]):
         other = open_session(overrides=words)
         one, two = other.decode_pixels(data), other.decode_pixels(data)
         assert np.array_equal(one, two) and one.shape == photo.shape
-        pictures.add(one.tobytes())
-    assert len(pictures) == 3
+        images.add(one.tobytes())
+    assert len(images) == 3
 
 
-def test_strength_is_a_line_from_the_preview_to_the_backbones_picture(session, photo):
+def test_strength_is_a_line_from_the_preview_to_the_backbones_image(session, photo):
     data = session.encode(photo, 2)
     none, half, all_of_it = (open_session(overrides=[f"strength={s}"]).decode_pixels(data) for s in (0, 0.5, 1))
     assert np.array_equal(none, session.preview_pixels(data))
@@ -134,9 +134,9 @@ def test_noise_comes_from_the_file(session, photo):
 
 def test_written_statistics_are_met(photo):
     data = open_session("toy").encode(photo, 0, statistics=True)
-    wanted = PictureStatistics.measure(photo)
+    wanted = ImageStatistics.measure(photo)
     off, written = (
-        PictureStatistics.measure(open_session("toy", overrides=[f"renorm={mode}"]).decode_pixels(data))
+        ImageStatistics.measure(open_session("toy", overrides=[f"renorm={mode}"]).decode_pixels(data))
         for mode in ("off", "written")
     )
     before, after = (np.subtract([*s.mean, *s.std], [*wanted.mean, *wanted.std]) for s in (off, written))

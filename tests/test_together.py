@@ -1,4 +1,4 @@
-"""One session used by eight threads, one folder read by four processes: the same bytes and pictures as alone."""
+"""One session used by eight threads, one folder read by four processes: the same bytes and images as alone."""
 
 import json
 import subprocess
@@ -16,17 +16,17 @@ THREADS, PROCESSES = 8, 4
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    """Eight pictures of eight sizes, and their qualities."""
+def images():
+    """Eight images of eight sizes, and their qualities."""
     photo = image_io.load(DEMO).pixels
     return [(photo[20 * i : 20 * i + 40 + 7 * i, 30 * i : 30 * i + 90 - 5 * i], i / 2) for i in range(8)]
 
 
 @pytest.fixture(scope="module")
-def alone(pictures):
-    """What one thread makes of them: files, previews, pictures."""
+def alone(images):
+    """What one thread makes of them: files, previews, images."""
     session = open_session("toy")
-    files = [session.encode(*picture) for picture in pictures]
+    files = [session.encode(*image) for image in images]
     return files, [session.preview_pixels(data) for data in files], [session.decode_pixels(data) for data in files]
 
 
@@ -34,19 +34,19 @@ def same(found, wanted):
     return len(found) == len(wanted) and all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_one_session_in_eight_threads(pictures, alone, record_property):
+def test_one_session_in_eight_threads(images, alone, record_property):
     """Three kinds of work at once, in another order in each round; the session loads its parts while all of them wait for it."""
     session, rounds = open_session("toy"), 6
-    work = {"encode": lambda i: session.encode(*pictures[i]), "preview": lambda i: session.preview_pixels(alone[0][i]),
+    work = {"encode": lambda i: session.encode(*images[i]), "preview": lambda i: session.preview_pixels(alone[0][i]),
             "decode": lambda i: session.decode_pixels(alone[0][i])}  # fmt: skip
-    jobs = [(kind, i) for kind in work for i in range(len(pictures))] * rounds
+    jobs = [(kind, i) for kind in work for i in range(len(images))] * rounds
     np.random.default_rng(0).shuffle(jobs)
     with ThreadPoolExecutor(THREADS) as pool:
         found = list(pool.map(lambda job: (job, work[job[0]](int(job[1]))), jobs))
     wanted = dict(zip(work, alone, strict=True))
     wrong = [job for job, answer in found if not np.array_equal(answer, wanted[job[0]][int(job[1])])]
     record_property("tries", len(jobs))
-    assert wrong == [] and len(found) == len(work) * len(pictures) * rounds
+    assert wrong == [] and len(found) == len(work) * len(images) * rounds
 
 
 @pytest.mark.slow
@@ -67,7 +67,7 @@ def test_four_processes_on_one_folder(alone, tmp_path, record_property):
 
 @pytest.mark.slow
 def test_four_processes_into_one_folder(alone, tmp_path, record_property):
-    """They write over each other's files: every picture is whole and right whoever was last."""
+    """They write over each other's files: every image is whole and right whoever was last."""
     files, _, shown = alone
     (tmp_path / "gic").mkdir()
     for i, data in enumerate(files):

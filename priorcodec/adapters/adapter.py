@@ -2,7 +2,7 @@
 
     y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA, fusion inside)--> z
                             |-> trunk --pyramid--> features for the fusion sites        y_hat --token mapper--> tokens, pooled
-    z --backbone.to_pixels--> --detail, from the preview--> picture
+    z --backbone.to_pixels--> --detail, from the preview--> image
 The only thing trained per backbone. `inject` and `eject` are inverses; the backbone's own weights never change.
 """
 
@@ -185,14 +185,14 @@ class Adapter(nn.Module):
         return Estimate(z_hat=z_hat, trunk=trunk, z=z, mean=mean, std=std)
 
     def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
-        """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> pictures, float32, not clamped.
+        """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> images, float32, not clamped.
 
         noise: standard normal (b, *noise_shape(H, W)), what texture is made of; None for none.
         """
         return self.finish(self.attached.to_pixels(z).float(), quality, preview, noise)
 
     def finish(self, x: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
-        """x (b, 3, H, W): the backbone's own picture -> with detail; the rest as `to_pixels`."""
+        """x (b, 3, H, W): the backbone's own image -> with detail; the rest as `to_pixels`."""
         return x if self.detail is None else self.detail(x, preview, quality, noise)
 
     def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:
@@ -203,7 +203,7 @@ class Adapter(nn.Module):
         return graft(output, lambda hidden: fusion(hidden, call.features[site.stride], call.t), site, call.size)
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Of the noise that `to_pixels` takes for a picture of height x width: (grain, height/4, width/4), grain 0 for none."""
+        """Of the noise that `to_pixels` takes for an image of height x width: (grain, height/4, width/4), grain 0 for none."""
         return (0 if self.detail is None else self.config.grain, height // DETAIL_STRIDE, width // DETAIL_STRIDE)
 
     @property

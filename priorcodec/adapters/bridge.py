@@ -3,7 +3,7 @@
     preview = g_s(y_hat) --unshuffle--> 3x3 --> blocks @stride/2 --unshuffle 2--> 1x1 --+--> blocks = trunk --3x3 (zero)--> z_hat
     y_hat @16, quality ------------------------------------------------ 1x1 (zero) -----+
 Starting from the auxiliary decoder's preview means that the bridge has to learn what the backbone's autoencoder does to a
-picture, not the decoding of y_hat a second time; y_hat itself comes in beside it.
+image, not the decoding of y_hat a second time; y_hat itself comes in beside it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LatentBridge(nn.Module):
 
 
 class StatisticsHead(nn.Module):
-    """What quantisation took from the latent's statistics, predicted: 0 bits. A fresh head predicts z_hat's own.
+    """What quantization took from the latent's statistics, predicted: 0 bits. A fresh head predicts z_hat's own.
 
     z_hat (b, c, h, w), trunk (b, width, h, w) -> mean, std (b, c). Learns without moving the bridge.
     """

@@ -17,7 +17,7 @@ from priorcodec.core.io import atomic
 
 NAME = "README.md"
 LIBRARY = "priorcodec"
-LICENCES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail")
+LICENSES = ("apache-2.0", "mit", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "openrail")
 ABOUT = (
     "kind",
     "backbone",
@@ -27,7 +27,7 @@ ABOUT = (
     "encoder",
     "rules",
     "config",
-    "licence",
+    "license",
     "data",
 )
 
@@ -58,7 +58,7 @@ Trained on: {data}
 
 - Only for `{backbone}` at revision `{revision}` and for files of encoder `{encoder}`; anything else is refused.
 - The decoder is generative: at low rates fine detail, small text and faces are plausible, not evidence.
-- The backbone is not included; its own licence applies to it and may apply to this adapter.
+- The backbone is not included; its own license applies to it and may apply to this adapter.
 """
 
 
@@ -98,15 +98,15 @@ def parts(file: AdapterFile) -> dict[str, int]:
 
 
 def _front_matter(metadata: Mapping[str, str]) -> dict[str, Any]:
-    licence = metadata.get("licence", "unknown")
-    known = licence.lower() in (*LICENCES, "unknown")
+    license = metadata.get("license", "unknown")
+    known = license.lower() in (*LICENSES, "unknown")
     front: dict[str, Any] = {
-        "license": licence.lower() if known else "other",
+        "license": license.lower() if known else "other",
         "library_name": LIBRARY,
         "tags": [LIBRARY, "image-compression", metadata["backbone"]],
     }
     if not known:
-        front["license_name"] = "-".join(licence.lower().split())
+        front["license_name"] = "-".join(license.lower().split())
     if _on_the_hub(metadata):
         front |= {"base_model": metadata["source"], "base_model_relation": "adapter"}
     return front
@@ -122,7 +122,7 @@ def _body(file: AdapterFile, digest: str, size: int) -> str:
         "encoder": f"`{about['encoder']}`",
         "file": f"`{file.path.name}`, {size / 2**20:.2f} MiB, SHA-256 `{digest}`",
         "parameters": f"{total:,}{share}: " + ", ".join(f"{name} {n:,}" for name, n in count.items()),
-        "licence": about.get("licence", "not stated"),
+        "license": about.get("license", "not stated"),
     }
     return TEXT.format(
         backbone=about["backbone"],

@@ -39,7 +39,7 @@ class AdapterConfig:
 
     width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; fusion: channels of the
     attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; detail, detail_depth: channels and
-    blocks of what adds the preview's detail to the picture, 0 channels for nothing; grain: channels of noise that detail makes
+    blocks of what adds the preview's detail to the image, 0 channels for nothing; grain: channels of noise that detail makes
     texture of; tokens: vectors that stand where text stood; mapper: whether they depend on the file; statistics: whether the
     latent's are predicted, for renormalization; start: pseudo-timestep at the lowest and the highest quality; lora_rank: the
     rules' own ranks (None), one rank for all, or 0 for no LoRA.

@@ -1,9 +1,9 @@
-"""What a file says -> a backbone's picture, tile by tile; a picture of one tile is the plain case.
+"""What a file says -> a backbone's image, tile by tile; an image of one tile is the plain case.
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
-    z, preview --each tile: to_pixels, strength--> x --blend--> bands of the picture --crop--> renorm=written --> uint8
-What is whole at any time is y_hat, the latent, the noise of one pass, the 8-bit picture, and the preview in float32, which both
-passes read; with renorm=written the picture in float32 as well.
+    z, preview --each tile: to_pixels, strength--> x --blend--> bands of the image --crop--> renorm=written --> uint8
+What is whole at any time is y_hat, the latent, the noise of one pass, the 8-bit image, and the preview in float32, which both
+passes read; with renorm=written the image in float32 as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.core import statistics, tiling
 from priorcodec.core.codec import Decoded
 from priorcodec.core.image import io as image_io
-from priorcodec.core.statistics import PictureStatistics
+from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.tiling import Plan, Span
 from priorcodec.core.transforms import STRIDE
 
@@ -38,7 +38,7 @@ def automatic(pixel_bytes: int, device: torch.device | str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Of a whole picture. z: the clean latent (1, c, h', w'); mean, std: those the adapter predicts for z, each (1, c), or None;
+    """Of a whole image. z: the clean latent (1, c, h', w'); mean, std: those the adapter predicts for z, each (1, c), or None;
     preview: (1, 3, H, W), made once for both passes."""
 
     z: Tensor
@@ -50,8 +50,8 @@ class Latent:
 def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
     """All calls of the denoiser, tile by tile, the results faded into each other.
 
-    Noise is that of the whole picture, so that tiles agree where they overlap. Statistics are predicted from what is measured in
-    the tiles' own areas together, which is the whole picture. Raises FloatingPointError: a value that is not finite.
+    Noise is that of the whole image, so that tiles agree where they overlap. Statistics are predicted from what is measured in
+    the tiles' own areas together, which is the whole image. Raises FloatingPointError: a value that is not finite.
     """
     space, device = adapter.spec.latent, decoded.y_hat.device
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
@@ -80,20 +80,20 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
     return Latent(z=z, mean=mean, std=std, preview=preview)
 
 
-def picture(
+def image(
     adapter: Adapter,
     decoded: Decoded,
     found: Latent,
     plan: Plan,
     *,
     strength: float = 1.0,
-    written: PictureStatistics | None = None,
+    written: ImageStatistics | None = None,
 ) -> np.ndarray:
     """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
 
-    strength: how far from the preview to the backbone's picture, 0 to 1: between an estimate of the smallest error and one that
+    strength: how far from the preview to the backbone's image, 0 to 1: between an estimate of the smallest error and one that
     looks real, the line is the best trade (Freirich, Michaeli and Meir, NeurIPS 2021); written: statistics that the
-    picture is moved to. Raises FloatingPointError: a value that is not finite.
+    image is moved to. Raises FloatingPointError: a value that is not finite.
     """
     bands, size = _bands(adapter, decoded, found, plan, strength), (decoded.height, decoded.width)
     if written is not None:
@@ -108,7 +108,7 @@ def picture(
 
 
 def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, strength: float) -> Iterator[Tensor]:
-    """Horizontal bands (1, 3, rows, width) of the picture without its padding, float32, not clamped."""
+    """Horizontal bands (1, 3, rows, width) of the image without its padding, float32, not clamped."""
     stride, device = adapter.spec.latent.stride, decoded.y_hat.device
     quality = torch.tensor([decoded.quality], device=device)
     shape = (1, *adapter.noise_shape(plan.height, plan.width))

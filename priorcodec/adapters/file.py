@@ -34,7 +34,7 @@ class AdapterFile:
 
 
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
-    """Write a trained (and still attached) adapter; metadata: trained steps, data, licence, package version.
+    """Write a trained (and still attached) adapter; metadata: trained steps, data, license, package version.
 
     Raises:
         AdapterError: a value is not finite, or not in this dtype.

@@ -1,6 +1,6 @@
 """Attentive fusion: hidden states of the denoiser look at features of the file.
 
-    trunk of the bridge --Pyramid, once per picture--> features at the stride of each site
+    trunk of the bridge --Pyramid, once per image--> features at the stride of each site
     hidden state at a site --q--> windowed attention over the features there --gate(t)--> added to the hidden state
 Forward hooks by module path treat U-Nets and transformers alike; `graft` is the only place that knows their outputs apart.
 """
@@ -36,11 +36,11 @@ class Pyramid(nn.Module):
 class Fusion(nn.Module):
     """Windowed cross-attention through a narrow bottleneck, behind a gate that knows the time. A fresh one adds nothing.
 
-    Windows and relative position bias as in Swin (Liu et al. 2021); the bias starts by favouring what lies close.
+    Windows and relative position bias as in Swin (Liu et al. 2021); the bias starts by favoring what lies close.
 
     Args:
         channels: of the hidden state; bottleneck: of query, key and value; window: side in positions; shift: of the windows,
-            so that neighbouring sites do not share their borders.
+            so that neighboring sites do not share their borders.
     """
 
     def __init__(self, channels: int, bottleneck: int, *, window: int, shift: int):

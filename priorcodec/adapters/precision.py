@@ -1,4 +1,4 @@
-"""A model in float32 for one picture: what to do when half precision overflows."""
+"""A model in float32 for one image: what to do when half precision overflows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import nn
 
 
 @contextmanager
-def in_float32(module: nn.Module) -> Iterator[None]:
+def upcast_to_float32(module: nn.Module) -> Iterator[None]:
     """Every narrower floating weight and buffer of `module` in float32 inside the block; outside the very same ones again.
 
     Takes memory for both copies while it lasts; not for several threads at once.

@@ -1,6 +1,6 @@
-"""Detail: what the preview shows and the backbone's picture lost on its way through a latent, added to that picture.
+"""Detail: what the preview shows and the backbone's image lost on its way through a latent, added to that image.
 
-    picture, preview - picture --unshuffle 4--> 3x3 --+--> blocks --> 3x3 (zero) --shuffle 4--> correction --added to the picture
+    image, preview - image --unshuffle 4--> 3x3 --+--> blocks --> 3x3 (zero) --shuffle 4--> correction --added to the image
     noise at stride 4 ------------------------ 3x3 ---+
 A latent autoencoder caps fidelity whatever the file says; the auxiliary decoder has no such cap, but blurs. Residual between
 both decoders as in the dual-branch decoder of StableCodec (arXiv 2506.21977), here in pixels, so that it suits every backbone.

@@ -19,7 +19,7 @@ class TokenMapper(nn.Module):
 
     Args:
         m: channels of y_hat; levels: of the encoder; n, dim: number and width of the tokens; pooled_dim: 0 for none;
-        mapped: False leaves the base alone, the same for every picture.
+        mapped: False leaves the base alone, the same for every image.
     """
 
     def __init__(self, m: int, levels: int, n: int, dim: int, pooled_dim: int, *, mapped: bool):

@@ -114,14 +114,14 @@ def seeded_noise(
 ) -> Callable[[int], Tensor]:
     """Noise for `sample` that depends on the file alone: not on its batch, the device, the dtype or earlier steps.
 
-    seeds: of each picture, 0 to 2**32 - 1 (`bitstream.seed`); shape: (b, c, h, w) of the latents -> function of the step i:
+    seeds: of each image, 0 to 2**32 - 1 (`bitstream.seed`); shape: (b, c, h, w) of the latents -> function of the step i:
     standard normal (b, c, h, w), drawn on the CPU in float32.
 
     Raises:
-        ConfigError: not one seed for each picture.
+        ConfigError: not one seed for each image.
     """
     if len(seeds) != shape[0]:
-        raise ConfigError(f"got {len(seeds)} seeds for {shape[0]} pictures, wanted one for each")
+        raise ConfigError(f"got {len(seeds)} seeds for {shape[0]} images, wanted one for each")
 
     def noise(i: int) -> Tensor:
         def one(seed: int) -> Tensor:

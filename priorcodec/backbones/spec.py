@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 API = 1
-MAX_STEPS = 8  # calls of the denoiser for one picture
+MAX_STEPS = 8  # calls of the denoiser for one image
 
 
 class Prediction(enum.StrEnum):
@@ -60,7 +60,7 @@ class FusionSite:
 class LatentSpace:
     """The backbone's latent: z = (autoencoder output - shift) * scale; stride in pixels.
 
-    mean, std: of z over natural pictures, per channel (length `channels`).
+    mean, std: of z over natural images, per channel (length `channels`).
     """
 
     channels: int
@@ -72,7 +72,7 @@ class LatentSpace:
 
 
 class Backbone(Protocol):
-    """A built backbone. z and x_t are (b, channels, h, w); pictures are (b, 3, h*stride, w*stride) in [-1, 1].
+    """A built backbone. z and x_t are (b, channels, h, w); images are (b, 3, h*stride, w*stride) in [-1, 1].
 
     module: the denoiser, the only part that LoRA and fusion touch.
     """
@@ -88,11 +88,11 @@ class Backbone(Protocol):
         ...
 
     def to_latents(self, x: Tensor) -> Tensor:
-        """Pictures -> z. Training only: no decoder may call it."""
+        """Images -> z. Training only: no decoder may call it."""
         ...
 
     def to_pixels(self, z: Tensor) -> Tensor:
-        """z -> pictures, not clamped."""
+        """z -> images, not clamped."""
         ...
 
 
@@ -101,11 +101,11 @@ class LowMemory(Protocol):
     """What a backbone has besides if its autoencoder can trade time for memory; `low_memory=true` asks for it."""
 
     def slice_pixels(self, on: bool = True) -> None:
-        """Decode one picture of a batch after the other."""
+        """Decode one image of a batch after the other."""
         ...
 
     def tile_pixels(self, on: bool = True) -> None:
-        """Decode large pictures in overlapping tiles."""
+        """Decode large images in overlapping tiles."""
         ...
 
 
@@ -120,7 +120,7 @@ class BackboneSpec:
     """One diffusion model that can decode a file.
 
     name: lower case, `family` or `family.tag`; summary: one line; family: "unet", "transformer", ...;
-    license: SPDX or the model's own licence name; source: Hub id or path inside this package;
+    license: SPDX or the model's own license name; source: Hub id or path inside this package;
     revision: 40 hex digits of a Hub commit, or 64 of the SHA-256 of a shipped file;
     parameters: of the denoiser, exact; token_dim, pooled_dim: width of the vectors that stand where text stood;
     size: side in pixels the model was trained at; pixel_bytes: memory that one pixel of a tile takes while it is decoded, weights

@@ -72,5 +72,5 @@ def _as_ours(error: Exception, job: Job) -> PriorCodecError:
     if isinstance(error, PriorCodecError):
         return error if str(job.source) in str(error) else type(error)(f"{job.source}: {error}")
     if isinstance(error, MemoryError):
-        return PriorCodecError(f"{job.source}: not enough memory for a picture of this size")
+        return PriorCodecError(f"{job.source}: not enough memory for an image of this size")
     return PriorCodecError(f"{job.source}: {error}")

@@ -11,7 +11,7 @@ from typing import Any
 from priorcodec.batch.jobs import Job, Outcome, Result, Task, do, outcome
 from priorcodec.core.errors import ConfigError
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")
 
 
 def plan(

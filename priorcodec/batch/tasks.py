@@ -18,7 +18,7 @@ from priorcodec.core.errors import ConfigError, PrecisionWarning, StreamError
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
-    """Pictures -> .gic files.
+    """Images -> .gic files.
 
     quality: in levels; limit, bpp: wanted size in bytes or bits per pixel, the quality is searched then; say_smaller: say when
     the highest quality is smaller; background, statistics, refine, refine_for: as of `Session.encode`; show_steps:
@@ -100,15 +100,15 @@ class Encode:
             f"has quality byte {stream.quality}, not {quality}": quality not in (None, stream.quality),
             f"has {len(data)} bytes, more than {most}": most is not None and len(data) > most,
             "has statistics or lacks them": (stream.segment(container.STATISTICS) is not None) != self.statistics,
-            "is of a picture of another size": (stream.height, stream.width) != size,
-            "is older than the picture": job.target.stat().st_mtime < job.source.stat().st_mtime,
+            "is of an image of another size": (stream.height, stream.width) != size,
+            "is older than the image": job.target.stat().st_mtime < job.source.stat().st_mtime,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decode:
-    """.gic files -> pictures.
+    """.gic files -> images.
 
     preview: by the auxiliary decoder alone; no_plugin: plugins to leave out; skip, force: as of `Encode`.
     """
@@ -121,7 +121,7 @@ class Decode:
 
     @property
     def name(self) -> str:
-        """Of the pictures, between the file's name and the suffix."""
+        """Of the images, between the file's name and the suffix."""
         return "preview" if self.preview else self.config.backbone.name
 
     def open(self) -> Work:

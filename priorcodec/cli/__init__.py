@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from priorcodec.batch.tasks import Decode
     from priorcodec.config import DecodeConfig
 
-HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # torch's, on the CPU: large pictures spend less time on fresh memory
+HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # torch's, on the CPU: large images spend less time on fresh memory
 
 app = typer.Typer(
     name="priorcodec",
-    help="Code pictures into tiny files and decode them through diffusion models.",
+    help="Code images into tiny files and decode them through diffusion models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -41,7 +41,7 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the denoiser, 1 to 8; default 1.")]
 Strength = Annotated[
-    float | None, typer.Option(help="How much of the backbone's picture, the rest preview: 0 to 1; default 1.")
+    float | None, typer.Option(help="How much of the backbone's image, the rest preview: 0 to 1; default 1.")
 ]
 Renorm = Annotated[str | None, typer.Option(help="off, predicted or written: see docs/decoding.md.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
@@ -57,7 +57,7 @@ Workers = Annotated[
     int, typer.Option("--workers", min=1, help="Processes that share the files of a folder: docs/encoding.md.")
 ]
 MaxPixels = Annotated[
-    int | None, typer.Option("--max-pixels", help="Refuse larger pictures, also by a header; default 67108864.")
+    int | None, typer.Option("--max-pixels", help="Refuse larger images, also by a header; default 67108864.")
 ]
 Tile = Annotated[
     int | None, typer.Option(help="Work on tiles of this side in pixels; 0: never; default: what the memory asks for.")
@@ -75,9 +75,9 @@ def encode(
     bpp: Annotated[float | None, typer.Option(help="Search the quality: bits per pixel, at or just under.")] = None,
     target_bytes: Annotated[int | None, typer.Option("--bytes", help="The same in bytes of the file.")] = None,
     max_bytes: Annotated[int | None, typer.Option(help="The same as a limit: much smaller is fine too.")] = None,
-    background: Annotated[str | None, typer.Option(help="Colour behind transparency: white, #rrggbb.")] = None,
+    background: Annotated[str | None, typer.Option(help="Color behind transparency: white, #rrggbb.")] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
-    refine: Annotated[int, typer.Option(help="Steps of latent optimisation, 0 to 10000: slower, smaller, better.")] = 0,
+    refine: Annotated[int, typer.Option(help="Steps of latent optimization, 0 to 10000: slower, smaller, better.")] = 0,
     refine_for: Annotated[str, typer.Option(help="psnr, structure, or a backbone.")] = "psnr",
     device: Device = None,
     max_pixels: MaxPixels = None,
@@ -87,10 +87,10 @@ def encode(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Pictures -> .gic files. No diffusion model is loaded.
+    """Images -> .gic files. No diffusion model is loaded.
 
     --skip-existing keeps a file that is readable, of this encoder and quality (or not above the wanted size), has statistics if
-    they are wanted and only then, the picture's size, and is not older than the picture. Only that: its pixels are not compared,
+    they are wanted and only then, the image's size, and is not older than the image. Only that: its pixels are not compared,
     nor can one tell whether it was refined.
     """
     from priorcodec.batch import runner
@@ -112,7 +112,7 @@ def encode(
     jobs = runner.plan(
         inputs,
         output,
-        suffixes=runner.PICTURES,
+        suffixes=runner.IMAGES,
         name=lambda path: path.stem + container.SUFFIX,
         force=force or skip_existing,
     )
@@ -153,7 +153,7 @@ def decode(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """.gic files -> pictures, through a diffusion backbone.
+    """.gic files -> images, through a diffusion backbone.
 
     --skip-existing keeps a PNG that says it was made of this very file with these settings, backbone and adapter.
     """
@@ -169,7 +169,7 @@ def decode(
     }
     off = tuple(no_plugin or ())
     task = Decode(config=_config(settings, no_plugin=off, **options), no_plugin=off, skip=skip_existing, force=force)
-    _pictures(inputs, output, task, workers=workers, as_json=as_json)
+    _images(inputs, output, task, workers=workers, as_json=as_json)
 
 
 @app.command()
@@ -184,13 +184,13 @@ def preview(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """.gic files -> pictures by the auxiliary decoder alone: no backbone, fast."""
+    """.gic files -> images by the auxiliary decoder alone: no backbone, fast."""
     from priorcodec.batch.tasks import Decode
 
     inputs, settings = _split(words)
     config = _config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile))
     task = Decode(config=config, preview=True, skip=skip_existing, force=force)
-    _pictures(inputs, output, task, workers=workers, as_json=as_json)
+    _images(inputs, output, task, workers=workers, as_json=as_json)
 
 
 @app.command()
@@ -215,14 +215,14 @@ def info(files: Annotated[list[Path], typer.Argument()], max_pixels: MaxPixels =
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for files and pictures.")] = Path("demo-out"),
-    picture: Annotated[Path | None, typer.Option(help="Your own photograph instead of ours.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for files and images.")] = Path("demo-out"),
+    image: Annotated[Path | None, typer.Option(help="Your own photograph instead of ours.")] = None,
     backbone: Annotated[str, typer.Option(help="Which backbone decodes.")] = "nano_unet",
 ) -> None:
     """Code one photograph at three qualities and show it beside JPEG, WebP and AVIF."""
     from priorcodec.demo import run
 
-    run(output, picture, backbone)
+    run(output, image, backbone)
 
 
 @app.command()
@@ -231,7 +231,7 @@ def backbones(
     no_plugin: NoPlugin = None,
     as_json: Json = False,
 ) -> None:
-    """Who can decode: family, size, latent, prediction, licence, weights here or not, adapters known."""
+    """Who can decode: family, size, latent, prediction, license, weights here or not, adapters known."""
     from priorcodec.cli import listing
     from priorcodec.registry import open_registry
 
@@ -242,7 +242,7 @@ def backbones(
     elif name:
         print("\n".join(f"{key:<12} {value}" for key, value in rows[0].items()))
     else:
-        listing.table(rows, ("name", "family", "parameters", "latent", "prediction", "licence", "weights", "adapters"))
+        listing.table(rows, ("name", "family", "parameters", "latent", "prediction", "license", "weights", "adapters"))
 
 
 @app.command()
@@ -329,15 +329,15 @@ def train_encoder(words: Settings) -> None:
 
 @app.command(name="eval")
 def evaluate_files(
-    references: Annotated[Path, typer.Argument(help="Untouched picture or folder of them.")],
-    files: Annotated[list[Path], typer.Argument(help="Decoded pictures or coded files, or folders of them.")],
+    references: Annotated[Path, typer.Argument(help="Untouched image or folder of them.")],
+    files: Annotated[list[Path], typer.Argument(help="Decoded images or coded files, or folders of them.")],
     metrics: Annotated[str, typer.Option(help="Names with commas between; default: all that can run here.")] = "",
     backbone: Annotated[str, typer.Option(help="Decodes .gic files; `preview` needs no backbone.")] = "preview",
-    coded: Annotated[Path | None, typer.Option(help="Where the coded files of decoded pictures lie.")] = None,
+    coded: Annotated[Path | None, typer.Option(help="Where the coded files of decoded images lie.")] = None,
     style: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
 ) -> None:
-    """Score files against their references: bits per pixel of the whole file and quality of the picture."""
+    """Score files against their references: bits per pixel of the whole file and quality of the image."""
     from priorcodec.core.io import atomic as disk
     from priorcodec.evaluation import evaluate
     from priorcodec.evaluation import metrics as scores
@@ -358,12 +358,12 @@ def evaluate_files(
 def report(
     results: Annotated[list[Path], typer.Argument(help="Result files of the benchmarks, or folders of them.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
-    pictures: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
+    images: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
 ) -> None:
-    """Result files -> one self-contained page: plots, tables, and a slider over the decoded pictures."""
+    """Result files -> one self-contained page: plots, tables, and a slider over the decoded images."""
     from priorcodec.evaluation import report as page
 
-    page.build(results, output, pictures=pictures)
+    page.build(results, output, images=images)
     print(f"{output}: {output.stat().st_size} bytes")
 
 
@@ -376,7 +376,7 @@ def main() -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except MemoryError:
-        print("error: not enough memory for this picture: use a smaller one", file=sys.stderr)
+        print("error: not enough memory for this image: use a smaller one", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -426,8 +426,8 @@ def _config(settings: Sequence[str], *, no_plugin: Sequence[str] = (), **options
     return decode_config([*words, *settings], backbones=names)
 
 
-def _pictures(inputs: list[Path], output: Path | None, task: Decode, *, workers: int, as_json: bool) -> None:
-    """Files to pictures: `photo.gic` becomes `photo.NAME.png`, so that no original is ever in the way."""
+def _images(inputs: list[Path], output: Path | None, task: Decode, *, workers: int, as_json: bool) -> None:
+    """Files to images: `photo.gic` becomes `photo.NAME.png`, so that no original is ever in the way."""
     from priorcodec.batch import runner
     from priorcodec.core import container
 

@@ -119,7 +119,7 @@ def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
         "parameters": f"{spec.parameters / 1e6:.2f}M",
         "latent": f"{spec.latent.channels} channels, stride {spec.latent.stride}",
         "prediction": str(spec.prediction),
-        "licence": spec.license,
+        "license": spec.license,
         "weights": weights,
         "adapters": ", ".join(source.name for source in registry.adapters(spec)) or "none",
     }

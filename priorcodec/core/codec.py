@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from priorcodec.core import container, rate_control, tiling
-from priorcodec.core.container import STATISTICS, Segment, Stream
+from priorcodec.core.container import STATISTICS, Container, Segment
 from priorcodec.core.entropy.entropy_model import QUALITY_STEPS, Prior
 from priorcodec.core.errors import ConfigError, StreamError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.latent_refinement import Objective, Refine, Refinement, refine
-from priorcodec.core.rd_loss import Ladder
-from priorcodec.core.statistics import PictureStatistics
+from priorcodec.core.rd_loss import LambdaSchedule
+from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.transforms import HYPER_STRIDE, STRIDE, Transforms
 from priorcodec.core.weights import EncoderWeights, load_encoder
 
@@ -39,7 +39,7 @@ class Encoded:
     symbols_sha256: what every decoder must read back; refinement: what refining did, if it was wanted."""
 
     data: bytes
-    stream: Stream
+    stream: Container
     hyper_bits: float
     latent_bits: float
     symbols_sha256: str
@@ -51,7 +51,7 @@ class Decoded:
     """What a file says, and all a backbone's adapter may see.
 
     y_hat: (1, m, h, w) on the padded grid, stride 16; quality: in levels; height, width: true size in pixels; seed: of any noise
-    a sampler wants; statistics: of the picture, when the file has them; transforms, tile: what the preview is made with.
+    a sampler wants; statistics: of the image, when the file has them; transforms, tile: what the preview is made with.
     """
 
     y_hat: Tensor
@@ -61,14 +61,14 @@ class Decoded:
     height: int
     width: int
     seed: int
-    stream: Stream
+    stream: Container
     symbols_sha256: str
-    statistics: PictureStatistics | None = None
+    statistics: ImageStatistics | None = None
 
     @property
     @torch.inference_mode()
     def preview(self) -> Tensor:
-        """The auxiliary decoder's picture (1, 3, 16h, 16w), nominally in [-1, 1]; made each time it is asked for."""
+        """The auxiliary decoder's image (1, 3, 16h, 16w), nominally in [-1, 1]; made each time it is asked for."""
         plan = self.tiles(self.tile, 0)
         x = self.y_hat.new_empty(1, 3, plan.height, plan.width)
         for rows, columns in plan:
@@ -81,7 +81,7 @@ class Decoded:
         return tiling.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE)
 
     def tiles(self, side: int, margin: int) -> tiling.Plan:
-        """`tiling.plan` of the padded picture."""
+        """`tiling.plan` of the padded image."""
         return tiling.plan(self.height, self.width, side, margin)
 
 
@@ -90,7 +90,7 @@ class Codec:
 
     Args:
         weights: an encoder's weight file (default: the shipped one); device: where the networks run; tile: side in pixels of
-            what they work on at a time, 0 for whole pictures, None for what the device's memory allows.
+            what they work on at a time, 0 for whole images, None for what the device's memory allows.
     Raises:
         WeightsError: the weight file is missing or no encoder.
     """
@@ -117,7 +117,7 @@ class Codec:
     ) -> Encoded:
         """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array.
 
-        statistics: write the picture's too, 8 bytes and 3 to 7 of framing, so that a decoder can use `renorm=written`;
+        statistics: write the image's too, 8 bytes and 3 to 7 of framing, so that a decoder can use `renorm=written`;
         refined: spend time on a better file, never one with a larger R + lambda D.
         """
         byte = self.quality_byte(quality)
@@ -162,7 +162,7 @@ class Codec:
         quality = byte / QUALITY_STEPS
         x = image_io.pad(image_io.to_tensor(pixels), HYPER_STRIDE).to(self.device)
         levels = torch.tensor([quality], device=self.device)
-        lam = float(Ladder(levels=self.levels).lambdas(levels))
+        lam = float(LambdaSchedule(levels=self.levels).lambdas(levels))
         size: tuple[int, int] = pixels.shape[:2]  # pyright: ignore[reportAssignmentType]
         write = partial(self._code, size=size, segments=self._segments(pixels, statistics), byte=byte)
         with torch.inference_mode(False), torch.no_grad():  # what is made inside inference mode has no gradient later
@@ -181,7 +181,7 @@ class Codec:
         return prior.requires_grad_(False).eval().to(self.device)
 
     def _segments(self, pixels: np.ndarray, statistics: bool) -> tuple[Segment, ...]:
-        return (Segment(type=STATISTICS, data=PictureStatistics.measure(pixels).pack()),) if statistics else ()
+        return (Segment(type=STATISTICS, data=ImageStatistics.measure(pixels).pack()),) if statistics else ()
 
     def _analysed(self, planes: Tensor) -> Tensor:
         """uint8 (1, 3, H, W), sides multiples of 64 -> y (1, m, H/16, W/16), one tile after the other."""
@@ -198,16 +198,16 @@ class Codec:
         return y
 
     def _write(self, y: Tensor, size: tuple[int, int], segments: tuple[Segment, ...], byte: int) -> Encoded:
-        """Features y (1, m, h, w) of a picture of true size (height, width), in pixels, at one quality byte -> file."""
+        """Features y (1, m, h, w) of an image of true size (height, width), in pixels, at one quality byte -> file."""
         y_q, z = self.transforms.scaled(y, torch.tensor([byte / QUALITY_STEPS], device=self.device))
         return self._code(y_q, z, size=size, segments=segments, byte=byte)[0]
 
     def _code(
         self, y_q: Tensor, z: Tensor, *, size: tuple[int, int], segments: tuple[Segment, ...], byte: int
     ) -> tuple[Encoded, Tensor]:
-        """Values in quantisation steps, with batch dimension -> the file, and y_hat_q (m, h, w) as its decoder reads it."""
+        """Values in quantization steps, with batch dimension -> the file, and y_hat_q (m, h, w) as its decoder reads it."""
         coded = self.prior.encode(y_q[0], z[0], byte)
-        stream = Stream(
+        stream = Container(
             encoder_id=self.id, quality=byte, height=size[0], width=size[1],
             hyper=coded.hyper, latent=coded.latent, segments=segments,
         )  # fmt: skip
@@ -221,8 +221,8 @@ class Codec:
         return encoded, coded.y_hat_q
 
     @torch.inference_mode()
-    def read(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> tuple[Stream, Tensor, str]:
-        """A file -> its stream, y_hat in quantisation steps (m, h, w) and its symbols' SHA-256: the exact part of decoding.
+    def read(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> tuple[Container, Tensor, str]:
+        """A file -> its stream, y_hat in quantization steps (m, h, w) and its symbols' SHA-256: the exact part of decoding.
 
         Raises StreamError: damaged, too large, or written by another encoder.
         """
@@ -243,7 +243,7 @@ class Codec:
         stream, y_hat_q, digest = self.read(data, max_pixels=max_pixels)
         written = stream.segment(STATISTICS)
         quality = stream.quality / QUALITY_STEPS
-        y_hat = self.transforms.dequantise(y_hat_q[None], torch.tensor([quality], device=self.device))
+        y_hat = self.transforms.dequantize(y_hat_q[None], torch.tensor([quality], device=self.device))
         return Decoded(
             y_hat=y_hat,
             transforms=self.transforms,
@@ -254,12 +254,12 @@ class Codec:
             seed=container.seed(data),
             stream=stream,
             symbols_sha256=digest,
-            statistics=None if written is None else PictureStatistics.unpack(written),
+            statistics=None if written is None else ImageStatistics.unpack(written),
         )
 
     @torch.inference_mode()
     def preview(self, decoded: Decoded) -> np.ndarray:
-        """The auxiliary decoder's picture: uint8 (h, w, 3)."""
+        """The auxiliary decoder's image: uint8 (h, w, 3)."""
         plan = decoded.tiles(self.tile, 0)
         pixels = np.empty((plan.height, plan.width, 3), np.uint8)
         for rows, columns in plan:

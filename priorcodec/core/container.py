@@ -29,14 +29,14 @@ import zlib
 from dataclasses import dataclass
 
 from priorcodec.core.errors import StreamError
-from priorcodec.core.statistics import PictureStatistics
+from priorcodec.core.statistics import ImageStatistics
 
 MAGIC = b"GIC"
 VERSION = 1
 SUFFIX = ".gic"
 MAX_QUALITY = 224
-MAX_PIXELS = 2**26  # 8192x8192; a larger picture must be asked for
-STATISTICS = 1  # segment type: eight bytes, core.renorm.PictureStatistics
+MAX_PIXELS = 2**26  # 8192x8192; a larger image must be asked for
+STATISTICS = 1  # segment type: eight bytes, core.renorm.ImageStatistics
 CRITICAL = 0x80
 KNOWN_CRITICAL: frozenset[int] = frozenset()
 
@@ -55,7 +55,7 @@ class Segment:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stream:
+class Container:
     """Everything a file says. height, width: true size in pixels; quality: 0 to 224; hyper, latent: entropy-coded z, y.
 
     Raises:
@@ -88,7 +88,7 @@ class Stream:
         return next((segment.data for segment in self.segments if segment.type == kind), None)
 
 
-def pack(stream: Stream) -> bytes:
+def pack(stream: Container) -> bytes:
     """The whole file. Raises StreamError when a string is 2**32 bytes or longer."""
     flags = _SEGMENTS if stream.segments else 0
     parts = [_HEAD.pack(MAGIC, VERSION, stream.encoder_id, stream.quality, flags)]
@@ -102,7 +102,7 @@ def pack(stream: Stream) -> bytes:
     return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
 
 
-def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> Stream:
+def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> Container:
     """Read a whole file; allocates no more than the file's own length.
 
     max_pixels: a larger height * width is refused, so that no header makes a decoder allocate without bound.
@@ -132,7 +132,7 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     height, width = reader.varint("height"), reader.varint("width")
     if height * width > max_pixels:
         raise StreamError(
-            f"the picture is {width}x{height}, more than {max_pixels} pixels: raise max_pixels if you trust it"
+            f"the image is {width}x{height}, more than {max_pixels} pixels: raise max_pixels if you trust it"
         )
     hyper = reader.take(reader.varint("z length"), "z string")
     segments = []
@@ -143,14 +143,14 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
             segments.append(Segment(type=kind, data=reader.take(reader.varint("segment length"), "segment")))
     else:
         latent = reader.take(reader.left, "y string")
-    return Stream(
+    return Container(
         encoder_id=encoder_id, quality=quality, height=height, width=width,
         hyper=hyper, latent=latent, segments=tuple(segments),
     )  # fmt: skip
 
 
 def seed(data: bytes) -> int:
-    """The file's CRC, 0 to 2**32 - 1: what every sampler's noise is seeded with, so one file gives one picture."""
+    """The file's CRC, 0 to 2**32 - 1: what every sampler's noise is seeded with, so one file gives one image."""
     if len(data) < _CRC_BYTES:
         raise StreamError(f"got {len(data)} bytes, wanted a whole {SUFFIX} file")
     return int.from_bytes(data[-_CRC_BYTES:], "little")
@@ -172,12 +172,12 @@ def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | fl
         "hyper_bytes": len(stream.hyper),
         "latent_bytes": len(stream.latent),
         "segments": ", ".join(f"type {s.type}: {len(s.data)} bytes" for s in stream.segments) or "none",
-        "statistics": "none" if statistics is None else str(PictureStatistics.unpack(statistics)),
+        "statistics": "none" if statistics is None else str(ImageStatistics.unpack(statistics)),
         "crc32": f"{seed(data):08x}",
     }
 
 
-def overhead_bytes(stream: Stream) -> int:
+def overhead_bytes(stream: Container) -> int:
     """Bytes of the file that are neither z string nor y string: header, lengths, segments, CRC."""
     return len(pack(stream)) - len(stream.hyper) - len(stream.latent)
 

@@ -10,7 +10,7 @@ class StreamError(PriorCodecError):
 
 
 class ImageError(PriorCodecError):
-    """The picture cannot be read, or needs a decision of the caller (alpha without a background, too large)."""
+    """The image cannot be read, or needs a decision of the caller (alpha without a background, too large)."""
 
 
 class WeightsError(PriorCodecError):
@@ -38,7 +38,7 @@ class TrainingError(PriorCodecError):
 
 
 class PrecisionWarning(UserWarning):
-    """A picture was decoded in float32, because the wanted precision overflowed."""
+    """An image was decoded in float32, because the wanted precision overflowed."""
 
 
 class PluginWarning(UserWarning):

@@ -1,7 +1,7 @@
-"""Online latent optimisation: y and the hyper-latent of one picture moved so that its file costs less R + lambda D.
+"""Online latent optimization: y and the hyper-latent of one image moved so that its file costs less R + lambda D.
 
 Yang, Bamler and Mandt, "Improving Inference for Neural Image Compression" (NeurIPS 2020): Adam on the values before rounding,
-rounding replaced by a random choice between both neighbours whose temperature falls (stochastic Gumbel annealing). The
+rounding replaced by a random choice between both neighbors whose temperature falls (stochastic Gumbel annealing). The
 probabilities are those of SGA+ (Perugachi-Diaz et al. 2024, the scaled sigmoid logit), better here in few steps.
     y_q, z --soften(temperature)--> prior --> bits ------------------------------+--> R + lambda D --> Adam --> y_q, z
                              |-> y_hat --g_s--> preview --squared error (, ...)--+
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
 MOST_STEPS = 10_000
 CHECKS = 10  # hard-rounded candidates over a run
 PATIENCE = 5  # of them without a better one end it
-RATE = 0.01  # Adam's, in quantisation steps; falls along half a cosine
+RATE = 0.01  # Adam's, in quantization steps; falls along half a cosine
 HOT, COLD = 0.7, 0.15  # temperature of the first and of the last step
 SHARPNESS = 1.8  # of the probabilities; SGA+ in this form has 1.15
 SHARE = 0.9  # of the distortion that a measure makes up, where there is one
 
 Number = TypeVar("Number", float, Tensor)
 Measure = Callable[[Tensor, Tensor], Tensor]
-"""y_hat (1, m, h, w), preview (1, 3, 16h, 16w) -> how far they are from the picture, a positive scalar of any unit."""
+"""y_hat (1, m, h, w), preview (1, 3, 16h, 16w) -> how far they are from the image, a positive scalar of any unit."""
 Towards = Callable[[Tensor, float], Measure]
-"""Padded picture (1, 3, H, W) in [-1, 1], quality in levels -> the measure."""
+"""Padded image (1, 3, H, W) in [-1, 1], quality in levels -> the measure."""
 Write = Callable[[Tensor, Tensor], "tuple[Encoded, Tensor]"]
-"""y_q (1, m, h, w), z (1, m_h, h/4, w/4) -> the file and the values its decoder reads, (m, h, w), in quantisation steps."""
+"""y_q (1, m, h, w), z (1, m_h, h/4, w/4) -> the file and the values its decoder reads, (m, h, w), in quantization steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,13 +87,13 @@ class Refinement:
 
 
 def structure(x: Tensor, quality: float) -> Measure:
-    """The structure term: one less the mean gradient magnitude similarity of the picture and its preview."""
+    """The structure term: one less the mean gradient magnitude similarity of the image and its preview."""
     wanted = gradient_magnitude(x)
     return lambda y_hat, preview: 1 - similarity(gradient_magnitude(preview), wanted).mean()
 
 
 class Objective:
-    """R + lambda D of one picture at one quality.
+    """R + lambda D of one image at one quality.
 
     D is the squared error of the preview in 8-bit values, over the true size; with a measure (1 - SHARE) of it and SHARE of
     that one, scaled (unless `scale` is given) to be as large as the squared error of the plain file, so that lambda still fits.
@@ -128,7 +128,7 @@ class Objective:
 
 
 def soften(value: Tensor, temperature: float, noise: Tensor) -> Tensor:
-    """Values between their two neighbouring integers, nearly one of them when cold; noise: logistic, the same shape."""
+    """Values between their two neighboring integers, nearly one of them when cold; noise: logistic, the same shape."""
     lower = value.detach().floor()
     odds = SHARPNESS * torch.logit((value - lower).clamp(1e-4, 1 - 1e-4))
     return lower + torch.sigmoid((odds / temperature + noise) / temperature)
@@ -154,24 +154,24 @@ def refine(
     def true_cost(y_q: Tensor, z: Tensor) -> tuple[Encoded, Cost]:
         with torch.no_grad():
             encoded, values = write(y_q, z)
-            y_hat = transforms.dequantise(values[None], quality)
+            y_hat = transforms.dequantize(values[None], quality)
             return encoded, objective.cost(encoded, y_hat, transforms.g_s(y_hat))
 
     with torch.inference_mode(False), torch.enable_grad():
         y_q, z = (part.detach().clone() for part in transforms.scaled(y.clone(), quality))
         best, before = true_cost(y_q, z)
         after, since, done = before, 0, 0
-        optimiser = torch.optim.Adam([y_q.requires_grad_(), z.requires_grad_()], lr=RATE)
+        optimizer = torch.optim.Adam([y_q.requires_grad_(), z.requires_grad_()], lr=RATE)
         random = torch.Generator(y.device).manual_seed(request.seed)
         for done in range(1, request.steps + 1):
             share = (done - 1) / request.steps
-            optimiser.param_groups[0]["lr"] = RATE * (0.525 + 0.475 * math.cos(math.pi * share))
+            optimizer.param_groups[0]["lr"] = RATE * (0.525 + 0.475 * math.cos(math.pi * share))
             noise = [torch.rand(part.shape, generator=random, device=y.device) for part in (y_q, z)]
             temperature = HOT * (COLD / HOT) ** share
             soft = [partial(soften, temperature=temperature, noise=n.logit(1e-6)) for n in noise]
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             _loss(objective, transforms, prior, quality, y_q, z, soft).backward()
-            optimiser.step()
+            optimizer.step()
             if request.progress:
                 request.progress(done)
             if done % -(-request.steps // CHECKS) and done < request.steps:
@@ -205,7 +205,7 @@ def _loss(
     mean, index = prior(y_q, phi, soft_y)
     symbols = soft_y(y_q - mean)
     bits = gaussian_bits(symbols, index).sum() + gaussian_bits(z_symbols, z_index.expand_as(z)).sum()
-    y_hat = transforms.dequantise(symbols + mean, quality)
+    y_hat = transforms.dequantize(symbols + mean, quality)
     with torch.autocast(y_q.device.type, dtype=torch.bfloat16):
         preview = transforms.g_s(y_hat).float()
         return objective.bpp(bits) + objective.lam * objective.distortion(y_hat, preview)

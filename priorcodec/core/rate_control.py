@@ -3,7 +3,7 @@
     pixels --g_a, once--> y --write(byte): gain, h_a, entropy coding--> file, for some quality bytes --> the largest that fits
 The logarithm of the size is almost linear in the quality, so a few guesses on the line between a file that fits and one that
 does not close in on the border, and bisection does the rest. From one byte to the next the size may also fall (symbols round
-differently, strings are whole 32-bit words), so the neighbours of the result are written as well.
+differently, strings are whole 32-bit words), so the neighbors of the result are written as well.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 WITHIN = 0.03  # a file this much below its target has hit it
 NEAR = 2  # quality bytes on either side of the result that are written for comparison
-GUESSES = 4  # on the line, before bisection: it bounds what a strange picture costs
+GUESSES = 4  # on the line, before bisection: it bounds what a strange image costs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Found:
             return f"wanted {_both(self.target, self.encoded)}, the refined file has {_both(size, self.encoded)}"
         return (
             f"wanted {_both(self.target, self.encoded)}, the closest file below has {_both(size, self.encoded)}, "
-            f"{1 - size / self.target:.1%} less: between two qualities this picture's file grows by more than that"
+            f"{1 - size / self.target:.1%} less: between two qualities this image's file grows by more than that"
         )
 
 
@@ -137,7 +137,7 @@ def _border(size: Callable[[int], int], target: int, top: int) -> int:
 
 def _out_of_range(target: int, smallest: int, largest: int, encoded: Encoded) -> str:
     return (
-        f"wanted {_both(target, encoded)}, but this picture's files have {smallest} to {largest} bytes "
+        f"wanted {_both(target, encoded)}, but this image's files have {smallest} to {largest} bytes "
         f"({_bpp(smallest, encoded)} to {_bpp(largest, encoded)} bpp)"
     )
 

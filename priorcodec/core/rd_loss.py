@@ -1,7 +1,7 @@
 """Stage 1, the pretext task that trains the encoder before any diffusion model is thought of.
 
 "Generative Image Coding with Diffusion Prior" (arXiv 2509.13768): L = sum over levels s of w_s (R_s + lambda_s D_s), with
-an auxiliary decoder. Each picture of a batch draws one level, which estimates the sum without bias.
+an auxiliary decoder. Each image of a batch draws one level, which estimates the sum without bias.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from priorcodec.core.transforms import ImageEncoder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ladder:
+class LambdaSchedule:
     """The rate-distortion trade-off per level: lambda grows geometrically; D is the mean squared error on 8-bit values.
 
     Level s weighs lambda_s ** -balance (scaled to mean 1), so that the low rates are not drowned by the high ones.
@@ -37,26 +37,26 @@ class Ladder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretextLoss:
-    """loss: scalar to minimise; bpp and mse (8-bit values): per picture, detached, shape (b,)."""
+class RDLoss:
+    """loss: scalar to minimize; bpp and mse (8-bit values): per image, detached, shape (b,)."""
 
     loss: Tensor
     bpp: Tensor
     mse: Tensor
 
 
-def pretext_loss(
+def rd_loss(
     model: ImageEncoder,
     x: Tensor,
     quality: Tensor,
-    ladder: Ladder,
+    ladder: LambdaSchedule,
     *,
     autocast: bool = False,
     uniform: Callable[[Tensor], Tensor] = torch.rand_like,
-) -> PretextLoss:
+) -> RDLoss:
     """x (b, 3, H, W) in [-1, 1], quality (b,) in levels -> the weighted stage-1 loss; uniform: see `relaxed_bits`."""
     out = model(x, quality, autocast=autocast, uniform=uniform)
     bpp = (out.y_bits + out.z_bits) / (x.shape[-1] * x.shape[-2])
     mse = ((out.x_hat - x) ** 2).mean((1, 2, 3)) * 127.5**2
     lam, weight = ladder.lambdas(quality), ladder.weights(quality)
-    return PretextLoss(loss=(weight * (bpp + lam * mse)).mean(), bpp=bpp.detach(), mse=mse.detach())
+    return RDLoss(loss=(weight * (bpp + lam * mse)).mean(), bpp=bpp.detach(), mse=mse.detach())

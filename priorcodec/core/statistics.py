@@ -1,17 +1,17 @@
 """Distribution renormalization: mean and spread of what a decoder made move to known ones (AdaIN, Huang & Belongie 2017, eq. 8).
 
     predicted  0 bits   z --to_statistics(those the adapter predicts)--> z, per channel of the latent
-    written    64 bits  x --PictureStatistics.apply--> x, of Y, Cb and Cr of the picture itself
+    written    64 bits  x --ImageStatistics.apply--> x, of Y, Cb and Cr of the image itself
 
 The blueprint writes the statistics of the latent z0 in both settings. A file that carried those would depend on a backbone's
-autoencoder, so the written ones describe the picture instead: mean and standard deviation of JPEG's full-range Y, Cb, Cr
-(BT.601; JFIF 1.02, page 3), which any backbone's picture can be moved to. Eight bytes, little endian:
+autoencoder, so the written ones describe the image instead: mean and standard deviation of JPEG's full-range Y, Cb, Cr
+(BT.601; JFIF 1.02, page 3), which any backbone's image can be moved to. Eight bytes, little endian:
 
 | bytes | field | scale |
 |---|---|---|
 | 2 | mean of Y | 0 to 255 in steps of 255/65535 |
 | 2 | std of Y | 0 to 127.5 in steps of 127.5/65535 |
-| 1 + 1 | means of Cb, Cr | k = byte - 128: 128 + sign(k) 128 (k/128)^2, fine near grey |
+| 1 + 1 | means of Cb, Cr | k = byte - 128: 128 + sign(k) 128 (k/128)^2, fine near gray |
 | 1 + 1 | std of Cb, Cr | 127.5 (byte/255)^2, fine near 0 |
 """
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-GAIN = (0.5, 2.0)  # of `apply`: more would blow up the decoder's own artefacts
+GAIN = (0.5, 2.0)  # of `apply`: more would blow up the decoder's own artifacts
 FLAT = 0.5  # standard deviation in levels of 255: below it there is no contrast to scale
 TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
-STRIP = 3 << 22  # numbers of a picture that are measured at a time: 96 MiB in float64
+STRIP = 3 << 22  # numbers of an image that are measured at a time: 96 MiB in float64
 _BYTES = struct.Struct("<HHBBBB")
 
 
@@ -49,7 +49,7 @@ def to_statistics(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def measure_shown(bands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Bands (b, 3, h, w) of a decoded picture, clamped as they would be shown -> mean and standard deviation (b, 3, 1, 1) of the
+    """Bands (b, 3, h, w) of a decoded image, clamped as they would be shown -> mean and standard deviation (b, 3, 1, 1) of the
     whole in Y, Cb, Cr, in levels; without the 128 of Cb and Cr."""
     parts = []
     for band in bands:
@@ -77,15 +77,15 @@ def _shown(x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureStatistics:
-    """mean, std: of Y, Cb, Cr over the whole picture, in levels: means 0 to 255, standard deviations 0 to 127.5."""
+class ImageStatistics:
+    """mean, std: of Y, Cb, Cr over the whole image, in levels: means 0 to 255, standard deviations 0 to 127.5."""
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
     @classmethod
-    def measure(cls, pixels: np.ndarray) -> PictureStatistics:
-        """Of a picture, uint8 (h, w, 3). Raises ImageError for another array."""
+    def measure(cls, pixels: np.ndarray) -> ImageStatistics:
+        """Of an image, uint8 (h, w, 3). Raises ImageError for another array."""
         import numpy as np
 
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
@@ -100,10 +100,10 @@ class PictureStatistics:
         return cls(mean=(y, cb, cr), std=(y_std, cb_std, cr_std))
 
     @classmethod
-    def unpack(cls, data: bytes) -> PictureStatistics:
+    def unpack(cls, data: bytes) -> ImageStatistics:
         """The eight bytes of `pack` -> what they stand for. Raises StreamError for another number of bytes."""
         if len(data) != _BYTES.size:
-            raise StreamError(f"the statistics have {len(data)} bytes, wanted {_BYTES.size}: encode the picture again")
+            raise StreamError(f"the statistics have {len(data)} bytes, wanted {_BYTES.size}: encode the image again")
         y, y_std, cb, cr, cb_std, cr_std = _BYTES.unpack(data)
         return cls(
             mean=(255 * y / 65535, _chroma(cb), _chroma(cr)),
@@ -118,10 +118,10 @@ class PictureStatistics:
         return _BYTES.pack(y, y_std, *chroma, *spread)
 
     def apply(self, x: Tensor, shown: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """A decoded picture (b, 3, h, w), nominally in [-1, 1], of its true size -> the same with these statistics.
+        """A decoded image (b, 3, h, w), nominally in [-1, 1], of its true size -> the same with these statistics.
 
-        shown: `measure_shown` of the picture that x is a band of, None where x is all of it. Contrast changes by 0.5 to 2 at
-        most, not at all where the picture is flat; what the result has beyond [-1, 1] is for the caller to clamp.
+        shown: `measure_shown` of the image that x is a band of, None where x is all of it. Contrast changes by 0.5 to 2 at
+        most, not at all where the image is flat; what the result has beyond [-1, 1] is for the caller to clamp.
         """
         import torch
 

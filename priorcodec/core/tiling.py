@@ -1,13 +1,13 @@
-"""Tiles: a large picture worked on in overlapping parts, so that memory stays that of one part.
+"""Tiles: a large image worked on in overlapping parts, so that memory stays that of one part.
 
     0 ---------- own ----------|------- own ------|---------- own ---------- length
     [ read                 margin]
                       [margin  read           margin]            ...
 Two ways to put the parts together again:
     `part`   for networks that look only so far: they read as much more and it is cut off. The same values as in one piece.
-    `blend`  for networks that see everything (attention, group norm): neighbours fade into each other across the middle half of
+    `blend`  for networks that see everything (attention, group norm): neighbors fade into each other across the middle half of
              their overlap; weights add up to one (MultiDiffusion, Bar-Tal et al. 2023, eq. 5, with linear ramps).
-A picture of one tile takes the same path: nothing is cut and every weight is one.
+An image of one tile takes the same path: nothing is cut and every weight is one.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Span:
         return slice((self.start - self.low) // stride, (self.stop - self.low) // stride)
 
     def weight(self, stride: int, device: torch.device | str = "cpu") -> Tensor:
-        """Of each position it reads: 1, and beside a neighbour a ramp as wide as the margin, centred on the common border."""
+        """Of each position it reads: 1, and beside a neighbor a ramp as wide as the margin, centered on the common border."""
         at = torch.arange(self.low // stride, self.high // stride, dtype=torch.float32, device=device) + 0.5
         weight = torch.ones_like(at)
         for border, margin, sign in ((self.start, self.start - self.low, 1), (self.stop, self.high - self.stop, -1)):
@@ -81,11 +81,11 @@ class Plan:
 
 
 def plan(height: int, width: int, side: int, margin: int) -> Plan:
-    """Tiles of a picture.
+    """Tiles of an image.
 
     height, width: in pixels, rounded up to `GRID`; side: what a tile may have as its own, a multiple too, 0 for everything;
-    margin: what it reads besides where it has a neighbour, rounded up to the grid, at most a tile. Sides are evened out, so a
-    picture little larger than one tile becomes two of half its size.
+    margin: what it reads besides where it has a neighbor, rounded up to the grid, at most a tile. Sides are evened out, so a
+    image little larger than one tile becomes two of half its size.
     """
     return Plan(rows=_spans(_up(height), side, margin), columns=_spans(_up(width), side, margin))
 
@@ -111,7 +111,7 @@ def automatic(pixel_bytes: float, margin: int, largest: int, device: torch.devic
     """Side of a tile's own part, in pixels: as large as half of the device's memory allows, from 256 up to `largest`.
 
     pixel_bytes: what the work on one pixel takes at its peak. The memory is all there is and not what happens to be free: the
-    same machine shall give the same picture twice.
+    same machine shall give the same image twice.
     """
     side = math.sqrt(SHARE * memory(torch.device(device)) / pixel_bytes) - 2 * _up(margin)
     return min(largest, max(256, int(side) // 256 * 256))

@@ -116,7 +116,7 @@ class Forward:
 class Transforms(nn.Module):
     """g_a, h_a, g_s and the gain vectors: the part that may be evaluated in floating point.
 
-    `quality` is a real number in [0, levels - 1], one per picture.
+    `quality` is a real number in [0, levels - 1], one per image.
     """
 
     def __init__(self, config: EncoderConfig):
@@ -134,13 +134,13 @@ class Transforms(nn.Module):
         self.log_hyper_gain = nn.Parameter(0.5 * start.repeat(1, c.m_h))
 
     def scaled(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """y and quality (b,) -> (y_q, hyper-latent before rounding), in units of one quantisation step."""
+        """y and quality (b,) -> (y_q, hyper-latent before rounding), in units of one quantization step."""
         y_q = y * interpolate(self.log_gain, quality).exp()[..., None, None]
         z = self.h_a(y_q) * interpolate(self.log_hyper_gain, quality).exp()[..., None, None]
         return y_q, z
 
-    def dequantise(self, y_hat_q: Tensor, quality: Tensor) -> Tensor:
-        """Decoded values in quantisation steps -> y_hat, the features every backbone's adapter reads."""
+    def dequantize(self, y_hat_q: Tensor, quality: Tensor) -> Tensor:
+        """Decoded values in quantization steps -> y_hat, the features every backbone's adapter reads."""
         return y_hat_q * interpolate(self.log_inverse, quality).exp()[..., None, None]
 
 
@@ -173,7 +173,7 @@ class ImageEncoder(Transforms):
         mean, index = self.prior(y_q, phi)
         symbols = round_ste(y_q - mean)
         y_bits = relaxed_bits(y_q - mean, index, uniform)
-        y_hat = self.dequantise(symbols + mean, quality)
+        y_hat = self.dequantize(symbols + mean, quality)
         return y_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
 
     def forward(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from PIL.Image import Image
 
-PICTURE = Path(__file__).parent / "coffee.webp"
+IMAGE = Path(__file__).parent / "coffee.webp"
 QUALITIES = (1.0, 3.0, 5.0)
 CLASSICAL: dict[str, dict[str, Any]] = {
     "AVIF": {"format": "AVIF", "speed": 4},
@@ -29,7 +29,7 @@ LABEL_HEIGHT, GAP = 34, 6
 
 @dataclass(frozen=True, kw_only=True)
 class Shot:
-    """One decoded picture of the table. seconds: coding and decoding together; None where it was searched for."""
+    """One decoded image of the table. seconds: coding and decoding together; None where it was searched for."""
 
     codec: str
     size_bytes: int
@@ -38,9 +38,9 @@ class Shot:
     decode_seconds: float | None = None
 
 
-def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") -> None:
-    """Write all files into the folder `output`, print the table. Raises ImageError for an unreadable picture."""
-    original = image_io.load(picture or PICTURE).pixels
+def run(output: Path, image: Path | None = None, backbone: str = "nano_unet") -> None:
+    """Write all files into the folder `output`, print the table. Raises ImageError for an unreadable image."""
+    original = image_io.load(image or IMAGE).pixels
     output.mkdir(parents=True, exist_ok=True)
     session = open_session(backbone=backbone)
     session.adapter  # noqa: B018  load everything now, so that the table shows coding times
@@ -49,7 +49,7 @@ def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") 
         started = time.perf_counter()
         data = session.encode(original, quality)
         encoded = time.perf_counter() - started
-        stem = f"{(picture or PICTURE).stem}-q{quality:g}"
+        stem = f"{(image or IMAGE).stem}-q{quality:g}"
         atomic.write(output / f"{stem}.gic", data)
         row = [Shot(codec=f"original {original.shape[1]}x{original.shape[0]}", size_bytes=0, pixels=original)]
         for name, decode in (("preview", session.preview_pixels), (backbone, session.decode_pixels)):
@@ -64,18 +64,18 @@ def run(output: Path, picture: Path | None = None, backbone: str = "nano_unet") 
         rows.append(row)
     _print_table(original, rows)
     image_io.save(montage(rows), output / "montage.png")
-    print(f"\nfiles and pictures in {output}, side by side in {output / 'montage.png'}")
+    print(f"\nfiles and images in {output}, side by side in {output / 'montage.png'}")
 
 
 def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> Shot:
     """The classical codec at the quality setting whose file is nearest in size."""
     from PIL import Image
 
-    picture = Image.fromarray(original)
+    image = Image.fromarray(original)
 
     def code(setting: int) -> bytes:
         buffer = io.BytesIO()
-        picture.save(buffer, quality=setting, **CLASSICAL[codec])
+        image.save(buffer, quality=setting, **CLASSICAL[codec])
         return buffer.getvalue()
 
     low, high = 1, 95
@@ -104,7 +104,7 @@ def _print_table(original: np.ndarray, rows: list[list[Shot]]) -> None:
 
 
 def montage(rows: list[list[Shot]]) -> np.ndarray:
-    """Rows of pictures of one size with their names and sizes above -> uint8 (h, w, 3)."""
+    """Rows of images of one size with their names and sizes above -> uint8 (h, w, 3)."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
 

@@ -1,7 +1,7 @@
 """Rate-distortion curves out of result rows: means per setting and the Bjontegaard delta rate (package bjontegaard).
 
 BD-rate after Bjontegaard, VCEG-M33 (2001), with piecewise cubic interpolation (pchip) of log rate over quality. It is
-taken between the curves of means over all pictures, and comes with the overlap of the two quality ranges: a figure from
+taken between the curves of means over all images, and comes with the overlap of the two quality ranges: a figure from
 a short overlap says little.
 """
 
@@ -82,11 +82,11 @@ def between(curve: Sequence[Point], low: float, high: float) -> list[Point]:
 
 
 def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean row per (codec, setting), in order of first appearance, with the number of pictures."""
+    """Mean row per (codec, setting), in order of first appearance, with the number of images."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["codec"], row["setting"]), []).append(row)
-    return [{"codec": c, "setting": s, "pictures": len(g), **mean(g)} for (c, s), g in groups.items()]
+    return [{"codec": c, "setting": s, "images": len(g), **mean(g)} for (c, s), g in groups.items()]
 
 
 def curve(mean_rows: Sequence[dict[str, Any]], codec: str, metric: str) -> list[Point]:

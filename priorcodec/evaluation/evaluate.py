@@ -23,7 +23,7 @@ from priorcodec.core.image import color
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import metrics
 
-PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".jxl"}
+IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".jxl"}
 STREAMS = {".266": "vvc", ".vvc": "vvc", ".265": "hevc", ".hevc": "hevc", ".obu": "obu"}
 UNCODED = {".png", ".tif", ".tiff"}
 """A decoder's output, not a coded file: its own size says nothing, so the rate comes from the coded file beside it."""
@@ -32,7 +32,7 @@ FORMATS = ("table", "csv", "json")
 Row = dict[str, Any]
 
 
-def read(path: Path, *, backbone: str | None = None) -> metrics.Picture:
+def read(path: Path, *, backbone: str | None = None) -> metrics.Pixels:
     """Decode any file we compare -> uint8 (h, w, 3).
 
     backbone: which one decodes .gic files; None is the preview, which needs none. Video streams are read as BT.709 full
@@ -47,7 +47,7 @@ def read(path: Path, *, backbone: str | None = None) -> metrics.Picture:
     return read_stream(path, STREAMS[suffix]) if suffix in STREAMS else image_io.load(path).pixels
 
 
-def read_stream(path: Path, container: str) -> metrics.Picture:
+def read_stream(path: Path, container: str) -> metrics.Pixels:
     """First frame of a raw HEVC, VVC or AV1 stream, taken as BT.709 full range."""
     try:
         import av
@@ -61,7 +61,7 @@ def read_stream(path: Path, container: str) -> metrics.Picture:
         raise ImageError(f"{path}: not a readable {container} stream ({error})") from error
 
 
-def rgb(frame: Any) -> metrics.Picture:
+def rgb(frame: Any) -> metrics.Pixels:
     """A PyAV frame of BT.709 full-range YUV -> uint8 (h, w, 3)."""
     full = {"src_color_range": "JPEG", "dst_color_range": "JPEG"}
     return frame.reformat(format="rgb24", src_colorspace="ITU709", dst_colorspace="ITU709", **full).to_ndarray()
@@ -72,7 +72,7 @@ def pair(references: Sequence[Path], files: Sequence[Path]) -> list[tuple[Path, 
 
     Both may hold folders. One reference and one file belong together whatever their names. Raises ConfigError.
     """
-    known, coded = expand(references, PICTURES), expand(files, PICTURES | STREAMS.keys() | {".gic"})
+    known, coded = expand(references, IMAGES), expand(files, IMAGES | STREAMS.keys() | {".gic"})
     if len(known) == len(coded) == 1:
         return [(known[0], coded[0])]
     pairs = []
@@ -85,7 +85,7 @@ def pair(references: Sequence[Path], files: Sequence[Path]) -> list[tuple[Path, 
 
 
 def score(
-    reference: metrics.Picture, picture: metrics.Picture, file_bytes: int | None, names: Iterable[str]
+    reference: metrics.Pixels, image: metrics.Pixels, file_bytes: int | None, names: Iterable[str]
 ) -> dict[str, Any]:
     """bytes, bpp and every named metric, rounded to DIGITS decimals; None where undefined or infinite.
 
@@ -94,7 +94,7 @@ def score(
     values: dict[str, Any] = {"bytes": file_bytes, "bpp": None}
     if file_bytes is not None:
         values["bpp"] = round(metrics.bpp(file_bytes, *reference.shape[:2]), DIGITS)
-    for name, value in metrics.score(reference, picture, names).items():
+    for name, value in metrics.score(reference, image, names).items():
         values[name] = round(value, DIGITS) if value is not None and math.isfinite(value) else None
     return values
 
@@ -107,9 +107,9 @@ def evaluate(
     backbone: str | None = None,
     coded: Path | None = None,
 ) -> list[Row]:
-    """One row per file: picture, file, bytes, bpp and the named metrics.
+    """One row per file: image, file, bytes, bpp and the named metrics.
 
-    coded: where the coded files of already decoded pictures (PNG, TIFF) lie; by default beside them, as .gic.
+    coded: where the coded files of already decoded images (PNG, TIFF) lie; by default beside them, as .gic.
     """
     names, rows, last = list(names), [], (Path(), np.empty(0))
     for reference, file in pair(references, files):
@@ -119,13 +119,13 @@ def evaluate(
             values = score(last[1], read(file, backbone=backbone), _file_bytes(file, coded), names)
         except ImageError as error:
             raise ImageError(f"{file.name}: {error}" if file.name not in str(error) else str(error)) from error
-        rows.append({"picture": reference.stem, "file": file.name, **values})
+        rows.append({"image": reference.stem, "file": file.name, **values})
     return rows
 
 
 def mean(rows: Sequence[Row]) -> Row:
     """Mean of every number over the rows; None as soon as one row has none."""
-    keys = [k for k in rows[0] if k not in ("picture", "file", "codec", "setting")]
+    keys = [k for k in rows[0] if k not in ("image", "file", "codec", "setting")]
     columns = {k: [row[k] for row in rows] for k in keys}
     return {k: None if None in c else round(sum(c) / len(c), DIGITS) for k, c in columns.items()}
 
@@ -134,7 +134,7 @@ def render(rows: Sequence[Row], style: str) -> str:
     """Rows and their mean as `table`, `csv` or `json`. Raises ConfigError for another style."""
     if style not in FORMATS:
         raise ConfigError(f"no format {style!r}; choose table, csv or json")
-    every = [*rows, {"picture": "mean", "file": f"{len(rows)} files", **mean(rows)}]
+    every = [*rows, {"image": "mean", "file": f"{len(rows)} files", **mean(rows)}]
     if style == "json":
         return json.dumps({"rows": list(rows), "mean": mean(rows)}, indent=1, allow_nan=False) + "\n"
     if style == "csv":
@@ -169,7 +169,7 @@ def expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
         else:
             raise ConfigError(f"{source} does not exist; give a file or a folder")
     if not found:
-        raise ConfigError(f"no picture in {', '.join(map(str, sources))}; give a file or a folder that holds some")
+        raise ConfigError(f"no image in {', '.join(map(str, sources))}; give a file or a folder that holds some")
     return found
 
 
@@ -183,13 +183,13 @@ def _file_bytes(file: Path, coded: Path | None) -> int | None:
         return file.stat().st_size
     if coded is not None and coded.is_file():
         return coded.stat().st_size
-    kinds = {".gic"} if coded is None else {".gic", *STREAMS, *(PICTURES - UNCODED)}
+    kinds = {".gic"} if coded is None else {".gic", *STREAMS, *(IMAGES - UNCODED)}
     around = [p for p in (coded or file.parent).iterdir() if p.suffix.lower() in kinds]
     fits = [p for p in around if file.stem == p.stem or file.stem.startswith(p.stem + ".")]
     return max(fits, key=lambda p: len(p.stem)).stat().st_size if fits else None
 
 
-def _read_jxl(path: Path) -> metrics.Picture:
+def _read_jxl(path: Path) -> metrics.Pixels:
     try:
         import pillow_jxl  # pyright: ignore[reportMissingImports] # noqa: F401 (registers the format with Pillow)
     except ImportError as error:
@@ -197,8 +197,8 @@ def _read_jxl(path: Path) -> metrics.Picture:
     from PIL import Image
 
     try:
-        with Image.open(path) as picture:
-            return np.array(color.to_srgb(picture, background=None)[0])
+        with Image.open(path) as image:
+            return np.array(color.to_srgb(image, background=None)[0])
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: not a readable JPEG XL file ({error})") from error
 

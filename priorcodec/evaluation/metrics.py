@@ -1,9 +1,9 @@
-"""How good a decoded picture is, under one convention: both as 8-bit RGB at full size, as a person would see them.
+"""How good a decoded image is, under one convention: both as 8-bit RGB at full size, as a person would see them.
 
 No metric but GMSD resizes, crops or converts to luma. PSNR over all three channels; MS-SSIM on [0, 255] RGB (Wang et al. 2003,
 package pytorch-msssim); LPIPS on [-1, 1] (Zhang et al. 2018, package lpips); DISTS on [0, 1] (Ding et al. 2020, package
 DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, package stlpips_pytorch, which brings its own weights);
-SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on grey [0, 255], for structure (Xue et al., TIP 2014).
+SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on gray [0, 255], for structure (Xue et al., TIP 2014).
 A rate is 8 times the bytes of the whole file over the pixels.
 """
 
@@ -28,7 +28,7 @@ from priorcodec.core.errors import ConfigError, ImageError, WeightsError
 if TYPE_CHECKING:
     from torch import Tensor
 
-Picture = np.ndarray
+Pixels = np.ndarray
 """uint8 (h, w, 3), RGB."""
 
 
@@ -36,13 +36,13 @@ Picture = np.ndarray
 class Metric:
     """One entry of METRICS.
 
-    function: (reference, picture) -> score; unit: as printed ("dB", or ""); smallest: the shortest side
+    function: (reference, image) -> score; unit: as printed ("dB", or ""); smallest: the shortest side
     in pixels the metric is defined for; needs: python modules; weights: files it wants in torch's checkpoint cache.
     """
 
     name: str
     title: str
-    function: Callable[[Picture, Picture], float]
+    function: Callable[[Pixels, Pixels], float]
     higher_is_better: bool
     unit: str = ""
     smallest: int = 1
@@ -55,67 +55,67 @@ def bpp(file_bytes: int, height: int, width: int) -> float:
     return 8 * file_bytes / (height * width)
 
 
-def psnr(reference: Picture, picture: Picture) -> float:
-    """Peak signal-to-noise ratio in dB over all samples of all channels; infinite for equal pictures."""
-    error = np.square(reference.astype(np.float64) - picture.astype(np.float64)).mean()
+def psnr(reference: Pixels, image: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB over all samples of all channels; infinite for equal images."""
+    error = np.square(reference.astype(np.float64) - image.astype(np.float64)).mean()
     return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
 
 
-def msssim(reference: Picture, picture: Picture) -> float:
-    """Multi-scale structural similarity, mean of the three channels, 1 for equal pictures."""
+def msssim(reference: Pixels, image: Pixels) -> float:
+    """Multi-scale structural similarity, mean of the three channels, 1 for equal images."""
     import torch
     from pytorch_msssim import ms_ssim
 
     with torch.no_grad():
-        return float(ms_ssim(_tensor(reference), _tensor(picture), data_range=255))
+        return float(ms_ssim(_tensor(reference), _tensor(image), data_range=255))
 
 
-def gmsd(reference: Picture, picture: Picture) -> float:
-    """Gradient magnitude similarity deviation: how unevenly edges are lost, 0 for equal pictures, about 0.3 at the worst."""
+def gmsd(reference: Pixels, image: Pixels) -> float:
+    """Gradient magnitude similarity deviation: how unevenly edges are lost, 0 for equal images, about 0.3 at the worst."""
     from priorcodec.core.gradient_similarity import deviation
 
-    return float(deviation(_tensor(picture).double() / 127.5 - 1, _tensor(reference).double() / 127.5 - 1))
+    return float(deviation(_tensor(image).double() / 127.5 - 1, _tensor(reference).double() / 127.5 - 1))
 
 
-def ssimulacra2(reference: Picture, picture: Picture) -> float:
-    """SSIMULACRA2, 100 for equal pictures, about 70 for high quality, negative for very low."""
+def ssimulacra2(reference: Pixels, image: Pixels) -> float:
+    """SSIMULACRA2, 100 for equal images, about 70 for high quality, negative for very low."""
     from ssimulacra2 import compute_ssimulacra2
 
-    def bmp(x: Picture) -> io.BytesIO:
+    def bmp(x: Pixels) -> io.BytesIO:
         Image.fromarray(x).save(file := io.BytesIO(), "BMP")
         return file
 
-    return float(compute_ssimulacra2(bmp(reference), bmp(picture)))
+    return float(compute_ssimulacra2(bmp(reference), bmp(image)))
 
 
-def lpips_alex(reference: Picture, picture: Picture) -> float:
+def lpips_alex(reference: Pixels, image: Pixels) -> float:
     """LPIPS v0.1 with AlexNet."""
     import torch
 
     with torch.no_grad():
-        return float(_lpips()(_tensor(reference) / 127.5 - 1, _tensor(picture) / 127.5 - 1))
+        return float(_lpips()(_tensor(reference) / 127.5 - 1, _tensor(image) / 127.5 - 1))
 
 
-def dists(reference: Picture, picture: Picture) -> float:
-    """DISTS at full size (the package's own loader would shrink the picture to 256)."""
+def dists(reference: Pixels, image: Pixels) -> float:
+    """DISTS at full size (the package's own loader would shrink the image to 256)."""
     import torch
 
     with torch.no_grad():
-        return float(_dists()(_tensor(reference) / 255, _tensor(picture) / 255))
+        return float(_dists()(_tensor(reference) / 255, _tensor(image) / 255))
 
 
-def stlpips_alex(reference: Picture, picture: Picture) -> float:
+def stlpips_alex(reference: Pixels, image: Pixels) -> float:
     """Shift-tolerant LPIPS with AlexNet."""
-    return _stlpips("alex")(reference, picture)
+    return _stlpips("alex")(reference, image)
 
 
-def stlpips_vgg(reference: Picture, picture: Picture) -> float:
+def stlpips_vgg(reference: Pixels, image: Pixels) -> float:
     """Shift-tolerant LPIPS with VGG-16."""
-    return _stlpips("vgg")(reference, picture)
+    return _stlpips("vgg")(reference, image)
 
 
 class _ShiftTolerant:
-    """ST-LPIPS that keeps the last reference's features: a rate-distortion run asks about one picture many times.
+    """ST-LPIPS that keeps the last reference's features: a rate-distortion run asks about one image many times.
 
     Channels last, where torch's poolings are a quarter faster on a CPU; scores move by less than 1e-7.
     """
@@ -128,22 +128,22 @@ class _ShiftTolerant:
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.last: tuple[bytes, list[Tensor]] = (b"", [])
 
-    def features(self, picture: Picture) -> list[Tensor]:
+    def features(self, image: Pixels) -> list[Tensor]:
         import torch
         from stlpips_pytorch.utils import normalize_tensor
 
         model: Any = self.model
-        x = (_tensor(picture) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+        x = (_tensor(image) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
         return [normalize_tensor(f) for f in model.net(model.scaling_layer(x))]
 
-    def __call__(self, reference: Picture, picture: Picture) -> float:
+    def __call__(self, reference: Pixels, image: Pixels) -> float:
         import torch
 
         with torch.no_grad():
             key = hashlib.sha256(repr(reference.shape).encode() + reference.tobytes()).digest()
             if key != self.last[0]:
                 self.last = key, self.features(reference)
-            pairs = zip(self.model.lins, self.last[1], self.features(picture), strict=True)
+            pairs = zip(self.model.lins, self.last[1], self.features(image), strict=True)
             return float(sum(layer((a - b) ** 2).mean() for layer, a, b in pairs))
 
 
@@ -197,24 +197,24 @@ def available(names: Iterable[str] | None = None) -> tuple[list[str], list[str]]
     return [n for n, why in reasons.items() if why is None], [why for why in reasons.values() if why is not None]
 
 
-def score(reference: Picture, picture: Picture, names: Iterable[str]) -> dict[str, float | None]:
-    """Scores of `picture` against the untouched `reference`, both uint8 (h, w, 3); None where the picture is too small.
+def score(reference: Pixels, image: Pixels, names: Iterable[str]) -> dict[str, float | None]:
+    """Scores of `image` against the untouched `reference`, both uint8 (h, w, 3); None where the image is too small.
 
-    Raises ImageError if sizes differ or a picture is not 8-bit RGB, WeightsError if a metric lacks its weights,
+    Raises ImageError if sizes differ or an image is not 8-bit RGB, WeightsError if a metric lacks its weights,
     ConfigError for an unknown name.
     """
-    for role, x in (("reference", reference), ("picture", picture)):
+    for role, x in (("reference", reference), ("image", image)):
         if x.dtype != np.uint8 or x.ndim != 3 or x.shape[2] != 3:
             raise ImageError(f"{role} is {x.dtype} {x.shape}, wanted uint8 (h, w, 3); convert it to 8-bit RGB")
-    if reference.shape != picture.shape:
-        (h, w), (i, j) = reference.shape[:2], picture.shape[:2]
-        raise ImageError(f"picture is {j}x{i}, reference is {w}x{h}; score pictures at the size they were coded from")
+    if reference.shape != image.shape:
+        (h, w), (i, j) = reference.shape[:2], image.shape[:2]
+        raise ImageError(f"image is {j}x{i}, reference is {w}x{h}; score images at the size they were coded from")
     scores: dict[str, float | None] = {}
     for name in names:
         if why := missing(name):
             raise WeightsError(why)
         small = min(reference.shape[:2]) < METRICS[name].smallest
-        scores[name] = None if small else METRICS[name].function(reference, picture)
+        scores[name] = None if small else METRICS[name].function(reference, image)
     return scores
 
 
@@ -224,7 +224,7 @@ def _get(name: str) -> Metric:
     return METRICS[name]
 
 
-def _tensor(x: Picture) -> Tensor:
+def _tensor(x: Pixels) -> Tensor:
     """uint8 (h, w, 3) -> float32 (1, 3, h, w) in [0, 255]."""
     import torch
 

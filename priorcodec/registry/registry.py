@@ -96,7 +96,7 @@ class Registry:
         asks the plugins, then the local caches, then the Hub at the pinned revision.
 
         Raises:
-            WeightsError: not to be had; the one line says how to get them and under which licence.
+            WeightsError: not to be had; the one line says how to get them and under which license.
         """
         if given:
             return weights.resolve_given(spec, given)

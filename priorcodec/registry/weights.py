@@ -95,15 +95,15 @@ def download_command(spec: BackboneSpec) -> str:
 
 
 def missing_line(spec: BackboneSpec, reason: str = "") -> str:
-    """One line: what is missing, how to get it, under which licence."""
+    """One line: what is missing, how to get it, under which license."""
     where = f"{spec.name}: its weights are not on this machine{f' and {reason}' if reason else ''}"
     if len(spec.revision) == SHIPPED:
         return (
-            f"{where}: {spec.source} should have come with the package; reinstall priorcodec (licence: {spec.license})"
+            f"{where}: {spec.source} should have come with the package; reinstall priorcodec (license: {spec.license})"
         )
     if spec.family not in DENOISER:
-        return f"{where}: give backbone.weights=PATH with {spec.source} at {spec.revision} (licence: {spec.license})"
-    return f"{where}: run `{download_command(spec)}`, or give backbone.weights=FOLDER (licence: {spec.license})"
+        return f"{where}: give backbone.weights=PATH with {spec.source} at {spec.revision} (license: {spec.license})"
+    return f"{where}: run `{download_command(spec)}`, or give backbone.weights=FOLDER (license: {spec.license})"
 
 
 def _on_the_hub(spec: BackboneSpec) -> bool:

@@ -131,7 +131,7 @@ def check_decodes_from_bytes(subject: Subject) -> None:
     backbone = subject.tiny()
     object.__setattr__(backbone, "to_latents", _forbidden)
     first, second = (_decode(subject, backbone, codec, data) for _ in range(2))
-    require_shape("the decoded picture", first, (71, 99, 3))
+    require_shape("the decoded image", first, (71, 99, 3))
     require_equal("the second decoding of one file", second, first)
 
 
@@ -146,7 +146,7 @@ def check_file_ignores_backbone(subject: Subject) -> None:
 
 
 def _forbidden(x: Tensor) -> Tensor:
-    raise AssertionError("to_latents() was called while decoding; a decoder has no picture to encode")
+    raise AssertionError("to_latents() was called while decoding; a decoder has no image to encode")
 
 
 def _attached(subject: Subject, backbone: Any, *, m: int = M, levels: int = LEVELS) -> Adapter:

@@ -23,9 +23,9 @@ def check_real_size(subject: Subject) -> None:
 
 @torch.no_grad()
 def check_autoencoder(subject: Subject) -> str:
-    """A picture comes back from the autoencoder at 20 dB or better."""
+    """An image comes back from the autoencoder at 20 dB or better."""
     backbone = subject.spec.build(subject.weights, dtype=torch.float32)
-    x = picture()
+    x = image()
     back = backbone.to_pixels(backbone.to_latents(x)).clamp(-1, 1)
     psnr = 10 * torch.log10(4 / (back - x).square().mean()).item()
     require(psnr >= 20, f"the autoencoder gives {psnr:.1f} dB back, wanted 20 or more: is latent.scale right?")
@@ -36,7 +36,7 @@ def check_autoencoder(subject: Subject) -> str:
 def check_prediction_type(subject: Subject) -> str:
     """Read as the stated prediction type, the output denoises better than read as any other."""
     backbone = subject.spec.build(subject.weights, dtype=torch.float32)
-    z = backbone.to_latents(picture())
+    z = backbone.to_latents(image())
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(1, 8, subject.spec.token_dim)
     pooled = torch.zeros(1, subject.spec.pooled_dim) if subject.spec.pooled_dim else None
@@ -69,12 +69,12 @@ def check_memory(subject: Subject) -> str:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     pixels = backbone.to_pixels(backbone.predict(**x))
-    require(bool(pixels.isfinite().all()), "the decoded picture has values that are not finite")
+    require(bool(pixels.isfinite().all()), "the decoded image has values that are not finite")
     return f"peak {_peak_bytes(device) / 2**30:.2f} GiB on {device.type} at {subject.spec.size} pixels"
 
 
-def picture(side: int = 256) -> Tensor:
-    """Something like a photograph, made of nothing: smooth colours with edges (1, 3, side, side) in [-1, 1]."""
+def image(side: int = 256) -> Tensor:
+    """Something like a photograph, made of nothing: smooth colors with edges (1, 3, side, side) in [-1, 1]."""
     g = torch.Generator().manual_seed(0)
     x = torch.zeros(1, 3, side, side)
     for octave in (2, 4, 8, 16):

@@ -14,7 +14,7 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "compressai
 
 
 def check_texts(subject: Subject) -> None:
-    """Summary, licence, source and family are stated, one line each."""
+    """Summary, license, source and family are stated, one line each."""
     for name in ("summary", "license", "source", "family"):
         text = getattr(subject.spec, name)
         require(isinstance(text, str) and bool(text.strip()), f"{name} is empty; state it")
@@ -39,7 +39,7 @@ def check_rules_stated(subject: Subject) -> None:
     """There are LoRA rules that compile and state their counts, and fusion sites, each once."""
     spec = subject.spec
     require(bool(spec.lora), "no LoRA rules; nothing of the denoiser could adapt")
-    require(bool(spec.fusion), "no fusion sites; the picture's features could not reach the denoiser")
+    require(bool(spec.fusion), "no fusion sites; the image's features could not reach the denoiser")
     for rule in spec.lora:
         try:
             re.compile(rule.pattern)

@@ -65,12 +65,12 @@ def check_deterministic(subject: Subject) -> None:
 
 @torch.no_grad()
 def check_batch_invariance(subject: Subject) -> None:
-    """A picture's result does not depend on the others in the batch."""
+    """An image's result does not depend on the others in the batch."""
     backbone, x = subject.tiny(), subject.inputs(batch=3)
     whole = backbone.predict(**x)
     for i in range(3):
         part = {k: None if v is None else v[i : i + 1] for k, v in x.items()}
-        require_equal(f"picture {i} alone and in a batch", backbone.predict(**part)[0], whole[i], CLOSE)
+        require_equal(f"image {i} alone and in a batch", backbone.predict(**part)[0], whole[i], CLOSE)
 
 
 @torch.no_grad()
@@ -114,7 +114,7 @@ def check_alpha_bar(subject: Subject) -> None:
 
 @torch.no_grad()
 def check_pixels(subject: Subject) -> None:
-    """to_pixels() and to_latents() map latents (b, c, h, w) and pictures (b, 3, h*stride, w*stride) onto each other."""
+    """to_pixels() and to_latents() map latents (b, c, h, w) and images (b, 3, h*stride, w*stride) onto each other."""
     backbone, latent = subject.tiny(), subject.spec.latent
     z = subject.inputs(height=6, width=4)["x_t"]
     x = backbone.to_pixels(z)

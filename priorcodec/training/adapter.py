@@ -4,7 +4,7 @@
         latent: z against to_latents(x)    pixel, perceptual, structure, grid, spectrum, adversarial: x_hat against x
         statistics: the adapter's predicted mean and std against those of to_latents(x)
         spread: x_hat against another draw of its noise. `pixel` alone is least with no noise at all; less half the spread it is
-        the energy score (Gneiting & Raftery, JASA 2007), least where pictures differ as much as what the file leaves open.
+        the energy score (Gneiting & Raftery, JASA 2007), least where images differ as much as what the file leaves open.
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
 (arXiv 2509.13768) and StableCodec (arXiv 2506.21977).
 """
@@ -45,7 +45,7 @@ MEANING = {
     "fine_depth": "blocks of the bridge there",
     "fusion": "channels of the attentive fusion's bottleneck; 0: no fusion",
     "window": "of its attention, in positions",
-    "detail": "channels of what adds the preview's detail to the picture; 0: nothing",
+    "detail": "channels of what adds the preview's detail to the image; 0: nothing",
     "detail_depth": "blocks of it",
     "grain": "channels of noise that it makes texture of",
     "tokens": "vectors that stand where text stood",
@@ -89,8 +89,8 @@ class LossWeights:
     adversarial: float = setting(0.0, "weight of the patch critic's opinion")
 
 
-# What looks at the decoded picture.
-PICTURE = [f.name for f in fields(LossWeights) if f.name not in ("latent", "statistics")]
+# What looks at the decoded image.
+IMAGE = [f.name for f in fields(LossWeights) if f.name not in ("latent", "statistics")]
 
 
 @dataclass
@@ -152,12 +152,12 @@ class Objective(nn.Module):
         return out.y_hat, out.x_hat
 
     def forward(
-        self, pictures: Tensor, quality: Tensor, corner: tuple[int, int], noise: Tensor
+        self, images: Tensor, quality: Tensor, corner: tuple[int, int], noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """pictures uint8 (b, 3, h, w), quality (b,), corner of the perceptual window, noise for detail, two draws
+        """images uint8 (b, 3, h, w), quality (b,), corner of the perceptual window, noise for detail, two draws
         side by side (b, 2 grain, h/4, w/4) -> loss and its terms."""
         backbone, weights = self.adapter.attached, self.weights
-        x = to_signed(pictures).contiguous(memory_format=torch.channels_last)
+        x = to_signed(images).contiguous(memory_format=torch.channels_last)
         y_hat, preview = self.read(x, quality)
         with torch.no_grad():
             target = backbone.to_latents(x).float()
@@ -173,7 +173,7 @@ class Objective(nn.Module):
             add("latent", (estimate.z.float() - target).square().mean())
         if weights.statistics and estimate.mean is not None:
             add("statistics", statistics_error(estimate.mean, estimate.std, target, self.adapter.bridge.std))
-        if any(getattr(weights, name) for name in PICTURE):
+        if any(getattr(weights, name) for name in IMAGE):
             decoded = backbone.to_pixels(estimate.z).float()
             draw, second = noise.chunk(2, 1)
             x_hat = self.adapter.finish(decoded, quality, preview, draw)
@@ -202,11 +202,11 @@ class Objective(nn.Module):
 
     def call(self, wrapped: Any, draw: runs.Draw) -> tuple[Tensor, dict[str, Tensor]]:
         """One step's slice through `forward`; wrapped: this module, as the trainer wraps it."""
-        height, width = draw.pictures.shape[-2:]
+        height, width = draw.images.shape[-2:]
         i, j = draw.rng.integers((height - self.window + 1, width - self.window + 1)).tolist()
         grain, rows, columns = self.adapter.noise_shape(height, width)
         noise = draw.normal(2 * grain, rows, columns)
-        return wrapped(draw.pictures, draw.quality, (i, j), noise)
+        return wrapped(draw.images, draw.quality, (i, j), noise)
 
     def show(self, x: Tensor) -> list[Tensor]:
         """x (1, 3, h, w) -> preview and decode at the middle quality."""

@@ -1,6 +1,6 @@
-"""Training pictures: folders and tar shards decoded once to 8-bit RGB, then cropped at random.
+"""Training images: folders and tar shards decoded once to 8-bit RGB, then cropped at random.
 
-All decoded pictures stay in one memory-mapped file: several trainings, processes and loader workers share it.
+All decoded images stay in one memory-mapped file: several trainings, processes and loader workers share it.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ ENLARGED = (1.25, 2.5)  # how many times
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
 
 
-def read_pictures(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
-    """Name and encoded bytes of every picture in the given folders, tar shards and files, in sorted order."""
+def read_images(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
+    """Name and encoded bytes of every image in the given folders, tar shards and files, in sorted order."""
     for source in map(Path, sources):
         if source.suffix == ".tar":
             with tarfile.open(source) as tar:
@@ -45,9 +45,9 @@ def read_pictures(sources: Sequence[str | Path]) -> Iterator[tuple[str, bytes]]:
 
 
 def pack(sources: Sequence[str | Path], target: Path, *, threads: int = 2) -> None:
-    """Decode all pictures into `target`.bin (uint8, h*w*3 each, one after another) and `target`.json (their shapes).
+    """Decode all images into `target`.bin (uint8, h*w*3 each, one after another) and `target`.json (their shapes).
 
-    An unreadable one is named on stderr and left out; few pictures are in memory at a time.
+    An unreadable one is named on stderr and left out; few images are in memory at a time.
     """
 
     def decode(item: tuple[str, bytes]) -> np.ndarray | None:
@@ -61,18 +61,18 @@ def pack(sources: Sequence[str | Path], target: Path, *, threads: int = 2) -> No
     shapes: list[tuple[int, int]] = []
     part = target.with_suffix(".bin.part")
     with part.open("wb") as out, ThreadPoolExecutor(threads) as pool:
-        pictures = read_pictures(sources)
-        while some := list(itertools.islice(pictures, 4 * threads)):
-            for picture in pool.map(decode, some):
-                if picture is not None:
-                    shapes.append((picture.shape[0], picture.shape[1]))
-                    out.write(picture.tobytes())
+        images = read_images(sources)
+        while some := list(itertools.islice(images, 4 * threads)):
+            for image in pool.map(decode, some):
+                if image is not None:
+                    shapes.append((image.shape[0], image.shape[1]))
+                    out.write(image.tobytes())
     os.replace(part, target.with_suffix(".bin"))
     target.with_suffix(".json").write_text(json.dumps(shapes))
 
 
 class Crops:
-    """Random square crops of packed pictures, flipped at random; large pictures are drawn more often.
+    """Random square crops of packed images, flipped at random; large images are drawn more often.
 
     Args:
         target: what `pack` wrote; size: side in pixels; seed: of the whole sequence of crops.
@@ -83,7 +83,7 @@ class Crops:
         starts = np.concatenate([[0], np.cumsum(shapes[:, 0] * shapes[:, 1] * 3)[:-1]])
         fits = shapes.min(1) >= size
         if not fits.any():
-            raise TrainingError(f"{target}: no picture has {size} pixels on both sides: take a smaller crop")
+            raise TrainingError(f"{target}: no image has {size} pixels on both sides: take a smaller crop")
         self.shapes, self.starts, self.size = shapes[fits], starts[fits], size
         self.data = np.memmap(target.with_suffix(".bin"), dtype=np.uint8, mode="r")
         weight = np.minimum(self.shapes[:, 0] * self.shapes[:, 1] / size**2, 8.0)
@@ -99,16 +99,16 @@ class Crops:
 
     def _cut(self, i: int, rng: np.random.Generator) -> np.ndarray:
         h, w = self.shapes[i]
-        picture = self.data[self.starts[i] : self.starts[i] + h * w * 3].reshape(h, w, 3)
+        image = self.data[self.starts[i] : self.starts[i] + h * w * 3].reshape(h, w, 3)
         top, left = rng.integers(h - self.size + 1), rng.integers(w - self.size + 1)
-        crop = picture[top : top + self.size, left : left + self.size]
+        crop = image[top : top + self.size, left : left + self.size]
         return crop[:, ::-1] if rng.random() < 0.5 else crop
 
 
 class Slots(Crops, Dataset):
     """The same crops by place: (step, slot) -> uint8 (3, size, size), whichever process, worker or resumed run asks.
 
-    enlarged: share of them of which a part is enlarged (Lanczos) to the whole: smooth, as large pictures are.
+    enlarged: share of them of which a part is enlarged (Lanczos) to the whole: smooth, as large images are.
     """
 
     def __init__(self, target: Path, size: int, *, seed: int, enlarged: float = 0.0):
@@ -151,10 +151,10 @@ class _Places:
 
 
 def packed(sources: Sequence[str | Path], cache: Path) -> Path:
-    """The packed pictures of `sources`: the one source itself if it is packed, else `cache`, decoded now if it is not there.
+    """The packed images of `sources`: the one source itself if it is packed, else `cache`, decoded now if it is not there.
 
     Raises:
-        TrainingError: a source that does not exist, or no picture in any.
+        TrainingError: a source that does not exist, or no image in any.
     """
     first = Path(sources[0])
     if (
@@ -166,13 +166,13 @@ def packed(sources: Sequence[str | Path], cache: Path) -> Path:
         return first.with_suffix("")
     missing = [str(source) for source in sources if not Path(source).exists()]
     if missing:
-        raise TrainingError(f"data={missing[0]}: no such folder, picture, tar shard or packed file")
+        raise TrainingError(f"data={missing[0]}: no such folder, image, tar shard or packed file")
     note = cache.with_suffix(".sources")
     wanted = json.dumps([str(Path(source).resolve()) for source in sources])
     if not (note.exists() and note.read_text() == wanted):
         pack(sources, cache)
         if cache.with_suffix(".json").read_text() == "[]":
-            raise TrainingError(f"data={','.join(map(str, sources))}: no picture in it ({', '.join(sorted(SUFFIXES))})")
+            raise TrainingError(f"data={','.join(map(str, sources))}: no image in it ({', '.join(sorted(SUFFIXES))})")
         atomic.write(note, wanted.encode())
     return cache
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from priorcodec.config import compose
 from priorcodec.core.codec import WEIGHTS
 from priorcodec.core.errors import ConfigError, TrainingError
-from priorcodec.core.rd_loss import Ladder, pretext_loss
+from priorcodec.core.rd_loss import LambdaSchedule, rd_loss
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
 from priorcodec.training import adapter as adapter_training
@@ -43,7 +43,7 @@ EncoderShape: Any = runs.mutable(EncoderConfig, "EncoderShape", MEANING)
 
 @dataclass
 class LadderConfig:
-    """The rate-distortion trade-off; see core.pretext.Ladder."""
+    """The rate-distortion trade-off; see core.pretext.LambdaSchedule."""
 
     lowest: float = setting(6e-5, "lambda at quality 0")
     highest: float = setting(1e-2, "lambda at the highest quality")
@@ -54,7 +54,7 @@ class LadderConfig:
 class EncoderRunConfig(runs.RunConfig):
     """Settings of `priorcodec train encoder`."""
 
-    batch: int = setting(8, "pictures per step, over all processes and accumulated parts")
+    batch: int = setting(8, "images per step, over all processes and accumulated parts")
     crop: int = setting(256, "side of the training crops in pixels, a multiple of 64")
     lr: float = setting(6e-4, "highest learning rate")
     encoder: EncoderShape = field(default_factory=EncoderShape)  # pyright: ignore[reportInvalidTypeForm]
@@ -108,14 +108,14 @@ def train_adapter(words: Sequence[str], *, registry: Registry | None = None) -> 
 class Pretext(nn.Module):
     """Batch -> stage-1 loss and what to watch: rate and quality of the lower and the upper half of the levels."""
 
-    def __init__(self, model: ImageEncoder, ladder: Ladder, *, bf16: bool):
+    def __init__(self, model: ImageEncoder, ladder: LambdaSchedule, *, bf16: bool):
         super().__init__()
         self.model, self.ladder, self.bf16 = model, ladder, bf16
 
-    def forward(self, pictures: Tensor, quality: Tensor, uniform: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        x = to_signed(pictures).contiguous(memory_format=torch.channels_last)
+    def forward(self, images: Tensor, quality: Tensor, uniform: Any) -> tuple[Tensor, dict[str, Tensor]]:
+        x = to_signed(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):  # the transforms alone run in bfloat16
-            out = pretext_loss(self.model, x, quality, self.ladder, autocast=self.bf16, uniform=uniform)
+            out = rd_loss(self.model, x, quality, self.ladder, autocast=self.bf16, uniform=uniform)
         return out.loss, {"bpp": out.bpp.mean(), "psnr": (10 * torch.log10(255**2 / out.mse)).mean()}
 
     def show(self, x: Tensor) -> list[Tensor]:
@@ -143,10 +143,10 @@ def train_encoder(words: Sequence[str]) -> Path | None:
     if config.start and not run.resumes:
         start_from(model, Path(config.start))
         run.say(f"starts with the averaged weights of {config.start}")
-    objective = Pretext(model, Ladder(**values, levels=shape.levels), bf16=run.bf16)
+    objective = Pretext(model, LambdaSchedule(**values, levels=shape.levels), bf16=run.bf16)
 
     def call(wrapped: Any, draw: runs.Draw) -> tuple[Tensor, dict[str, Tensor]]:
-        return wrapped(draw.pictures, draw.quality, draw.uniform())
+        return wrapped(draw.images, draw.quality, draw.uniform())
 
     loop = run.train(objective, call, levels=shape.levels, identity={}, draw=objective.show)
     if not run.main:

@@ -53,7 +53,7 @@ class Loop:
 
     Args:
         model: what is trained and averaged; folder: `checkpoint.pt` (own format, for resuming only) and `log.jsonl` go there;
-        parameters: the ones to optimise (default: all that need a gradient);
+        parameters: the ones to optimize (default: all that need a gradient);
         accelerator: its device, precision, processes; `wrapped` is then the model to call in `loss`;
         identity: what the run must not be resumed without (hashes of frozen parts).
     Raises:

@@ -1,4 +1,4 @@
-"""Training losses between pictures.
+"""Training losses between images.
 
 Perceptual: LPIPS (Zhang et al., CVPR 2018) or ST-LPIPS (Ghildyal & Liu, ECCV 2022), which carries its weights in its package.
 Structure: gradient difference (Mathieu et al., ICLR 2016) with Sobel's operator. Grid: what an error repeats from block to
@@ -22,7 +22,7 @@ from priorcodec.core.errors import TrainingError
 
 
 class Perceptual(nn.Module):
-    """ST-LPIPS distance on a frozen network. Pictures (b, 3, H, W) in [-1, 1] -> (b,), smaller is more alike.
+    """ST-LPIPS distance on a frozen network. Images (b, 3, H, W) in [-1, 1] -> (b,), smaller is more alike.
 
     Args:
         net: "vgg" (train on this one) or "alex" (report this one).
@@ -49,7 +49,7 @@ LPIPS_WEIGHTS = "vgg16-397923af.pth"  # torchvision's VGG-16, as `lpips` looks f
 
 
 class Lpips(nn.Module):
-    """LPIPS-VGG distance. Pictures (b, 3, H, W) in [-1, 1] -> (b,)."""
+    """LPIPS-VGG distance. Images (b, 3, H, W) in [-1, 1] -> (b,)."""
 
     def __init__(self):
         super().__init__()
@@ -85,7 +85,7 @@ def structure(x_hat: Tensor, x: Tensor) -> Tensor:
 
 
 def grid(x_hat: Tensor, x: Tensor, period: int = 16, reach: int = 4) -> Tensor:
-    """Mean absolute error that neighbouring blocks share, as far apart as the pixels themselves: (b, 3, H, W) twice -> scalar.
+    """Mean absolute error that neighboring blocks share, as far apart as the pixels themselves: (b, 3, H, W) twice -> scalar.
 
     The error of each place in a block of `period`, less the block's mean, averaged over `reach` by `reach` blocks: texture
     that is merely wrong averages out, a pattern of that period (or one it is a multiple of) stays.
@@ -99,10 +99,10 @@ def grid(x_hat: Tensor, x: Tensor, period: int = 16, reach: int = 4) -> Tensor:
 def spectrum(x_hat: Tensor, x: Tensor, sides: tuple[int, ...] = (16, 32), floor: float = 0.02) -> Tensor:
     """Mean absolute log ratio of local amplitude spectra: (b, 3, H, W) twice -> scalar.
 
-    Of each frequency in Hann windows of each of the `sides`, half overlapping, power averaged over 3x3 neighbouring windows:
+    Of each frequency in Hann windows of each of the `sides`, half overlapping, power averaged over 3x3 neighboring windows:
     where texture lies is free, how strong it is and at which frequency is not, so blur and regular dots both count. floor:
-    amplitude, as far apart as the pixels, below which nothing is seen. Sides of the pictures: at least twice the largest. As
-    the multi-resolution spectral loss of vocoders (Yamamoto et al., ICASSP 2020), for pictures.
+    amplitude, as far apart as the pixels, below which nothing is seen. Sides of the images: at least twice the largest. As
+    the multi-resolution spectral loss of vocoders (Yamamoto et al., ICASSP 2020), for images.
     """
 
     def log_power(x: Tensor, side: int) -> Tensor:
@@ -117,7 +117,7 @@ def spectrum(x_hat: Tensor, x: Tensor, sides: tuple[int, ...] = (16, 32), floor:
 
 
 class Critic(nn.Module):
-    """Patch discriminator: pictures (b, 3, H, W) -> (b, 1, H/8, W/8), above 0 for real."""
+    """Patch discriminator: images (b, 3, H, W) -> (b, 1, H/8, W/8), above 0 for real."""
 
     def __init__(self, width: int = 48):
         super().__init__()
@@ -130,7 +130,7 @@ class Critic(nn.Module):
         return self.layers(x)
 
     def losses(self, x_hat: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """-> (what the decoder minimises, what the critic minimises); neither moves the other's weights."""
+        """-> (what the decoder minimizes, what the critic minimizes); neither moves the other's weights."""
         own = {name: parameter.detach() for name, parameter in self.named_parameters()}
         decoder = -torch.func.functional_call(self, own, (x_hat,)).float().mean()
         critic = F.relu(1 - self(x).float()).mean() + F.relu(1 + self(x_hat.detach()).float()).mean()

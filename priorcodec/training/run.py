@@ -1,7 +1,7 @@
-"""What every training command shares: settings, run folder, device and processes, batches, progress, sample pictures.
+"""What every training command shares: settings, run folder, device and processes, batches, progress, sample images.
 
 All that is random in step n is drawn from (seed, n) for the whole batch, and each process takes its slice: one process, two
-processes and a resumed run see the same pictures, qualities and noise.
+processes and a resumed run see the same images, qualities and noise.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ HARMLESS = {  # may differ when a run is resumed: they decide when it ends and w
         "workers",
         "run",
         "data_note",
-        "licence",
+        "license",
     ),
 }
 SAMPLE_SIDE, SAMPLES = 256, 8
@@ -72,17 +72,15 @@ def setting(default: Any, text: str) -> Any:
 class RunConfig:
     """Settings of every training run."""
 
-    data: str = setting("", "folders, pictures and tar shards with commas between, or one packed file")
+    data: str = setting("", "folders, images and tar shards with commas between, or one packed file")
     run: str = setting("", "run folder: settings, checkpoint, log, samples, result; resumed if it holds a checkpoint")
     start: str | None = setting(None, "where the weights come from instead of a fresh start")
-    steps: int = setting(100_000, "optimiser steps")
+    steps: int = setting(100_000, "optimizer steps")
     minutes: float | None = setting(None, "stop cleanly inside this time, the schedule at its end")
-    batch: int = setting(12, "pictures per step, over all processes and accumulated parts")
+    batch: int = setting(12, "images per step, over all processes and accumulated parts")
     accumulate: int = setting(1, "parts a step is cut into, for memory")
     crop: int = setting(128, "side of the training crops in pixels, a multiple of 64")
-    enlarged: float = setting(
-        0.0, "share of the crops that are a smaller part, enlarged: smooth, as large pictures are"
-    )
+    enlarged: float = setting(0.0, "share of the crops that are a smaller part, enlarged: smooth, as large images are")
     lr: float = setting(2.5e-4, "highest learning rate")
     warmup: int = setting(200, "steps until it is reached")
     clip: float = setting(1.0, "largest norm of the gradient")
@@ -91,12 +89,12 @@ class RunConfig:
     precision: Precision = setting(Precision.bf16, "bf16 or no")
     device: Device = setting(Device.auto, "auto or cpu")
     workers: int | None = setting(None, "loader processes; default 2 on a GPU, else 0")
-    samples: str | None = setting(None, "folder of pictures to show while training (run/samples, TensorBoard)")
-    sample_every: int = setting(1000, "steps between sample pictures")
+    samples: str | None = setting(None, "folder of images to show while training (run/samples, TensorBoard)")
+    sample_every: int = setting(1000, "steps between sample images")
     save_minutes: float = setting(4.0, "between checkpoints; 0 for one after every step")
     log_every: int = setting(50, "steps between rows of log.jsonl and TensorBoard")
-    data_note: str = setting("not stated", "what the pictures are, written into the result")
-    licence: str = setting("unknown", "of the result, written into it")
+    data_note: str = setting("not stated", "what the images are, written into the result")
+    license: str = setting("unknown", "of the result, written into it")
 
     def problems(self) -> list[str]:
         """What the types alone cannot tell."""
@@ -200,7 +198,7 @@ class Run:
         with self.accelerator.main_process_first():
             if self.main:
                 keep_config(config)
-            self.packed = data.packed(config.data.split(","), self.folder / "pictures")
+            self.packed = data.packed(config.data.split(","), self.folder / "images")
         torch.manual_seed(config.seed)  # of fresh weights
 
     @property
@@ -227,7 +225,7 @@ class Run:
     ) -> Loop:
         """Train `objective`'s parameters to the end of the budget; the averaged weights are in place afterwards.
 
-        call: (wrapped objective, batch) -> loss and its terms; draw: x (1, 3, h, w) -> pictures to show beside it.
+        call: (wrapped objective, batch) -> loss and its terms; draw: x (1, 3, h, w) -> images to show beside it.
         """
         loop = Loop(
             objective, self.folder, self.config.budget(), accelerator=self.accelerator, identity=identity
@@ -243,7 +241,7 @@ class Run:
         with Watch(self, loop, draw) as watch:
             loop.run(loss, after=watch)
             loop.swap_average()
-            watch.pictures()
+            watch.images()
         return loop
 
     def _draws(self, loop: Loop, levels: int) -> Iterator[Draw]:
@@ -260,7 +258,7 @@ class Run:
             # stratified: each batch covers the whole range of qualities
             quality = (rng.permutation(config.batch) + rng.random(config.batch)) * (levels - 1) / config.batch
             yield Draw(
-                pictures=x.to(self.device, non_blocking=True),
+                images=x.to(self.device, non_blocking=True),
                 quality=torch.from_numpy(quality[part.start : part.stop]).float().to(self.device),
                 slots=part, batch=config.batch, rng=rng,
             )  # fmt: skip
@@ -268,10 +266,10 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """This process's slice of one step. pictures: uint8 (b, 3, crop, crop); quality (b,) in levels; slots: where the slice
+    """This process's slice of one step. images: uint8 (b, 3, crop, crop); quality (b,) in levels; slots: where the slice
     lies in the whole batch; rng: further random numbers of this step, the same in all processes."""
 
-    pictures: Tensor
+    images: Tensor
     quality: Tensor
     slots: range
     batch: int
@@ -294,18 +292,18 @@ class Draw:
         return whole[self.slots.start : self.slots.stop]
 
     def _generator(self) -> torch.Generator:
-        return torch.Generator(self.pictures.device).manual_seed(int(self.rng.integers(2**62)))
+        return torch.Generator(self.images.device).manual_seed(int(self.rng.integers(2**62)))
 
 
 class Watch:
-    """What a person sees of a run: progress bar, TensorBoard, sample pictures. Called by the loop behind every step."""
+    """What a person sees of a run: progress bar, TensorBoard, sample images. Called by the loop behind every step."""
 
     def __init__(self, run: Run, loop: Loop, draw: Callable[[Tensor], list[Tensor]]):
         self.run, self.loop, self.draw = run, loop, draw
         self.bar: Any = None
         self.writer: Any = None
         self.stack = ExitStack()
-        self.originals = sample_pictures(run.config.samples, run.device) if run.main else []
+        self.originals = sample_images(run.config.samples, run.device) if run.main else []
 
     def __enter__(self) -> Watch:
         if not self.run.main:
@@ -344,11 +342,11 @@ class Watch:
                 self.writer.add_scalar("lr", loop.optimizer.param_groups[0]["lr"], loop.step)
         if loop.step % self.run.config.sample_every == 0 and loop.progress < 1:
             loop.swap_average()
-            self.pictures()
+            self.images()
             loop.swap_average()
 
-    def pictures(self) -> None:
-        """One PNG, a row per picture: the original, then what `draw` makes of it."""
+    def images(self) -> None:
+        """One PNG, a row per image: the original, then what `draw` makes of it."""
         from priorcodec.core.image import io as image_io
 
         if not self.originals:
@@ -363,11 +361,11 @@ class Watch:
             self.writer.add_image("samples", montage, self.loop.step, dataformats="HWC")
 
 
-def sample_pictures(folder: str | None, device: torch.device) -> list[Tensor]:
-    """Up to 8 pictures, their middles cut to 256 pixels a side (smaller ones enlarged), as x (1, 3, 256, 256).
+def sample_images(folder: str | None, device: torch.device) -> list[Tensor]:
+    """Up to 8 images, their middles cut to 256 pixels a side (smaller ones enlarged), as x (1, 3, 256, 256).
 
     Raises:
-        TrainingError: no picture there.
+        TrainingError: no image there.
     """
     from priorcodec.core.image import io as image_io
 
@@ -375,7 +373,7 @@ def sample_pictures(folder: str | None, device: torch.device) -> list[Tensor]:
         return []
     paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in data.SUFFIXES)[:SAMPLES]
     if not paths:
-        raise TrainingError(f"samples={folder}: no picture there ({', '.join(sorted(data.SUFFIXES))})")
+        raise TrainingError(f"samples={folder}: no image there ({', '.join(sorted(data.SUFFIXES))})")
     found = []
     for path in paths:
         try:
@@ -395,7 +393,7 @@ def description(config: RunConfig, loop: Loop) -> dict[str, str]:
     """What a result says of its making."""
     return {
         "steps": str(loop.step), "minutes": f"{loop.minutes:.1f}", "batch": str(config.batch), "crop": str(config.crop),
-        "data": config.data_note, "licence": config.licence, "version": _version(),
+        "data": config.data_note, "license": config.license, "version": _version(),
     }  # fmt: skip
 
 

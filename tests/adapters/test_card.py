@@ -22,7 +22,7 @@ METADATA = {
     "encoder": "569850c2",
     "rules": "abc",
     "config": json.dumps(CONFIG),
-    "licence": "Apache-2.0",
+    "license": "Apache-2.0",
     "data": "12 photographs | of\nmine",
     "steps": "7",
 }
@@ -73,11 +73,11 @@ def test_parts_are_named_by_the_tensors(write):
 
 
 @pytest.mark.parametrize(
-    "licence, wanted",
-    [("MIT", ("mit", None)), ("House Licence 2", ("other", "house-licence-2")), (None, ("unknown", None))],
+    "license, wanted",
+    [("MIT", ("mit", None)), ("House License 2", ("other", "house-license-2")), (None, ("unknown", None))],
 )
-def test_licences_the_hub_knows_and_others(write, licence, wanted):
-    data = ModelCard.load(card.write(write(licence=licence))).data
+def test_licenses_the_hub_knows_and_others(write, license, wanted):
+    data = ModelCard.load(card.write(write(license=license))).data
     assert (data.license, data.license_name) == wanted
 
 

@@ -1,4 +1,4 @@
-"""A backbone's picture in tiles: no seams; noise, statistics and preview of the whole."""
+"""A backbone's image in tiles: no seams; noise, statistics and preview of the whole."""
 
 import types
 
@@ -13,7 +13,7 @@ from priorcodec.adapters.adapter import Estimate
 from priorcodec.adapters.bridge import StatisticsHead
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.core.image import io as image_io
-from priorcodec.core.statistics import PictureStatistics, measure_shown, together
+from priorcodec.core.statistics import ImageStatistics, measure_shown, together
 from tests.core.test_codec import DEMO
 
 
@@ -31,9 +31,9 @@ def decoded_with(file, *words, backbone="nano_unet"):
     return open_session(backbone, overrides=words).decode_pixels(file).astype(float)
 
 
-def step(picture, column):
+def step(image, column):
     """Size of the step across a vertical line that goes on along it for 32 pixels."""
-    difference = (picture[:, column] - picture[:, column - 1]).mean(-1)
+    difference = (image[:, column] - image[:, column - 1]).mean(-1)
     return np.abs(difference[: len(difference) // 32 * 32].reshape(-1, 32).mean(1)).mean()
 
 
@@ -42,7 +42,7 @@ def seam(tiles, whole, column):
     return max(step(tiles, c) - step(whole, c) for c in (column - 32, column, column + 32))
 
 
-def test_seams_are_far_below_the_pictures_own_variation_and_a_hard_cut_is_not(file, monkeypatch):
+def test_seams_are_far_below_the_images_own_variation_and_a_hard_cut_is_not(file, monkeypatch):
     whole, tiles = decoded_with(file, "tile=0"), decoded_with(file, "tile=256")
     columns = [192]  # 440 pixels are padded to 448, of which the first of two tiles takes 192
     variation = np.mean([np.abs(np.diff(whole[:, c - 16 : c + 16].mean(-1), axis=1)).mean() for c in columns])
@@ -61,9 +61,9 @@ def test_every_setting_works_in_tiles_as_in_one_piece(file, photo, words):
     assert np.abs(tiles - whole).mean() < 0.2 * np.abs(whole - photo).mean()
 
 
-def test_written_statistics_are_met_by_the_whole_picture(file, photo):
-    wanted = PictureStatistics.measure(photo)
-    found = PictureStatistics.measure(decoded_with(file, "tile=128", "renorm=written", backbone="toy").astype(np.uint8))
+def test_written_statistics_are_met_by_the_whole_image(file, photo):
+    wanted = ImageStatistics.measure(photo)
+    found = ImageStatistics.measure(decoded_with(file, "tile=128", "renorm=written", backbone="toy").astype(np.uint8))
     assert np.abs(np.subtract([*found.mean, *found.std], [*wanted.mean, *wanted.std])).max() < 1.5
 
 
@@ -113,8 +113,8 @@ def test_noise_statistics_and_preview_are_those_of_the_whole(file):
         torch.testing.assert_close(one.z, F.avg_pool2d(decoded.preview, 8) + 0.01 * noise, rtol=0, atol=1e-4)
         for got, wanted in zip((parts.mean, parts.std), adapter.statistics(one.z, one.z.abs()), strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
-        pictures = [adapter_decode.picture(adapter, decoded, one, p).astype(int) for p in (plan, whole)]
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+        images = [adapter_decode.image(adapter, decoded, one, p).astype(int) for p in (plan, whole)]
+    assert np.abs(images[0] - images[1]).max() <= 1
 
 
 def test_a_value_that_is_not_finite_is_noticed_in_any_tile(file, monkeypatch):
@@ -128,7 +128,7 @@ def test_a_value_that_is_not_finite_is_noticed_in_any_tile(file, monkeypatch):
     plan = decoded.tiles(128, adapter_decode.MARGIN)
     with torch.inference_mode(), pytest.raises(FloatingPointError):
         found = adapter_decode.latent(adapter, decoded, plan, steps=1)
-        adapter_decode.picture(adapter, decoded, found, plan)
+        adapter_decode.image(adapter, decoded, found, plan)
 
 
 def test_the_fingerprint_knows_the_tiles_but_not_their_reason(file):

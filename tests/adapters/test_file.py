@@ -12,7 +12,7 @@ from priorcodec.adapters import config
 from priorcodec.adapters import file as adapter_file
 from tests.adapters.conftest import ENCODER
 
-METADATA = {"steps": "12", "licence": "Apache-2.0"}
+METADATA = {"steps": "12", "license": "Apache-2.0"}
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ def test_a_fresh_one_adds_exactly_nothing_and_an_opened_one_something():
 
 @pytest.mark.parametrize("shift", [0, 2])
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 8), (5, 7), (9, 3)])
-def test_windows_together_are_the_picture_again(shift, h, w):
+def test_windows_together_are_the_image_again(shift, h, w):
     fusion, x = opened(shift=shift), torch.randn(2, h, w, 8)
     assert torch.equal(fusion._together(fusion._windows(x), 2, h, w), x)
 

@@ -1,4 +1,4 @@
-"""Detail: nothing at first, then a correction of the picture that knows preview and quality, and looks only so far."""
+"""Detail: nothing at first, then a correction of the image that knows preview and quality, and looks only so far."""
 
 from dataclasses import replace
 
@@ -24,7 +24,7 @@ def detail():
 
 @pytest.mark.parametrize("name", ["nano_unet", "sd15", "toy"])
 @torch.no_grad()
-def test_the_adapter_corrects_the_backbones_picture(name):
+def test_the_adapter_corrects_the_backbones_image(name):
     spec = open_registry().spec(name)
     torch.manual_seed(0)
     adapter, backbone = Adapter(spec, SMALL, m=6, levels=4, tiny=True), spec.build_tiny()

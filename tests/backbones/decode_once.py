@@ -1,4 +1,4 @@
-"""Run in a fresh process: decode one file through one backbone's tiny model; prints the picture's hash as JSON.
+"""Run in a fresh process: decode one file through one backbone's tiny model; prints the image's hash as JSON.
 
 arguments: backbone, folder of its weights or "-", encoder file, adapter file, .gic file
 """

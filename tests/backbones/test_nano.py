@@ -1,4 +1,4 @@
-"""Our own small backbones: stated sizes and rules hold; the transformer's positions do not depend on the picture's size."""
+"""Our own small backbones: stated sizes and rules hold; the transformer's positions do not depend on the image's size."""
 
 import re
 
@@ -64,8 +64,8 @@ def patches():
     return Patches(8, 8, 2, in_channels=8, embed_dim=16)
 
 
-def test_a_patch_has_the_same_place_in_a_larger_picture(patches):
-    """PixArt's own embedding fails this: it squeezes its grid into the larger picture."""
+def test_a_patch_has_the_same_place_in_a_larger_image(patches):
+    """PixArt's own embedding fails this: it squeezes its grid into the larger image."""
     z = torch.randn(1, 8, 12, 20)
     large = patches(z).view(6, 10, 16)
     small = patches(z[..., :8, :8]).view(4, 4, 16)

@@ -37,7 +37,7 @@ def encoded(tmp_path_factory):
     codec = Codec(folder / "encoder.safetensors")
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     done = codec.encode(pixels, 2.0)
-    (folder / "picture.gic").write_bytes(done.data)
+    (folder / "image.gic").write_bytes(done.data)
     return folder, codec, done
 
 
@@ -70,7 +70,7 @@ def write_adapter(spec, codec, path):
 @pytest.mark.parametrize("name", BACKBONES)
 def test_one_file_through_every_backbone(encoded, name, tmp_path):
     folder, codec, done = encoded
-    spec, gic = SPECS[name], folder / "picture.gic"
+    spec, gic = SPECS[name], folder / "image.gic"
     before = hashlib.sha256(gic.read_bytes()).hexdigest()
     weights = "-"
     if spec.family in ("unet", "transformer"):

@@ -35,7 +35,7 @@ def test_one_step_is_one_call_without_noise(prediction):
 
 
 @pytest.mark.parametrize("steps", range(1, 9))
-def test_the_time_falls_in_equal_steps_for_every_picture(steps):
+def test_the_time_falls_in_equal_steps_for_every_image(steps):
     seen = []
 
     def predict(x, t):
@@ -104,7 +104,7 @@ def test_noise_is_standard_normal_and_its_steps_are_independent():
     assert (torch.corrcoef(values) - torch.eye(7)).abs().max() < 0.05
 
 
-def test_a_batch_gives_each_picture_what_it_gets_alone():
+def test_a_batch_gives_each_image_what_it_gets_alone():
     z_hat, t = torch.randn(2, *SHAPE), torch.tensor([500.0, 300.0])
 
     def run(which, *seeds):
@@ -129,6 +129,6 @@ def test_what_cannot_be_done_is_one_line(steps, part):
     assert "\n" not in str(caught.value)
 
 
-def test_every_picture_needs_its_seed():
-    with pytest.raises(ConfigError, match="1 seeds for 2 pictures"):
+def test_every_image_needs_its_seed():
+    with pytest.raises(ConfigError, match="1 seeds for 2 images"):
         seeded_noise([1], (2, *SHAPE), "cpu", torch.float32)

@@ -124,9 +124,9 @@ def test_encode_again_does_only_what_is_missing_or_differs(coded):
     (coded / "gic" / "2.gic").write_bytes(bytes(data))
     differs("2.gic is no readable coded file")
     shutil.copyfile(coded / "gic" / "1.gic", coded / "gic" / "0.gic")
-    differs("0.gic is of a picture of another size")
+    differs("0.gic is of an image of another size")
     os.utime(coded / "gic" / "1.gic", (1, 1))
-    differs("1.gic is older than the picture")
+    differs("1.gic is older than the image")
     differs("has statistics or lacks them", "--statistics", count=3)
     status, _, errors = quick("encode", coded / "in", "-o", coded / "gic", "-q", 2, "--skip-existing")
     assert status == 1 and errors.count("has quality byte 32, not 64") == 3
@@ -140,7 +140,7 @@ def test_a_wanted_size_is_a_limit_for_what_is_there(coded):
 
 
 @pytest.mark.parametrize("command", ["preview", "decode"])
-def test_pictures_again_only_of_another_file_or_other_settings(coded, command):
+def test_images_again_only_of_another_file_or_other_settings(coded, command):
     words = (command, coded / "gic", *(["backbone=toy"] if command == "decode" else []), "-o", coded / "png")
     assert [row.get("skipped") for row in rows(*words, "--skip-existing")] == [None] * 3
     before = times(coded / "png")

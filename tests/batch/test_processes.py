@@ -23,12 +23,12 @@ from tests.core.test_codec import DEMO
 
 @pytest.fixture
 def folder(tmp_path):
-    """Four pictures, the third damaged, the last larger than its highest quality needs and of 16 bits."""
+    """Four images, the third damaged, the last larger than its highest quality needs and of 16 bits."""
     (tmp_path / "in").mkdir()
     pixels = image_io.load(DEMO).pixels
     for i in (0, 1):
         image_io.save(pixels[40 * i : 40 * i + 60, : 70 + i], tmp_path / "in" / f"{i}.png")
-    (tmp_path / "in" / "2.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "2.png").write_bytes(b"no image")
     Image.fromarray(pixels[:50, :50, 0].astype(np.uint16) * 257).save(tmp_path / "in" / "3.png")
     return tmp_path
 
@@ -104,7 +104,7 @@ def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, cap
 
 
 def many(folder, count):
-    """A folder of `count` pictures that take a while."""
+    """A folder of `count` images that take a while."""
     folder.mkdir()
     image_io.save(image_io.load(DEMO).pixels, folder / "0.png")
     for i in range(1, count):

@@ -45,7 +45,7 @@ def ray():
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     (tmp_path / "in").mkdir()
     pixels = image_io.load(DEMO).pixels
     for i in range(200):
@@ -55,7 +55,7 @@ def pictures(tmp_path):
 
 def plan(folder):
     return runner.plan(
-        [folder / "in"], folder / "out", suffixes=runner.PICTURES, name=lambda p: p.stem + ".gic", force=True
+        [folder / "in"], folder / "out", suffixes=runner.IMAGES, name=lambda p: p.stem + ".gic", force=True
     )
 
 
@@ -84,8 +84,8 @@ def lines(log):
     return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
 
-def test_200_pictures_and_a_worker_killed_half_way(ray, pictures):
-    log, killed = pictures / "log", []
+def test_200_images_and_a_worker_killed_half_way(ray, images):
+    log, killed = images / "log", []
 
     def kill_one():
         while len(lines(log)) < 100:
@@ -96,9 +96,9 @@ def test_200_pictures_and_a_worker_killed_half_way(ray, pictures):
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     task = Logged(task=Encode(config=DecodeConfig(), quality=1, skip=True), log=log)
-    outcome = ray_runner.run(plan(pictures), task, workers=2)
+    outcome = ray_runner.run(plan(images), task, workers=2)
     assert killed and not outcome.failures
-    files = {path.name: path.read_bytes() for path in (pictures / "out").iterdir()}
+    files = {path.name: path.read_bytes() for path in (images / "out").iterdir()}
     assert sorted(files) == [f"{i:03}.gic" for i in range(200)]
     assert [Path(row["output"]).name for row in outcome.rows] == sorted(files)
     assert all(container.unpack(data).quality == 32 for data in files.values())
@@ -108,9 +108,9 @@ def test_200_pictures_and_a_worker_killed_half_way(ray, pictures):
     times = collections.Counter(line["file"] for line in done if not line["left"])
     assert max(times.values()) == 1 and {line["file"] for line in done} == set(files)
     assert len(times) >= 199  # the file whose worker was killed between writing it and saying so is found there
-    again = ray_runner.run(plan(pictures), task, workers=2)
+    again = ray_runner.run(plan(images), task, workers=2)
     assert len(again.rows) == 200 and all(row["skipped"] for row in again.rows)
-    assert {path.name: path.read_bytes() for path in (pictures / "out").iterdir()} == files
+    assert {path.name: path.read_bytes() for path in (images / "out").iterdir()} == files
 
 
 def test_a_file_that_kills_every_worker_is_told_and_stops_no_other(ray, tmp_path):
@@ -120,17 +120,17 @@ def test_a_file_that_kills_every_worker_is_told_and_stops_no_other(ray, tmp_path
     assert [source.name for source, _ in outcome.failures] == ["d"]
 
 
-def test_the_example_script(pictures):
+def test_the_example_script(images):
     pytest.importorskip("ray.data", reason="pip install 'priorcodec[ray]'")
-    for path in sorted((pictures / "in").iterdir())[5:]:
+    for path in sorted((images / "in").iterdir())[5:]:
         path.unlink()
-    (pictures / "in" / "bad.png").write_bytes(b"no picture")
+    (images / "in" / "bad.png").write_bytes(b"no image")
 
     def script(*words):
         path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
             [sys.executable, ROOT / "examples" / "ray_folder.py", *words],
-            cwd=pictures, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
+            cwd=images, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True,
         )  # fmt: skip
 
     done = script("encode", "in", "gic", "--quality", "1")

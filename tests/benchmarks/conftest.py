@@ -1,4 +1,4 @@
-"""A tiny untrained encoder, an adapter of the toy backbone, two pictures, and the way to run a benchmark script."""
+"""A tiny untrained encoder, an adapter of the toy backbone, two images, and the way to run a benchmark script."""
 
 import os
 import subprocess
@@ -22,9 +22,9 @@ def run(script: str, *arguments: object, ok: bool = True, **extra: str) -> subpr
 
 
 @pytest.fixture(scope="session")
-def pictures(tmp_path_factory) -> Path:
-    """Two pictures, 192x176 and 176x192."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory) -> Path:
+    """Two images, 192x176 and 176x192."""
+    folder = tmp_path_factory.mktemp("images")
     for i, size in enumerate([(192, 176), (176, 192)]):
         rng = np.random.default_rng(i)
         small = rng.integers(0, 256, (7, 7, 3)).astype(np.uint8)
@@ -62,7 +62,7 @@ def weights(tmp_path_factory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def rd(pictures, weights, tmp_path_factory) -> dict:
+def rd(images, weights, tmp_path_factory) -> dict:
     """One small run of benchmarks/rd.py: its folders, arguments, result and what it said."""
     import json
 
@@ -71,7 +71,7 @@ def rd(pictures, weights, tmp_path_factory) -> dict:
     arguments = [
         *(
             "small",
-            pictures,
+            images,
             "--codecs",
             "jpeg:5,20,60",
             "webp:10,60",
@@ -87,4 +87,4 @@ def rd(pictures, weights, tmp_path_factory) -> dict:
 
     said = run("rd.py", *arguments, TORCH_HOME=str(folder / "no weights")).stderr
     result = json.loads((folder / "results" / "small.json").read_text())
-    return {"folder": folder, "arguments": arguments, "result": result, "said": said, "pictures": pictures}
+    return {"folder": folder, "arguments": arguments, "result": result, "said": said, "images": images}

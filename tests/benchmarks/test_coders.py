@@ -1,4 +1,4 @@
-"""The anchors: files decode to their picture in its colours, more bits are better, a file is always the same."""
+"""The anchors: files decode to their image in its colors, more bits are better, a file is always the same."""
 
 import importlib.util
 import os
@@ -35,9 +35,9 @@ CLASSICAL = pytest.mark.parametrize("name", ["jpeg", "webp", "avif", "jxl", "hev
 
 
 @CLASSICAL
-def test_rate_and_quality_rise_with_the_settings(coders, name, pictures, tmp_path):
+def test_rate_and_quality_rise_with_the_settings(coders, name, images, tmp_path):
     coder = make(coders, name)
-    pixels = image_io.load(pictures / "pic-0.png").pixels
+    pixels = image_io.load(images / "pic-0.png").pixels
     seen = []
     for setting in (coder.settings[0], coder.settings[-1]):
         data = coder.encode(pixels, setting, "pic-0")
@@ -51,8 +51,8 @@ def test_rate_and_quality_rise_with_the_settings(coders, name, pictures, tmp_pat
 
 
 @CLASSICAL
-def test_colours_survive(coders, name, tmp_path):
-    """A wrong matrix or range would shift a flat colour by ten levels and more."""
+def test_colors_survive(coders, name, tmp_path):
+    """A wrong matrix or range would shift a flat color by ten levels and more."""
     coder = make(coders, name)
     pixels = np.full((64, 64, 3), (200, 40, 90), np.uint8)
     pixels[:, 32:] = (30, 160, 220)
@@ -83,12 +83,12 @@ def test_odd_sizes_are_refused_by_video_in_one_line(coders):
         make(coders, "hevc").encode(np.zeros((64, 65, 3), np.uint8), "40", "")
 
 
-def test_ready_bitstreams_are_found_by_name(coders, pictures, tmp_path):
+def test_ready_bitstreams_are_found_by_name(coders, images, tmp_path):
     for qp in (22, 37):
         (tmp_path / f"pic-0-qp{qp}.266").write_bytes(bytes(qp))
     coder = coders.anchor("vvc", vvc=tmp_path)
     assert coder.settings == ("37", "22")
-    assert coder.encode(image_io.load(pictures / "pic-0.png").pixels, "22", "pic-0") == bytes(22)
+    assert coder.encode(image_io.load(images / "pic-0.png").pixels, "22", "pic-0") == bytes(22)
     (tmp_path / "pic-0-qp22.266").write_bytes(b"other")
     assert coders.anchor("vvc", vvc=tmp_path).identity != coder.identity
 
@@ -99,8 +99,8 @@ def test_unknown_codec(coders):
 
 
 @pytest.mark.slow
-def test_compressai_files_decode(coders, pictures, tmp_path):
+def test_compressai_files_decode(coders, images, tmp_path):
     coder = coders.untrained("mbt2018-mean")
-    pixels = image_io.load(pictures / "pic-0.png").pixels
+    pixels = image_io.load(images / "pic-0.png").pixels
     (tmp_path / "x.cai").write_bytes(coder.encode(pixels, "1", ""))
     assert coder.decode(tmp_path / "x.cai").shape == pixels.shape

@@ -8,10 +8,10 @@ from .conftest import run
 
 
 @pytest.fixture(scope="module")
-def sets(pictures, weights, tmp_path_factory):
+def sets(images, weights, tmp_path_factory):
     folder = tmp_path_factory.mktemp("portability")
     common = ["--files", folder / "files", "--encoder", weights["encoder"], "--results", folder]
-    run("portability.py", "write", "one", pictures, "--qualities", 0, 1.5, *common)
+    run("portability.py", "write", "one", images, "--qualities", 0, 1.5, *common)
     run("portability.py", "read", "two", *common, "--threads", 2)
     return folder
 

@@ -5,8 +5,8 @@ import json
 from .conftest import run
 
 
-def test_targets_are_hit_or_said_to_be_out_of_reach(pictures, tmp_path):
-    run("rate.py", "small", pictures, "--targets", 0.001, 0.2, 9, "--results", tmp_path)
+def test_targets_are_hit_or_said_to_be_out_of_reach(images, tmp_path):
+    run("rate.py", "small", images, "--targets", 0.001, 0.2, 9, "--results", tmp_path)
     result = json.loads((tmp_path / "small.json").read_text())
     assert result["kind"] == "rate" and len(result["rows"]) == 6
     below, hit, above = result["summary"]

@@ -1,4 +1,4 @@
-"""benchmarks/rd.py on two pictures: files on disk, resumable, honest about what is missing, digits equal to `eval`."""
+"""benchmarks/rd.py on two images: files on disk, resumable, honest about what is missing, digits equal to `eval`."""
 
 import importlib
 import json
@@ -24,7 +24,7 @@ def test_every_codec_that_can_run_has_every_row(rd):
     assert list(result["codecs"]) == ["jpeg", "webp", "preview-encoder=encoder.safetensors", toy]
     assert result["ours"] == ["preview-encoder=encoder.safetensors", toy]
     assert len(result["rows"]) == 2 * (3 + 2 + 3 + 3)
-    assert all(m["pictures"] == 2 for m in result["means"])
+    assert all(m["images"] == 2 for m in result["means"])
     assert [m["setting"] for m in result["means"][:3]] == ["5", "20", "60"]
 
 
@@ -39,7 +39,7 @@ def test_what_is_missing_is_said_in_one_line_each(rd):
 
 def test_no_path_of_this_machine_in_the_result(rd):
     text = (rd["folder"] / "results" / "small.json").read_text()
-    assert str(rd["folder"]) not in text and str(rd["pictures"].parent) not in text
+    assert str(rd["folder"]) not in text and str(rd["images"].parent) not in text
     assert re.match(r"python benchmarks/rd.py small \.\.\./\S+ --codecs jpeg:5,20,60", rd["result"]["command"])
 
 
@@ -63,8 +63,8 @@ def test_eval_gives_the_same_digits(rd, tmp_path):
     """Files coded here by Pillow alone, scored by `eval`: bytes and digits equal to the benchmark's rows."""
     rows = [r for r in rd["result"]["rows"] if (r["codec"], r["setting"]) == ("jpeg", "20")]
     for row in rows:
-        source = rd["pictures"] / f"{row['picture']}.png"
-        file = tmp_path / f"{row['picture']}.jpg"
+        source = rd["images"] / f"{row['image']}.png"
+        file = tmp_path / f"{row['image']}.jpg"
         Image.open(source).save(file, quality=20, progressive=True, optimize=True)
         (again,) = evaluate.evaluate([source], [file], ["psnr", "msssim", "ssimulacra2"])
         assert {k: again[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")} == {
@@ -73,31 +73,31 @@ def test_eval_gives_the_same_digits(rd, tmp_path):
 
 
 def test_the_report_shows_the_same_digits(rd, tmp_path):
-    """Every version on the page: the digits of rd.py, which `eval` gives again for its kept picture."""
+    """Every version on the page: the digits of rd.py, which `eval` gives again for its kept image."""
     from priorcodec.evaluation import report
 
-    report.build([rd["folder"] / "results"], tmp_path / "r.html", pictures=rd["folder"] / "kept")
+    report.build([rd["folder"] / "results"], tmp_path / "r.html", images=rd["folder"] / "kept")
     data = re.search(
         r'<script type="application/json" id="data">(.*?)</script>', (tmp_path / "r.html").read_text(), re.S
     )
-    rows = {(r["codec"], r["setting"], r["picture"]): r for r in rd["result"]["rows"]}
+    rows = {(r["codec"], r["setting"], r["image"]): r for r in rd["result"]["rows"]}
     seen = {}
-    for picture in json.loads(data[1])["pictures"]:
-        for version in (v for rate in picture["rates"] for v in rate["versions"][1:]):
-            key = version["codec"], version["setting"], picture["name"]
+    for image in json.loads(data[1])["images"]:
+        for version in (v for rate in image["rates"] for v in rate["versions"][1:]):
+            key = version["codec"], version["setting"], image["name"]
             seen[key] = {k: version[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")}
             assert seen[key] == {k: rows[key][k] for k in seen[key]}
     assert {codec for codec, _, _ in seen} == set(rd["result"]["codecs"])
     for (codec, setting, name), shown in seen.items():
         kept = rd["folder"] / "kept" / codec / setting / f"{name}.png"
-        (again,) = evaluate.evaluate([rd["pictures"] / f"{name}.png"], [kept], ["psnr", "msssim", "ssimulacra2"])
+        (again,) = evaluate.evaluate([rd["images"] / f"{name}.png"], [kept], ["psnr", "msssim", "ssimulacra2"])
         assert {k: again[k] for k in ("psnr", "msssim", "ssimulacra2")} == {
             k: shown[k] for k in ("psnr", "msssim", "ssimulacra2")
         }
 
 
 def test_several_anchors_and_one_that_is_missing(rd, tmp_path):
-    arguments = ["anchors", rd["pictures"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--metrics", "psnr"]
+    arguments = ["anchors", rd["images"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--metrics", "psnr"]
     arguments += ["--anchor", "jpeg", "webp", "vvc", "--cache", rd["folder"] / "cache", "--results", tmp_path]
     run("rd.py", *arguments)
     result = json.loads((tmp_path / "anchors.json").read_text())
@@ -117,17 +117,17 @@ def test_without_the_package_for_bd_rates_the_run_is_not_lost(rd, monkeypatch):
     )
 
 
-def test_kept_pictures_are_the_scored_ones(rd):
+def test_kept_images_are_the_scored_ones(rd):
     row = next(r for r in rd["result"]["rows"] if r["codec"] == rd["result"]["ours"][1])
-    kept = rd["folder"] / "kept" / row["codec"] / row["setting"] / f"{row['picture']}.png"
-    (again,) = evaluate.evaluate([rd["pictures"] / f"{row['picture']}.png"], [kept], ["psnr"])
+    kept = rd["folder"] / "kept" / row["codec"] / row["setting"] / f"{row['image']}.png"
+    (again,) = evaluate.evaluate([rd["images"] / f"{row['image']}.png"], [kept], ["psnr"])
     assert again["psnr"] == row["psnr"]
 
 
 def test_a_second_run_makes_nothing_anew(rd, tmp_path):
     """Some codecs of the first run again: equal rows, and not one file of the cache touched."""
     files = {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()}
-    arguments = ["again", rd["pictures"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--anchor", "jpeg", "--metrics"]
+    arguments = ["again", rd["images"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--anchor", "jpeg", "--metrics"]
     arguments += ["psnr", "msssim", "ssimulacra2", "--cache", rd["folder"] / "cache", "--results", tmp_path]
     run("rd.py", *arguments)
     assert {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()} == files
@@ -144,7 +144,7 @@ def test_a_changed_file_is_scored_anew(rd, tmp_path):
     shutil.copytree(rd["folder"] / "cache", tmp_path / "cache")
     files = sorted((tmp_path / "cache" / "files").rglob("*.webp"), key=lambda p: p.stat().st_size)
     sizes = [p.stat().st_size for p in files]
-    arguments = ["swapped", rd["pictures"], "--codecs", "webp:10,60", "--metrics", "psnr", "--anchor", "webp"]
+    arguments = ["swapped", rd["images"], "--codecs", "webp:10,60", "--metrics", "psnr", "--anchor", "webp"]
     arguments += ["--cache", tmp_path / "cache", "--results", tmp_path]
     before = [r for r in rd["result"]["rows"] if r["codec"] == "webp"]
     same_shape = [p for p in files if Image.open(p).size == Image.open(files[0]).size]
@@ -158,19 +158,19 @@ def test_a_changed_file_is_scored_anew(rd, tmp_path):
 def test_a_file_that_cannot_be_read_costs_its_setting_alone(rd, tmp_path):
     shutil.copytree(rd["folder"] / "cache", tmp_path / "cache")
     largest = max((tmp_path / "cache" / "files").rglob("*.webp"), key=lambda p: p.stat().st_size)
-    largest.write_bytes(b"no picture")
+    largest.write_bytes(b"no image")
     for file in (tmp_path / "cache" / "files").rglob("*.jpg"):
-        file.write_bytes(b"no picture")
+        file.write_bytes(b"no image")
     codecs = ["webp:10,60", "jpeg:60"]
-    arguments = ["torn", rd["pictures"], "--codecs", *codecs, "--metrics", "psnr", "--results", tmp_path]
+    arguments = ["torn", rd["images"], "--codecs", *codecs, "--metrics", "psnr", "--results", tmp_path]
     run("rd.py", *arguments, "--cache", tmp_path / "cache")
     result = json.loads((tmp_path / "torn.json").read_text())
-    assert result["left_out"] == ["webp 60: failed on 1 of 2 pictures", "jpeg 60: failed on 2 of 2 pictures"]
+    assert result["left_out"] == ["webp 60: failed on 1 of 2 images", "jpeg 60: failed on 2 of 2 images"]
     assert {r["setting"] for r in result["rows"]} == {"10"}
 
 
 def test_seconds_of_decoding_are_measured_once_and_shown(rd, tmp_path):
-    words = [rd["pictures"], "--codecs", "jpeg:10,60", "--metrics", "psnr", "--seconds", "--results", tmp_path]
+    words = [rd["images"], "--codecs", "jpeg:10,60", "--metrics", "psnr", "--seconds", "--results", tmp_path]
     results = []
     for _ in range(2):
         run("rd.py", "timed", *words, "--cache", tmp_path / "cache")
@@ -182,7 +182,7 @@ def test_seconds_of_decoding_are_measured_once_and_shown(rd, tmp_path):
     assert "decode ↓" not in tables.points_table(rd["result"]).heads
 
 
-def test_settings_of_the_decoder_in_a_codecs_name(weights, pictures, monkeypatch, tmp_path):
+def test_settings_of_the_decoder_in_a_codecs_name(weights, images, monkeypatch, tmp_path):
     """Every setting has its own scores; only renorm=written has its own files, and their statistics count."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ours = importlib.import_module("ours")
@@ -192,7 +192,7 @@ def test_settings_of_the_decoder_in_a_codecs_name(weights, pictures, monkeypatch
     assert [c.missing for c in coders] == [None] * 5
     assert len({c.name for c in coders}) == len({c.identity for c in coders}) == 5
     assert plain.writer == steps.writer == predicted.writer != written.writer == both.writer
-    pixels = image_io.load(pictures / "pic-0.png").pixels
+    pixels = image_io.load(images / "pic-0.png").pixels
     made = [c.encode(pixels, "1", "") for c in coders]
     assert made[0] == made[1] == made[2] and made[3] == made[4]
     assert len(made[3]) - len(made[0]) in (11, 12)
@@ -203,7 +203,7 @@ def test_settings_of_the_decoder_in_a_codecs_name(weights, pictures, monkeypatch
 
 def test_nothing_to_run_is_one_line(rd, tmp_path):
     done = run(
-        "rd.py", "none", rd["pictures"], "--codecs", "sdxl-typo", "--cache", tmp_path, "--results", tmp_path, ok=False
+        "rd.py", "none", rd["images"], "--codecs", "sdxl-typo", "--cache", tmp_path, "--results", tmp_path, ok=False
     )
     assert done.stderr.strip().splitlines()[-1].startswith("rd.py: nothing to report")
     assert "Traceback" not in done.stderr

@@ -9,12 +9,12 @@ from .conftest import ROOT, run
 RESULT = {
     "kind": "rd", "name": "mini", "codecs": {"a": "Codec A", "b": "Codec B", "c": "Codec C"}, "ours": ["b"],
     "metrics": {"psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True}},
-    "left_out": [], "pictures": [{"name": "x"}, {"name": "y"}],
+    "left_out": [], "images": [{"name": "x"}, {"name": "y"}],
     "bd_rate": [{"codec": "b", "anchor": "a", "metric": "psnr", "percent": -31.44, "overlap": 0.42},
                 {"codec": "c", "anchor": "a", "metric": "psnr", "percent": 2.0, "overlap": 0.9},
                 {"codec": "a", "anchor": "c", "metric": "psnr", "percent": -5.0, "overlap": 0.9},
                 {"codec": "b", "anchor": "c", "metric": "psnr", "percent": -38.2, "overlap": 0.8}],
-    "means": [{"codec": c, "setting": str(i), "pictures": 2, "bytes": 9.0, "bpp": 0.1 * 2**i, "psnr": 20.0 + i + k}
+    "means": [{"codec": c, "setting": str(i), "images": 2, "bytes": 9.0, "bpp": 0.1 * 2**i, "psnr": 20.0 + i + k}
               for k, c in enumerate("ab") for i in range(3)],
     "rows": [],
 }  # fmt: skip
@@ -102,7 +102,7 @@ def test_weights_of_the_loss_terms_side_by_side(project):
         for q in (0, 1)
     ]
     rows = [{"row": f"loss.structure={w}", "steps": 90 + w, "levels": levels} for w in (0, 4)]
-    result = {"kind": "adapter", "name": "losses", "minutes": 4.0, "pictures": 8, "rows": rows}
+    result = {"kind": "adapter", "name": "losses", "minutes": 4.0, "images": 8, "rows": rows}
     (project / "benchmarks" / "results" / "losses.json").write_text(json.dumps(result))
     (project / "README.md").write_text("<!-- table:losses -->\n<!-- end -->\n")
     readme(project)

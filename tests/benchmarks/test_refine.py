@@ -5,9 +5,9 @@ import json
 from .conftest import run
 
 
-def test_costs_fall_and_the_tables_show_them(pictures, weights, tmp_path):
+def test_costs_fall_and_the_tables_show_them(images, weights, tmp_path):
     run(
-        *("refine.py", "small", pictures, "--first", 2, "--qualities", 0, 1, 2, "--steps", 6, "--results", tmp_path),
+        *("refine.py", "small", images, "--first", 2, "--qualities", 0, 1, 2, "--steps", 6, "--results", tmp_path),
         *("--targets", "psnr", "structure", "toy", "--encoder", weights["encoder"], "--adapter", weights["toy"]),
     )
     result = json.loads((tmp_path / "small.json").read_text())
@@ -22,5 +22,5 @@ def test_costs_fall_and_the_tables_show_them(pictures, weights, tmp_path):
     run("readme.py", "--readme", page, "--results", tmp_path)
     text = page.read_text()
     low = [m for m in result["means"] if m["codec"] == "structure"]
-    assert f"| psnr | {targets['psnr']['cost_mean'] - 1:+.1%}" in text and "2 pictures, qualities 0, 1, 2" in text
+    assert f"| psnr | {targets['psnr']['cost_mean'] - 1:+.1%}" in text and "2 images, qualities 0, 1, 2" in text
     assert all(f"| structure | {m['bpp']:.4f} | {m['psnr']:.2f} | {m['gmsd']:.4f} |" in text for m in low)

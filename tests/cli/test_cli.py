@@ -81,7 +81,7 @@ def test_steps_and_renorm_as_options_and_as_words(folder):
 
 
 def test_a_folder_run_goes_on_past_a_bad_file(folder):
-    (folder / "in" / "c.png").write_bytes(b"no picture")
+    (folder / "in" / "c.png").write_bytes(b"no image")
     status, out, errors = quick("encode", folder / "in", "-o", folder / "gic")
     assert status == 1
     assert {path.name for path in (folder / "gic").iterdir()} == {"a.gic", "b.gic"}
@@ -160,13 +160,13 @@ def _timed(*words):
 
 
 def test_demo(folder):
-    status, out, _ = quick("demo", "-o", folder / "demo", "--picture", folder / "in" / "a.png", "--backbone", "toy")
+    status, out, _ = quick("demo", "-o", folder / "demo", "--image", folder / "in" / "a.png", "--backbone", "toy")
     assert status == 0 and "AVIF" in out
     assert (folder / "demo" / "montage.png").exists()
     assert len(list((folder / "demo").glob("*.gic"))) == 3
 
 
-def test_a_rate_target_for_every_picture_of_a_folder(folder):
+def test_a_rate_target_for_every_image_of_a_folder(folder):
     rows = {}
     for option, value in (("--bytes", 130), ("--max-bytes", 100_000), ("--bpp", 0.15)):
         target = folder / option.strip("-")

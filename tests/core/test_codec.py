@@ -67,7 +67,7 @@ def test_an_impossible_quality_is_refused(codec, photo, quality):
 
 def test_a_foreign_encoder_is_named(codec, photo):
     stream = codec.encode(photo, 0).stream
-    foreign = container.Stream(**{**vars(stream), "encoder_id": codec.id ^ 1})
+    foreign = container.Container(**{**vars(stream), "encoder_id": codec.id ^ 1})
     with pytest.raises(StreamError, match=f"{codec.id:08x}"):
         codec.decode(container.pack(foreign))
 
@@ -104,13 +104,13 @@ def test_forged_strings_under_a_good_checksum_never_crash(codec, photo):
             "latent": rng.randbytes(rng.randrange(64)),
         }
         try:
-            codec.decode(container.pack(container.Stream(**forged)))
+            codec.decode(container.pack(container.Container(**forged)))
         except StreamError as error:
             assert "\n" not in str(error)
 
 
 def test_a_header_bomb_allocates_nothing(codec, photo):
     stream = codec.encode(photo[:64, :64], 0).stream
-    bomb = container.pack(container.Stream(**{**vars(stream), "height": 65535, "width": 65535}))
+    bomb = container.pack(container.Container(**{**vars(stream), "height": 65535, "width": 65535}))
     with pytest.raises(StreamError, match="65535x65535"):
         codec.decode(bomb)

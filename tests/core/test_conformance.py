@@ -97,13 +97,13 @@ class FloatPrior(ExactPrior):
 
 @pytest.fixture(scope="module")
 def float_coded(codec):
-    """A codec with a float hyper-decoder, and the large golden pictures coded by it."""
+    """A codec with a float hyper-decoder, and the large golden images coded by it."""
     other, files = copy.copy(codec), {}
     other.prior = FloatPrior(codec.prior.tables)
     with torch.inference_mode(), under(SETTINGS["1 thread"]):
         for name, (data, _) in LARGE.items():
             stream, y_hat_q, _ = codec.read(data)
-            y = codec.transforms.dequantise(y_hat_q[None], torch.tensor([stream.quality / QUALITY_STEPS]))
+            y = codec.transforms.dequantize(y_hat_q[None], torch.tensor([stream.quality / QUALITY_STEPS]))
             coded = other._write(y, (stream.height, stream.width), (), stream.quality)
             files[name] = coded.data, coded.symbols_sha256
     return other, files

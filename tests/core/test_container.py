@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from priorcodec.core import container
-from priorcodec.core.container import Segment, Stream, overhead_bytes, pack, seed, unpack
+from priorcodec.core.container import Container, Segment, overhead_bytes, pack, seed, unpack
 from priorcodec.core.errors import StreamError
 
 segments = st.lists(
     st.builds(Segment, type=st.integers(0, 127), data=st.binary(max_size=200)), max_size=4, unique_by=lambda s: s.type
 ).map(tuple)
 streams = st.builds(
-    Stream,
+    Container,
     encoder_id=st.integers(0, 2**32 - 1),
     quality=st.integers(0, 224),
     height=st.integers(1, 8192),
@@ -26,9 +26,9 @@ streams = st.builds(
 )
 
 
-def example(**changes) -> Stream:
+def example(**changes) -> Container:
     plain = {"encoder_id": 0xDEADBEEF, "quality": 96, "height": 512, "width": 768}
-    return Stream(**(plain | {"hyper": bytes(range(40)), "latent": b"latent" * 30} | changes))
+    return Container(**(plain | {"hyper": bytes(range(40)), "latent": b"latent" * 30} | changes))
 
 
 def sealed(body: bytes) -> bytes:
@@ -54,7 +54,7 @@ def test_round_trip(stream):
 
 
 def test_the_bytes_are_those_of_the_table():
-    data = pack(Stream(encoder_id=0x01020304, quality=32, height=200, width=100, hyper=b"zz", latent=b"yyy"))
+    data = pack(Container(encoder_id=0x01020304, quality=32, height=200, width=100, hyper=b"zz", latent=b"yyy"))
     assert data[:-4] == b"GIC\x01" + bytes([4, 3, 2, 1]) + b"\x20\x00" + b"\xc8\x01" + b"\x64" + b"\x02zz" + b"yyy"
     data = pack(example(height=1, width=1, hyper=b"z", latent=b"y", segments=(Segment(type=1, data=b"12345678"),)))
     assert data[9:-4] == b"\x01" + b"\x01\x01" + b"\x01z" + b"\x01y" + b"\x01\x0812345678"

@@ -10,7 +10,7 @@ import pytest
 
 from priorcodec.core import container
 from priorcodec.core.codec import Codec
-from priorcodec.core.container import Segment, Stream
+from priorcodec.core.container import Container, Segment
 from priorcodec.core.errors import StreamError
 from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
@@ -44,7 +44,7 @@ def attempt(codec, data):
 
 
 def sized(codec, data, **changes):
-    return container.pack(Stream(**{**vars(container.unpack(data)), **changes}))
+    return container.pack(Container(**{**vars(container.unpack(data)), **changes}))
 
 
 def test_cut_at_every_byte(codec, small, record_property):
@@ -85,7 +85,7 @@ def test_concatenated_and_nested_files(codec, small):
     assert not attempt(codec, small + small)
     assert not attempt(codec, b"\0" * 4 + small)
     assert not attempt(codec, small[:-4] + small)
-    nested = Stream(**{**vars(stream), "segments": (Segment(type=77, data=small),)})
+    nested = Container(**{**vars(stream), "segments": (Segment(type=77, data=small),)})
     assert attempt(codec, container.pack(nested))  # an optional segment that nobody here reads
     for part in ("hyper", "latent"):
         attempt(codec, sized(codec, small, **{part: small + bytes(-len(small) % 4)}))
@@ -93,7 +93,7 @@ def test_concatenated_and_nested_files(codec, small):
 
 def test_a_header_cannot_ask_for_more_than_its_file_is_worth(codec, small):
     for height, width in ((4000, 4000), (8192, 8192), (1, 2**26), (2**26, 1)):
-        with pytest.raises(StreamError, match="z string has .* bytes, a picture of this size needs"):
+        with pytest.raises(StreamError, match="z string has .* bytes, an image of this size needs"):
             codec.read(sized(codec, small, height=height, width=width))
 
 
@@ -106,7 +106,7 @@ from priorcodec.core.errors import StreamError
 codec, small = Codec(), bytes.fromhex(sys.argv[1])
 codec.read(small)
 stream = vars(container.unpack(small))
-pack = lambda **changes: container.pack(container.Stream(**{**stream, **changes}))
+pack = lambda **changes: container.pack(container.Container(**{**stream, **changes}))
 def sealed(body):
     import zlib
     return body + zlib.crc32(body).to_bytes(4, "little")
@@ -147,7 +147,7 @@ def test_bombs_take_neither_time_nor_memory(small, record_property):
     assert found["slowest_s"] < 1 and found["grown_mib"] < 200, found
 
 
-def test_a_picture_beyond_max_pixels_is_the_callers_choice(codec, small):
+def test_a_image_beyond_max_pixels_is_the_callers_choice(codec, small):
     with pytest.raises(StreamError, match="48x40, more than 1000 pixels: raise max_pixels"):
         codec.read(small, max_pixels=1000)
     with pytest.raises(StreamError, match="48x40"):

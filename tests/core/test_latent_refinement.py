@@ -11,7 +11,7 @@ from priorcodec.core import gradient_similarity, latent_refinement
 from priorcodec.core.codec import Codec
 from priorcodec.core.image import io as image_io
 from priorcodec.core.latent_refinement import Refine
-from priorcodec.core.rd_loss import Ladder
+from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
 from tests.cli.test_cli import quick
@@ -49,7 +49,7 @@ def true_cost(codec, data, pixels):
     decoded = codec.decode(data)
     error = np.square(codec.preview(decoded).astype(float) - pixels).mean()
     bpp = 8 * len(data) / (pixels.shape[0] * pixels.shape[1])
-    lam = float(Ladder(levels=codec.levels).lambdas(torch.tensor(decoded.quality)))
+    lam = float(LambdaSchedule(levels=codec.levels).lambdas(torch.tensor(decoded.quality)))
     return bpp, error, bpp + lam * error
 
 
@@ -112,7 +112,7 @@ def test_the_simulation_agrees_with_the_exact_tables(tiny, shipped, photo):
         assert (y_hat[0] - coded.y_hat_q).abs().gt(1e-4).float().mean() < 0.002  # halves may round either way
 
 
-def test_softened_values_lie_between_their_neighbours_and_freeze():
+def test_softened_values_lie_between_their_neighbors_and_freeze():
     value, noise = torch.linspace(-3, 3, 301), torch.zeros(301)
     warm, cold = (latent_refinement.soften(value, t, noise) for t in (0.7, 0.01))
     assert ((warm >= value.floor()) & (warm <= value.floor() + 1)).all() and warm.diff().min() > -1e-4

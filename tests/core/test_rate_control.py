@@ -10,7 +10,7 @@ import torch
 from priorcodec import ConfigError, open_session
 from priorcodec.core import rate_control
 from priorcodec.core.codec import Codec, Encoded
-from priorcodec.core.container import Stream
+from priorcodec.core.container import Container
 from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
 from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
@@ -22,7 +22,7 @@ def sized(sizes):
     """Files of these sizes, one for each quality byte."""
 
     def write(byte):
-        stream = Stream(encoder_id=0, quality=byte, height=100, width=100, hyper=b"", latent=b"")
+        stream = Container(encoder_id=0, quality=byte, height=100, width=100, hyper=b"", latent=b"")
         return Encoded(data=bytes(sizes[byte]), stream=stream, hyper_bits=0, latent_bits=0, symbols_sha256="")
 
     return write
@@ -51,7 +51,7 @@ def photo() -> np.ndarray:
 
 
 @pytest.mark.parametrize("kind", ["smooth", "wobbling", "wild", "flat", "bent", "kink"])
-def test_the_result_fits_and_is_the_best_among_its_neighbours(kind):
+def test_the_result_fits_and_is_the_best_among_its_neighbors(kind):
     sizes, written = curve(kind), []
     for target in {*np.geomspace(min(sizes), max(sizes) + 50, 60).astype(int).tolist(), *sizes[::3]}:
         try:

@@ -1,4 +1,4 @@
-"""Statistics of latents and pictures: measured, written in eight bytes, read back, and moved to."""
+"""Statistics of latents and images: measured, written in eight bytes, read back, and moved to."""
 
 import struct
 
@@ -13,13 +13,13 @@ from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.errors import ImageError, StreamError
 from priorcodec.core.image import io as image_io
-from priorcodec.core.statistics import PictureStatistics, to_statistics
+from priorcodec.core.statistics import ImageStatistics, to_statistics
 from tests.core.test_codec import DEMO
 from tests.golden.check import FOLDER as GOLDEN
 
 means = st.floats(0, 255)
 spreads = st.floats(0, 127.5)
-statistics = st.builds(PictureStatistics, mean=st.tuples(means, means, means), std=st.tuples(spreads, spreads, spreads))
+statistics = st.builds(ImageStatistics, mean=st.tuples(means, means, means), std=st.tuples(spreads, spreads, spreads))
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def photo() -> np.ndarray:
     return image_io.load(DEMO).pixels[60:160, 40:170]
 
 
-def values(s: PictureStatistics) -> np.ndarray:
+def values(s: ImageStatistics) -> np.ndarray:
     return np.array([*s.mean, *s.std])
 
 
@@ -54,13 +54,13 @@ def test_a_flat_channel_takes_the_mean_and_stays_flat():
 def test_measured_as_jpeg_converts(photo):
     ycc = np.asarray(Image.fromarray(photo).convert("YCbCr")).astype(float).reshape(-1, 3)  # Pillow rounds each pixel
     wanted = [*ycc.mean(0), *ycc.std(0)]
-    np.testing.assert_allclose(values(PictureStatistics.measure(photo)), wanted, atol=0.6)
+    np.testing.assert_allclose(values(ImageStatistics.measure(photo)), wanted, atol=0.6)
 
 
-@pytest.mark.parametrize("colour,mean", [((0, 0, 0), (0, 128, 128)), ((255, 255, 255), (255, 128, 128))])
-def test_a_flat_picture_of_one_pixel_or_more(colour, mean):
+@pytest.mark.parametrize("color,mean", [((0, 0, 0), (0, 128, 128)), ((255, 255, 255), (255, 128, 128))])
+def test_a_flat_image_of_one_pixel_or_more(color, mean):
     for size in ((1, 1), (3, 2)):
-        measured = PictureStatistics.measure(np.full((*size, 3), colour, np.uint8))
+        measured = ImageStatistics.measure(np.full((*size, 3), color, np.uint8))
         assert measured.mean == pytest.approx(mean) and measured.std == pytest.approx((0, 0, 0), abs=1e-5)
 
 
@@ -68,11 +68,11 @@ def test_a_flat_picture_of_one_pixel_or_more(colour, mean):
 def test_written_values_come_back_within_their_steps(s):
     data = s.pack()
     assert len(data) == 8
-    error = np.abs(values(PictureStatistics.unpack(data)) - values(s))
-    grey = np.abs(np.array(s.mean[1:]) - 128)
+    error = np.abs(values(ImageStatistics.unpack(data)) - values(s))
+    gray = np.abs(np.array(s.mean[1:]) - 128)
     steps = [
         255 / 65535,
-        *(2 * np.sqrt(grey / 128) + 1 / 128),
+        *(2 * np.sqrt(gray / 128) + 1 / 128),
         127.5 / 65535,
         *(np.sqrt(np.array(s.std[1:]) / 127.5) + 1e-2),
     ]
@@ -81,46 +81,46 @@ def test_written_values_come_back_within_their_steps(s):
 
 @given(st.binary(min_size=8, max_size=8))
 def test_any_eight_bytes_mean_something_and_are_written_back_the_same(data):
-    read = PictureStatistics.unpack(data)
+    read = ImageStatistics.unpack(data)
     assert all(0 <= m <= 255 for m in read.mean) and all(0 <= s <= 127.5 for s in read.std)
     assert read.pack() == data
 
 
 def test_the_bytes_are_those_of_the_table():
-    s = PictureStatistics(mean=(255.0, 128.0, 128 - 32.0), std=(127.5, 0.0, 127.5 / 4))
+    s = ImageStatistics(mean=(255.0, 128.0, 128 - 32.0), std=(127.5, 0.0, 127.5 / 4))
     assert s.pack() == struct.pack("<HHBBBB", 65535, 65535, 128, 64, 0, 128)
 
 
 @given(st.binary(max_size=20).filter(lambda data: len(data) != 8))
 def test_another_number_of_bytes_is_refused_in_one_line(data):
     with pytest.raises(StreamError, match=f"have {len(data)} bytes, wanted 8"):
-        PictureStatistics.unpack(data)
+        ImageStatistics.unpack(data)
 
 
-def test_apply_moves_a_picture_to_the_statistics(photo):
+def test_apply_moves_a_image_to_the_statistics(photo):
     """A darker, paler, tinted copy comes back to the statistics of the original."""
-    original = PictureStatistics.measure(photo)
+    original = ImageStatistics.measure(photo)
     x = image_io.to_tensor(photo)
     changed = (0.7 * x - 0.1) + torch.tensor([0.06, 0.0, -0.05]).view(1, 3, 1, 1)
-    before = values(PictureStatistics.measure(image_io.to_pixels(changed)))
-    after = values(PictureStatistics.measure(image_io.to_pixels(original.apply(changed))))
+    before = values(ImageStatistics.measure(image_io.to_pixels(changed)))
+    after = values(ImageStatistics.measure(image_io.to_pixels(original.apply(changed))))
     assert np.abs(before - values(original)).max() > 10
     assert np.abs(after - values(original)).max() < 1
     assert (image_io.to_pixels(original.apply(x)).astype(int) - photo.astype(int)).max() <= 1
 
 
 def test_apply_changes_contrast_by_a_factor_of_two_at_most_and_not_where_there_is_none():
-    grey = PictureStatistics(mean=(128.0, 128.0, 128.0), std=(100.0, 0.0, 0.0))
+    gray = ImageStatistics(mean=(128.0, 128.0, 128.0), std=(100.0, 0.0, 0.0))
     flat = torch.zeros(1, 3, 8, 8)
-    torch.testing.assert_close(grey.apply(flat), flat.add(1 / 255), rtol=0, atol=1e-4)
+    torch.testing.assert_close(gray.apply(flat), flat.add(1 / 255), rtol=0, atol=1e-4)
     ramp = torch.linspace(-0.1, 0.1, 64).view(1, 1, 8, 8).expand(1, 3, 8, 8)
-    assert grey.apply(ramp).std() / ramp.std() == pytest.approx(2, rel=1e-3)
-    calm = PictureStatistics(mean=(128.0, 128.0, 128.0), std=(0.0, 0.0, 0.0))
+    assert gray.apply(ramp).std() / ramp.std() == pytest.approx(2, rel=1e-3)
+    calm = ImageStatistics(mean=(128.0, 128.0, 128.0), std=(0.0, 0.0, 0.0))
     assert calm.apply(ramp).std() / ramp.std() == pytest.approx(0.5, rel=1e-3)
 
 
-def test_apply_keeps_dtype_and_treats_each_picture_alone(photo):
-    wanted, x = PictureStatistics.measure(photo), torch.rand(2, 3, 9, 7) * 2 - 1
+def test_apply_keeps_dtype_and_treats_each_image_alone(photo):
+    wanted, x = ImageStatistics.measure(photo), torch.rand(2, 3, 9, 7) * 2 - 1
     torch.testing.assert_close(wanted.apply(x), torch.cat([wanted.apply(x[:1]), wanted.apply(x[1:])]))
     assert wanted.apply(x.bfloat16()).dtype == torch.bfloat16
 
@@ -128,7 +128,7 @@ def test_apply_keeps_dtype_and_treats_each_picture_alone(photo):
 @pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)])
 def test_only_pixels_are_measured(array):
     with pytest.raises(ImageError, match="wanted uint8"):
-        PictureStatistics.measure(array)
+        ImageStatistics.measure(array)
 
 
 def test_the_file_grows_by_the_counted_bytes_alone(codec, photo):
@@ -141,7 +141,7 @@ def test_the_file_grows_by_the_counted_bytes_alone(codec, photo):
         assert container.overhead_bytes(plain.stream) <= 20 and plain.stream.segments == ()
         assert codec.decode(plain.data).statistics is None
         read = codec.decode(full.data)
-        assert read.statistics == PictureStatistics.unpack(PictureStatistics.measure(photo).pack())
+        assert read.statistics == ImageStatistics.unpack(ImageStatistics.measure(photo).pack())
         assert torch.equal(read.y_hat, codec.decode(plain.data).y_hat)
 
 
@@ -158,7 +158,7 @@ def test_plain_files_are_as_before():
 def test_statistics_of_another_size_are_refused_in_one_line(codec, photo, size):
     stream = codec.encode(photo, 0).stream
     segment = container.Segment(type=container.STATISTICS, data=bytes(size))
-    data = container.pack(container.Stream(**{**vars(stream), "segments": (segment,)}))
+    data = container.pack(container.Container(**{**vars(stream), "segments": (segment,)}))
     for read in (codec.decode, container.describe):
         with pytest.raises(StreamError, match=f"statistics have {size} bytes, wanted 8") as caught:
             read(data)
@@ -168,6 +168,6 @@ def test_statistics_of_another_size_are_refused_in_one_line(codec, photo, size):
 def test_info_shows_them(codec, photo):
     full = codec.encode(photo, 0, statistics=True)
     shown = str(container.describe(full.data)["statistics"])
-    mean = PictureStatistics.measure(photo).mean[0]
+    mean = ImageStatistics.measure(photo).mean[0]
     assert shown.startswith(f"Y {mean:.1f} +- ") and "Cb" in shown and "Cr" in shown
     assert container.describe(codec.encode(photo, 0).data)["statistics"] == "none"

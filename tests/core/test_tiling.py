@@ -54,7 +54,7 @@ def test_weights_add_up_to_one(height, width, side, margin, stride):
             assert after.weight(stride)[0] <= 1 / 4 and before.weight(stride)[-1] <= 1 / 4
 
 
-def test_a_picture_of_one_tile_is_read_whole_with_weight_one():
+def test_a_image_of_one_tile_is_read_whole_with_weight_one():
     plan = tiling.plan(500, 640, 640, 64)
     assert len(plan) == 1
     assert all(bool((span.weight(8) == 1).all()) and (span.low, span.start) == (0, 0) for at in plan for span in at)
@@ -77,7 +77,7 @@ def test_blending_pieces_of_a_whole_gives_the_whole():
         torch.testing.assert_close(torch.cat(parts, -2), wanted)
 
 
-def test_neighbours_that_disagree_fade_into_each_other():
+def test_neighbors_that_disagree_fade_into_each_other():
     plan = tiling.plan(64, 512, 256, 64)
     values = iter((0.0, 1.0))
     ((band,),) = tiling.blend(
@@ -140,7 +140,7 @@ def test_entropy_coding_in_strips_and_chunks_is_bit_identical(size, monkeypatch)
         assert torch.equal(values, whole.y_hat_q) and digest == whole.symbols_sha256
 
 
-def test_encoder_and_preview_in_tiles_are_those_of_the_whole_picture(photo):
+def test_encoder_and_preview_in_tiles_are_those_of_the_whole_image(photo):
     whole, tiled = Codec(tile=0), Codec(tile=128)
     with torch.inference_mode():
         planes = image_io.pad(image_io.to_planes(photo), 64)

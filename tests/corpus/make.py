@@ -7,7 +7,7 @@ import numpy as np
 
 from priorcodec.core import container
 from priorcodec.core.codec import Codec
-from priorcodec.core.container import Segment, Stream
+from priorcodec.core.container import Container, Segment
 from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
 
@@ -29,10 +29,10 @@ def seeds() -> dict[str, bytes]:
         "pixel": codec.encode(photo[:1, :1], 7).data,
         "row": codec.encode(photo[:1, :200], 0).data,
         "flat": codec.encode(np.full((64, 64, 3), 128, np.uint8), 5).data,
-        "segments": container.pack(Stream(**{**stream, "segments": later})),
-        "empty-strings": container.pack(Stream(**{**stream, "hyper": b"", "latent": b""})),
-        "escapes": container.pack(Stream(**{**stream, "hyper": b"\xff" * 64, "latent": b"\xff" * 128})),
-        "large": container.pack(Stream(**{**stream, "height": 65535, "width": 65535})),
+        "segments": container.pack(Container(**{**stream, "segments": later})),
+        "empty-strings": container.pack(Container(**{**stream, "hyper": b"", "latent": b""})),
+        "escapes": container.pack(Container(**{**stream, "hyper": b"\xff" * 64, "latent": b"\xff" * 128})),
+        "large": container.pack(Container(**{**stream, "height": 65535, "width": 65535})),
         "critical": sealed(b"GIC\x01\0\0\0\0\x20\x01\x01\x01\x00\x00\x81\x00"),
         "long-varint": sealed(b"GIC\x01\0\0\0\0\x20\x00" + b"\x80" * 8 + b"\x10\x01\x00"),
     }

@@ -71,7 +71,7 @@ def test_empty_curve():
 
 def rows(codec: str, scale: float) -> list[dict]:
     return [
-        {"codec": codec, "setting": str(i), "picture": p, "bytes": 100, "bpp": scale * rate * w, "psnr": value}
+        {"codec": codec, "setting": str(i), "image": p, "bytes": 100, "bpp": scale * rate * w, "psnr": value}
         for i, (rate, value) in enumerate(PSNR)
         for p, w in (("a", 0.5), ("b", 1.5))
     ]

@@ -17,12 +17,12 @@ def folders(tmp_path):
     rng = np.random.default_rng(0)
     for name in ("sea", "sea-2"):
         small = rng.integers(0, 256, (5, 7, 3)).astype(np.uint8)
-        picture = Image.fromarray(small).resize((70, 50), Image.Resampling.BICUBIC)
+        image = Image.fromarray(small).resize((70, 50), Image.Resampling.BICUBIC)
         (tmp_path / "ref").mkdir(exist_ok=True)
         (tmp_path / "dec").mkdir(exist_ok=True)
-        picture.save(tmp_path / "ref" / f"{name}.png")
-        picture.save(tmp_path / "dec" / f"{name}-q20.webp", quality=20)
-        picture.save(tmp_path / "dec" / f"{name}-q50.jpg", quality=50)
+        image.save(tmp_path / "ref" / f"{name}.png")
+        image.save(tmp_path / "dec" / f"{name}-q20.webp", quality=20)
+        image.save(tmp_path / "dec" / f"{name}-q50.jpg", quality=50)
     return tmp_path
 
 
@@ -49,11 +49,11 @@ def test_rows_and_mean(folders):
     assert [r["bytes"] for r in rows] == [(folders / "dec" / r["file"]).stat().st_size for r in rows]
     for row in rows:
         assert row["bpp"] == round(8 * row["bytes"] / (70 * 50), 6)
-        pictures = [
+        images = [
             np.array(Image.open(p).convert("RGB"))
-            for p in (folders / "ref" / f"{row['picture']}.png", folders / "dec" / row["file"])
+            for p in (folders / "ref" / f"{row['image']}.png", folders / "dec" / row["file"])
         ]
-        assert row["psnr"] == round(metrics.psnr(*pictures), 6)
+        assert row["psnr"] == round(metrics.psnr(*images), 6)
     assert evaluate.mean(rows)["psnr"] == pytest.approx(sum(r["psnr"] for r in rows) / 4, abs=1e-6)
 
 
@@ -70,8 +70,8 @@ def test_the_three_formats_say_the_same(folders):
 
 
 def test_a_decoded_png_has_the_rate_of_its_coded_file(folders):
-    picture = Image.open(folders / "ref" / "sea.png")
-    picture.save(folders / "out.png")
+    image = Image.open(folders / "ref" / "sea.png")
+    image.save(folders / "out.png")
     (row,) = evaluate.evaluate([folders / "ref" / "sea.png"], [folders / "out.png"], ["psnr"])
     assert (row["bytes"], row["bpp"], row["psnr"]) == (None, None, None)
     (folders / "out.gic").write_bytes(b"x" * 77)
@@ -81,7 +81,7 @@ def test_a_decoded_png_has_the_rate_of_its_coded_file(folders):
 
 def test_other_sizes_name_the_file(folders):
     Image.new("RGB", (69, 50)).save(folders / "dec" / "sea-q1.png")
-    with pytest.raises(ImageError, match=r"sea-q1.png: picture is 69x50, reference is 70x50"):
+    with pytest.raises(ImageError, match=r"sea-q1.png: image is 69x50, reference is 70x50"):
         evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
 
 
@@ -98,13 +98,13 @@ def test_damaged_streams_are_one_line(folders, name, text):
 
 def test_jpeg_xl_is_read(folders):
     pytest.importorskip("pillow_jxl")
-    picture = Image.open(folders / "ref" / "sea.png")
-    picture.save(folders / "sea.jxl", lossless=True)
-    assert (evaluate.read(folders / "sea.jxl") == np.array(picture)).all()
+    image = Image.open(folders / "ref" / "sea.png")
+    image.save(folders / "sea.jxl", lossless=True)
+    assert (evaluate.read(folders / "sea.jxl") == np.array(image)).all()
 
 
 def test_empty_folder_and_no_folder(tmp_path):
-    with pytest.raises(ConfigError, match="no picture in"):
+    with pytest.raises(ConfigError, match="no image in"):
         evaluate.expand([tmp_path], {".png"})
     with pytest.raises(ConfigError, match="does not exist"):
         evaluate.expand([tmp_path / "nowhere"], {".png"})
@@ -125,7 +125,7 @@ def test_the_command_prints_what_evaluate_gives(folders):
     assert status == 0
     assert json.loads(said)["rows"] == evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
     status, said, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr", "-o", folders / "t.txt")
-    assert (status, said) == (0, "") and (folders / "t.txt").read_text().startswith("picture")
+    assert (status, said) == (0, "") and (folders / "t.txt").read_text().startswith("image")
 
 
 def test_the_command_refuses_in_one_line(folders):

@@ -12,8 +12,8 @@ from priorcodec.core.errors import ConfigError, ImageError, WeightsError
 from priorcodec.evaluation import metrics
 
 
-def picture(seed: int, height: int = 192, width: int = 176) -> np.ndarray:
-    """Smooth colours, hard edges and noise."""
+def image(seed: int, height: int = 192, width: int = 176) -> np.ndarray:
+    """Smooth colors, hard edges and noise."""
     rng = np.random.default_rng(seed)
     small = rng.integers(0, 256, (6, 6, 3)).astype(np.uint8)
     x = np.array(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)).astype(int)
@@ -32,7 +32,7 @@ FILES = [("JPEG", 5), ("JPEG", 60), ("WEBP", 1), ("WEBP", 80), ("AVIF", 10)]
 
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(x := picture(i), coded(x, kind, quality)) for i, (kind, quality) in enumerate(FILES)]
+    return [(x := image(i), coded(x, kind, quality)) for i, (kind, quality) in enumerate(FILES)]
 
 
 def test_psnr_against_integer_arithmetic(pairs):
@@ -87,8 +87,8 @@ def stlpips_alex_by_hand(a: np.ndarray, b: np.ndarray) -> float:
     def halve(x, name):
         return F.conv2d(F.pad(x, (2, 2, 2, 2), "reflect"), w[f"net.{name}.filt"], stride=2, groups=x.shape[1])
 
-    def features(picture):
-        x = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    def features(image):
+        x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
         x = (x - torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1)) / torch.tensor([0.458, 0.448, 0.450]).view(
             1, 3, 1, 1
         )
@@ -150,7 +150,7 @@ def test_every_metric_knows_which_way_is_better(pairs):
         assert (better[name] > worse[name]) == metrics.METRICS[name].higher_is_better, name
 
 
-def test_equal_pictures_are_perfect(pairs):
+def test_equal_images_are_perfect(pairs):
     x = pairs[0][0]
     assert metrics.psnr(x, x) == math.inf
     assert metrics.msssim(x, x) == pytest.approx(1)
@@ -161,8 +161,8 @@ def test_rate_counts_bytes():
 
 
 def test_sizes_must_agree():
-    with pytest.raises(ImageError, match=r"picture is 176x191, reference is 176x192; score"):
-        metrics.score(picture(0), picture(0, height=191), ["psnr"])
+    with pytest.raises(ImageError, match=r"image is 176x191, reference is 176x192; score"):
+        metrics.score(image(0), image(0, height=191), ["psnr"])
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_only_8_bit_rgb(wrong):
 
 
 def test_too_small_for_five_scales_is_no_score():
-    x = picture(0, height=160)
+    x = image(0, height=160)
     assert metrics.score(x, x, ["msssim"]) == {"msssim": None}
 
 
@@ -191,7 +191,7 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
     names, lines = metrics.available(["psnr", "lpips_alex"])
     assert names == ["psnr"] and lines == [line]
     with pytest.raises(WeightsError, match="not in torch's cache"):
-        metrics.score(picture(0), picture(0), ["lpips_alex"])
+        metrics.score(image(0), image(0), ["lpips_alex"])
 
 
 @pytest.mark.slow
@@ -211,7 +211,7 @@ def test_lpips_and_dists_run_once_their_weights_are_there(tmp_path, monkeypatch)
     metrics._lpips.cache_clear()
     metrics._dists.cache_clear()
     try:
-        x = picture(0)
+        x = image(0)
         scores = metrics.score(x, coded(x, "JPEG", 3), ["lpips_alex", "dists"])
         assert all(value > 0 for value in scores.values())
         assert metrics.score(x, x, ["lpips_alex", "dists"]) == pytest.approx({"lpips_alex": 0, "dists": 0}, abs=1e-5)
@@ -226,10 +226,10 @@ def gmsd_by_hand(a: np.ndarray, b: np.ndarray) -> float:
 
     magnitudes = []
     for x in (a, b):
-        grey = x.astype(float) @ (0.299, 0.587, 0.114)
-        grey = grey[: grey.shape[0] // 2 * 2, : grey.shape[1] // 2 * 2]
-        grey = grey.reshape(grey.shape[0] // 2, 2, grey.shape[1] // 2, 2).mean((1, 3))
-        magnitudes.append(np.hypot(prewitt(grey, 0), prewitt(grey, 1))[1:-1, 1:-1] / 3)
+        gray = x.astype(float) @ (0.299, 0.587, 0.114)
+        gray = gray[: gray.shape[0] // 2 * 2, : gray.shape[1] // 2 * 2]
+        gray = gray.reshape(gray.shape[0] // 2, 2, gray.shape[1] // 2, 2).mean((1, 3))
+        magnitudes.append(np.hypot(prewitt(gray, 0), prewitt(gray, 1))[1:-1, 1:-1] / 3)
     m, n = magnitudes
     return float(((2 * m * n + 170) / (m**2 + n**2 + 170)).std(ddof=1))
 
@@ -239,7 +239,7 @@ def test_gmsd_against_scipy_and_by_its_properties(pairs):
         assert metrics.gmsd(reference, other) == pytest.approx(gmsd_by_hand(reference, other), abs=2e-6)
         assert metrics.gmsd(reference, reference) == 0
         assert metrics.gmsd(other, reference) == pytest.approx(metrics.gmsd(reference, other), abs=1e-12)
-    x = np.clip(picture(9).astype(int), 0, 200)
+    x = np.clip(image(9).astype(int), 0, 200)
     assert metrics.gmsd(x.astype(np.uint8), (x + 50).astype(np.uint8)) == pytest.approx(
         0, abs=1e-7
     )  # brightness is no structure

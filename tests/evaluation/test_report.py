@@ -25,7 +25,7 @@ def result() -> dict:
         "stlpips_alex": {"title": "ST-LPIPS (Alex)", "unit": "", "higher_is_better": False},
     }
     rows = [
-        {"codec": codec, "setting": str(i), "picture": name, "bytes": size + k, "bpp": round(8 * (size + k) / 24576, 6),
+        {"codec": codec, "setting": str(i), "image": name, "bytes": size + k, "bpp": round(8 * (size + k) / 24576, 6),
          "psnr": round(20 + 3.123456 * i + k, 6), "stlpips_alex": round(0.5 - 0.1 * i, 6)}
         for codec, sizes in RATES.items() for i, size in enumerate(sizes) for k, name in enumerate(("cat", "dog"))
     ]  # fmt: skip
@@ -37,7 +37,7 @@ def result() -> dict:
         "kind": "rd", "name": "pets", "command": "python benchmarks/rd.py pets <&>", "versions": {"python": "3.11"},
         "machine": {"cpus": 2}, "codecs": {"ours": "Ours </script>", "vvc": "VVC", "avif": "AVIF"}, "ours": ["ours"],
         "metrics": metrics, "left_out": ["DISTS: no weights"], "bd_rate": bd, "means": means(rows),
-        "pictures": [{"name": n, "width": 192, "height": 128} for n in ("cat", "dog")], "rows": rows,
+        "images": [{"name": n, "width": 192, "height": 128} for n in ("cat", "dog")], "rows": rows,
     }  # fmt: skip
 
 
@@ -65,12 +65,12 @@ def page(tmp_path_factory):
     (folder / "results" / "speed.json").write_text(json.dumps(SPEED))
     (folder / "results" / "portability.json").write_text(json.dumps(SETS))
     rng = np.random.default_rng(0)
-    for row in [*result()["rows"], *({"codec": "original", "setting": "", "picture": n} for n in ("cat", "dog"))]:
+    for row in [*result()["rows"], *({"codec": "original", "setting": "", "image": n} for n in ("cat", "dog"))]:
         small = Image.fromarray(rng.integers(0, 256, (4, 6, 3)).astype(np.uint8))
-        path = folder / "kept" / row["codec"] / row["setting"] / f"{row['picture']}.png"
+        path = folder / "kept" / row["codec"] / row["setting"] / f"{row['image']}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         small.resize((192, 128), Image.Resampling.NEAREST).save(path)
-    report.build([folder / "results"], folder / "report.html", pictures=folder / "kept")
+    report.build([folder / "results"], folder / "report.html", images=folder / "kept")
     return folder / "report.html"
 
 
@@ -81,16 +81,16 @@ def embedded(page) -> dict:
 def test_nothing_is_loaded_from_elsewhere(page):
     text = page.read_text()
     assert not re.search(r"https?:|url\(|@import|<link", text)
-    assert all(source.startswith("data:image/webp;base64,") for source in embedded(page)["images"])
+    assert all(source.startswith("data:image/webp;base64,") for source in embedded(page)["embedded"])
 
 
 def test_digits_are_those_of_the_result_file(page):
-    rows = {(r["codec"], r["setting"], r["picture"]): r for r in result()["rows"]}
+    rows = {(r["codec"], r["setting"], r["image"]): r for r in result()["rows"]}
     seen = 0
-    for picture in embedded(page)["pictures"]:
-        for rate in picture["rates"]:
+    for image in embedded(page)["images"]:
+        for rate in image["rates"]:
             for version in rate["versions"][1:]:
-                row = rows[version["codec"], version["setting"], picture["name"]]
+                row = rows[version["codec"], version["setting"], image["name"]]
                 assert {k: version[k] for k in ("bytes", "bpp", "psnr", "stlpips_alex")} == {
                     k: row[k] for k in ("bytes", "bpp", "psnr", "stlpips_alex")
                 }
@@ -99,8 +99,8 @@ def test_digits_are_those_of_the_result_file(page):
 
 
 def test_other_codecs_come_at_the_nearest_size(page):
-    picture = embedded(page)["pictures"][0]
-    got = [[v["bytes"] for v in rate["versions"][1:]] for rate in picture["rates"]]
+    image = embedded(page)["images"][0]
+    got = [[v["bytes"] for v in rate["versions"][1:]] for rate in image["rates"]]
     assert got == [[400, 380, 1200], [2000, 2500, 1200], [4100, 2500, 4000]]
 
 
@@ -115,7 +115,7 @@ def test_tables_and_plots(page):
     assert "Ours </script>" not in text and "Ours &lt;/script&gt;" in text
 
 
-def test_without_pictures_there_is_no_slider(page, tmp_path):
+def test_without_images_there_is_no_slider(page, tmp_path):
     report.build([page.parent / "results"], tmp_path / "plain.html")
     assert 'id="viewer"' not in (tmp_path / "plain.html").read_text()
 
@@ -133,7 +133,7 @@ def test_the_command_writes_the_same_page(page, tmp_path):
 
     from priorcodec.cli import app
 
-    words = [page.parent / "results", "-o", tmp_path / "r.html", "--pictures", page.parent / "kept"]
+    words = [page.parent / "results", "-o", tmp_path / "r.html", "--images", page.parent / "kept"]
     done = CliRunner().invoke(app, ["report", *map(str, words)])
     assert done.exit_code == 0 and (tmp_path / "r.html").read_text() == page.read_text()
 
@@ -167,7 +167,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "color_scheme": "dark", "has
 
 
 def cut(tab) -> float:
-    """Left edge of the right-hand picture, as a part of the stage's width."""
+    """Left edge of the right-hand image, as a part of the stage's width."""
     style = tab.eval_on_selector("#stage img + img", "e => [getComputedStyle(e).clipPath, e.clientWidth]")
     return float(re.findall(r"[\d.]+", style[0])[-1]) / style[1]
 
@@ -187,7 +187,7 @@ def test_keyboard_slider_and_zoom(tab):
     before = tab.locator("#stage img").first.get_attribute("src")
     tab.keyboard.press("n")
     assert tab.locator("#stage img").first.get_attribute("src") != before
-    assert tab.locator("#pictures button[aria-pressed=true]").inner_text() == "dog"
+    assert tab.locator("#images button[aria-pressed=true]").inner_text() == "dog"
     tab.keyboard.press("3")
     assert tab.locator("#tag-right").inner_text().startswith("VVC (0), 381 bytes")
     tab.keyboard.press("r")
@@ -220,5 +220,5 @@ def test_phone_in_the_dark(tab):
 
 
 @pytest.mark.parametrize("tab", [DESK], indirect=True)
-def test_pictures_are_decoded_by_the_browser(tab):
+def test_images_are_decoded_by_the_browser(tab):
     tab.wait_for_function("[...document.querySelectorAll('#stage img')].every(i => i.naturalWidth === 192)")

@@ -1,6 +1,6 @@
 """Remake the golden files after a new encoder was frozen.   python tests/golden/make.py
 
-pictures (seeded, or crops of the demo photograph and of `generated.webp`) --encoder--> NAME.gic, SHA-256 of its symbols
+images (seeded, or crops of the demo photograph and of `generated.webp`) --encoder--> NAME.gic, SHA-256 of its symbols
 Needs nothing but the encoder in priorcodec/weights: adapters may be trained later. Files of an older encoder go.
 """
 
@@ -31,7 +31,7 @@ CASES = {  # kind -> (width, height, quality)
 }  # fmt: skip
 
 
-def picture(kind: str, width: int, height: int) -> np.ndarray:
+def image(kind: str, width: int, height: int) -> np.ndarray:
     """uint8 (height, width, 3); the same for the same words."""
     dice = np.random.default_rng([*kind.encode(), width, height])
     match kind:
@@ -65,7 +65,7 @@ def main() -> None:
     for kind, cases in CASES.items():
         for width, height, quality in cases:
             name = f"{kind}-{width}x{height}-q{quality:g}"
-            encoded = codec.encode(picture(kind, width, height), quality)
+            encoded = codec.encode(image(kind, width, height), quality)
             (FOLDER / f"{name}.gic").write_bytes(encoded.data)
             known[name] = {"encoder": f"{codec.id:08x}", "symbols_sha256": encoded.symbols_sha256}
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in known.items())

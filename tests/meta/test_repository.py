@@ -1,4 +1,4 @@
-"""What is committed: no path of somebody's machine, the layering holds, the demo picture names its source."""
+"""What is committed: no path of somebody's machine, the layering holds, the demo image names its source."""
 
 import re
 import subprocess
@@ -54,9 +54,9 @@ def test_the_demo_photograph_loads_and_names_its_source():
 
     folder = ROOT / "priorcodec" / "demo"
     source = (folder / "SOURCE.md").read_text()
-    pictures = [path for path in folder.iterdir() if path.suffix in (".png", ".webp", ".jpg")]
-    assert pictures
-    for path in pictures:
+    images = [path for path in folder.iterdir() if path.suffix in (".png", ".webp", ".jpg")]
+    assert images
+    for path in images:
         loaded = image_io.load(path)
         assert loaded.notes == () and min(loaded.pixels.shape[:2]) >= 256
         assert path.stat().st_size <= 400_000

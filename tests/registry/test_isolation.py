@@ -195,7 +195,7 @@ def hostile():
     return make
 
 
-def test_build_changes_no_switch_and_no_other_backbones_picture(hostile):
+def test_build_changes_no_switch_and_no_other_backbones_image(hostile):
     data = open_session().encode(image_io.load(DEMO).pixels[:64, :64], 1)
     wanted = open_session("toy").decode_pixels(data)
 

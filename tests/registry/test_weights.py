@@ -43,7 +43,7 @@ def cache(tmp_path, repo, revision, ref=None, files=FILES):
     return fill(root / "snapshots" / revision, files)
 
 
-def test_missing_weights_give_the_command_and_the_licence_in_one_line(registry):
+def test_missing_weights_give_the_command_and_the_license_in_one_line(registry):
     spec = registry.spec("sd15")
     with pytest.raises(WeightsError) as caught:
         registry.weights(spec)

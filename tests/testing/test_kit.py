@@ -192,9 +192,9 @@ def test_the_bad_backbone_fails_with_a_sentence(name, monkeypatch):
 
 def test_expected_failures_are_the_callers_and_strict():
     spec = make(license=" ")
-    (texts, *rest) = check_backbone(spec, tier=0, expected_failures={"texts": "licence is being asked for"})
+    (texts, *rest) = check_backbone(spec, tier=0, expected_failures={"texts": "license is being asked for"})
     assert texts.status is Status.EXPECTED
-    assert "licence is being asked for" in texts.message
+    assert "license is being asked for" in texts.message
     assert {r.status for r in rest} == {Status.PASSED}
     (texts, *_) = check_backbone(make(), tier=0, expected_failures={"texts": "old excuse"})
     assert texts.status is Status.FAILED

@@ -55,13 +55,13 @@ WORDS = [
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A folder with pictures and a tiny encoder; world / "pictures", world / "encoder.safetensors"."""
+    """A folder with images and a tiny encoder; world / "images", world / "encoder.safetensors"."""
     folder = tmp_path_factory.mktemp("world")
-    (folder / "pictures").mkdir()
+    (folder / "images").mkdir()
     rng = np.random.default_rng(0)
     for i in range(3):
         small = Image.fromarray(rng.integers(0, 256, (6, 7, 3), dtype=np.uint8))
-        small.resize((112 + i, 96), Image.Resampling.BICUBIC).save(folder / "pictures" / f"{i}.png")
+        small.resize((112 + i, 96), Image.Resampling.BICUBIC).save(folder / "images" / f"{i}.png")
     torch.manual_seed(0)
     model = ImageEncoder(EncoderConfig(n8=8, n16=8, m=6, m_h=4, n=8, depth=1))
     save_encoder(model, folder / "encoder.safetensors", {})
@@ -73,7 +73,7 @@ def words(world, tmp_path):
     """words("run", "steps=3") -> the command's words for a run in a folder of this test."""
 
     def make(run, *more):
-        places = [f"data={world / 'pictures'}", f"run={tmp_path / run}", f"encoder={world / 'encoder.safetensors'}"]
+        places = [f"data={world / 'images'}", f"run={tmp_path / run}", f"encoder={world / 'encoder.safetensors'}"]
         return [*WORDS, *places, *more]
 
     return make
@@ -252,8 +252,8 @@ def test_the_command_says_it_in_one_line_and_ends_with_2(words, monkeypatch, cap
 def objective(world):
     """objective("pixel") -> gradients of the adapter under that loss term alone."""
     encoder = load_simulation(world / "encoder.safetensors")
-    pictures = [np.asarray(Image.open(p))[:64, :64] for p in sorted((world / "pictures").iterdir())]
-    x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+    images = [np.asarray(Image.open(p))[:64, :64] for p in sorted((world / "images").iterdir())]
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
     def gradients(quality=(0.0, 3.5, 7.0), **weights):
         torch.manual_seed(0)
@@ -373,23 +373,23 @@ def test_only_the_chosen_part_moves(words, tmp_path, part):
     assert moved == {part}
 
 
-def test_samples_tensorboard_tar_shards_and_unreadable_pictures(words, tmp_path, world, capsys):
+def test_samples_tensorboard_tar_shards_and_unreadable_images(words, tmp_path, world, capsys):
     import tarfile
 
-    (tmp_path / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "bad.png").write_bytes(b"no image")
     with tarfile.open(tmp_path / "a.tar", "w") as tar:
-        tar.add(world / "pictures" / "0.png", "0.png")
+        tar.add(world / "images" / "0.png", "0.png")
         tar.add(tmp_path / "bad.png", "bad.png")
-    data = f"data={tmp_path / 'a.tar'},{world / 'pictures' / '1.png'}"
-    train.train_adapter(words("run", "steps=2", data, f"samples={world / 'pictures'}", "sample_every=1"))
+    data = f"data={tmp_path / 'a.tar'},{world / 'images' / '1.png'}"
+    train.train_adapter(words("run", "steps=2", data, f"samples={world / 'images'}", "sample_every=1"))
     assert "left out: bad.png" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "run" / "pictures.json").read_text())) == 2
+    assert len(json.loads((tmp_path / "run" / "images.json").read_text())) == 2
     montage = Image.open(tmp_path / "run" / "samples" / "0000002.png")
     assert montage.size == (3 * 256, 3 * 256)
     assert list((tmp_path / "run" / "tensorboard").glob("events*"))
-    packed = f"data={tmp_path / 'run' / 'pictures'}"
+    packed = f"data={tmp_path / 'run' / 'images'}"
     train.train_adapter(words("again", "steps=1", packed))
-    assert not (tmp_path / "again" / "pictures.bin").exists()
+    assert not (tmp_path / "again" / "images.bin").exists()
 
 
 def test_gradient_checkpointing_changes_no_gradient(words, tmp_path):

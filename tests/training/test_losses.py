@@ -1,4 +1,4 @@
-"""Losses between pictures: what each one minds, and what it does not."""
+"""Losses between images: what each one minds, and what it does not."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_grid_spares_what_does_not_repeat():
 
 
 def test_grid_is_learned_away():
-    """Its gradient points from the pattern to the picture."""
+    """Its gradient points from the pattern to the image."""
     pattern = dots(8).requires_grad_()
     losses.grid(pattern, torch.zeros_like(pattern)).backward()
     better = pattern.detach() - 20 * pattern.grad
@@ -45,7 +45,7 @@ def test_spectrum_minds_how_strong_texture_is_not_where():
     assert losses.spectrum(first, first) == 0
     other, nothing, half = (float(losses.spectrum(x, first)) for x in (second, torch.zeros_like(first), second / 2))
     assert other < 0.5 * half < 0.5 * nothing
-    assert losses.spectrum(second, torch.zeros_like(first)) > half  # what is not in the picture counts too
+    assert losses.spectrum(second, torch.zeros_like(first)) > half  # what is not in the image counts too
 
 
 @pytest.mark.parametrize("period", [4, 8, 16])

@@ -51,9 +51,9 @@ class LatentDiffusion(nn.Module):
         return self.vae.decode(raw.to(self.vae.dtype)).sample.to(z.dtype)
 
     def slice_pixels(self, on: bool = True) -> None:
-        """Decode one picture of a batch after the other: less memory, the same result."""
+        """Decode one image of a batch after the other: less memory, the same result."""
         self.vae.enable_slicing() if on else self.vae.disable_slicing()
 
     def tile_pixels(self, on: bool = True) -> None:
-        """Decode large pictures in overlapping tiles: much less memory, faint differences at the seams."""
+        """Decode large images in overlapping tiles: much less memory, faint differences at the seams."""
         self.vae.enable_tiling() if on else self.vae.disable_tiling()

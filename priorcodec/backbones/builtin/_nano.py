@@ -1,4 +1,4 @@
-"""What our own small backbones share: loading, and an f8 latent autoencoder of residual blocks on unshuffled pictures.
+"""What our own small backbones share: loading, and an f8 latent autoencoder of residual blocks on unshuffled images.
 
 Working at strides 4 and 8 only is what makes it quick on two cores; the unshuffle is lossless.
 """
@@ -36,7 +36,7 @@ class Block(nn.Module):
 
 
 class Polish(nn.Module):
-    """Pictures (b, 3, H, W) -> the same with a correction made at stride 2, across the borders of the 4x4 shuffle."""
+    """Images (b, 3, H, W) -> the same with a correction made at stride 2, across the borders of the 4x4 shuffle."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -56,7 +56,7 @@ class Polish(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """Pictures (b, 3, H, W) in [-1, 1] <-> latents (b, 8, H/8, W/8), deterministic.
+    """Images (b, 3, H, W) in [-1, 1] <-> latents (b, 8, H/8, W/8), deterministic.
 
     fine, coarse: channels at strides 4 and 8; encoder, decoder: blocks at strides 4 and 8; polish: channels at stride 2.
     """

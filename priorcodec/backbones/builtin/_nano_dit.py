@@ -11,9 +11,9 @@ from torch import Tensor
 
 
 class Patches(PatchEmbed):
-    """Positions count patches from `origin` (row, column) at any picture size.
+    """Positions count patches from `origin` (row, column) at any image size.
 
-    The class it extends stretches one grid over every picture, so neighbours would be closer together in a picture
+    The class it extends stretches one grid over every image, so neighbors would be closer together in an image
     larger than the training crops. Training moves the origin about, which teaches distances instead of places.
     """
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 SCALE = 0.13025
 SIZE = 1024
 POOLED = 1280
-# Original height and width, crop offset, target height and width: always "a whole, large picture", so that neither the
-# picture's size nor a tile's place changes what the model believes about its quality.
+# Original height and width, crop offset, target height and width: always "a whole, large image", so that neither the
+# image's size nor a tile's place changes what the model believes about its quality.
 TIME_IDS = (SIZE, SIZE, 0, 0, SIZE, SIZE)
 
 

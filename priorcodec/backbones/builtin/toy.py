@@ -1,4 +1,4 @@
-"""toy: two convolutions, for docs and tests. Its latent is the picture's 8x8 block means, so it decodes to a smooth mosaic.
+"""toy: two convolutions, for docs and tests. Its latent is the image's 8x8 block means, so it decodes to a smooth mosaic.
 
 The shortest complete plugin: it also answers `priorcodec_weights`, because its weights are computed, not stored.
 """

@@ -85,7 +85,7 @@ def check_tables(tables: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Coded:
-    """One coded picture. hyper, latent: the two strings; y_hat_q: (m, h, w) float32, decoded values in quantisation steps;
+    """One coded image. hyper, latent: the two strings; y_hat_q: (m, h, w) float32, decoded values in quantization steps;
     hyper_bits, latent_bits: what the tables say the strings should cost; symbols_sha256: of all symbols, as int32."""
 
     hyper: bytes
@@ -115,7 +115,7 @@ class ExactPrior:
         self.least = _least_bits(self.bits, self.lengths)
 
     def encode(self, y_q: Tensor, z: Tensor, quality: int) -> Coded:
-        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantisation steps, quality as in the file -> both strings."""
+        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> both strings."""
         z_mean, z_index = self._hyper_parameters(quality, z.shape[-2:])
         z_symbols = _round(z.to(self.device).double() - z_mean / ONE).int()
         phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
@@ -144,7 +144,7 @@ class ExactPrior:
         """Both strings and the size of the latent grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
 
         Raises:
-            StreamError: the strings hold impossible symbols, or are too short for a picture of that size.
+            StreamError: the strings hold impossible symbols, or are too short for an image of that size.
         """
         self._check_length(hyper, latent, quality, h, w)
         z_mean, z_index = self._hyper_parameters(quality, (h // 4, w // 4))
@@ -169,7 +169,7 @@ class ExactPrior:
         ):
             if 8 * len(data) < 0.999 * bits:  # rANS with 31 bits of state loses less than 2^-15 of them
                 raise StreamError(
-                    f"the {name} string has {len(data)} bytes, a picture of this size needs {int(bits / 8)}: "
+                    f"the {name} string has {len(data)} bytes, an image of this size needs {int(bits / 8)}: "
                     "the file is damaged or forged"
                 )
 

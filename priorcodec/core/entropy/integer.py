@@ -85,7 +85,7 @@ def exact_conv(a: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor
     """The same layer on integers: (c_in, h, w) float64 integers -> (c_out, h, w) float64 integers.
 
     Unfold + matmul only: a library convolution could choose a transform-domain algorithm, which is not exact. Rows are done in
-    strips, since the columns of a large picture would fill gigabytes; sums of integers do not mind.
+    strips, since the columns of a large image would fill gigabytes; sums of integers do not mind.
     Args: weight int16 (c_out, c_in, k, k) and bias int32 (c_out,), as `IntConv2d.tables` gives them.
     """
     c_out, c_in, kernel, _ = weight.shape

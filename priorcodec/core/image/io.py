@@ -1,4 +1,4 @@
-"""Pictures in and out: files, Pillow pictures, arrays and tensors <-> 8-bit sRGB pixels; padding to the codec's grid.
+"""Images in and out: files, Pillow images, arrays and tensors <-> 8-bit sRGB pixels; padding to the codec's grid.
 
     file ─load─▶ pixels uint8 (h, w, 3) ─to_tensor─▶ (1, 3, h, w) in [-1, 1] ─pad─▶ both sides a multiple of 64
     file ◀─save─ pixels uint8 (h, w, 3) ◀─to_pixels─ (1, 3, h, w) in [-1, 1] ◀─crop─ what the decoder made
@@ -56,56 +56,56 @@ class Loaded:
 def load(
     source: str | Path | bytes | IO[bytes], *, background: str | None = None, max_pixels: int = MAX_PIXELS
 ) -> Loaded:
-    """Read a PNG, JPEG, WebP, AVIF or TIFF: upright by EXIF, colours in sRGB, 8 bit, first frame of several.
+    """Read a PNG, JPEG, WebP, AVIF or TIFF: upright by EXIF, colors in sRGB, 8 bit, first frame of several.
 
-    source: path, the file's bytes, or an open binary file; background: colour under transparent parts, a name or
-    #rrggbb; max_pixels: a larger picture is refused before its pixels are decoded.
+    source: path, the file's bytes, or an open binary file; background: color under transparent parts, a name or
+    #rrggbb; max_pixels: a larger image is refused before its pixels are decoded.
 
     Raises:
-        ImageError: not a readable picture, too large, or transparent without a background; one line.
+        ImageError: not a readable image, too large, or transparent without a background; one line.
     """
-    name = str(source) if isinstance(source, str | Path) else "the picture"
+    name = str(source) if isinstance(source, str | Path) else "the image"
     file = io.BytesIO(source) if isinstance(source, bytes) else source
     try:
         with _pillow_limit(None):
-            picture = Image.open(file, formats=FORMATS)
-        with picture:
-            return _loaded(picture, background, max_pixels)
+            image = Image.open(file, formats=FORMATS)
+        with image:
+            return _loaded(image, background, max_pixels)
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # decoders meet hostile bytes here and raise whatever they like
         raise ImageError(f"{name}: {_reason(error)}") from error
 
 
-def from_any(picture: Any, *, background: str | None = None, max_pixels: int = MAX_PIXELS) -> Loaded:
+def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX_PIXELS) -> Loaded:
     """Whatever a caller has -> pixels.
 
-    picture: a Pillow picture; a uint8 array (h, w), (h, w, 3) or (h, w, 4); a tensor (3, h, w) or (1, 3, h, w), uint8
+    image: a Pillow image; a uint8 array (h, w), (h, w, 3) or (h, w, 4); a tensor (3, h, w) or (1, 3, h, w), uint8
     or floating point in [-1, 1]; or anything `load` reads. Floating-point arrays are refused: their range is a guess.
 
     Raises:
         ImageError: another type, shape or range, or as for `load`.
     """
     torch = sys.modules.get("torch")
-    if torch is not None and isinstance(picture, torch.Tensor):
-        return Loaded(pixels=_within(_tensor_pixels(picture), max_pixels))
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or not (picture.ndim == 2 or (picture.ndim == 3 and picture.shape[2] in (3, 4))):
-            got = f"{picture.dtype} array of shape {picture.shape}"
+    if torch is not None and isinstance(image, torch.Tensor):
+        return Loaded(pixels=_within(_tensor_pixels(image), max_pixels))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
+            got = f"{image.dtype} array of shape {image.shape}"
             raise ImageError(f"got a {got}, wanted uint8 (h, w), (h, w, 3) or (h, w, 4): scale to 0..255 and convert")
-        if picture.size == 0:
-            raise ImageError(f"the array of shape {picture.shape} has no pixels")
-        picture = Image.fromarray(np.ascontiguousarray(picture))
-    if isinstance(picture, Image.Image):
+        if image.size == 0:
+            raise ImageError(f"the array of shape {image.shape} has no pixels")
+        image = Image.fromarray(np.ascontiguousarray(image))
+    if isinstance(image, Image.Image):
         try:
-            return _loaded(picture, background, max_pixels)
+            return _loaded(image, background, max_pixels)
         except ImageError:
             raise
         except Exception as error:  # a lazily opened file decodes here
             raise ImageError(_reason(error)) from error
-    if isinstance(picture, str | Path | bytes) or hasattr(picture, "read"):
-        return load(picture, background=background, max_pixels=max_pixels)
-    raise ImageError(f"got {type(picture).__name__}, wanted a picture: path, bytes, Pillow picture, array or tensor")
+    if isinstance(image, str | Path | bytes) or hasattr(image, "read"):
+        return load(image, background=background, max_pixels=max_pixels)
+    raise ImageError(f"got {type(image).__name__}, wanted an image: path, bytes, Pillow image, array or tensor")
 
 
 def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
@@ -114,7 +114,7 @@ def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
     note: a short ASCII text that a PNG keeps for `note_of`; other formats drop it.
 
     Raises:
-        ImageError: unknown suffix, or the format cannot hold the picture. PriorCodecError: the path cannot be written.
+        ImageError: unknown suffix, or the format cannot hold the image. PriorCodecError: the path cannot be written.
     """
     path = Path(path)
     options = SAVE.get(path.suffix.lower())
@@ -136,9 +136,9 @@ def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
 def note_of(path: Path) -> str:
     """The note that `save` put into a PNG whose checksums hold; empty if it has none or is no such file."""
     try:
-        with _pillow_limit(None), Image.open(path, formats=["PNG"]) as picture:
-            note = picture.info.get(NOTE, "")
-            picture.verify()
+        with _pillow_limit(None), Image.open(path, formats=["PNG"]) as image:
+            note = image.info.get(NOTE, "")
+            image.verify()
     except Exception:  # as in `load`
         return ""
     return note if isinstance(note, str) else ""
@@ -150,7 +150,7 @@ def to_tensor(pixels: np.ndarray) -> Tensor:
 
 
 def to_planes(pixels: np.ndarray) -> Tensor:
-    """uint8 (h, w, 3) -> uint8 (1, 3, h, w), the same memory where torch can use it: a large picture is not copied."""
+    """uint8 (h, w, 3) -> uint8 (1, 3, h, w), the same memory where torch can use it: a large image is not copied."""
     import torch
 
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
@@ -171,7 +171,7 @@ def to_pixels(x: Tensor) -> np.ndarray:
         raise ImageError(f"got a tensor of shape {tuple(x.shape)}, wanted (1, 3, h, w) or (3, h, w)")
     x = x.detach().reshape(x.shape[-3:]).float()
     if bool(x.isnan().any()):
-        raise ImageError("the picture has values that are not numbers: try another dtype, float32 for one")
+        raise ImageError("the image has values that are not numbers: try another dtype, float32 for one")
     levels = ((x + 1) * 127.5).clamp(0, 255).add(0.5).floor()
     return np.ascontiguousarray(levels.byte().permute(1, 2, 0).cpu().numpy())
 
@@ -179,7 +179,7 @@ def to_pixels(x: Tensor) -> np.ndarray:
 def pad(x: Tensor, multiple: int = 64) -> Tensor:
     """(b, c, h, w) -> both sides a multiple of `multiple`, mirrored at the right and the bottom, for any size from 1x1.
 
-    Where the picture is smaller than the padding the mirror image repeats; one pixel is simply repeated.
+    Where the image is smaller than the padding the mirror image repeats; one pixel is simply repeated.
     """
     import torch
 
@@ -197,21 +197,21 @@ def crop(x: Tensor, height: int, width: int) -> Tensor:
     """(..., h, w) -> (..., height, width), the top left corner: undoes `pad`. Raises ImageError where x is smaller."""
     if x.shape[-2] < height or x.shape[-1] < width:
         raise ImageError(
-            f"cannot crop {x.shape[-1]}x{x.shape[-2]} to {width}x{height}: wanted at least as large a picture"
+            f"cannot crop {x.shape[-1]}x{x.shape[-2]} to {width}x{height}: wanted at least as large an image"
         )
     return x[..., :height, :width]
 
 
-def _loaded(picture: Image.Image, background: str | None, max_pixels: int) -> Loaded:
-    width, height = picture.size
+def _loaded(image: Image.Image, background: str | None, max_pixels: int) -> Loaded:
+    width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
-            f"the picture is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
+            f"the image is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
         )
-    frames = getattr(picture, "n_frames", 1)
+    frames = getattr(image, "n_frames", 1)
     notes = (f"only one of {frames} frames or pages",) if frames > 1 else ()
     with _pillow_limit(max_pixels):
-        rgb, more = color.to_srgb(picture, background=background)
+        rgb, more = color.to_srgb(image, background=background)
     return Loaded(pixels=np.array(rgb), notes=notes + more)
 
 
@@ -236,7 +236,7 @@ def _within(pixels: np.ndarray, max_pixels: int) -> np.ndarray:
     height, width = pixels.shape[:2]
     if width * height > max_pixels:
         raise ImageError(
-            f"the picture is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
+            f"the image is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
         )
     return pixels
 
@@ -254,11 +254,11 @@ def _pillow_limit(pixels: int | None) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """One line on why a picture could not be read."""
+    """One line on why an image could not be read."""
     if isinstance(error, Image.UnidentifiedImageError):
-        return "not a picture that can be read: wanted PNG, JPEG, WebP, AVIF or TIFF"
+        return "not an image that can be read: wanted PNG, JPEG, WebP, AVIF or TIFF"
     if isinstance(error, MemoryError):
-        return "the picture does not fit into memory: scale it down or cut it"
+        return "the image does not fit into memory: scale it down or cut it"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"damaged, cut short or not supported ({' '.join(str(error).split()) or type(error).__name__})"

@@ -1,4 +1,4 @@
-"""`priorcodec report`: one self-contained HTML page out of result files: plots, tables and a picture slider."""
+"""`priorcodec report`: one self-contained HTML page out of result files: plots, tables and an image slider."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ from priorcodec.evaluation.report import plot, tables
 
 KINDS = ("rd", "speed", "portability-sets")
 RATES, QUALITY = 3, 90
-"""Rates shown per picture; WebP quality of the pictures on the page (their scores are of the real files)."""
+"""Rates shown per image; WebP quality of the images on the page (their scores are of the real files)."""
 
 
-def build(results: Sequence[Path], output: Path, *, pictures: Path | None = None) -> None:
+def build(results: Sequence[Path], output: Path, *, images: Path | None = None) -> None:
     """Write `output` from result files or folders of them.
 
-    pictures: what `benchmarks/rd.py --keep` wrote, original/NAME.png and CODEC/SETTING/NAME.png; without it there is no
+    images: what `benchmarks/rd.py --keep` wrote, original/NAME.png and CODEC/SETTING/NAME.png; without it there is no
     slider. Raises ConfigError if nothing readable is found.
     """
     loaded = load(results)
-    body, images = [], []
-    viewed: dict[str, Any] = {"metrics": {}, "pictures": [], "images": images}
+    body, embedded = [], []
+    viewed: dict[str, Any] = {"metrics": {}, "images": [], "embedded": embedded}
     for result in loaded:
         if result["kind"] == "rd":
             body.append(_rd_section(result))
-            if pictures is not None:
+            if images is not None:
                 viewed["metrics"] |= {k: m["title"] for k, m in result["metrics"].items()}
-                viewed["pictures"] += _pictures(result, pictures, images)
+                viewed["images"] += _images(result, images, embedded)
         elif result["kind"] == "speed":
             body.append(_section(f"Speed: {result['name']}", tables.speed_table(result)))
         else:
             body.append(_section("Files read on other machines and settings", tables.portability_table(result)))
-    if viewed["pictures"]:
+    if viewed["images"]:
         body.insert(0, _part("viewer.html").substitute(quality=QUALITY))
     sets = [r for r in loaded if r["kind"] == "rd"]
-    lead = "".join(f"{r['name']}: {len(r['pictures'])} pictures. " for r in sets)
+    lead = "".join(f"{r['name']}: {len(r['images'])} images. " for r in sets)
     style = _part("page.css").substitute(light=plot.palette(plot.LIGHT), dark=plot.palette(plot.DARK), plot=plot.STYLE)
     page = _part("page.html").substitute(
         title="PriorCodec report", style=style, body="\n".join(body), footer="<br>".join(map(_made_by, loaded)),
-        lead=lead + "Rates are whole files on disk; metrics compare the decoded file with the untouched picture.",
+        lead=lead + "Rates are whole files on disk; metrics compare the decoded file with the untouched image.",
         data=json.dumps(viewed, allow_nan=False).replace("</", "<\\/"), script=_text("page.js"),
     )  # fmt: skip
     atomic.write(output, page.encode())
@@ -104,16 +104,16 @@ def _rd_section(result: dict[str, Any]) -> str:
     )
 
 
-def _pictures(result: dict[str, Any], folder: Path, images: list[str]) -> list[dict[str, Any]]:
-    """Viewer entries of every picture whose decoded versions were kept: per rate, each codec at the nearest size."""
+def _images(result: dict[str, Any], folder: Path, embedded: list[str]) -> list[dict[str, Any]]:
+    """Viewer entries of every image whose decoded versions were kept: per rate, each codec at the nearest size."""
     found = []
-    for about in result["pictures"]:
+    for about in result["images"]:
         name = about["name"]
         original = folder / "original" / f"{name}.png"
-        rows = [r for r in result["rows"] if r["picture"] == name and _kept(folder, r).is_file()]
+        rows = [r for r in result["rows"] if r["image"] == name and _kept(folder, r).is_file()]
         if not original.is_file() or not rows:
             continue
-        first = {"title": "Original", "setting": "", "image": _embed(original, images)}
+        first = {"title": "Original", "setting": "", "image": _embed(original, embedded)}
         seen: dict[tuple[str, str], int] = {}
         rates = []
         matched = _base(result, rows)
@@ -127,7 +127,7 @@ def _pictures(result: dict[str, Any], folder: Path, images: list[str]) -> list[d
                 row = min(own, key=lambda r: abs(math.log(r["bytes"] / base["bytes"])))
                 key = (codec, row["setting"])
                 if key not in seen:
-                    seen[key] = _embed(_kept(folder, row), images)
+                    seen[key] = _embed(_kept(folder, row), embedded)
                 scores = {k: row[k] for k in ("setting", "bytes", "bpp", *result["metrics"])}
                 versions.append({"title": result["codecs"][codec], "codec": codec, "image": seen[key], **scores})
             focus = next((i for i, v in enumerate(versions) if v.get("codec") in shown), 1)
@@ -151,13 +151,13 @@ def _spread(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _kept(folder: Path, row: dict[str, Any]) -> Path:
-    return folder / row["codec"] / row["setting"] / f"{row['picture']}.png"
+    return folder / row["codec"] / row["setting"] / f"{row['image']}.png"
 
 
-def _embed(path: Path, images: list[str]) -> int:
+def _embed(path: Path, embedded: list[str]) -> int:
     Image.fromarray(image_io.load(path).pixels).save(out := io.BytesIO(), "WEBP", quality=QUALITY, method=4)
-    images.append("data:image/webp;base64," + base64.b64encode(out.getvalue()).decode())
-    return len(images) - 1
+    embedded.append("data:image/webp;base64," + base64.b64encode(out.getvalue()).decode())
+    return len(embedded) - 1
 
 
 def _html(table: tables.Table) -> str:

@@ -1,5 +1,5 @@
 "use strict";
-// Legend chips hide curves; the viewer compares two versions of one picture: slider, zoom, keyboard. No network, no library.
+// Legend chips hide curves; the viewer compares two versions of one image: slider, zoom, keyboard. No network, no library.
 for (const chip of document.querySelectorAll(".legend button")) chip.onclick = () => {
   const on = chip.getAttribute("aria-pressed") !== "true";
   chip.setAttribute("aria-pressed", on);
@@ -9,12 +9,12 @@ const data = JSON.parse(document.getElementById("data").textContent);
 const find = (id) => document.getElementById(id);
 
 function viewer() {
-  const state = { picture: 0, rate: 0, left: 0, right: data.pictures[0].rates[0].focus, cut: 0.5, zoom: 0 };
+  const state = { image: 0, rate: 0, left: 0, right: data.images[0].rates[0].focus, cut: 0.5, zoom: 0 };
   const zooms = ["Fit", "100%", "200%", "400%"];
   const [box, win, stage, bar, range] = ["viewer", "window", "stage", "bar", "cut"].map(find);
   const [under, over] = stage.querySelectorAll("img");
-  const picture = () => data.pictures[state.picture];
-  const versions = () => picture().rates[state.rate].versions;
+  const image = () => data.images[state.image];
+  const versions = () => image().rates[state.rate].versions;
   const digits = (v, k) => v === null ? "-" : k === "bytes" ? v.toLocaleString("en") : v.toFixed(k === "psnr" || k === "ssimulacra2" ? 2 : 4);
   const name = (v) => v.title + (v.setting ? " (" + v.setting + ")" : "");
   const size = (v) => v.bytes === undefined ? "" : `, ${digits(v.bytes, "bytes")} bytes, ${digits(v.bpp, "bpp")} bpp`;
@@ -30,7 +30,7 @@ function viewer() {
     tr.append(...cells); tr.className = on ? "on" : "";
     return tr;
   }
-  // The divider runs over the picture when it fits, over the window when it is larger.
+  // The divider runs over the image when it fits, over the window when it is larger.
   function track() {
     return state.zoom ? [0, win.clientWidth] : [stage.offsetLeft, stage.clientWidth];
   }
@@ -42,7 +42,7 @@ function viewer() {
     range.value = Math.round(state.cut * 1000);
   }
   function draw() {
-    const p = picture();
+    const p = image();
     state.rate = Math.min(state.rate, p.rates.length - 1);
     const list = versions(), keys = Object.keys(data.metrics);
     for (const side of ["left", "right"]) {
@@ -51,13 +51,13 @@ function viewer() {
       select.replaceChildren(...list.map((v, i) => new Option(name(v), i, false, i === state[side])));
       find("tag-" + side).replaceChildren(name(list[state[side]]), Object.assign(document.createElement("span"), { textContent: size(list[state[side]]) }));
     }
-    under.src = data.images[list[state.left].image]; under.alt = `${p.name}: ${name(list[state.left])}`;
-    over.src = data.images[list[state.right].image]; over.alt = `${p.name}: ${name(list[state.right])}`;
+    under.src = data.embedded[list[state.left].image]; under.alt = `${p.name}: ${name(list[state.left])}`;
+    over.src = data.embedded[list[state.right].image]; over.alt = `${p.name}: ${name(list[state.right])}`;
     stage.style.aspectRatio = `${p.width} / ${p.height}`;
     const scale = [0, 1, 2, 4][state.zoom];
     stage.style.width = scale ? p.width * scale + "px" : `min(${win.clientWidth}px, ${Math.max(p.width, 1)}px, 82vh * ${p.width / p.height})`;
     box.classList.toggle("near", state.zoom > 1); box.classList.toggle("zoomed", state.zoom > 0);
-    buttons(find("pictures"), data.pictures.map((q) => q.name), (i) => { state.picture = i; }, () => state.picture);
+    buttons(find("images"), data.images.map((q) => q.name), (i) => { state.image = i; }, () => state.image);
     buttons(find("rates"), p.rates.map((r) => r.label), (i) => { state.rate = i; }, () => state.rate);
     buttons(find("zooms"), zooms, zoom, () => state.zoom);
     find("scores").replaceChildren(
@@ -80,7 +80,7 @@ function viewer() {
     move((x - win.getBoundingClientRect().left - start) / length - state.cut);
   }
 
-  let drag = null;  // "cut" moves the divider, "pan" the zoomed picture
+  let drag = null;  // "cut" moves the divider, "pan" the zoomed image
   box.addEventListener("pointerdown", (e) => {
     if (e.target !== bar && state.zoom > 0 && e.pointerType !== "mouse") return;
     drag = e.target === bar || state.zoom === 0 ? "cut" : "pan";
@@ -99,9 +99,9 @@ function viewer() {
   find("swap").onclick = () => { [state.left, state.right] = [state.right, state.left]; draw(); };
   document.addEventListener("keydown", (e) => {
     if (e.ctrlKey || e.metaKey || e.altKey || ["SELECT", "INPUT"].includes(e.target.tagName)) return;
-    const turn = (n, by) => (n + by + data.pictures.length) % data.pictures.length;
-    const act = { ArrowLeft: () => move(-0.02), ArrowRight: () => move(0.02), n: () => { state.picture = turn(state.picture, 1); draw(); },
-      p: () => { state.picture = turn(state.picture, -1); draw(); }, r: () => { state.rate = (state.rate + 1) % picture().rates.length; draw(); },
+    const turn = (n, by) => (n + by + data.images.length) % data.images.length;
+    const act = { ArrowLeft: () => move(-0.02), ArrowRight: () => move(0.02), n: () => { state.image = turn(state.image, 1); draw(); },
+      p: () => { state.image = turn(state.image, -1); draw(); }, r: () => { state.rate = (state.rate + 1) % image().rates.length; draw(); },
       z: () => zoom((state.zoom + 1) % zooms.length), x: find("swap").onclick }[e.key];
     const index = e.code.startsWith("Digit") ? +e.code.slice(5) - 1 : -1;
     if (index >= 0 && index < versions().length) { state[e.shiftKey ? "left" : "right"] = index; draw(); }
@@ -110,4 +110,4 @@ function viewer() {
   });
   draw();
 }
-if (data.pictures.length) viewer();
+if (data.images.length) viewer();

@@ -1,4 +1,4 @@
-"""Rate-distortion plots as SVG text: log rate against one metric, coloured by CSS variables for dark mode."""
+"""Rate-distortion plots as SVG text: log rate against one metric, colored by CSS variables for dark mode."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Series:
 
 
 def palette(colors: Sequence[str]) -> str:
-    """CSS declarations --c0, --c1, ... for a list of colours."""
+    """CSS declarations --c0, --c1, ... for a list of colors."""
     return "".join(f"--c{i}:{c};" for i, c in enumerate(colors))
 
 
@@ -77,7 +77,7 @@ def _curve(series: Series, places: Sequence[tuple[float, float]]) -> str:
 
 
 def standalone(svg: str, series: Sequence[Series]) -> str:
-    """The same plot as a file of its own, with legend and colours for light and dark pages."""
+    """The same plot as a file of its own, with legend and colors for light and dark pages."""
     light = "svg{--ink:#1c2430;--dim:#5b6675;--line:#e3e7ec;--paper:#fff;" + palette(LIGHT) + "}"
     dark = "svg{--ink:#e6eaf0;--dim:#9aa6b5;--line:#2b333f;--paper:#0d1117;" + palette(DARK) + "}"
     style = f"<style>{light}@media(prefers-color-scheme:dark){{{dark}}}{STYLE}</style>"
@@ -93,7 +93,7 @@ def standalone(svg: str, series: Sequence[Series]) -> str:
 
 
 def series_of(result: Mapping[str, object], metric: str) -> list[Series]:
-    """The curves of one metric in a result file of kind rd; colours follow the order of its codecs."""
+    """The curves of one metric in a result file of kind rd; colors follow the order of its codecs."""
     means: list[dict] = result["means"]  # pyright: ignore[reportAssignmentType]
     titles: dict[str, str] = result["codecs"]  # pyright: ignore[reportAssignmentType]
     ours = result.get("ours", [])

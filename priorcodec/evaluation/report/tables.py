@@ -66,7 +66,7 @@ def _bd_note(result: dict[str, Any]) -> str:
     rates = result.get("between")
     over = f" between {rates[0]:g} and {rates[1]:g} bpp" if rates else ""
     return (
-        f"(BD-rate{over}, means over {len(result['pictures'])} pictures; negative is better); in brackets how much of the two "
+        f"(BD-rate{over}, means over {len(result['images'])} images; negative is better); in brackets how much of the two "
         f"quality ranges overlaps, * where it is under {SHORT:.0%}."
     )
 
@@ -88,7 +88,7 @@ def points_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
         *(f"{m['title']} {'↑' if m['higher_is_better'] else '↓'}" for m in metrics.values()),
         *(["decode ↓"] if timed else []),
     ]
-    note = f"Means over {len(result['pictures'])} pictures, rate from whole files."
+    note = f"Means over {len(result['images'])} images, rate from whole files."
     note += f" Decoding in processor seconds, {result['threads']} thread(s)." if timed else ""
     return Table(heads=heads, rows=rows, note=note)
 

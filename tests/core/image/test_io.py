@@ -1,4 +1,4 @@
-"""Pictures in and out, on real files of each format, made here."""
+"""Images in and out, on real files of each format, made here."""
 
 import io
 import os
@@ -25,7 +25,7 @@ FORMATS = {
 }
 
 
-def picture(height=40, width=56) -> np.ndarray:
+def image(height=40, width=56) -> np.ndarray:
     """Smooth, and different in every corner and channel."""
     y, x = np.mgrid[0:1:height * 1j, 0:1:width * 1j]  # fmt: skip
     return np.stack([200 * x + 20, 200 * y + 20, 220 - 100 * x - 100 * y], -1).astype(np.uint8)
@@ -45,7 +45,7 @@ def refused(source, **options) -> str:
 
 
 def profile(red, green, blue, gamma=2.2, space=b"RGB ") -> bytes:
-    """A minimal ICC version 2 matrix profile (or grey one): D50 XYZ of the primaries, one gamma."""
+    """A minimal ICC version 2 matrix profile (or gray one): D50 XYZ of the primaries, one gamma."""
 
     def xyz(values):
         return b"XYZ \0\0\0\0" + b"".join(struct.pack(">i", round(v * 65536)) for v in values)
@@ -77,12 +77,12 @@ ADOBE = {"red": (0.60974, 0.31111, 0.01947), "green": (0.20528, 0.62567, 0.06087
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_every_format_from_path_bytes_and_file(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
-    Image.fromarray(picture()).save(path, **FORMATS[suffix])
+    Image.fromarray(image()).save(path, **FORMATS[suffix])
     loaded = image_io.load(path)
     assert loaded.notes == ()
     assert loaded.pixels.dtype == np.uint8 and loaded.pixels.shape == (40, 56, 3)
     limit = 0 if suffix in ("png", "webp", "tiff") else 6
-    assert np.abs(loaded.pixels.astype(int) - picture()).max() <= limit
+    assert np.abs(loaded.pixels.astype(int) - image()).max() <= limit
     assert np.array_equal(image_io.load(str(path)).pixels, loaded.pixels)
     assert np.array_equal(image_io.load(path.read_bytes()).pixels, loaded.pixels)
     with path.open("rb") as file:
@@ -107,16 +107,16 @@ TURNS = {
 def test_orientation_is_applied(orientation, format):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = encoded(picture(), format, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
-    assert np.array_equal(image_io.load(data).pixels, TURNS[orientation](picture()))
+    data = encoded(image(), format, exif=exif, **({"lossless": True} if format == "WEBP" else {}))
+    assert np.array_equal(image_io.load(data).pixels, TURNS[orientation](image()))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "AVIF"])
 def test_orientation_is_applied_in_lossy_formats(format):
     exif = Image.Exif()
     exif[0x0112] = 6
-    pixels = image_io.load(encoded(picture(), format, exif=exif, quality=95, subsampling="4:4:4")).pixels
-    assert np.abs(pixels.astype(int) - TURNS[6](picture())).max() <= 6
+    pixels = image_io.load(encoded(image(), format, exif=exif, quality=95, subsampling="4:4:4")).pixels
+    assert np.abs(pixels.astype(int) - TURNS[6](image())).max() <= 6
 
 
 def test_damaged_exif_is_no_obstacle():
@@ -127,7 +127,7 @@ def test_damaged_exif_is_no_obstacle():
         changed = bytearray(exif.tobytes())
         for at in dice.integers(6, len(changed), 2):
             changed[at] = dice.integers(256)
-        pixels = image_io.load(encoded(picture(), "JPEG", exif=bytes(changed))).pixels
+        pixels = image_io.load(encoded(image(), "JPEG", exif=bytes(changed))).pixels
         assert pixels.shape in {(40, 56, 3), (56, 40, 3)}
 
 
@@ -136,12 +136,12 @@ def test_orientation_survives_damage_elsewhere():
     exif.update({0x0112: 6, 0x010F: "Maker"})
     data = bytearray(exif.tobytes())
     data[data.index(b"\x01\x0f\x00\x02") + 3] = 10  # the text now claims to be a fraction
-    assert image_io.load(encoded(picture(), "JPEG", exif=bytes(data))).pixels.shape == (56, 40, 3)
+    assert image_io.load(encoded(image(), "JPEG", exif=bytes(data))).pixels.shape == (56, 40, 3)
 
 
 def test_an_exif_parser_that_fails_is_a_note(monkeypatch):
     monkeypatch.setattr(Image.Image, "getexif", lambda self: 1 / 0)
-    assert image_io.load(encoded(picture())).notes == ("unreadable EXIF data ignored",)
+    assert image_io.load(encoded(image())).notes == ("unreadable EXIF data ignored",)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "AVIF", "TIFF"])
@@ -155,13 +155,13 @@ def test_a_foreign_profile_is_converted(format):
     wanted = 255 * np.where(srgb <= 0.0031308, 12.92 * srgb, 1.055 * srgb.clip(0.001) ** (1 / 2.4) - 0.055)
     assert wanted[0] > 220  # the conversion matters here
     assert np.abs(loaded.pixels[16, 16] - wanted).max() <= (2 if format in ("PNG", "WEBP", "TIFF") else 5)
-    assert loaded.notes == ("colours converted from test to sRGB",)
+    assert loaded.notes == ("colors converted from test to sRGB",)
 
 
 def test_a_profile_with_red_and_blue_swapped_swaps_them():
     swapped = profile(SRGB["blue"], SRGB["green"], SRGB["red"], gamma=2.2)
-    pixels = image_io.load(encoded(picture(), icc_profile=swapped)).pixels
-    assert np.abs(pixels[..., ::-1].astype(int) - picture()).max() <= 8  # gamma 2.2 is not quite sRGB's curve
+    pixels = image_io.load(encoded(image(), icc_profile=swapped)).pixels
+    assert np.abs(pixels[..., ::-1].astype(int) - image()).max() <= 8  # gamma 2.2 is not quite sRGB's curve
 
 
 def test_an_srgb_profile_changes_not_one_pixel():
@@ -171,7 +171,7 @@ def test_an_srgb_profile_changes_not_one_pixel():
     assert np.array_equal(loaded.pixels, noise) and loaded.notes == ()
 
 
-def test_grey_profiles():
+def test_gray_profiles():
     ramp = np.arange(256, dtype=np.uint8).reshape(16, 16)
     linear = image_io.load(encoded(ramp, icc_profile=profile(*[()] * 3, gamma=1.0, space=b"GRAY")))
     assert "converted" in linear.notes[0]
@@ -182,66 +182,66 @@ def test_grey_profiles():
 
 @pytest.mark.parametrize("icc", [b"not a profile at all", b"\0" * 200, profile(**ADOBE)[:-60], profile(**ADOBE)[:128]])
 def test_a_broken_profile_is_a_note(icc):
-    loaded = image_io.load(encoded(picture(), icc_profile=icc))
-    assert np.array_equal(loaded.pixels, picture())
-    assert loaded.notes[0].startswith("unusable colour profile ignored") and "\n" not in loaded.notes[0]
+    loaded = image_io.load(encoded(image(), icc_profile=icc))
+    assert np.array_equal(loaded.pixels, image())
+    assert loaded.notes[0].startswith("unusable color profile ignored") and "\n" not in loaded.notes[0]
 
 
 def test_a_profile_for_other_pixels_is_a_note():
-    loaded = image_io.load(encoded(picture(), icc_profile=profile(*[()] * 3, space=b"GRAY")))
-    assert np.array_equal(loaded.pixels, picture()) and "it is for GRAY pixels" in loaded.notes[0]
+    loaded = image_io.load(encoded(image(), icc_profile=profile(*[()] * 3, space=b"GRAY")))
+    assert np.array_equal(loaded.pixels, image()) and "it is for GRAY pixels" in loaded.notes[0]
 
 
-def test_grey_bilevel_and_palette_become_rgb():
-    grey = picture()[..., 0]
-    assert np.array_equal(image_io.load(encoded(grey)).pixels, np.repeat(grey[..., None], 3, 2))
-    bits = Image.fromarray(grey).convert("1")
+def test_gray_bilevel_and_palette_become_rgb():
+    gray = image()[..., 0]
+    assert np.array_equal(image_io.load(encoded(gray)).pixels, np.repeat(gray[..., None], 3, 2))
+    bits = Image.fromarray(gray).convert("1")
     assert set(np.unique(image_io.load(encoded(bits)).pixels)) == {0, 255}
-    palette = Image.fromarray(picture()).quantize(16)
+    palette = Image.fromarray(image()).quantize(16)
     assert np.array_equal(image_io.load(encoded(palette)).pixels, np.asarray(palette.convert("RGB")))
 
 
 @pytest.mark.parametrize("format", ["JPEG", "TIFF"])
 def test_cmyk(format):
-    cmyk = Image.fromarray(picture()).convert("CMYK")
+    cmyk = Image.fromarray(image()).convert("CMYK")
     loaded = image_io.load(encoded(cmyk, format, **({"quality": 95} if format == "JPEG" else {})))
-    assert np.abs(loaded.pixels.astype(int) - picture()).max() <= 16
+    assert np.abs(loaded.pixels.astype(int) - image()).max() <= 16
     assert "without a profile" in loaded.notes[0]
     wrong = image_io.load(encoded(cmyk, format, icc_profile=profile(**ADOBE)))
-    assert "it is for RGB pixels, the picture has CMYK" in wrong.notes[0]
+    assert "it is for RGB pixels, the image has CMYK" in wrong.notes[0]
 
 
-def png16(samples: np.ndarray, colour_type: int) -> bytes:
-    """A 16-bit PNG, which Pillow reads but cannot write in colour."""
+def png16(samples: np.ndarray, color_type: int) -> bytes:
+    """A 16-bit PNG, which Pillow reads but cannot write in color."""
 
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    head = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, colour_type, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", samples.shape[1], samples.shape[0], 16, color_type, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_16_bit_is_cut_to_8_with_a_note():
-    colour = picture().astype(np.uint16) * 256 + 77
-    for data in (png16(colour, 2), png16(np.dstack([colour, np.full((40, 56), 65535)]), 6)):
+    color = image().astype(np.uint16) * 256 + 77
+    for data in (png16(color, 2), png16(np.dstack([color, np.full((40, 56), 65535)]), 6)):
         loaded = image_io.load(data)
-        assert np.array_equal(loaded.pixels, picture()) and loaded.notes == ("16 bits a sample cut to 8",)
-    grey = colour[..., 0]
-    for data in (png16(grey, 0), encoded(grey, "TIFF"), png16(np.dstack([grey, np.full((40, 56), 65535)]), 4)):
+        assert np.array_equal(loaded.pixels, image()) and loaded.notes == ("16 bits a sample cut to 8",)
+    gray = color[..., 0]
+    for data in (png16(gray, 0), encoded(gray, "TIFF"), png16(np.dstack([gray, np.full((40, 56), 65535)]), 4)):
         loaded = image_io.load(data)
-        assert np.array_equal(loaded.pixels, np.repeat(picture()[..., :1], 3, 2))
+        assert np.array_equal(loaded.pixels, np.repeat(image()[..., :1], 3, 2))
         assert loaded.notes == ("16 bits a sample cut to 8",)
-    upside_down = encoded(grey, "TIFF", tiffinfo={262: 0})
-    assert np.array_equal(image_io.load(upside_down).pixels[..., 0], (65535 - grey) >> 8)
+    upside_down = encoded(gray, "TIFF", tiffinfo={262: 0})
+    assert np.array_equal(image_io.load(upside_down).pixels[..., 0], (65535 - gray) >> 8)
 
 
 def test_float_samples_are_refused():
-    assert "wanted 8 or 16 bit" in refused(encoded(Image.fromarray(picture()[..., 0].astype(np.float32)), "TIFF"))
+    assert "wanted 8 or 16 bit" in refused(encoded(Image.fromarray(image()[..., 0].astype(np.float32)), "TIFF"))
 
 
 def transparent(mode: str) -> Image.Image:
-    rgba = Image.fromarray(np.dstack([picture(), np.full((40, 56), 255, np.uint8)]))
+    rgba = Image.fromarray(np.dstack([image(), np.full((40, 56), 255, np.uint8)]))
     rgba.putpixel((3, 2), (10, 20, 30, 0))
     rgba.putpixel((5, 2), (100, 100, 100, 128))
     return rgba.convert(mode)
@@ -253,7 +253,7 @@ def transparent(mode: str) -> Image.Image:
 def test_alpha_needs_a_background(format, mode):
     data = encoded(transparent(mode), format, **({"lossless": True} if format == "WEBP" else {}))
     assert "--background" in refused(data)
-    white, black = (image_io.load(data, background=colour).pixels for colour in ("white", "#000000"))
+    white, black = (image_io.load(data, background=color).pixels for color in ("white", "#000000"))
     assert white[2, 3].tolist() == pytest.approx([255] * 3, abs=4)
     assert black[2, 3].tolist() == pytest.approx([0] * 3, abs=4)
     if format != "AVIF":
@@ -263,34 +263,34 @@ def test_alpha_needs_a_background(format, mode):
         assert np.array_equal(white[10:], black[10:])
 
 
-def test_palette_and_colour_key_transparency():
-    palette = Image.fromarray(picture()).quantize(16)
+def test_palette_and_color_key_transparency():
+    palette = Image.fromarray(image()).quantize(16)
     data = encoded(palette, transparency=palette.getpixel((0, 0)))
     assert "transparent parts" in refused(data)
     assert image_io.load(data, background="#ff0000").pixels[0, 0].tolist() == [255, 0, 0]
-    data = encoded(picture(), transparency=tuple(int(v) for v in picture()[0, 0]))
+    data = encoded(image(), transparency=tuple(int(v) for v in image()[0, 0]))
     assert image_io.load(data, background="blue").pixels[0, 0].tolist() == [0, 0, 255]
 
 
 def test_opaque_alpha_is_no_obstacle():
-    opaque = np.dstack([picture(), np.full((40, 56), 255, np.uint8)])
-    assert np.array_equal(image_io.load(encoded(opaque)).pixels, picture())
+    opaque = np.dstack([image(), np.full((40, 56), 255, np.uint8)])
+    assert np.array_equal(image_io.load(encoded(opaque)).pixels, image())
 
 
 @pytest.mark.parametrize("background", ["reddish", "#12", "", "#ff000080"])
-def test_a_background_that_is_no_colour(background):
-    assert "is no colour" in refused(encoded(picture()), background=background)
+def test_a_background_that_is_no_color(background):
+    assert "is no color" in refused(encoded(image()), background=background)
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "AVIF"])
 def test_the_first_of_several_frames(format):
-    frames = [Image.fromarray(a) for a in (picture(), picture()[::-1], picture()[:, ::-1])]
+    frames = [Image.fromarray(a) for a in (image(), image()[::-1], image()[:, ::-1])]
     data = encoded(
         frames[0], format, save_all=True, append_images=frames[1:], **({"lossless": True} if format == "WEBP" else {})
     )
     loaded = image_io.load(data)
     assert loaded.notes == ("only one of 3 frames or pages",)
-    assert np.abs(loaded.pixels.astype(int) - picture()).max() <= 16
+    assert np.abs(loaded.pixels.astype(int) - image()).max() <= 16
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -304,7 +304,7 @@ def test_cut_files_are_refused(suffix):
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_damaged_files_are_refused_or_read(suffix):
     dice = np.random.default_rng(3)
-    data = encoded(picture(), "JPEG" if suffix == "jpg" else suffix.upper(), **FORMATS[suffix])
+    data = encoded(image(), "JPEG" if suffix == "jpg" else suffix.upper(), **FORMATS[suffix])
     for _ in range(100):
         changed = bytearray(data)
         for at in dice.integers(0, len(data), 3):
@@ -317,20 +317,20 @@ def test_damaged_files_are_refused_or_read(suffix):
                 assert "\n" not in str(error)
 
 
-def test_what_is_no_picture(tmp_path):
+def test_what_is_no_image(tmp_path):
     for data in (b"", b"hello", bytes(1000), b"%!PS-Adobe-3.0 EPSF-3.0\n"):
         assert "wanted PNG, JPEG, WebP, AVIF or TIFF" in refused(data)
     text = tmp_path / "notes.png"
-    text.write_text("not a picture")
+    text.write_text("not an image")
     assert refused(text).startswith(str(text))
     assert "No such file" in refused(tmp_path / "none.png")
     assert "directory" in refused(tmp_path)
 
 
 def test_max_pixels_before_decoding():
-    assert "56x40, more than 2239 pixels" in refused(encoded(picture()), max_pixels=2239)
-    assert image_io.load(encoded(picture()), max_pixels=2240).pixels.size
-    bomb = bytearray(encoded(picture()))
+    assert "56x40, more than 2239 pixels" in refused(encoded(image()), max_pixels=2239)
+    assert image_io.load(encoded(image()), max_pixels=2240).pixels.size
+    bomb = bytearray(encoded(image()))
     bomb[16:24] = struct.pack(">II", 60000, 60000)
     bomb[29:33] = struct.pack(">I", zlib.crc32(bomb[12:29]))
     before = Image.MAX_IMAGE_PIXELS
@@ -345,26 +345,26 @@ def test_pillows_own_limit_does_not_interfere(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for suffix, options in FORMATS.items():
-            data = encoded(picture(), "JPEG" if suffix == "jpg" else suffix.upper(), **options)
+            data = encoded(image(), "JPEG" if suffix == "jpg" else suffix.upper(), **options)
             assert image_io.load(data).pixels.shape == (40, 56, 3)
 
 
 def test_from_any():
-    x = image_io.to_tensor(picture())
+    x = image_io.to_tensor(image())
     for source in (
-        picture(), Image.fromarray(picture()), encoded(picture()), io.BytesIO(encoded(picture())), x, x[0], x.double(),
-        torch.from_numpy(picture()).permute(2, 0, 1), np.asfortranarray(picture()),
+        image(), Image.fromarray(image()), encoded(image()), io.BytesIO(encoded(image())), x, x[0], x.double(),
+        torch.from_numpy(image()).permute(2, 0, 1), np.asfortranarray(image()),
     ):  # fmt: skip
-        assert np.array_equal(image_io.from_any(source).pixels, picture())
-    assert image_io.from_any(picture()[..., 0]).pixels.shape == (40, 56, 3)
+        assert np.array_equal(image_io.from_any(source).pixels, image())
+    assert image_io.from_any(image()[..., 0]).pixels.shape == (40, 56, 3)
     assert image_io.from_any(np.asarray(transparent("RGBA")), background="white").pixels[2, 3].tolist() == [255] * 3
 
 
 @pytest.mark.parametrize(
     "source, says",
     [
-        (picture() / 255, "float64 array"), (picture().astype(np.int32), "int32 array"),
-        (picture()[None], "wanted uint8"),
+        (image() / 255, "float64 array"), (image().astype(np.int32), "int32 array"),
+        (image()[None], "wanted uint8"),
         (np.zeros((0, 5, 3), np.uint8), "no pixels"), (np.asarray(transparent("RGBA")), "transparent"),
         (torch.zeros(3, 0, 4), "tensor of shape (3, 0, 4)"), (torch.zeros(2, 3, 4, 4), "(2, 3, 4, 4)"),
         (torch.zeros(4, 4, 3), "(4, 4, 3)"), (torch.full((3, 4, 4), 255.0), "wanted [-1, 1]"),
@@ -378,7 +378,7 @@ def test_from_any_refuses(source, says):
     assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("source", [picture(), torch.zeros(3, 40, 56), Image.fromarray(picture())])
+@pytest.mark.parametrize("source", [image(), torch.zeros(3, 40, 56), Image.fromarray(image())])
 def test_from_any_minds_max_pixels(source):
     with pytest.raises(ImageError, match="56x40"):
         image_io.from_any(source, max_pixels=2239)
@@ -421,23 +421,23 @@ def test_crop_refuses_to_grow():
 def test_save(tmp_path, suffix, size):
     path = tmp_path / f"out{suffix}"
     path.write_text("old content")
-    image_io.save(picture(*size), path)
+    image_io.save(image(*size), path)
     limit = 6 if suffix in (".jpg", ".jpeg", ".avif") else 0
-    assert np.abs(image_io.load(path).pixels.astype(int) - picture(*size)).max() <= limit
+    assert np.abs(image_io.load(path).pixels.astype(int) - image(*size)).max() <= limit
     assert os.listdir(tmp_path) == [path.name]
 
 
 def test_save_refuses(tmp_path):
     for name in ("a.gif", "a.gic", "a.exe"):
         with pytest.raises(ImageError, match="wanted one of .png"):
-            image_io.save(picture(), tmp_path / name)
+            image_io.save(image(), tmp_path / name)
     with pytest.raises(ImageError, match="cannot write"):
         image_io.save(np.zeros((1, 20000, 3), np.uint8), tmp_path / "a.webp")  # WebP ends at 16383
     with pytest.raises(PriorCodecError, match="cannot write .*No such file"):
-        image_io.save(picture(), tmp_path / "none" / "a.png")
+        image_io.save(image(), tmp_path / "none" / "a.png")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(PriorCodecError, match="cannot write"):
-        image_io.save(picture(), tmp_path / "folder.png")
+        image_io.save(image(), tmp_path / "folder.png")
     assert os.listdir(tmp_path) == ["folder.png"]
 
 
@@ -450,10 +450,10 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(PriorCodecError, match="No space left"):
-        image_io.save(picture(), path)
+        image_io.save(image(), path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.png"]
 
 
 def test_pipes_are_written_directly():
-    image_io.save(picture(), "/dev/null")
+    image_io.save(image(), "/dev/null")
     assert not os.path.isfile("/dev/null")
