@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from priorcodec.batch import jobs, runner
+from priorcodec.batch import runner
+from priorcodec.batch.jobs import Job
 from priorcodec.core import container
 from priorcodec.core.image import io as image_io
 from tests.cli.test_cli import quick
@@ -92,7 +93,7 @@ class Deadly:
 
 
 def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, capfd):
-    jobs = [jobs.Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcdef"]
+    jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcdef"]
     outcome = runner.run(jobs, Deadly(once="b", always="d"), label="", workers=2)
     assert [Path(row["output"]).name for row in outcome.rows] == list("abcef")
     assert [job.target.read_text() for job in jobs if job.target.name != "d"] == list("abcef")

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from priorcodec.batch import jobs, runner
 from priorcodec.batch import ray as ray_runner
+from priorcodec.batch import runner
+from priorcodec.batch.jobs import Job
 from priorcodec.batch.tasks import Encode
 from priorcodec.config import DecodeConfig
 from priorcodec.core import container
@@ -114,7 +115,7 @@ def test_200_images_and_a_worker_killed_half_way(ray, images):
 
 
 def test_a_file_that_kills_every_worker_is_told_and_stops_no_other(ray, tmp_path):
-    jobs = [jobs.Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcde"]
+    jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcde"]
     outcome = ray_runner.run(jobs, Deadly(once="b", always="d"), workers=2)
     assert [Path(row["output"]).name for row in outcome.rows] == list("abce")
     assert [source.name for source, _ in outcome.failures] == ["d"]

@@ -100,7 +100,7 @@ def test_a_header_cannot_ask_for_more_than_its_file_is_worth(codec, small):
 BOMBS = """
 import json, resource, sys, time
 resource.setrlimit(resource.RLIMIT_CPU, (100, 100))  # what hangs is ended, and fails
-from priorcodec.core import bitstream
+from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.errors import StreamError
 codec, small = Codec(), bytes.fromhex(sys.argv[1])

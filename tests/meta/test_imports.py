@@ -13,9 +13,9 @@ HEAVY = {"torch", "torchvision", "diffusers", "peft", "transformers", "compressa
     [
         "import priorcodec",
         "from priorcodec import BackboneSpec, hookimpl",
-        "import priorcodec.core.contract",
-        "import priorcodec.core.bitstream",
-        "import priorcodec.core.image",
+        "import priorcodec.backbones.spec",
+        "import priorcodec.core.container",
+        "import priorcodec.core.image.io",
         "import priorcodec.registry",
     ],
 )

@@ -107,5 +107,5 @@ def test_demo_package_is_short():
 
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "pixart"])
 def test_each_backbone_is_one_short_file(name):
-    assert DEFAULT_PLUGINS[name] == f"priorcodec.backbones.{name}"
-    assert len((ROOT / "priorcodec" / "backbones" / f"{name}.py").read_text().splitlines()) <= 150
+    assert DEFAULT_PLUGINS[name] == f"priorcodec.backbones.builtin.{name}"
+    assert len((ROOT / "priorcodec" / "backbones" / "builtin" / f"{name}.py").read_text().splitlines()) <= 150

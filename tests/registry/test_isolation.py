@@ -64,7 +64,7 @@ def test_also_when_the_guest_is_who_loads_torch(tmp_path):
     install(tmp_path, {"turner": "import torch\n" + "\n".join(SWITCHES.values()) + GOOD})
     code = """
 import json
-from priorcodec.registry import guest, open_registry
+from priorcodec.registry import isolation, open_registry
 record = {r.name: r for r in open_registry().plugins()}["turner"]
 import torch
 print(json.dumps([record.error, *(str(v) for v, _ in isolation._switches().values())]))

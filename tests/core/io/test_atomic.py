@@ -88,7 +88,7 @@ def test_a_pipe_is_written_directly(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from priorcodec.core import files
+from priorcodec.core.io import atomic
 os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # the worst moment: all is written, nothing is renamed
 atomic.write(Path(sys.argv[1]), b"half")
 """

@@ -77,7 +77,7 @@ def test_unreadable(tmp_path, content):
 
 def test_describing_loads_no_torch(path):
     code = (
-        "import sys, pathlib; from priorcodec.core import tensorfile as t; "
+        "import sys, pathlib; from priorcodec.core.io import safetensors as t; "
         f"t.describe(pathlib.Path({str(path)!r}), ValueError); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
