@@ -64,7 +64,8 @@ def test_missing_and_refused_ones_are_listed_too(monkeypatch):
 
 def test_the_list_loads_no_torch():
     code = (
-        "import sys; from priorcodec import open_registry; from priorcodec.cli import listing; print(len(listing.adapters(open_registry())) > 0); "
+        "import sys; from priorcodec import open_registry; from priorcodec.cli import listing; "
+        "print(len(listing.adapters(open_registry())) > 0); "
         "print([m for m in ('torch', 'diffusers') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
