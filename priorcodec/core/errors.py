@@ -43,3 +43,7 @@ class PrecisionWarning(UserWarning):
 
 class PluginWarning(UserWarning):
     """A plugin's backbone changed what is not its own; it was put back."""
+
+
+class ImageWarning(UserWarning):
+    """An image may not be what the caller means: values of another range, or a damaged file."""
