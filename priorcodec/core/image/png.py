@@ -134,7 +134,7 @@ def _walk(data: bytes) -> _Chunks:
                 if note not in chunks.notes:
                     chunks.notes.append(note)
             else:
-                chunks.notes.append(f"{DAMAGED}: {what}, it is ignored")
+                chunks.notes.append(f"{what}: it is ignored")
                 continue
         if name == b"IDAT":
             if not chunks.data and b"acTL" in chunks.first:

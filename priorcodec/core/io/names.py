@@ -58,5 +58,7 @@ def same_file(a: str | Path, b: str | Path) -> bool:
         return False
     try:
         return os.path.samefile(a, b)
-    except (OSError, ValueError):
+    except OSError:  # one of them is not there yet
         return os.path.realpath(a) == os.path.realpath(b)
+    except ValueError:  # no possible name
+        return False
