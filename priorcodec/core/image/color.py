@@ -10,7 +10,7 @@ from PIL import Image, ImageCms, ImageColor
 
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image import colorspace, icc
-from priorcodec.core.image.raster import Raster
+from priorcodec.core.image.raster import Raster, to_8_bit, to_image
 
 
 def to_srgb(raster: Raster, *, background: str | None = None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -38,7 +38,7 @@ def to_srgb(raster: Raster, *, background: str | None = None) -> tuple[np.ndarra
     pixels = _converted(raster, notes)
     if alpha is not None and backdrop is not None:
         pixels = _composite(pixels, alpha, backdrop)
-    return np.ascontiguousarray(upright(pixels, raster.orientation)), tuple(notes)
+    return np.require(upright(pixels, raster.orientation), requirements=["C", "W"]), tuple(notes)
 
 
 def parse_color(text: str) -> tuple[int, int, int]:
@@ -79,11 +79,10 @@ def _converted(raster: Raster, notes: list[str]) -> np.ndarray:
     elif raster.space is not None and model in ("gray", "rgb"):
         notes.append(f"colors converted from {raster.space.name} to sRGB")
         return colorspace.to_srgb(samples, raster.space)
-    if samples.dtype == np.uint16:
-        samples = (samples >> 8).astype(np.uint8)
+    samples = to_8_bit(samples)
     if model == "cmyk":
         notes.append("CMYK turned into RGB without a profile: colors are approximate")
-        return np.array(Image.fromarray(np.ascontiguousarray(samples), "CMYK").convert("RGB"))
+        return np.array(to_image(samples, "CMYK").convert("RGB"))
     if model == "lab":
         notes.append("colors converted from CIELAB to sRGB")
         return _from_lab(samples)
@@ -92,8 +91,7 @@ def _converted(raster: Raster, notes: list[str]) -> np.ndarray:
 
 def _from_lab(samples: np.ndarray) -> np.ndarray:
     lab, srgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-    image = Image.fromarray(np.ascontiguousarray(samples), "LAB")
-    converted = ImageCms.applyTransform(image, ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
+    converted = ImageCms.applyTransform(to_image(samples, "LAB"), ImageCms.buildTransform(lab, srgb, "LAB", "RGB"))
     assert converted is not None  # only None when it works in place
     return np.array(converted)
 

@@ -15,6 +15,7 @@ from PIL import Image, ImageCms
 
 from priorcodec.core.image import colorspace
 from priorcodec.core.image.colorspace import RgbSpace
+from priorcodec.core.image.raster import to_8_bit, to_image
 
 MODES = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK", "lab": "LAB"}
 SPACES = {"GRAY": "L"}  # as a profile names them -> as Pillow does, where they differ
@@ -50,9 +51,8 @@ def to_srgb(samples: np.ndarray, model: str, icc: bytes) -> tuple[np.ndarray | N
         curves = curves_and_matrix(icc)
         if curves is not None:
             return colorspace.to_srgb(samples, curves), name
-        samples = (samples >> 8).astype(np.uint8)
-    image = Image.fromarray(samples[..., 0]) if samples.shape[2] == 1 else Image.fromarray(samples, MODES[model])
-    converted = ImageCms.applyTransform(image.convert(mode), transform)
+        samples = to_8_bit(samples)
+    converted = ImageCms.applyTransform(to_image(samples, MODES[model]).convert(mode), transform)
     assert converted is not None  # only None when it works in place
     return np.array(converted), name
 

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import io
-import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -18,35 +16,26 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import ImageError, ImageWarning
-from priorcodec.core.image import color, decoders, exif, pillow_modes, png
-from priorcodec.core.image.raster import DAMAGED, check_size
+from priorcodec.core.image import color, decoders, exif, pillow_modes
+from priorcodec.core.image.raster import DAMAGED, check_size, reason
 from priorcodec.core.image.tensors import crop, pad, to_pixels, to_planes, to_range, to_tensor
-from priorcodec.core.io import atomic
+from priorcodec.core.image.writing import SAVE, note_of, save, save_options
 from priorcodec.core.io.names import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "SAVE", "Loaded", "crop", "from_any", "load", "note_of", "pad", "save", "save_options", "to_pixels", "to_planes",
-    "to_range", "to_tensor",
+    "SAVE", "SUFFIXES", "Loaded", "crop", "from_any", "load", "note_of", "pad", "save", "save_options", "to_pixels",
+    "to_planes", "to_range", "to_tensor",
 ]  # fmt: skip
 
-SAVE: dict[str, dict[str, Any]] = {  # by suffix: how `save` writes; lossless where the format can
-    "": {"format": "PNG"},
-    ".png": {"format": "PNG"},
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".webp": {"format": "WEBP", "lossless": True},
-    ".avif": {"format": "AVIF", "quality": 90, "subsampling": "4:4:4"},
-    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-}
-NOTE = "priorcodec"  # keyword of a PNG text chunk
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"}
+)  # of `load`
 MAX_FILE = 2**32  # bytes; an endless device must not fill the memory
 
 
@@ -99,7 +88,7 @@ def load(
     except ImageError as error:
         raise ImageError(f"{printable(name)}: {error}") from error
     except Exception as error:  # decoders meet hostile bytes here and raise whatever they like
-        raise ImageError(f"{printable(name)}: {_reason(error)}") from error
+        raise ImageError(f"{printable(name)}: {reason(error)}") from error
 
 
 def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX_PIXELS) -> Loaded:
@@ -137,51 +126,6 @@ def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX
     raise ImageError(f"got {type(image).__name__}, wanted an image: path, bytes, Pillow image, array or tensor")
 
 
-def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
-    """Write an image in the format of the suffix (none: PNG), whole or not at all.
-
-    Args:
-        pixels: uint8 (h, w, 3).
-        path: Where to; "-" is standard output.
-        note: A short ASCII text that a PNG keeps for `note_of`; other formats drop it.
-
-    Raises:
-        ImageError: Unknown suffix, or the format cannot hold the image.
-        PriorCodecError: The path cannot be written.
-    """
-    options = save_options(path)
-    if note and options["format"] == "PNG":
-        options["pnginfo"] = PngInfo()
-        options["pnginfo"].add_text(NOTE, note)
-    data = io.BytesIO()
-    try:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(data, **options)
-    except (ValueError, OSError) as error:
-        raise ImageError(f"cannot write {printable(path)}: {_reason(error)}") from error
-    atomic.write(path, data.getvalue())
-
-
-def save_options(path: str | Path) -> dict[str, Any]:
-    """Pillow's format and options for a path, by its suffix; call it before the work that makes the pixels.
-
-    Raises:
-        ImageError: A suffix of no format that can be written.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SAVE:
-        wanted = ", ".join(filter(None, SAVE))
-        raise ImageError(f"cannot write {printable(path)}: no format for {printable(suffix)!r}, wanted one of {wanted}")
-    return dict(SAVE[suffix])
-
-
-def note_of(path: Path) -> str:
-    """The note that `save` put into a PNG whose checksums hold; empty if it has none or is no such file."""
-    try:
-        return png.text(path.read_bytes(), NOTE)
-    except (OSError, ValueError):
-        return ""
-
-
 def _bytes_of(source: str | Path | bytes | IO[bytes]) -> bytes:
     if isinstance(source, bytes):
         return source
@@ -215,7 +159,7 @@ def _from_pillow(image: Image.Image, background: str | None, max_pixels: int) ->
     except ImageError:
         raise
     except Exception as error:  # a lazily opened file decodes here
-        raise ImageError(_reason(error)) from error
+        raise ImageError(reason(error)) from error
 
 
 def _orientation(image: Image.Image, notes: list[str]) -> int:
@@ -280,12 +224,3 @@ def _warn(text: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "priorcodec":
         level, frame = level + 1, frame.f_back
     warnings.warn(text, ImageWarning, stacklevel=level - 1)
-
-
-def _reason(error: Exception) -> str:
-    """One line on why an image could not be read."""
-    if isinstance(error, MemoryError):
-        return "the image does not fit into memory: scale it down or cut it"
-    if isinstance(error, OSError) and error.strerror:
-        return os.strerror(error.errno) if error.errno else error.strerror
-    return f"damaged, cut short or not supported ({' '.join(str(error).split()) or type(error).__name__})"

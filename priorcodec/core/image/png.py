@@ -18,13 +18,14 @@ from PIL import PngImagePlugin
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image import colorspace, exif
 from priorcodec.core.image.colorspace import Chromaticities, RgbSpace
-from priorcodec.core.image.raster import DAMAGED, Raster, check_size
+from priorcodec.core.image.raster import DAMAGED, Raster, check_size, to_8_bit
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 CRITICAL = {b"IHDR", b"PLTE", b"IDAT", b"IEND"}
 USED = {b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL", b"fcTL"}
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+LAST = 2**15  # bytes that Pillow gets last: row data and zlib's checksum together, or it stops before it checks
 MAX_PROFILE = 2**24  # bytes; the largest printer profiles have a few million
 
 
@@ -33,7 +34,7 @@ class _Chunks:
     """What the walk over a file's chunks found: first of each kind, and all image data."""
 
     first: dict[bytes, bytes] = field(default_factory=dict)
-    data: list[bytes] = field(default_factory=list)
+    data: list[memoryview] = field(default_factory=list)
     animated_default: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -61,13 +62,11 @@ def decode(data: bytes, max_pixels: int) -> Raster:
         if frames > 1:
             notes.insert(0, f"only one of {frames} frames or pages")
     samples = _samples(chunks, width, height, depth, kind)
-    if not _intact(chunks.data, width, height, depth * CHANNELS[kind], interlaced):
-        notes.append(f"{DAMAGED}: the compressed data fails its checksum, parts of the image may be wrong")
     trns = chunks.first.get(b"tRNS")
     model: Literal["gray", "rgb"] = "gray" if kind in (0, 4) else "rgb"
     alpha = None
     if kind in (4, 6):
-        samples, alpha = samples[..., :-1], _to_8_bit(samples[..., -1])
+        samples, alpha = samples[..., :-1], to_8_bit(samples[..., -1])
     elif kind == 3:
         samples, alpha = _through_palette(samples[..., 0], chunks.first.get(b"PLTE", b""), trns)
     elif trns is not None and len(trns) >= 2 * CHANNELS[kind]:
@@ -107,7 +106,7 @@ def text(data: bytes, keyword: str) -> str:
 
 def _walk(data: bytes) -> _Chunks:
     """Collect the chunks up to IEND; a damaged ancillary one is left out with a note, damaged image data is kept."""
-    chunks, at = _Chunks(), len(SIGNATURE)
+    chunks, view, at = _Chunks(), memoryview(data), len(SIGNATURE)
     while True:
         if at + 8 > len(data):
             chunks.notes.append(f"{DAMAGED}: the file ends early")
@@ -116,7 +115,7 @@ def _walk(data: bytes) -> _Chunks:
         if not name.isalpha():
             chunks.notes.append(f"{DAMAGED}: no chunk at byte {at}, the rest is ignored")
             break
-        body = data[at + 8 : at + 8 + size]
+        body = view[at + 8 : at + 8 + size]
         check = data[at + 8 + size : at + 12 + size]
         at += 12 + size
         if name == b"IEND":
@@ -141,7 +140,7 @@ def _walk(data: bytes) -> _Chunks:
                 chunks.animated_default = b"fcTL" not in chunks.first  # the still image is no frame of the animation
             chunks.data.append(body)
         else:
-            chunks.first.setdefault(name, body)
+            chunks.first.setdefault(name, bytes(body))
     return chunks
 
 
@@ -164,43 +163,22 @@ def _samples(chunks: _Chunks, width: int, height: int, depth: int, kind: int) ->
 
 def _decoded(header: bytes, chunks: _Chunks, raw_mode: str | None) -> np.ndarray:
     """Pillow's array of a PNG made of the chunks that carry pixels; `raw_mode` says how it takes samples apart."""
-    parts = [(b"IHDR", header)]
+    parts: list[tuple[bytes, bytes | memoryview]] = [(b"IHDR", header)]
     if b"PLTE" in chunks.first:
         parts.append((b"PLTE", chunks.first[b"PLTE"][:768]))
-    parts += [*((b"IDAT", body) for body in chunks.data), (b"IEND", b"")]
-    file = io.BytesIO()
-    file.write(SIGNATURE)
+    packed = memoryview(b"".join(chunks.data))
+    parts += [(b"IDAT", packed[:-LAST]), (b"IDAT", packed[-LAST:]), (b"IEND", b"")]
+    whole = [SIGNATURE]
     for name, body in parts:
-        file.write(struct.pack(">I", len(body)) + name)
-        file.write(body)
-        file.write(struct.pack(">I", zlib.crc32(body, zlib.crc32(name))))
-    file.seek(0)
+        check = zlib.crc32(body, zlib.crc32(name))
+        whole += [struct.pack(">I4s", len(body), name), body, struct.pack(">I", check)]
+    file = io.BytesIO(b"".join(whole))
     with PngImagePlugin.PngImageFile(file) as image:
         if raw_mode is not None:
             image.tile = [tile._replace(args=raw_mode) for tile in image.tile]
         image.load()
         array = np.array(image)
     return array.astype(np.uint8) * 255 if array.dtype == bool else array
-
-
-def _intact(data: list[bytes], width: int, height: int, bits: int, interlaced: int) -> bool:
-    """Whether the zlib stream ends with its right checksum; Pillow stops at the last row without looking."""
-    stream = zlib.decompressobj()
-    left = 2 * height * (width * bits // 8 + 2) + 4096  # more than any layout of the rows needs
-    try:
-        for part in data:
-            while part and not stream.eof and left > 0:
-                left -= len(stream.decompress(part, 2**20))
-                part = stream.unconsumed_tail
-        while not stream.eof and left > 0 and (rest := stream.decompress(b"", 2**20)):
-            left -= len(rest)
-    except zlib.error:
-        return False
-    return stream.eof or left <= 0
-
-
-def _to_8_bit(samples: np.ndarray) -> np.ndarray:
-    return (samples >> 8).astype(np.uint8) if samples.dtype == np.uint16 else samples
 
 
 def _color_key(samples: np.ndarray, key: np.ndarray, depth: int) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image.colorspace import RgbSpace
@@ -46,3 +48,25 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError(
             f"the image is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
         )
+
+
+def to_8_bit(samples: np.ndarray) -> np.ndarray:
+    """The upper 8 bits of uint16 samples; uint8 ones as they are."""
+    if samples.dtype == np.uint8:
+        return samples
+    return np.right_shift(samples, 8, out=np.empty(samples.shape, np.uint8), casting="unsafe")
+
+
+def to_image(samples: np.ndarray, mode: str) -> Image.Image:
+    """uint8 (h, w, c) -> Pillow image of a mode with c channels."""
+    height, width = samples.shape[:2]
+    return Image.frombuffer(mode, (width, height), np.ascontiguousarray(samples), "raw", mode, 0, 1)
+
+
+def reason(error: Exception) -> str:
+    """One line on why an image could not be read."""
+    if isinstance(error, MemoryError):
+        return "the image does not fit into memory: scale it down or cut it"
+    if isinstance(error, OSError) and error.strerror:
+        return os.strerror(error.errno) if error.errno else error.strerror
+    return f"damaged, cut short or not supported ({' '.join(str(error).split()) or type(error).__name__})"

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from priorcodec.core.errors import ImageError
+from priorcodec.core.image.raster import to_8_bit
 from priorcodec.core.image.tiff_tags import Tags, numbers, one
 
 Model = Literal["gray", "rgb", "cmyk", "lab"]
@@ -91,7 +92,7 @@ def read(data: bytes, tags: Tags, order: str, notes: list[str]) -> tuple[np.ndar
         deep = _full_range(stored[..., colors + at], bits)
         if extra[at] == ASSOCIATED:
             color = _unmultiplied(color, deep)
-        alpha = (deep >> 8).astype(np.uint8) if deep.dtype == np.uint16 else deep
+        alpha = to_8_bit(deep)
     if per_pixel - colors > (at is not None):
         notes.append(f"{per_pixel - colors - (at is not None)} extra channels left out")
     return color, model, alpha, bits
@@ -155,7 +156,7 @@ def _bytes(
     with TiffImagePlugin.TiffImageFile(io.BytesIO(_gray_tiff(parts, shape, rows_per_part, compression, fill))) as image:
         image.im = Image.new("L", image.size).im  # allocated here: Pillow would ask a limit that is global
         image.load()
-        return np.array(image)
+        return np.asarray(image)
 
 
 def _gray_tiff(parts: list[bytes], shape: tuple[int, int], rows_per_part: int, compression: int, fill: int) -> bytes:
@@ -189,7 +190,7 @@ def _unpacked(raw: np.ndarray, count: int, bits: int, order: str) -> np.ndarray:
     if bits == 8:
         return raw
     if bits == 16:
-        return np.ascontiguousarray(raw).view(order + "u2").astype(np.uint16)
+        return np.ascontiguousarray(raw).view(order + "u2").astype(np.uint16, copy=False)
     dtype = np.uint8 if bits < 8 else np.uint16
     out = np.empty((len(raw), count), dtype)
     weights = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
@@ -206,7 +207,10 @@ def _unpredicted(samples: np.ndarray, predictor: int, bits: int) -> np.ndarray:
         return samples
     if predictor != 2 or bits not in (8, 16):
         raise ImageError(f"damaged or not supported (predictor {predictor} with {bits} bits a sample)")
-    return np.cumsum(samples, axis=1, dtype=samples.dtype)
+    out = np.empty_like(samples)
+    for top in range(0, len(samples), 64):
+        np.cumsum(samples[top : top + 64], axis=1, dtype=samples.dtype, out=out[top : top + 64])
+    return out
 
 
 def _full_range(samples: np.ndarray, bits: int) -> np.ndarray:
