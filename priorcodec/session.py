@@ -27,11 +27,10 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from PIL.Image import Image
-    from torch import Tensor
-
-    from priorcodec.adapters.adapter import Adapter
-    from priorcodec.core.codec import Codec, Decoded, Encoded
-    from priorcodec.core.latent_refinement import Measure, Refine, Towards
+        from priorcodec.adapters.adapter import Adapter
+    from priorcodec.core.codec import Codec
+    from priorcodec.core.latent_refinement import Metric, RefineConfig
+    from priorcodec.core.types import Decoded, Encoded
     from priorcodec.registry import Registry
 
 
@@ -76,16 +75,16 @@ class Session:
         background: str | None = None,
         statistics: bool = False,
         refine: int = 0,
-        refine_for: str = "psnr",
+        refine_metric: Metric = "psnr",
     ) -> bytes:
         """An image (path, PIL image, uint8 array (h, w, 3) or (h, w), tensor (3, h, w) in [-1, 1]) -> a .gic file's bytes.
 
         quality: in levels, 0 (smallest file) to 7, fractions allowed; background: color behind transparency; statistics:
-        write eight bytes (and 3 to 7 of framing) that decoders with renorm=written use; refine, refine_for: see `refinement`.
+        write eight bytes (and 3 to 7 of framing) that decoders with renorm=written use; refine, refine_metric: see `refinement`.
         Raises:
             ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality, or as `refinement`.
         """
-        refined = self.refinement(refine, refine_for)
+        refined = self.refinement(refine, refine_metric)
         return self.encode_details(image, quality, background=background, statistics=statistics, refined=refined).data
 
     def encode_details(
@@ -95,60 +94,25 @@ class Session:
         *,
         background: str | None = None,
         statistics: bool = False,
-        refined: Refine | None = None,
+        refined: RefineConfig | None = None,
     ) -> Encoded:
         """`encode` with everything known about the file: estimated bits, parts, hash of the symbols, what refining did."""
         pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
         return self.codec.encode(pixels, quality, statistics=statistics, refined=refined)
 
     def refinement(
-        self, steps: int, towards: str = "psnr", *, progress: Callable[[int], None] | None = None
-    ) -> Refine | None:
+        self, steps: int, metric: Metric = "psnr", *, progress: Callable[[int], None] | None = None
+    ) -> RefineConfig | None:
         """A request that `Codec.encode` takes: `steps` of online latent optimization, None for 0.
 
-        towards: "psnr"; "structure", where most of the distortion is what edges lost; or the name of this session's backbone,
-        where most of it is the distance of its bridge's latent from the image's own: that loads the backbone, and the file can
-        still be decoded through any. progress: called with the number of steps done.
+        metric: "psnr", or "gmsd", where most of the distortion is what edges lost; progress: called with the number of steps done.
         Raises:
-            ConfigError: not 0 to 10000 steps, or another name.
-            WeightsError, AdapterError, BackboneError: the backbone is not complete.
+            ConfigError: not 0 to 10000 steps, or another metric.
         """
-        from priorcodec.core import latent_refinement
+        from priorcodec.core.latent_refinement import RefineConfig
 
-        name = self.config.backbone.name
-        if towards not in ("psnr", "structure", name):
-            raise ConfigError(
-                f"cannot refine for {towards!r}, wanted psnr, structure, or {name}, this session's backbone"
-            )
-        if steps == 0:
-            return None
-        measure = (
-            None
-            if towards == "psnr"
-            else latent_refinement.structure
-            if towards == "structure"
-            else self._latent_distance()
-        )
-        return latent_refinement.Refine(steps=steps, towards=measure, progress=progress)
-
-    def _latent_distance(self) -> Towards:
-        """The bridge's z_hat against the image's own latent, in standard deviations of that space, squared."""
-        import torch
-
-        adapter = self.adapter
-
-        def towards(x: Tensor, quality: float) -> Measure:
-            level = torch.tensor([quality], device=x.device)
-            with torch.no_grad():
-                z = adapter.attached.to_latents(x.to(self._dtype)).float()
-
-            def measure(y_hat: Tensor, preview: Tensor) -> Tensor:
-                z_hat, _ = adapter.bridge(y_hat, level, preview)
-                return ((z_hat.float() - z) / adapter.bridge.std).square().mean()
-
-            return measure
-
-        return towards
+        request = RefineConfig(steps=steps or 1, metric=metric, progress=progress)  # a wrong metric is an error at 0 steps too
+        return request if steps else None
 
     def encode_to(
         self,
@@ -159,7 +123,7 @@ class Session:
         background: str | None = None,
         statistics: bool = False,
         refine: int = 0,
-        refine_for: str = "psnr",
+        refine_metric: Metric = "psnr",
     ) -> bytes:
         """`encode` with the quality searched: the largest file at or under `max_bytes`, or `bpp` bits per pixel of the true size.
 
@@ -168,8 +132,8 @@ class Session:
             ConfigError: none or both targets, or one below this image's smallest file. ImageError: as `encode` does.
         """
         pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
-        target = rate_control.bytes_of(max_bytes, bpp, *pixels.shape[:2])
-        refined = self.refinement(refine, refine_for)
+        target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
+        refined = self.refinement(refine, refine_metric)
         return self.codec.encode_to(pixels, target, statistics=statistics, refined=refined).encoded.data
 
     def preview(self, data: bytes) -> Image:
@@ -203,7 +167,7 @@ class Session:
             raise StreamError(
                 "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=off"
             )
-        adapter = self.adapter  # outside inference mode: refining has gradients through it
+        adapter = self.adapter
         with torch.inference_mode(), self._one_call:
             try:
                 return self._image(adapter, decoded)
@@ -243,17 +207,19 @@ class Session:
     def _image(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """uint8 (h, w, 3). Raises FloatingPointError when a value in it or its latent is not finite."""
         from priorcodec.adapters import decode as adapter_decode
-        from priorcodec.core import statistics
+        from priorcodec.core import tiling
+        from priorcodec.core.moments import match_moments
 
-        plan = decoded.tiles(self.tile, adapter_decode.MARGIN)
-        found = adapter_decode.latent(adapter, decoded, plan, steps=self.config.steps)
+        plan = tiling.plan(decoded.height, decoded.width, self.tile, adapter_decode.MARGIN)
+        preview = self.codec.preview_tensor(decoded)
+        found = adapter_decode.latent(adapter, decoded, preview, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:
             if found.mean is None or found.std is None:
                 raise AdapterError(
                     f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone.name} predicts no "
                     "statistics: decode with renorm=off"
                 )
-            found = dataclasses.replace(found, z=statistics.to_statistics(found.z, found.mean, found.std))
+            found = dataclasses.replace(found, z=match_moments(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
         return adapter_decode.image(adapter, decoded, found, plan, strength=self.config.strength, written=written)
 

@@ -19,11 +19,12 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.refiner import STRIDE as DETAIL_STRIDE
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.core import statistics, tiling
-from priorcodec.core.codec import Decoded
 from priorcodec.core.image import io as image_io
+from priorcodec.core.moments import merge_moments
 from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.tiling import Plan, Span
 from priorcodec.core.transforms import STRIDE
+from priorcodec.core.types import Decoded
 
 MARGIN = (
     64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
@@ -47,17 +48,17 @@ class Latent:
     preview: Tensor
 
 
-def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
+def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, steps: int) -> Latent:
     """All calls of the denoiser, tile by tile, the results faded into each other.
 
-    Noise is that of the whole image, so that tiles agree where they overlap. Statistics are predicted from what is measured in
+    preview: `Codec.preview_tensor`. Noise is that of the whole image, so that tiles agree where they overlap. Statistics are predicted from what is measured in
     the tiles' own areas together, which is the whole image. Raises FloatingPointError: a value that is not finite.
     """
     space, device = adapter.spec.latent, decoded.y_hat.device
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, trunks, preview = adapter.statistics, [], [], decoded.preview
+    head, seen, trunks = adapter.statistics, [], []
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -75,7 +76,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
 
     z = torch.cat([band for (band,) in tiling.blend(plan, one)], -2)
     mean, std = (
-        (None, None) if head is None else head.predict(*statistics.together(seen), statistics.together(trunks)[0])
+        (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(trunks)[0])
     )
     return Latent(z=z, mean=mean, std=std, preview=preview)
 

@@ -78,7 +78,7 @@ def encode(
     background: Annotated[str | None, typer.Option(help="Color behind transparency: white, #rrggbb.")] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
     refine: Annotated[int, typer.Option(help="Steps of latent optimization, 0 to 10000: slower, smaller, better.")] = 0,
-    refine_for: Annotated[str, typer.Option(help="psnr, structure, or a backbone.")] = "psnr",
+    refine_for: Annotated[str, typer.Option(help="psnr or gmsd.")] = "psnr",
     device: Device = None,
     max_pixels: MaxPixels = None,
     tile: Tile = None,
@@ -104,11 +104,10 @@ def encode(
         raise ConfigError(f"got {' and '.join(given)}, wanted at most one of {', '.join(options)}")
     limit = target_bytes if max_bytes is None else max_bytes
     if bpp is not None or limit is not None:
-        rate_control.bytes_of(limit, bpp, 1, 1)
-    guest = {} if refine_for in ("psnr", "structure") else {"backbone": refine_for}
+        rate_control.target_bytes(limit, bpp, 1, 1)
     if refine_for != "psnr" and not refine:
         raise ConfigError(f"got --refine-for {refine_for} without --refine: say how many steps")
-    config = _config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile), **guest)
+    config = _config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile))
     jobs = runner.plan(
         inputs,
         output,
@@ -125,7 +124,7 @@ def encode(
         background=background,
         statistics=statistics,
         refine=refine,
-        refine_for=refine_for,
+        refine_metric=refine_for,
         show_steps=len(jobs) == 1,
         skip=skip_existing,
         force=force,

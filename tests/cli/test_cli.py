@@ -49,7 +49,7 @@ def test_encode_decode_preview_info_of_a_folder(folder):
         assert (folder / "gic" / name).exists()
     status, out, _ = quick("info", folder / "gic" / "a.gic", "--json")
     info = json.loads(out)[0]
-    assert info["header_bytes"] + info["hyper_bytes"] + info["latent_bytes"] == info["bytes"] == rows[0]["bytes"]
+    assert info["header_bytes"] + info["string_bytes"] == info["bytes"] == rows[0]["bytes"]
     assert (info["quality"], info["width"], info["height"]) == (2.0, 90, 70)
 
 

@@ -8,7 +8,9 @@ worked on in strips of any shape, so memory depends neither on the height nor on
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from priorcodec.core.entropy.tables import INDEX_BIAS, INDEX_GAIN, LARGEST_SYMBO
 from priorcodec.core.errors import StreamError
 
 GROUP = 1 << 21  # values rounded at a time: 16 MiB in float64
+Positions: TypeAlias = "NDArray[np.intp] | None"
+SymbolsOf: TypeAlias = "Callable[[NDArray[np.int16], NDArray[np.uint8], Positions], NDArray[np.int16]]"
 FORGIVEN_BITS = 64  # of the least length: what a state that starts empty may save
 
 
@@ -57,27 +61,19 @@ class FrozenEntropyModel:
 
     def encode(self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int) -> Coded:
         """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> the string."""
-        z_mean, z_index = self._z_parameters(quality, z.shape[1:])
-        z_symbols = _symbols(z.reshape(self.m_h, -1), z_mean)
-        coder, digest = Encoder(self.coder), _Digest()
-        coder.add(z_symbols, z_index, skip_certain=False)
-        digest.add(z_symbols)
-        phi = self._features(z_symbols, z_mean, quality, z.shape[1:])
-        state = _Values(self.m, y_q.shape[1:])
-        flat = y_q.reshape(self.m, -1)
-        for first in (True, False):
-            at = state.positions(first)
-            mean, index = self._parameters(phi, state, at, first)
-            symbols = _symbols(flat, mean, at)
-            symbols[self.coder.certain[index]] = 0
-            coder.add(symbols, index, skip_certain=True)
-            digest.add(symbols)
-            state.put(at, symbols, mean, keep=first)
+        coder, flat = Encoder(self.coder), (z.reshape(self.m_h, -1), y_q.reshape(self.m, -1))
+
+        def rounded(mean: NDArray[np.int16], index: NDArray[np.uint8], at: Positions) -> NDArray[np.int16]:
+            symbols = _symbols(flat[0] if at is None else flat[1], mean, at)
+            if at is not None:
+                symbols[self.coder.certain[index]] = 0
+            coder.add(symbols, index, skip_certain=at is not None)
+            return symbols
+
+        y_hat_q, digest = self.walk(quality, y_q.shape[1], y_q.shape[2], rounded)
         string, (z_bits, *y_bits) = coder.finish(), coder.bits
         self.check_length(len(string), quality, *z.shape[1:])
-        return Coded(
-            string=string, y_hat_q=state.y_hat_q, z_bits=z_bits, y_bits=sum(y_bits), symbols_sha256=digest.hex()
-        )
+        return Coded(string=string, y_hat_q=y_hat_q, z_bits=z_bits, y_bits=sum(y_bits), symbols_sha256=digest)
 
     def decode(self, string: bytes, quality: int, h: int, w: int) -> tuple[NDArray[np.float32], str]:
         """The string and the size of the y grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
@@ -85,22 +81,35 @@ class FrozenEntropyModel:
         Raises:
             StreamError: the string holds impossible symbols, or is too short or too long for an image of that size.
         """
-        grid = (h // 4, w // 4)
-        self.check_length(len(string), quality, *grid)
-        z_mean, z_index = self._z_parameters(quality, grid)
-        decoder, digest = Decoder(self.coder, string), _Digest()
-        z_symbols = decoder.take(z_index, skip_certain=False)
+        self.check_length(len(string), quality, h // 4, w // 4)
+        decoder = Decoder(self.coder, string)
+        found = self.walk(quality, h, w, lambda mean, index, at: decoder.take(index, skip_certain=at is not None))
+        decoder.finish()
+        return found
+
+    def walk(self, quality: int, h: int, w: int, symbols_of: SymbolsOf) -> tuple[NDArray[np.float32], str]:
+        """All passes in the order of coding, for encoder and decoder alike.
+
+        Args:
+            quality: as in the file; h, w: size of the y grid, multiples of 4.
+            symbols_of: mean, table index (c, positions) and the positions of a pass of y, or None for z -> its symbols.
+        Returns:
+            y_hat_q (m, h, w), decoded values in quantization steps, and the SHA-256 of all symbols.
+        """
+        digest, grid = _Digest(), (h // 4, w // 4)
+        index = np.broadcast_to(self.tables["z_index"][quality][:, None], (self.m_h, grid[0] * grid[1]))
+        z_mean = self.tables["z_mean"][quality][:, None]
+        z_symbols = symbols_of(z_mean, np.ascontiguousarray(index), None)
         digest.add(z_symbols)
         phi = self._features(z_symbols, z_mean, quality, grid)
-        state = _Values(self.m, (h, w))
+        values = _Values(self.m, h, w)
         for first in (True, False):
-            at = state.positions(first)
-            mean, index = self._parameters(phi, state, at, first)
-            symbols = decoder.take(index, skip_certain=True)
+            at = values.positions(first)
+            mean, index = self._parameters(phi, values, at, first)
+            symbols = symbols_of(mean, index, at)
             digest.add(symbols)
-            state.put(at, symbols, mean, keep=first)
-        decoder.finish()
-        return state.y_hat_q, digest.hex()
+            values.put(at, symbols, mean, keep=first)
+        return values.y_hat_q, digest.hex()
 
     def check_length(self, length: int, quality: int, h: int, w: int) -> None:
         """Even the likeliest z symbols cost bits: what a header makes us allocate is bounded by the length of its file.
@@ -118,11 +127,6 @@ class FrozenEntropyModel:
         """Of one position of z."""
         return float(self.coder.least_bits[self.tables["z_index"][quality]].sum())
 
-    def _z_parameters(self, quality: int, grid: tuple[int, ...]) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-        """-> mean (m_h, 1) and table index (m_h, positions) of z."""
-        index = np.broadcast_to(self.tables["z_index"][quality][:, None], (self.m_h, grid[0] * grid[1]))
-        return self.tables["z_mean"][quality][:, None], np.ascontiguousarray(index)
-
     def _features(
         self, z_symbols: NDArray[np.int16], z_mean: NDArray[np.int16], quality: int, grid: tuple[int, ...]
     ) -> NDArray[np.int16]:
@@ -134,7 +138,7 @@ class FrozenEntropyModel:
         return last(pixel_shuffle(third(pixel_shuffle(second(a)))))
 
     def _parameters(
-        self, phi: NDArray[np.int16], state: _Values, at: NDArray[np.intp], first: bool
+        self, phi: NDArray[np.int16], values: _Values, at: NDArray[np.intp], first: bool
     ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
         """-> mean (int16, units of 1/ONE) and table index (uint8) of the positions `at`, each (m, positions)."""
         flat = phi.reshape(-1, phi.shape[2])
@@ -144,7 +148,7 @@ class FrozenEntropyModel:
             here = at[strip]
             a = flat[here]
             if not first:
-                context = self._context.product(self._context.gather(state.context, state.padded(here)))
+                context = self._context.product(self._context.gather(values.context, values.padded(here)))
                 a = np.concatenate([a, context], 1)
             out = head[1].product(head[0].product(a.astype(np.float64)).astype(np.float64))
             mean[:, strip] = out[:, : self.m].T
@@ -161,8 +165,8 @@ class _Values:
         context: int16 (h + 2, w + 2, m), the anchors' values in units of 1/ONE, clamped; zero elsewhere.
     """
 
-    def __init__(self, m: int, size: tuple[int, ...]):
-        self.h, self.w = size
+    def __init__(self, m: int, h: int, w: int):
+        self.h, self.w = h, w
         self.y_hat_q = np.zeros((m, self.h, self.w), np.float32)
         self.context = np.zeros((self.h + 2, self.w + 2, m), np.int16)
 
@@ -183,10 +187,10 @@ class _Values:
         step = max(1, GROUP // len(symbols))
         for start in range(0, len(at), step):
             strip = slice(start, start + step)
-            values = symbols[:, strip].astype(np.int32) * ONE + mean[:, strip]
-            flat[:, at[strip]] = values / np.float32(ONE)  # below 2**24: exact
+            fixed = symbols[:, strip].astype(np.int32) * ONE + mean[:, strip]
+            flat[:, at[strip]] = fixed / np.float32(ONE)  # below 2**24: exact
             if keep:
-                seen[padded[strip]] = _fixed(values).T
+                seen[padded[strip]] = _fixed(fixed).T
 
 
 def _symbols(y: NDArray[np.float32], mean: NDArray[np.int16], at: NDArray[np.intp] | None = None) -> NDArray[np.int16]:
