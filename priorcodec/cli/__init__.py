@@ -230,7 +230,7 @@ def backbones(
     no_plugin: NoPlugin = None,
     as_json: Json = False,
 ) -> None:
-    """Who can decode: family, size, latent, prediction, license, weights here or not, adapters known."""
+    """Who can decode: size, latent, prediction, license, weights here or not, adapters known."""
     from priorcodec.cli import listing
     from priorcodec.registry import open_registry
 
@@ -241,7 +241,7 @@ def backbones(
     elif name:
         print("\n".join(f"{key:<12} {value}" for key, value in rows[0].items()))
     else:
-        listing.table(rows, ("name", "family", "parameters", "latent", "prediction", "license", "weights", "adapters"))
+        listing.table(rows, ("name", "parameters", "latent", "prediction", "license", "weights", "adapters"))
 
 
 @app.command()

@@ -113,7 +113,7 @@ def check_wrong_partner_refused(subject: Subject) -> None:
         file = adapter_file.read(path)
     for spec, encoder in (
         (replace(subject.spec, name="another"), ENCODER),
-        (replace(subject.spec, revision=other), ENCODER),
+        (replace(subject.spec, hub_revision=other, sha256=""), ENCODER),
         (subject.spec, ENCODER + 1),
     ):
         try:

@@ -66,10 +66,9 @@ def _rule(pattern: str, per_layer: int) -> LoraRule:
 SPEC = BackboneSpec(
     name="nano_dit",
     summary="Our small transformer, shipped with the package",
-    family="nano",
     license="Apache-2.0",
     source="weights/nano_dit.safetensors",
-    revision="62b021064b7710503a588c8fa66e0a86baa9998d1cf5349a132208d95dc450b6",
+    sha256="62b021064b7710503a588c8fa66e0a86baa9998d1cf5349a132208d95dc450b6",
     parameters=3_932_000,
     latent=LATENT,
     prediction=Prediction.VELOCITY,

@@ -51,10 +51,9 @@ def build_tiny() -> Any:
 SPEC = BackboneSpec(
     name="nano_unet",
     summary="Our small U-Net, shipped with the package: the default",
-    family="nano",
     license="Apache-2.0",
     source="weights/nano_unet.safetensors",
-    revision="75348ce414c0bb89233e62b9b63eb1dd6a9fdc824fde81e84e40e9f2ad21ccd4",
+    sha256="75348ce414c0bb89233e62b9b63eb1dd6a9fdc824fde81e84e40e9f2ad21ccd4",
     parameters=6_372_968,
     latent=LATENT,
     prediction=Prediction.NOISE,

@@ -82,10 +82,10 @@ def build_tiny() -> Any:
 SPEC = BackboneSpec(
     name="sdxl",
     summary="Stable Diffusion XL base 1.0, the large U-Net, at 1024 pixels",
-    family="unet",
+    denoiser_subfolder="unet",
     license="CreativeML OpenRAIL++-M",
     source="stabilityai/stable-diffusion-xl-base-1.0",
-    revision="462165984030d82259a11f4367a4eed129e94a7b",
+    hub_revision="462165984030d82259a11f4367a4eed129e94a7b",
     parameters=2_567_463_684,
     latent=loading.latent_space(SCALE),
     prediction=Prediction.NOISE,
