@@ -1,7 +1,7 @@
 """What a file says -> a backbone's image, tile by tile; an image of one tile is the plain case.
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
-    z, preview --each tile: to_pixels, strength--> x --blend--> bands of the image --crop--> renorm=written --> uint8
+    z, preview --each tile: to_pixels, blend--> x --blend--> bands of the image --crop--> renorm=written --> uint8
 What is whole at any time is y_hat, the latent, the noise of one pass, the 8-bit image, and the preview in float32, which both
 passes read; with renorm=written the image in float32 as well.
 """
@@ -87,16 +87,16 @@ def image(
     found: Latent,
     plan: Plan,
     *,
-    strength: float = 1.0,
+    blend: float = 1.0,
     written: ImageStatistics | None = None,
 ) -> np.ndarray:
     """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
 
-    strength: how far from the preview to the backbone's image, 0 to 1: between an estimate of the smallest error and one that
+    blend: share of the backbone's image, the rest preview, 0 to 1: between an estimate of the smallest error and one that
     looks real, the line is the best trade (Freirich, Michaeli and Meir, NeurIPS 2021); written: statistics that the
     image is moved to. Raises FloatingPointError: a value that is not finite.
     """
-    bands, size = _bands(adapter, decoded, found, plan, strength), (decoded.height, decoded.width)
+    bands, size = _bands(adapter, decoded, found, plan, blend), (decoded.height, decoded.width)
     if written is not None:
         kept = list(bands)
         shown = statistics.measure_shown(kept)
@@ -108,7 +108,7 @@ def image(
     return pixels
 
 
-def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, strength: float) -> Iterator[Tensor]:
+def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, blend: float) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the image without its padding, float32, not clamped."""
     stride, device = adapter.spec.latent.stride, decoded.y_hat.device
     quality = torch.tensor([decoded.quality], device=device)
@@ -120,7 +120,7 @@ def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, streng
         preview = found.preview[..., rows.read(1), columns.read(1)]
         noise = whole[..., rows.read(DETAIL_STRIDE), columns.read(DETAIL_STRIDE)]
         x = _finite(adapter.to_pixels(z, quality, preview, noise))
-        return [x if strength == 1 else torch.lerp(preview, x, strength)]
+        return [x if blend == 1 else torch.lerp(preview, x, blend)]
 
     left = decoded.height
     for (band,) in tiling.blend(plan, one):

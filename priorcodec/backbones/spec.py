@@ -154,6 +154,8 @@ class BackboneSpec:
         pooled_dim: Width of the pooled conditioning vector, 0 for none.
         size: Side in pixels of the images the model was trained on.
         pixel_bytes: Peak memory per pixel of a tile while decoding in float32, weights excluded; sets the tile size.
+        gpu_dtype: Floating-point type to decode in on a GPU: "bfloat16", "float16" or "float32".
+        low_memory: Whether the autoencoder should work in slices and tiles unless the user says otherwise.
         lora: Modules that get a LoRA.
         fusion: Modules whose output attends to features of the file; may be empty.
         build: Builds the full model.
@@ -179,6 +181,8 @@ class BackboneSpec:
     pooled_dim: int = 0
     size: int = 512
     pixel_bytes: int = 8192
+    gpu_dtype: str = "bfloat16"
+    low_memory: bool = False
     lora: tuple[LoraRule, ...] = ()
     fusion: tuple[FusionSite, ...] = ()
     build: Build = field(repr=False)
@@ -203,6 +207,8 @@ class BackboneSpec:
             value = getattr(self, key)
             if value and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
                 problems.append(f"{key} {value!r} is not {digits} hex digits")
+        if self.gpu_dtype not in ("bfloat16", "float16", "float32"):
+            problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:
             problems.append(f"latent.mean and latent.std do not have {self.latent.channels} entries")
         if problems:

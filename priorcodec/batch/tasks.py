@@ -122,7 +122,7 @@ class Decode:
     @property
     def name(self) -> str:
         """Of the images, between the file's name and the suffix."""
-        return "preview" if self.preview else self.config.backbone.name
+        return "preview" if self.preview else self.config.backbone
 
     def open(self) -> Work:
         from priorcodec.core.image import io as image_io

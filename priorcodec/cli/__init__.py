@@ -40,10 +40,10 @@ AdapterName = Annotated[str | None, typer.Option("--adapter", help="Adapter name
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the denoiser, 1 to 8; default 1.")]
-Strength = Annotated[
+Blend = Annotated[
     float | None, typer.Option(help="How much of the backbone's image, the rest preview: 0 to 1; default 1.")
 ]
-Renorm = Annotated[str | None, typer.Option(help="off, predicted or written: see docs/decoding.md.")]
+Renorm = Annotated[str | None, typer.Option(help="none, predicted or written: see docs/decoding.md.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 Skip = Annotated[
@@ -143,7 +143,7 @@ def decode(
     dtype: Dtype = None,
     steps: Steps = None,
     renorm: Renorm = None,
-    strength: Strength = None,
+    blend: Blend = None,
     no_plugin: NoPlugin = None,
     max_pixels: MaxPixels = None,
     tile: Tile = None,
@@ -162,7 +162,7 @@ def decode(
     options = {"backbone": backbone, "adapter": adapter, "device": device, "dtype": dtype, "renorm": renorm}
     options |= {
         "steps": _text(steps),
-        "strength": _text(strength),
+        "blend": _text(blend),
         "max_pixels": _text(max_pixels),
         "tile": _text(tile),
     }

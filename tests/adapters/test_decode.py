@@ -26,11 +26,11 @@ def photo() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def file(photo) -> bytes:
-    return open_session().encode(photo, 3, statistics=True)
+    return open_session().encode(photo, quality=3, statistics=True)
 
 
-def decoded_with(file, *words, backbone="nano_unet"):
-    return open_session(backbone, overrides=words).decode_pixels(file).astype(float)
+def decoded_with(file, backbone="nano_unet", **settings):
+    return open_session(backbone, **settings).decode(file, output="np").astype(float)
 
 
 def step(image, column):
@@ -45,27 +45,27 @@ def seam(tiles, whole, column):
 
 
 def test_seams_are_far_below_the_images_own_variation_and_a_hard_cut_is_not(file, monkeypatch):
-    whole, tiles = decoded_with(file, "tile=0"), decoded_with(file, "tile=256")
+    whole, tiles = decoded_with(file, tile=0), decoded_with(file, tile=256)
     columns = [192]  # 440 pixels are padded to 448, of which the first of two tiles takes 192
     variation = np.mean([np.abs(np.diff(whole[:, c - 16 : c + 16].mean(-1), axis=1)).mean() for c in columns])
     assert max(seam(tiles, whole, c) for c in columns) < 0.1 * variation
     near, far = np.abs(tiles - whole)[:, 128:256].mean(), np.abs(tiles - whole)[:, :128].mean()
     assert near < 2 * far + 0.1  # group norm sees other pixels; nothing happens where tiles meet
     monkeypatch.setattr(adapter_decode, "MARGIN", 0)
-    cut = decoded_with(file, "tile=256")
+    cut = decoded_with(file, tile=256)
     assert max(seam(cut, whole, c) for c in columns) > 0.1 * variation  # the same measure does see a border
 
 
-@pytest.mark.parametrize("words", [["renorm=predicted"], ["steps=2"]])
-def test_every_setting_works_in_tiles_as_in_one_piece(file, photo, words):
-    whole, tiles = decoded_with(file, "tile=0", *words), decoded_with(file, "tile=256", *words)
+@pytest.mark.parametrize("settings", [{"renorm": "predicted"}, {"steps": 2}])
+def test_every_setting_works_in_tiles_as_in_one_piece(file, photo, settings):
+    whole, tiles = decoded_with(file, tile=0, **settings), decoded_with(file, tile=256, **settings)
     assert tiles.shape == photo.shape
     assert np.abs(tiles - whole).mean() < 0.2 * np.abs(whole - photo).mean()
 
 
 def test_written_statistics_are_met_by_the_whole_image(file, photo):
     wanted = ImageStatistics.measure(photo)
-    found = ImageStatistics.measure(decoded_with(file, "tile=128", "renorm=written", backbone="toy").astype(np.uint8))
+    found = ImageStatistics.measure(decoded_with(file, tile=128, renorm="written", backbone="toy").astype(np.uint8))
     assert np.abs(np.subtract([*found.mean, *found.std], [*wanted.mean, *wanted.std])).max() < 1.5
 
 
@@ -136,5 +136,5 @@ def test_a_value_that_is_not_finite_is_noticed_in_any_tile(file, monkeypatch):
 
 
 def test_the_fingerprint_knows_the_tiles_but_not_their_reason(file):
-    one, same, other = (open_session(overrides=[f"tile={side}"]).fingerprint(file) for side in (0, 448, 256))
+    one, same, other = (open_session(tile=side).fingerprint(file) for side in (0, 448, 256))
     assert one == same != other

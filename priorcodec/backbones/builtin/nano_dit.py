@@ -75,6 +75,7 @@ SPEC = BackboneSpec(
     token_dim=64,
     size=256,
     pixel_bytes=400,
+    gpu_dtype="float32",
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
     fusion=tuple(
         FusionSite(module=f"transformer_blocks.{i}", channels=WIDTH, tiny_channels=TINY_WIDTH, stride=PATCH)

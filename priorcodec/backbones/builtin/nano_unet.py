@@ -60,6 +60,7 @@ SPEC = BackboneSpec(
     token_dim=64,
     size=256,
     pixel_bytes=400,
+    gpu_dtype="float32",
     lora=(
         LoraRule(pattern=r".*\.attn[12]\.(to_q|to_k|to_v|to_out\.0)", modules=32, tiny_modules=32),
         LoraRule(pattern=r".*\.ff\.net\.(0\.proj|2)", modules=8, tiny_modules=8),

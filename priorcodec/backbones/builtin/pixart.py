@@ -100,6 +100,7 @@ _spec = partial(
     prediction=Prediction.NOISE,
     token_dim=4096,
     size=SIZE,
+    low_memory=True,
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
     fusion=tuple(
         FusionSite(module=f"transformer_blocks.{i}", channels=1152, tiny_channels=24, stride=PATCH)

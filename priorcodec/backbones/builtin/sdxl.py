@@ -92,6 +92,7 @@ SPEC = BackboneSpec(
     token_dim=2048,
     pooled_dim=POOLED,
     size=SIZE,
+    low_memory=True,
     lora=unet.lora_rules(full=(70, 17, 11), tiny=(11, 11, 7)),
     fusion=(
         FusionSite(module="down_blocks.0", channels=320, tiny_channels=16, stride=2),
