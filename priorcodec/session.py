@@ -349,7 +349,7 @@ class Session:
         decoded = self.codec.decode(data, max_pixels=self.config.max_pixels)
         if self.config.renorm is Renorm.written and decoded.statistics is None:
             raise StreamError(
-                "renorm=written, but the file has no statistics: encode with statistics, or decode with renorm=none"
+                "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=none"
             )
         adapter = self.adapter
         with torch.inference_mode():

@@ -150,7 +150,7 @@ def test_written_statistics_are_met(photo):
 
 def test_renormalization_without_statistics_is_one_line_with_the_remedy(session, photo, monkeypatch):
     data = session.encode(photo, quality=0)
-    with pytest.raises(StreamError, match="encode with statistics") as caught:
+    with pytest.raises(StreamError, match="encode --statistics") as caught:
         open_session("toy", renorm="written").decode(data)
     assert "\n" not in str(caught.value)
     predicted = open_session("toy", renorm="predicted")
