@@ -1,4 +1,4 @@
-"""nano_dit: our own small transformer. diffusers' PixArtTransformer2DModel, velocity prediction, unconditional."""
+"""nano_dit: our own small transformer. Velocity prediction, unconditional; a PixArt transformer in small."""
 
 from __future__ import annotations
 
@@ -16,22 +16,14 @@ if TYPE_CHECKING:
 LAYERS, PATCH = 6, 2
 WIDTH, TINY_WIDTH = 192, 16
 CONFIG: dict[str, Any] = {
-    "sample_size": 32,
-    "in_channels": 8,
-    "out_channels": 8,
-    "patch_size": PATCH,
-    "num_layers": LAYERS,
-    "num_attention_heads": 3,
-    "attention_head_dim": WIDTH // 3,
-    "cross_attention_dim": WIDTH,
-    "caption_channels": 64,
-    "use_additional_conditions": False,
+    "channels": 8,
+    "width": WIDTH,
+    "layers": LAYERS,
+    "heads": 3,
+    "token_dim": 64,
+    "patch": PATCH,
 }
-TINY: dict[str, Any] = CONFIG | {
-    "num_attention_heads": 2,
-    "attention_head_dim": TINY_WIDTH // 2,
-    "cross_attention_dim": TINY_WIDTH,
-}
+TINY: dict[str, Any] = CONFIG | {"width": TINY_WIDTH, "heads": 2}
 
 
 def predict(model: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
@@ -40,14 +32,14 @@ def predict(model: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor |
 
     height, width = x_t.shape[-2:]
     x_t = pad(x_t, (0, width % PATCH, 0, height % PATCH), mode="replicate")
-    return model(x_t, tokens, timestep=t, return_dict=False)[0][..., :height, :width]
+    return model(x_t, t, tokens)[..., :height, :width]
 
 
 def build(weights: Path | None, *, dtype: torch.dtype) -> Any:
     from priorcodec.backbones.builtin import _nano
     from priorcodec.backbones.builtin._nano_dit import Transformer
 
-    return _nano.load(SPEC, Transformer(**CONFIG), predict, weights, dtype=dtype)
+    return _nano.load(SPEC, lambda: Transformer(**CONFIG), predict, weights, dtype=dtype)
 
 
 def build_tiny() -> Any:
