@@ -406,6 +406,9 @@ class Session:
         return pixels
 
     def _load_adapter(self, dtype: torch.dtype) -> Adapter:
+        """A newly built backbone and, merged into it, the adapter."""
+        import torch
+
         from priorcodec.adapters import file as adapter_file
         from priorcodec.adapters.adapter import Adapter
 
@@ -421,10 +424,12 @@ class Session:
         if isinstance(saver, LowMemory):
             saver.slice_pixels()
             saver.tile_pixels()
-        adapter = Adapter(spec, file.config, m=codec.transforms.config.m, levels=codec.levels)
-        adapter.inject(backbone)
+        with torch.device("meta"):  # no random numbers of the process are used
+            adapter = Adapter(spec, file.config, m=codec.transforms.config.m, levels=codec.levels)
         adapter_file.load(file, adapter)
-        return adapter.to(self.device).requires_grad_(False).eval()
+        adapter.requires_grad_(False).eval().to(self.device)
+        adapter.merge(backbone, keep=False)
+        return adapter
 
 
 def open_session(

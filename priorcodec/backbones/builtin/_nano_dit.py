@@ -1,6 +1,6 @@
 """The torch part of `nano_dit`: the transformer of PixArt (Chen et al. 2023), small, with positions that fit any image size.
 
-x_t --2x2 patches + positions--> blocks (attention, attention to the tokens, feed-forward), modulated by time --> patches --> output
+x_t --2x2 patches + positions--> blocks, modulated by time, with attention to the tokens --> patches --> output
 """
 
 from __future__ import annotations
