@@ -66,7 +66,7 @@ class EncodedImage(bytes):
     @classmethod
     def of(cls, details: Encoded) -> EncodedImage:
         """Wrap the codec's own record."""
-        from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
+        from priorcodec.core.entropy.tables import QUALITY_STEPS
 
         image, parts = cls(details.data), details.container
         image.quality, image.width, image.height = parts.quality / QUALITY_STEPS, parts.width, parts.height
@@ -351,12 +351,21 @@ class Session:
             raise StreamError(
                 "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=none"
             )
-        adapter = self.adapter
+        if self.config.blend == 0:
+            return self._preview_image(decoded)
+        adapter = self.adapter  # loaded outside inference mode, so that its tensors can be used anywhere
         with torch.inference_mode():
             try:
                 return self._image(adapter, decoded)
             except FloatingPointError:
                 return self._image_in_float32(decoded)
+
+    def _preview_image(self, decoded: Decoded) -> np.ndarray:
+        """`_image` for blend=0: no backbone."""
+        from priorcodec.adapters import decode as adapter_decode
+
+        written = decoded.statistics if self.config.renorm is Renorm.written else None
+        return adapter_decode.preview_image(decoded, self.codec.preview_tensor(decoded), written=written)
 
     def _image(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """uint8 (h, w, 3). Raises FloatingPointError when a value in it or its latent is not finite."""
@@ -549,7 +558,9 @@ def _refinement(steps: int, metric: Metric, progress: Callable[[int], None] | No
     """The request that the codec takes, None for 0 steps. Raises ConfigError: not 0 to 10000 steps, or another metric."""
     from priorcodec.core.latent_refinement import RefineConfig
 
-    request = RefineConfig(steps=steps or 1, metric=metric, progress=progress)  # a wrong metric is an error at 0 steps too
+    request = RefineConfig(
+        steps=steps or 1, metric=metric, progress=progress
+    )  # a wrong metric is an error at 0 steps too
     return request if steps else None
 
 

@@ -8,7 +8,7 @@ passes read; with renorm=written the image in float32 as well.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,8 @@ class Latent:
 def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, steps: int) -> Latent:
     """All calls of the denoiser, tile by tile, the results faded into each other.
 
-    preview: `Codec.preview_tensor`. Noise is that of the whole image, so that tiles agree where they overlap. Statistics are predicted from what is measured in
+    preview: `Codec.preview_tensor`. Noise is that of the whole image, so that tiles agree where they overlap. Statistics are
+    predicted from what is measured in
     the tiles' own areas together, which is the whole image. Raises FloatingPointError: a value that is not finite.
     """
     space, device = adapter.spec.latent, decoded.y_hat.device
@@ -75,9 +76,7 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
         return [_finite(out.z)]
 
     z = torch.cat([band for (band,) in tiling.blend(plan, one)], -2)
-    mean, std = (
-        (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(trunks)[0])
-    )
+    mean, std = (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(trunks)[0])
     return Latent(z=z, mean=mean, std=std, preview=preview)
 
 
@@ -96,12 +95,20 @@ def image(
     looks real, the line is the best trade (Freirich, Michaeli and Meir, NeurIPS 2021); written: statistics that the
     image is moved to. Raises FloatingPointError: a value that is not finite.
     """
-    bands, size = _bands(adapter, decoded, found, plan, blend), (decoded.height, decoded.width)
+    return _to_pixels(_bands(adapter, decoded, found, plan, blend), decoded, written)
+
+
+def preview_image(decoded: Decoded, preview: Tensor, *, written: ImageStatistics | None = None) -> np.ndarray:
+    """`image` for blend=0, which needs no backbone: the preview (1, 3, H, W), moved to the written statistics if given."""
+    return _to_pixels([image_io.crop(preview, decoded.height, decoded.width)], decoded, written)
+
+
+def _to_pixels(bands: Iterable[Tensor], decoded: Decoded, written: ImageStatistics | None) -> np.ndarray:
     if written is not None:
         kept = list(bands)
         shown = statistics.measure_shown(kept)
         bands = (written.apply(band, shown) for band in kept)
-    pixels, top = np.empty((*size, 3), np.uint8), 0
+    pixels, top = np.empty((decoded.height, decoded.width, 3), np.uint8), 0
     for band in bands:
         pixels[top : top + band.shape[-2]] = image_io.to_pixels(band)
         top += band.shape[-2]

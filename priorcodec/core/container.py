@@ -134,9 +134,7 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
         raise StreamError(f"got {type(data).__name__}, wanted the bytes of a {SUFFIX} file")
     data = bytes(data)
     if data[: len(MAGIC)] != MAGIC:
-        raise StreamError(
-            f"not a {SUFFIX} file: it begins with {data[:3].hex() or 'nothing'}, wanted {MAGIC.hex()}"
-        )
+        raise StreamError(f"not a {SUFFIX} file: it begins with {data[:3].hex() or 'nothing'}, wanted {MAGIC.hex()}")
     version = data[3] & 0x0F if len(data) > 3 else VERSION
     if version != VERSION:
         advice = "encode the image again" if version < VERSION else "update priorcodec"

@@ -128,7 +128,7 @@ class Transforms(nn.Module):
         self.g_a = Analysis(c.n8, c.n16, c.m, c.depth)
         self.g_s = Synthesis(c.n8, c.n16, c.m, c.depth)
         self.h_a = HyperAnalysis(c.m, c.n, c.m_h)
-        start = torch.linspace(-1.2, 1.2, c.levels)[:, None]
+        start = torch.linspace(-1.2, 1.2, c.levels, device="cpu")[:, None]  # on "meta" it would import torch's compiler
         self.log_gain = nn.Parameter(start.repeat(1, c.m))
         self.log_inverse = nn.Parameter(-start.repeat(1, c.m))
         self.log_hyper_gain = nn.Parameter(0.5 * start.repeat(1, c.m_h))

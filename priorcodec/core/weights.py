@@ -53,7 +53,9 @@ def save_encoder(model: ImageEncoder, path: Path, metadata: Mapping[str, str]) -
         if not name.startswith(TRAINED):
             tensors[name] = value.detach().cpu().to(torch.float32 if name in FULL_PRECISION else torch.float16)
             if not bool(tensors[name].isfinite().all()):
-                raise WeightsError(f"{name} is not finite in half precision: the training diverged, freeze an earlier checkpoint")
+                raise WeightsError(
+                    f"{name} is not finite in half precision: the training diverged, freeze an earlier checkpoint"
+                )
     tables = model.entropy_model.tables() | gaussian_tables()
     tensors |= {f"{TABLES}{key}": torch.from_numpy(value) for key, value in tables.items()}
     header = {"kind": KIND, "config": json.dumps(dataclasses.asdict(model.config)), **metadata}

@@ -9,7 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec.backbones.builtin._nano_layers import Attention, FeedForward, TanhGelu, TimeEmbedding, time_features
+from priorcodec.backbones.builtin._nano_layers import (
+    Attention,
+    FeedForward,
+    TanhGelu,
+    TimeEmbedding,
+    normal,
+    time_features,
+)
 
 TIME_CHANNELS = 256
 EPS = 1e-6
@@ -81,7 +88,7 @@ class Block(nn.Module):
         self.attn1 = Attention(width, heads, bias=True)
         self.attn2 = Attention(width, heads, bias=True)
         self.ff = FeedForward(width, TanhGelu)
-        self.scale_shift_table = nn.Parameter(torch.randn(6, width) / width**0.5)
+        self.scale_shift_table = nn.Parameter(normal(6, width, std=width**-0.5))
 
     def forward(self, x: Tensor, tokens: Tensor, time: Tensor) -> Tensor:
         parts = (self.scale_shift_table[None] + time.reshape(len(x), 6, -1)).chunk(6, 1)
@@ -108,7 +115,7 @@ class Transformer(nn.Module):
         self.patch = patch
         self.pos_embed = Patches(channels, width, patch)
         self.transformer_blocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
-        self.scale_shift_table = nn.Parameter(torch.randn(2, width) / width**0.5)
+        self.scale_shift_table = nn.Parameter(normal(2, width, std=width**-0.5))
         self.proj_out = nn.Linear(width, patch * patch * channels)
         self.adaln_single = TimeModulation(width)
         self.caption_projection = Projection(token_dim, width)

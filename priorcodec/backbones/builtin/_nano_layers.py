@@ -27,6 +27,12 @@ def linear_betas_squared(start: float, end: float, steps: int = 1000) -> Tensor:
     return torch.cumprod(1 - betas, 0)
 
 
+def normal(*shape: int, std: float) -> Tensor:
+    """Normal random values; none on the meta device, where drawing them would import torch's compiler."""
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_(std=std)
+
+
 class TimeEmbedding(nn.Module):
     """(b, c_in) -> (b, width)."""
 

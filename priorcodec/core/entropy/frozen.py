@@ -117,7 +117,9 @@ class FrozenEntropyModel:
         length: of the string, in bytes; h, w: size of the z grid, which is that of the padded image. Raises StreamError.
         """
         bits = self.least_z_bits(quality) * h * w
-        if 8 * length + FORGIVEN_BITS < 0.99 * bits:  # rANS with 32 bits of state and more loses less than 1/256 of them
+        if (
+            8 * length + FORGIVEN_BITS < 0.99 * bits
+        ):  # rANS with 32 bits of state and more loses less than 1/256 of them
             raise StreamError(
                 f"the entropy string has {length} bytes, an image of this size needs {int(bits / 8)}: "
                 "the file is damaged or forged"

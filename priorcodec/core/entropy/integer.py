@@ -44,7 +44,9 @@ def to_integers(name: str, value: Tensor, dtype: type[np.signedinteger]) -> NDAr
     rounded = torch.floor(value.detach().cpu().double() + 0.5).numpy()
     least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
     if not np.isfinite(rounded).all():
-        raise WeightsError(f"{name} holds values that are not finite: the training diverged, freeze an earlier checkpoint")
+        raise WeightsError(
+            f"{name} holds values that are not finite: the training diverged, freeze an earlier checkpoint"
+        )
     if rounded.size and not least <= rounded.min() <= rounded.max() <= most:
         found = rounded.flat[np.abs(rounded).argmax()]
         raise WeightsError(

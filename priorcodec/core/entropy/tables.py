@@ -85,7 +85,11 @@ def check_tables(tables: Tables, m: int, m_h: int, n: int, levels: int) -> None:
         raise ValueError("z_index names a table that does not exist")
     for name, value in tables.items():
         most = 2**31 if name.endswith(".bias") else LARGEST_SYMBOL if name in ("z_mean", "quality_bias") else LIMIT
-        if name in shapes(m, m_h, n, levels) and not name.startswith("cdf") and (np.abs(value.astype(np.int64)) > most).any():
+        if (
+            name in shapes(m, m_h, n, levels)
+            and not name.startswith("cdf")
+            and (np.abs(value.astype(np.int64)) > most).any()
+        ):
             raise ValueError(f"{name} is out of the range in which sums are exact")
 
 
