@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from priorcodec.core.errors import WeightsError as WeightsError
     from priorcodec.registry import open_registry as open_registry
     from priorcodec.registry.hookspecs import hookimpl as hookimpl
+    from priorcodec.session import EncodedImage as EncodedImage
     from priorcodec.session import Session as Session
+    from priorcodec.session import list_backbones as list_backbones
     from priorcodec.session import open_session as open_session
 
     __version__: str
@@ -36,7 +38,7 @@ _MODULES = {  # module -> the public names it holds; importing any of these modu
     ),
     "priorcodec.registry": "open_registry",
     "priorcodec.registry.hookspecs": "hookimpl",
-    "priorcodec.session": "Session open_session",
+    "priorcodec.session": "EncodedImage Session list_backbones open_session",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

@@ -1,7 +1,6 @@
-"""Settings as structured OmegaConf: defaults, then a YAML file, then `key=value` words; all mistakes told at once.
+"""Settings as structured OmegaConf: defaults, then a YAML file, then `key=value` words; all mistakes are reported at once.
 
-backbone=sdxl backbone.weights=/models/sdxl dtype=bfloat16   (after Hydra's groups and torchtune's config validation)
-    \\-> configs/sdxl.yaml if we ship one, for any other backbone its name alone
+Validation after torchtune's `config.validate`; the only module that uses OmegaConf.
 """
 
 from __future__ import annotations
@@ -9,8 +8,7 @@ from __future__ import annotations
 import difflib
 import enum
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
-from importlib import resources
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -19,10 +17,11 @@ from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import ConfigError
 
 Schema = TypeVar("Schema")
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 
 
 class Dtype(enum.StrEnum):
-    """Of the denoiser; auto: bfloat16 on a GPU, float32 on the CPU."""
+    """Floating-point type of the denoiser; auto: float32 on the CPU, otherwise what the backbone's spec recommends."""
 
     auto = "auto"
     float32 = "float32"
@@ -31,16 +30,21 @@ class Dtype(enum.StrEnum):
 
 
 class Renorm(enum.StrEnum):
-    """Whose statistics the result is moved to: nobody's, those the adapter predicts, those written in the file."""
+    """Which statistics the decoded image is moved to: none, those the adapter predicts, or those written in the file."""
 
-    off = "off"
+    none = "none"
     predicted = "predicted"
     written = "written"
 
 
 @dataclass
 class BackboneConfig:
-    """name: as `priorcodec backbones` lists them; weights: folder, file or Hub id of a mirror, null for the source."""
+    """Backbone of a training run.
+
+    Attributes:
+        name: As `priorcodec backbones` lists them.
+        weights: Folder, file or Hub id of a mirror; None for the spec's own source.
+    """
 
     name: str = "nano_unet"
     weights: str | None = None
@@ -48,66 +52,76 @@ class BackboneConfig:
 
 @dataclass
 class DecodeConfig:
-    """How a file becomes an image.
+    """Settings of a session: how a file becomes an image.
 
-    adapter: name or path; device: auto, cpu, cuda, cuda:1, ...; low_memory: the autoencoder works in slices and tiles;
-    steps: calls of the denoiser, 1 to 8; renorm: see `core.renorm`; strength: how far from the preview to the backbone's
-    image, 0 to 1; max_pixels: larger images and files of such are refused;
-    tile: side in pixels of the parts that larger images are worked on in, null for what the memory allows, 0 for never.
+    Attributes:
+        backbone: Name of the backbone, as `priorcodec backbones` lists them.
+        weights: Folder, file or Hub id of its weights; None for the spec's own source.
+        adapter: Name of a known adapter, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
+        device: auto, cpu, cuda, cuda:1, mps or xpu.
+        dtype: Of the denoiser; auto: float32 on the CPU, otherwise what the backbone's spec recommends.
+        steps: Denoiser calls, 1 to `MAX_STEPS`.
+        renorm: Which statistics the image is moved to; see `core.statistics`.
+        blend: Share of the backbone's image, 0 (the preview) to 1.
+        low_memory: Let the autoencoder work in slices and tiles; None for what the backbone's spec recommends.
+        max_pixels: Images and files with more pixels are refused.
+        tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
     """
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: str = "nano_unet"
+    weights: str | None = None
     adapter: str = "default"
     device: str = "auto"
     dtype: Dtype = Dtype.auto
-    low_memory: bool = False
     steps: int = 1
-    renorm: Renorm = Renorm.off
-    strength: float = 1.0
+    renorm: Renorm = Renorm.none
+    blend: float = 1.0
+    low_memory: bool | None = None
     max_pixels: int = MAX_PIXELS
     tile: int | None = None
 
     def problems(self) -> list[str]:
-        """What the types alone cannot tell."""
+        """One line for every value that has the right type but is impossible."""
         found = []
-        if self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps", "xpu"):
-            found.append(f"device={self.device}: wanted auto, cpu, cuda, mps or xpu")
+        if self.device.split(":")[0] not in DEVICES:
+            found.append(f"device={self.device}: wanted {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
         if not 1 <= self.steps <= MAX_STEPS:
             found.append(f"steps={self.steps}: wanted 1 to {MAX_STEPS}")
-        if not 0 <= self.strength <= 1:
-            found.append(f"strength={self.strength:g}: wanted 0 (the preview) to 1 (all of the backbone's image)")
+        if not 0 <= self.blend <= 1:
+            found.append(f"blend={self.blend:g}: wanted 0 (the preview) to 1 (the backbone's image)")
         if self.max_pixels < 1:
             found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
         if self.tile and (self.tile < 128 or self.tile % 64):
-            found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, 0 for never, or null")
+            found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, 0 for no tiles, or null")
         return found
 
 
-def decode_config(overrides: Sequence[str], *, backbones: Collection[str] | None = None) -> DecodeConfig:
-    """Words of the command line -> settings; `config=FILE` is a YAML file of one's own instead of the backbone's.
+def decode_config(
+    overrides: Sequence[str] = (), *, file: Path | None = None, backbones: Collection[str] | None = None
+) -> DecodeConfig:
+    """Defaults, then a YAML file, then `key=value` words -> settings of a session.
 
-    backbones: the known names, to tell a misspelt one together with the rest.
+    Args:
+        overrides: Words such as "backbone=sdxl" or "steps=4"; "config=FILE" stands for `file`.
+        file: YAML file with the fields of `DecodeConfig`.
+        backbones: Known names, to report a misspelled one together with the other mistakes.
+
     Raises:
-        ConfigError: one line for every wrong word.
+        ConfigError: One line for every mistake.
     """
-    own = [Path(w.removeprefix("config=")) for w in overrides if w.startswith("config=")]
-    overrides = [w for w in overrides if not w.startswith("config=")]
-    named = [w.partition("=")[2] for w in overrides if w.partition("=")[0] in ("backbone", "backbone.name")]
-    name = named[-1] if named else None
-    words = ["backbone.name" + w.removeprefix("backbone") if w.startswith("backbone=") else w for w in overrides]
+    for word in overrides:
+        if word.startswith("config="):
+            file = Path(word.removeprefix("config="))
+    words = [word for word in overrides if not word.startswith("config=")]
     problems = []
+    name = next((word.partition("=")[2] for word in reversed(words) if word.startswith("backbone=")), None)
     if backbones is not None and name is not None and name not in backbones:
         near = difflib.get_close_matches(name, backbones, n=3, cutoff=0.5) or sorted(backbones)
         problems.append(f"backbone={name}: no such backbone; nearest: {', '.join(near)}")
-    problems += [f"config={path}: no such file" for path in own if not path.is_file()]
-    file = next((path for path in own if path.is_file()), shipped(name) if name else None)
+    if file is not None and not file.is_file():
+        problems.append(f"config={file}: no such file")
+        file = None
     return compose(DecodeConfig, words, file=file, problems=problems)
-
-
-def shipped(name: str) -> Path | None:
-    """Our own YAML file for a backbone, if there is one."""
-    path = Path(str(resources.files("priorcodec"))) / "configs" / f"{name}.yaml"
-    return path if path.is_file() else None
 
 
 def compose(

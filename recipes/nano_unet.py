@@ -8,11 +8,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from latents import LatentCrops
 
 from priorcodec.backbones.builtin import nano_unet
+from priorcodec.backbones.builtin._nano_unet import UNet
 from priorcodec.backbones.diffusion import add_noise
 from priorcodec.training.loop import Budget, Loop
 
@@ -31,7 +31,7 @@ torch.set_num_threads(args.threads)
 torch.manual_seed(SEED)
 device = "cuda" if torch.cuda.is_available() else "cpu"
 latents = LatentCrops(args.packed, args.vae, args.run, CROP, device, seed=SEED)
-unet = UNet2DConditionModel(**nano_unet.CONFIG).to(device, memory_format=torch.channels_last)  # pyright: ignore
+unet = UNet(**nano_unet.CONFIG).to(device, memory_format=torch.channels_last)  # pyright: ignore
 loop = Loop(unet, args.run, Budget(lr=4e-4, steps=args.steps, max_minutes=args.minutes))
 scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 alphas = scheduler.alphas_cumprod.to(device)

@@ -121,7 +121,13 @@ def check_shapes(file: AdapterFile, spec: BackboneSpec, *, m: int, levels: int) 
 
 
 def load(file: AdapterFile, adapter: Adapter) -> None:
-    """Copy the stored tensors into an attached adapter of the same config. Raises AdapterError when they do not fit."""
+    """Give an adapter of the same config the stored tensors, in float32; its own ones may be on the meta device.
+
+    LoRA goes into the layers of an injected adapter, and into `lora_values` of one that is not attached yet.
+
+    Raises:
+        AdapterError: They do not fit.
+    """
     from priorcodec.adapters import lora
 
     parts: dict[str, dict[str, Tensor]] = {"own": {}, "lora": {}}
@@ -133,8 +139,13 @@ def load(file: AdapterFile, adapter: Adapter) -> None:
         if not torch.isfinite(value).all():
             raise AdapterError(f"{file.path.name}: {said} holds values that are not finite: get the adapter again")
         parts[part][name] = value.float()
+    empty = any(parameter.is_meta for parameter in adapter.parameters())
     try:
-        adapter.load_state_dict(parts["own"])
+        adapter.load_state_dict(parts["own"], assign=empty)
     except RuntimeError as error:
         raise AdapterError(f"{file.path.name} does not fit: {str(error).splitlines()[-1].strip()}") from error
-    lora.load(adapter.lora, parts["lora"])
+    adapter.metadata = file.metadata
+    if adapter.backbone is None:
+        adapter.lora_values = parts["lora"]
+    else:
+        lora.load(adapter.lora, parts["lora"])

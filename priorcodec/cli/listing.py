@@ -115,7 +115,6 @@ def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
         weights = f"refused: {error}"
     return {
         "name": spec.name,
-        "family": spec.family,
         "parameters": f"{spec.parameters / 1e6:.2f}M",
         "latent": f"{spec.latent.channels} channels, stride {spec.latent.stride}",
         "prediction": str(spec.prediction),

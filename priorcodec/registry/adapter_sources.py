@@ -44,12 +44,12 @@ def fetch(source: AdapterSource) -> Path:
 
 def here(source: AdapterSource) -> Path | None:
     """The file if it is on this machine, without touching the network. Raises AdapterError, as `fetch` does."""
-    from huggingface_hub import try_to_load_from_cache
-
     repository = _on_the_hub(source)
     if repository is None:
         path = Path(source.location).expanduser()
         return _same(source, path) if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
     repo, name, revision = repository
     found = try_to_load_from_cache(repo, name, revision=revision)
     return _same(source, Path(found)) if isinstance(found, str) else None

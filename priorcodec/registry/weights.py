@@ -16,11 +16,9 @@ from priorcodec.backbones.spec import AdapterSource, BackboneSpec
 from priorcodec.core.errors import WeightsError
 from priorcodec.registry.hookspecs import hookimpl
 
-DENOISER = {"unet": "unet", "transformer": "transformer"}  # BackboneSpec.family -> folder of a diffusers pipeline
 WEIGHT_FILE = "diffusion_pytorch_model"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 PACKAGE = Path(priorcodec.core.__file__).parent.parent
-SHIPPED = 64  # a revision this long is the SHA-256 of a file in this package
 
 
 @hookimpl(trylast=True)
@@ -29,7 +27,7 @@ def priorcodec_weights(spec: BackboneSpec) -> Path | None:
     found = find_local(spec)
     if found is not None or not _on_the_hub(spec):
         return found
-    return _download(spec, spec.source, spec.revision)
+    return _download(spec, spec.source, spec.hub_revision)
 
 
 @hookimpl(trylast=True)
@@ -44,9 +42,9 @@ def find_local(spec: BackboneSpec) -> Path | None:
     root = os.environ.get("PRIORCODEC_WEIGHTS")
     if root and (Path(root) / spec.name).exists():
         return check_folder(spec, Path(root) / spec.name)
-    if len(spec.revision) == SHIPPED:
+    if spec.sha256:
         return _shipped(spec)
-    return _cached(spec, spec.source, spec.revision) if _on_the_hub(spec) else None
+    return _cached(spec, spec.source, spec.hub_revision) if _on_the_hub(spec) else None
 
 
 def resolve_given(spec: BackboneSpec, given: str) -> Path:
@@ -79,7 +77,7 @@ def check_folder(spec: BackboneSpec, folder: Path) -> Path:
         return folder
     missing = _missing(spec, folder)
     if missing:
-        parts = [folder / DENOISER[spec.family], folder / "vae"]
+        parts = [folder / spec.denoiser_subfolder, folder / "vae"]
         pickle = next((f for part in parts if part.is_dir() for f in part.iterdir() if f.suffix in PICKLES), None)
         why = _why_no_pickle(pickle) if pickle else ""
         raise WeightsError(
@@ -91,27 +89,27 @@ def check_folder(spec: BackboneSpec, folder: Path) -> Path:
 def download_command(spec: BackboneSpec) -> str:
     """What to type on a machine with a network; the files then lie in the Hugging Face cache."""
     files = " ".join(_wanted(spec))
-    return f"hf download {spec.source} {files} --revision {spec.revision}"
+    return f"hf download {spec.source} {files} --revision {spec.hub_revision}"
 
 
 def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     """One line: what is missing, how to get it, under which license."""
     where = f"{spec.name}: its weights are not on this machine{f' and {reason}' if reason else ''}"
-    if len(spec.revision) == SHIPPED:
+    if spec.sha256:
         return (
             f"{where}: {spec.source} should have come with the package; reinstall priorcodec (license: {spec.license})"
         )
-    if spec.family not in DENOISER:
-        return f"{where}: give backbone.weights=PATH with {spec.source} at {spec.revision} (license: {spec.license})"
+    if not _on_the_hub(spec):
+        return f"{where}: give backbone.weights=PATH with {spec.source} (license: {spec.license})"
     return f"{where}: run `{download_command(spec)}`, or give backbone.weights=FOLDER (license: {spec.license})"
 
 
 def _on_the_hub(spec: BackboneSpec) -> bool:
-    return len(spec.revision) != SHIPPED and spec.family in DENOISER
+    return bool(spec.hub_revision and spec.denoiser_subfolder)
 
 
 def _wanted(spec: BackboneSpec) -> list[str]:
-    parts = [DENOISER[spec.family], "vae"]
+    parts = [spec.denoiser_subfolder, "vae"]
     files = [f"{part}/{name}" for part in parts for name in ("config.json", f"{WEIGHT_FILE}.safetensors")]
     return [*files, "scheduler/scheduler_config.json"]
 
@@ -161,9 +159,9 @@ def _shipped(spec: BackboneSpec) -> Path | None:
         return None
     stat = path.stat()
     digest = _sha256(path, stat.st_size, stat.st_mtime_ns)
-    if digest != spec.revision:
+    if digest != spec.sha256:
         raise WeightsError(
-            f"{spec.name}: {spec.source} has SHA-256 {digest[:12]}, wanted {spec.revision[:12]}; reinstall priorcodec"
+            f"{spec.name}: {spec.source} has SHA-256 {digest[:12]}, wanted {spec.sha256[:12]}; reinstall priorcodec"
         )
     return path
 

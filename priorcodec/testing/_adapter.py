@@ -113,7 +113,7 @@ def check_wrong_partner_refused(subject: Subject) -> None:
         file = adapter_file.read(path)
     for spec, encoder in (
         (replace(subject.spec, name="another"), ENCODER),
-        (replace(subject.spec, revision=other), ENCODER),
+        (replace(subject.spec, hub_revision=other, sha256=""), ENCODER),
         (subject.spec, ENCODER + 1),
     ):
         try:
@@ -219,7 +219,8 @@ def _decode(subject: Subject, backbone: Any, codec: Codec, data: bytes) -> Tenso
     decoded = codec.decode(data)
     adapter = _attached(subject, backbone)
     quality = torch.tensor([decoded.quality])
-    out = adapter(decoded.y_hat, quality, decoded.preview)
-    x = image_io.crop(adapter.to_pixels(out.z, quality, decoded.preview), decoded.height, decoded.width)
+    preview = codec.preview_tensor(decoded)
+    out = adapter(decoded.y_hat, quality, preview)
+    x = image_io.crop(adapter.to_pixels(out.z, quality, preview), decoded.height, decoded.width)
     adapter.eject()
     return torch.from_numpy(image_io.to_pixels(x))

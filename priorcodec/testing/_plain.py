@@ -14,8 +14,8 @@ HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "compressai
 
 
 def check_texts(subject: Subject) -> None:
-    """Summary, license, source and family are stated, one line each."""
-    for name in ("summary", "license", "source", "family"):
+    """Summary, license and source are stated, one line each."""
+    for name in ("summary", "license", "source"):
         text = getattr(subject.spec, name)
         require(isinstance(text, str) and bool(text.strip()), f"{name} is empty; state it")
         require("\n" not in text, f"{name} has several lines, wanted one")

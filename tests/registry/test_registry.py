@@ -16,7 +16,7 @@ from priorcodec import BackboneSpec, LatentSpace, Prediction, hookimpl
 
 def spec(name, **more):
     return BackboneSpec(
-        name=name, summary="s", family="other", license="MIT", source="here", revision="0" * 40, parameters=1,
+        name=name, summary="s", license="MIT", source="here", parameters=1,
         latent=LatentSpace(channels=1, stride=8, scale=1.0, mean=(0.0,), std=(1.0,)), prediction=Prediction.NOISE,
         token_dim=8, build=lambda weights, *, dtype: None, build_tiny=lambda: None, **more)
 """

@@ -162,7 +162,9 @@ def test_half_precision_is_downloaded_only_where_there_is_nothing_else(registry,
 def test_a_shipped_file_is_checked_against_its_hash(registry, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "PACKAGE", tmp_path)
     (tmp_path / "w.safetensors").write_bytes(b"weights")
-    spec = replace(registry.spec("sd15"), source="w.safetensors", revision=hashlib.sha256(b"weights").hexdigest())
+    spec = replace(
+        registry.spec("sd15"), source="w.safetensors", hub_revision="", sha256=hashlib.sha256(b"weights").hexdigest()
+    )
     assert registry.weights(spec) == tmp_path / "w.safetensors"
     (tmp_path / "w.safetensors").write_bytes(b"something else")
     with pytest.raises(WeightsError, match="reinstall"):

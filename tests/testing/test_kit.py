@@ -65,7 +65,7 @@ def make(kind=Good, **changes):
     build.__module__ = "json"  # light, and importable by itself
     count = sum(p.numel() for p in Denoiser(16).parameters())
     fields = {
-        "name": "good", "summary": "s", "family": "f", "license": "MIT", "source": "here", "revision": "0" * 40,
+        "name": "good", "summary": "s", "license": "MIT", "source": "here",
         "latent": LatentSpace(channels=4, stride=8, scale=1.0, mean=(0.0,) * 4, std=(1.0,) * 4),
         "prediction": Prediction.SAMPLE, "size": 64, "parameters": count, "token_dim": 6, "pooled_dim": 5,
         "lora": (LoraRule(pattern=r"conv[12]|text|vector", modules=4, tiny_modules=4, rank=2),),

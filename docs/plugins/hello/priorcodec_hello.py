@@ -20,10 +20,8 @@ def build_tiny():
 SPEC = BackboneSpec(
     name="hello",
     summary="Two convolutions on 8x8 block means",
-    family="hello",
     license="Apache-2.0",
     source="computed when built",
-    revision="0" * 40,
     parameters=1923,
     latent=LatentSpace(channels=3, stride=8, scale=1.0, mean=(0.0,) * 3, std=(0.5,) * 3),
     prediction=Prediction.SAMPLE,

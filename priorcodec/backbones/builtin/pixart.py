@@ -95,11 +95,12 @@ def _rule(pattern: str, per_layer: int) -> LoraRule:
 
 _spec = partial(
     BackboneSpec,
-    family="transformer",
+    denoiser_subfolder="transformer",
     license="CreativeML OpenRAIL++-M",
     prediction=Prediction.NOISE,
     token_dim=4096,
     size=SIZE,
+    low_memory=True,
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
     fusion=tuple(
         FusionSite(module=f"transformer_blocks.{i}", channels=1152, tiny_channels=24, stride=PATCH)
@@ -111,7 +112,7 @@ SPEC = _spec(
     name="pixart",
     summary="PixArt-alpha XL 2, a transformer at 1024 pixels (float16 overflows: bfloat16 or float32)",
     source="PixArt-alpha/PixArt-XL-2-1024-MS",
-    revision="b89adadeccd9ead2adcb9fa2825d3fabec48d404",
+    hub_revision="b89adadeccd9ead2adcb9fa2825d3fabec48d404",
     parameters=611_349_152,
     latent=loading.latent_space(ALPHA_SCALE),
     build=build,
@@ -121,7 +122,7 @@ SPEC_SIGMA = _spec(
     name="pixart.sigma",
     summary="PixArt-Sigma XL 2, a transformer at 1024 pixels with SDXL's autoencoder",
     source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
-    revision="e102b3591cc82e97071b8b4cb90d834d0c487207",
+    hub_revision="e102b3591cc82e97071b8b4cb90d834d0c487207",
     parameters=610_856_096,
     latent=loading.latent_space(SIGMA_SCALE),
     build=build_sigma,

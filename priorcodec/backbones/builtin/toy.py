@@ -32,10 +32,8 @@ def build_tiny() -> Any:
 SPEC = BackboneSpec(
     name="toy",
     summary="Two convolutions on 8x8 block means, for docs and tests",
-    family="toy",
     license="Apache-2.0",
     source="computed when built",
-    revision="0" * 40,
     parameters=2 * 9 * 3 * WIDTH + WIDTH + 3,
     latent=LatentSpace(channels=3, stride=8, scale=1.0, mean=(0.0,) * 3, std=(0.5,) * 3),
     prediction=Prediction.SAMPLE,

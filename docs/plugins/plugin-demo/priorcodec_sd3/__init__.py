@@ -15,10 +15,10 @@ def build(weights, *, dtype, tiny=False):
 SPEC = BackboneSpec(
     name="sd3",
     summary="Stable Diffusion 3 medium, a flow-matching transformer at 1024 pixels",
-    family="transformer",
+    denoiser_subfolder="transformer",
     license="Stability AI Community License",
     source="stabilityai/stable-diffusion-3-medium-diffusers",
-    revision="b1148b4028b9ec56ebd36444c193d56aeff7ab56",
+    hub_revision="b1148b4028b9ec56ebd36444c193d56aeff7ab56",
     parameters=2_028_328_000,
     latent=LatentSpace(channels=16, stride=8, scale=1.5305, shift=0.0609, mean=(0.0,) * 16, std=(1.0,) * 16),
     prediction=Prediction.FLOW,
