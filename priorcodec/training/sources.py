@@ -168,15 +168,14 @@ def _unpacked(shard: Path, folder: Path) -> Path:
     about = shard.stat()
     name = hashlib.sha256(f"{shard.absolute()} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()[:16]
     target = folder / UNPACKED / f"{name}.tar"
-    if not target.exists():
-        target.parent.mkdir(exist_ok=True)
-        part = target.with_suffix(".part")
-        try:
-            with gzip.open(shard) as packed, part.open("wb") as out:
-                shutil.copyfileobj(packed, out, 2**20)
-            os.replace(part, target)
-        finally:
-            part.unlink(missing_ok=True)
+    target.parent.mkdir(exist_ok=True)
+    part = target.with_suffix(".part")
+    try:
+        with gzip.open(shard) as packed, part.open("wb") as out:
+            shutil.copyfileobj(packed, out, 2**20)
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 
