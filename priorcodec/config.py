@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any, TypeVar, get_type_hints
 from priorcodec.backbones.spec import MAX_STEPS
 from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import ConfigError
+from priorcodec.core.io.safetensors import shown
 
 Schema = TypeVar("Schema")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+MAX_FILE = 2**20  # bytes of a settings file
 
 
 class Dtype(enum.StrEnum):
@@ -125,25 +128,46 @@ def decode_config(
 
 
 def compose(
-    schema: type[Schema], overrides: Sequence[str] = (), *, file: Path | None = None, problems: Sequence[str] = ()
+    schema: type[Schema],
+    overrides: Sequence[str] = (),
+    *,
+    file: Path | None = None,
+    preset: Mapping[str, str] | None = None,
+    problems: Sequence[str] = (),
 ) -> Schema:
-    """Defaults of the dataclass `schema`, then `file`, then `key=value` words; later wins.
+    """Merge the defaults of the dataclass `schema`, then `preset`, then `file`, then `key=value` words; later wins.
 
-    problems: found elsewhere, to be told together with ours. A method `schema.problems()` may add more.
+    Values are plain text, `null` or a list. Interpolations such as `${oc.env:HOME}` are refused, never resolved: a settings
+    file may come from anywhere. A field with `parse` in its metadata turns its text into a value itself.
+
+    Args:
+        schema: dataclass with defaults; a method `problems() -> list[str]` may check what types cannot.
+        overrides: `key=value` words.
+        file: YAML file with the same keys, nested or dotted.
+        preset: other defaults than the schema's, by dotted key.
+        problems: lines found elsewhere, reported together with ours.
+
     Raises:
-        ConfigError: one line for every unknown key, impossible value or word without "=".
+        ConfigError: one line for every unknown key, impossible value, word without "=" or unreadable file.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    settings, found, known = OmegaConf.structured(schema), list(problems), list(_keys(schema))
-    for origin, key, value in _pairs(file, overrides, found):
+    settings, found, known = OmegaConf.structured(schema), list(problems), dict(_keys(schema))
+    pairs = [(f"{key}={value}", key, value) for key, value in (preset or {}).items()]
+    for origin, key, value in [*pairs, *_pairs(file, overrides, known, found)]:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5) or known
-            found.append(f"{origin}: no setting {key!r}; nearest: {', '.join(near)}")
+            found.append(f"{origin}: no setting {shown(key)!r}; nearest: {', '.join(near)}")
             continue
+        if not _is_plain(value):
+            found.append(
+                f"{origin}: wanted a plain value or a list of them; interpolations (${{...}}) are not resolved"
+            )
+            continue
+        parse = known[key].get("parse", _value)
         try:
-            OmegaConf.update(settings, key, _value(value))
+            OmegaConf.update(settings, key, parse(value) if isinstance(value, str) else value)
         except OmegaConfBaseException as exc:
             found.append(f"{origin}: {str(exc).splitlines()[0]}")
     result = OmegaConf.to_object(settings)
@@ -154,40 +178,95 @@ def compose(
     return result
 
 
-def _pairs(file: Path | None, overrides: Sequence[str], found: list[str]) -> Iterator[tuple[str, str, Any]]:
-    if file is not None:
-        import yaml
+def read_yaml(path: Path) -> Mapping[str, Any]:
+    """Read a settings file; every scalar stays the text it is (YAML's `off` must not become False before the schema sees it).
 
-        # BaseLoader leaves every scalar a string: YAML's `off` must not become False before the schema sees it.
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}
-        yield from ((f"{file.name}: {key}={value}", key, value) for key, value in _flatten(content))
+    Raises:
+        ConfigError: no such file, a folder, not UTF-8, not YAML, or no mapping; one line.
+    """
+    import yaml
+
+    try:
+        if path.stat().st_size > MAX_FILE:
+            raise ConfigError(f"config={path}: larger than {MAX_FILE} bytes, wanted a settings file")
+        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
+    except IsADirectoryError as error:
+        raise ConfigError(f"config={path}: a folder, wanted a YAML file") from error
+    except OSError as error:
+        reason = "no such file" if isinstance(error, FileNotFoundError) else error.strerror
+        raise ConfigError(f"config={path}: {reason}, wanted a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        reason = shown(getattr(error, "problem", None) or type(error).__name__, 80)
+        raise ConfigError(f"config={path}: not readable as YAML{where} ({reason})") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        kind = "a list" if isinstance(content, list) else "a single value"
+        raise ConfigError(f"config={path}: holds {kind}, wanted lines of `key: value`")
+    return content
+
+
+def split_list(text: str) -> list[str]:
+    """`a, "b,c"` or `[a, "b,c"]` -> ["a", "b,c"]: quotation marks keep a comma inside an item."""
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        text = text[1:-1]
+    return [
+        (quoted or plain).strip()
+        for quoted, plain in re.findall(r'"([^"]*)"|([^,]+)', text)
+        if (quoted or plain).strip()
+    ]
+
+
+def _pairs(
+    file: Path | None, overrides: Sequence[str], known: Collection[str], found: list[str]
+) -> Iterator[tuple[str, str, Any]]:
+    if file is not None:
+        try:
+            content = read_yaml(file)
+        except ConfigError as error:
+            found.append(str(error))
+            content = {}
+        for key, value in _flatten(content, {name.rpartition(".")[0] for name in known}):
+            text = shown(value if isinstance(value, str) else "[...]", 200)
+            yield f"{file.name}: {shown(key)}={text}", key, value
     for word in overrides:
         key, equals, value = word.partition("=")
         if equals:
-            yield word, key, value
+            yield shown(word, 300), key, value
         else:
-            found.append(f"{word}: wanted key=value")
+            found.append(f"{shown(word, 300)}: wanted key=value")
 
 
-def _value(value: Any) -> Any:
+def _is_plain(value: Any) -> bool:
+    """Text, or a list of texts, in which OmegaConf would find nothing to resolve."""
+    parts = value if isinstance(value, list) else [value]
+    return all(isinstance(part, str) and "${" not in part and part != "???" for part in parts)
+
+
+def _value(value: str) -> Any:
     """A word's value: null, [a list, in brackets], or the text for the schema to read."""
-    if isinstance(value, str) and value.startswith("[") and value.endswith("]"):
-        return [part.strip() for part in value[1:-1].split(",") if part.strip()]
+    if value.startswith("[") and value.endswith("]"):
+        return split_list(value)
     return None if value == "null" else value
 
 
-def _flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flatten(content: Mapping[str, Any], groups: Collection[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Only known groups are opened: a file whose aliases repeat themselves ends at the first unknown key."""
     for key, value in content.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+        if isinstance(value, Mapping) and f"{prefix}{key}" in groups:
+            yield from _flatten(value, groups, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
-def _keys(schema: type, prefix: str = "") -> Iterator[str]:
+def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Dotted name and metadata of every setting."""
     types = get_type_hints(schema)
     for f in fields(schema):  # type: ignore[arg-type]
         if is_dataclass(types[f.name]):
             yield from _keys(types[f.name], f"{prefix}{f.name}.")
         else:
-            yield f"{prefix}{f.name}"
+            yield f"{prefix}{f.name}", f.metadata

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -313,17 +313,17 @@ Settings = Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Set
 @trainer.command(name="adapter")
 def train_adapter(words: Settings) -> None:
     """backbone=NAME data=FOLDER,SHARD.tar run=FOLDER: the only part that is trained per backbone. Resumes a run it finds."""
-    from priorcodec.training import encoder as train
+    from priorcodec.training.adapter import train_adapter as train
 
-    _trained(train.train_adapter(words))
+    _trained(train, words)
 
 
 @trainer.command(name="encoder")
 def train_encoder(words: Settings) -> None:
     """data=FOLDER,SHARD.tar run=FOLDER: a new encoder, whose files no other decodes. Resumes a run it finds."""
-    from priorcodec.training import encoder as train
+    from priorcodec.training.encoder import train_encoder as train
 
-    _trained(train.train_encoder(words))
+    _trained(train, words)
 
 
 @app.command(name="eval")
@@ -382,7 +382,18 @@ def main() -> None:
         sys.exit(130)
 
 
-def _trained(result: Path | None) -> None:
+def _trained(train: Callable[[list[str]], Path | None], words: list[str]) -> None:
+    """Run a training command; its progress is logged to stderr."""
+    import logging
+
+    handler = logging.StreamHandler()
+    logger = logging.getLogger("priorcodec")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        result = train(words)
+    finally:
+        logger.removeHandler(handler)
     if result is not None:  # only the first process writes
         print(f"{result}: {result.stat().st_size} bytes")
 
