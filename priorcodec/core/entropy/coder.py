@@ -3,7 +3,8 @@
     symbols with table indices, passes in the order of decoding --Encoder--> one string --Decoder--> the same symbols
 Frequencies are the integers of the tables, shifted to `CODER_PRECISION` bits. constriction takes probabilities and quantizes them:
 its entry i begins at floor(sum of p before i * (2**24 - n) / sum of p) + i. For p = frequency - 1 that sum is 2**24 - n, the factor
-exactly 1 and every entry begins at its integer cumulative frequency. docs/format.md specifies all of it without constriction.
+exactly 1 and every entry begins at its integer cumulative frequency. All of them are multiples of 2**8, so the first byte written is
+always zero and is left out. docs/format.md specifies all of it without constriction.
 """
 
 from __future__ import annotations
@@ -95,14 +96,14 @@ class Encoder:
         self.bits.append(bits)
 
     def finish(self) -> bytes:
-        """The string: the coder's 32-bit words, little endian, without the zero bytes at the end."""
+        """The string: the coder's 32-bit words, little endian, without the first byte, a zero, and the zero bytes at the end."""
         coder = _Ans()
         for symbols, model in reversed(self._parts):  # the first symbol to be read is written last
             if isinstance(model, np.ndarray):
                 coder.encode_reverse(symbols, _model.Uniform(), model)
             else:
                 coder.encode_reverse(symbols, model)
-        return coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+        return coder.get_compressed().astype("<u4").tobytes()[1:].rstrip(b"\0")
 
 
 class Decoder:
@@ -116,7 +117,8 @@ class Decoder:
         if data.endswith(b"\0"):
             raise StreamError("the entropy string ends with a zero byte: the file is damaged or forged")
         self.tables = tables
-        self._coder = _Ans(np.frombuffer(data + bytes(-len(data) % 4), "<u4").astype(np.uint32)) if data else _Ans()
+        words = np.frombuffer(b"\0" + data + bytes((-1 - len(data)) % 4), "<u4").astype(np.uint32)
+        self._coder = _Ans(words) if data else _Ans()
 
     def take(self, index: NDArray[np.uint8], *, skip_certain: bool) -> NDArray[np.int16]:
         """Tables (any shape) -> symbols of that shape. Raises StreamError: an escaped symbol is beyond the range."""

@@ -91,7 +91,8 @@ class Coder:
     def __init__(self, string):
         if string[-1:] == b"\0":
             raise Refused("zero byte at the end")
-        string += bytes(-len(string) % 4)
+        if string:
+            string = b"\0" + string + bytes(-(len(string) + 1) % 4)
         self.words = [int.from_bytes(string[i : i + 4], "little") for i in range(0, len(string), 4)]
         self.state = 0
         self.refill()
