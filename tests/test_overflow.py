@@ -9,6 +9,7 @@ import torch
 
 from priorcodec import PriorCodecError, cli, hookimpl, open_session
 from priorcodec.adapters import file as adapter_file
+from priorcodec.adapters import rules
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.batch.tasks import Decode
 from priorcodec.core.errors import PrecisionWarning
@@ -51,10 +52,8 @@ def session_with(tmp_path):
             return backbone
 
         spec = dataclasses.replace(
-            original,
+            rules.tiny_spec(original),
             name="tiny",
-            lora=tuple(dataclasses.replace(rule, modules=rule.tiny_modules) for rule in original.lora),
-            fusion=tuple(dataclasses.replace(site, channels=site.tiny_channels) for site in original.fusion),
             build=build,
         )
         plugin = types.SimpleNamespace(priorcodec_backbones=hookimpl(lambda: [spec]))

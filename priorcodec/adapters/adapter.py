@@ -95,11 +95,12 @@ class Adapter(nn.Module):
             m, levels, spec.latent, width=config.width, depth=config.depth,
             fine_width=config.fine_width, fine_depth=config.fine_depth,
         )  # fmt: skip
-        self.sites = spec.fusion if config.fusion else ()
+        self.counted = rules.tiny_spec(spec) if tiny else spec  # with the counts and widths of the model it is for
+        self.sites = self.counted.fusion if config.fusion else ()
         self.pyramid = Pyramid(config.width, config.fusion, [site.stride for site in self.sites])
         self.fusion = nn.ModuleList(
             Fusion(
-                site.tiny_channels if tiny else site.channels, config.fusion,
+                site.channels, config.fusion,
                 window=config.window, shift=i % 2 * (config.window // 2),
             )
             for i, site in enumerate(self.sites)
@@ -169,7 +170,7 @@ class Adapter(nn.Module):
         if MARK in vars(backbone.module):
             raise AdapterError(f"this {self.spec.name} carries an adapter already: eject that one first")
         lora.check_free(backbone.module)
-        ranks = rules.match(self.spec.lora, backbone.module, tiny=self.tiny)
+        ranks = rules.match(self.counted.lora, backbone.module)
         if self.config.lora_rank is not None:
             ranks = {name: self.config.lora_rank for name in ranks if self.config.lora_rank > 0}
         missing = {site.module for site in self.sites} - {name for name, _ in backbone.module.named_modules()}

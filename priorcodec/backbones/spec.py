@@ -38,14 +38,12 @@ class LoraRule:
 
     Attributes:
         pattern: Regular expression, matched against the whole module path inside `Backbone.module`.
-        modules: Exact number of matches in the full model.
-        tiny_modules: Exact number of matches in the tiny model.
+        modules: Exact number of matches in the full model; the tiny model may have any number but zero.
         rank: Default LoRA rank.
     """
 
     pattern: str
     modules: int
-    tiny_modules: int
     rank: int = 16
 
 
@@ -56,13 +54,11 @@ class FusionSite:
     Attributes:
         module: Path inside `Backbone.module`, the same in the full and the tiny model.
         channels: Width of its hidden state in the full model.
-        tiny_channels: Width of its hidden state in the tiny model.
         stride: Stride of its hidden state relative to the latent grid (1, 2, 4, ...).
     """
 
     module: str
     channels: int
-    tiny_channels: int
     stride: int
 
 

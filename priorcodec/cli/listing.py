@@ -127,7 +127,7 @@ def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
 def _adapter(backbone: str, source: AdapterSource) -> dict[str, Any]:
     encoder, size = "", ""
     try:
-        path = places.here(source)
+        path = places.local_path(source)
         here = "here" if path else "missing"
         if path:
             encoder = safetensors.describe(path, AdapterError)[0].get("encoder", "")

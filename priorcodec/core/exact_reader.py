@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from priorcodec.core import container
+from priorcodec.core import container, shipped
 from priorcodec.core.container import Container
 from priorcodec.core.entropy.frozen import FrozenEntropyModel
 from priorcodec.core.entropy.tables import QUALITY_STEPS, check_tables
@@ -54,6 +54,7 @@ class ExactReader:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} is no readable encoder ({reason}): reinstall priorcodec") from error
+        shipped.verify(path, data)
         return cls(encoder_id=encoder_id(data), levels=config["levels"], entropy_model=FrozenEntropyModel(tables))
 
     def read(

@@ -12,6 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from priorcodec.core import shipped
 from priorcodec.core.entropy.frozen import FrozenEntropyModel
 from priorcodec.core.entropy.tables import Tables, check_tables, gaussian_tables
 from priorcodec.core.errors import WeightsError
@@ -96,6 +97,8 @@ class _File:
 
 def _read(path: Path) -> _File:
     metadata, tensors = safetensors.read(path, KIND, WeightsError, "reinstall priorcodec")
+    data = path.read_bytes()
+    shipped.verify(path, data)
     names = [key for key in tensors if key.startswith(TABLES)]
     try:
         tables = {key.removeprefix(TABLES): tensors.pop(key).numpy() for key in names}
@@ -104,7 +107,7 @@ def _read(path: Path) -> _File:
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else safetensors.shown(error, 200)
         raise WeightsError(f"{path} is a damaged encoder ({reason}): reinstall priorcodec") from error
-    return _File(id=encoder_id(path.read_bytes()), config=config, tensors=tensors, tables=tables, metadata=metadata)
+    return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
 
 
 def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) -> None:

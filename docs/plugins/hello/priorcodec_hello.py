@@ -27,8 +27,8 @@ SPEC = BackboneSpec(
     prediction=Prediction.SAMPLE,
     token_dim=4,
     size=64,
-    lora=(LoraRule(pattern=r"conv[12]|text", modules=3, tiny_modules=3, rank=4),),
-    fusion=(FusionSite(module="conv1", channels=32, tiny_channels=8, stride=1),),
+    lora=(LoraRule(pattern=r"conv[12]|text", modules=3, rank=4),),
+    fusion=(FusionSite(module="conv1", channels=32, stride=1),),
     build=build,
     build_tiny=build_tiny,
 )

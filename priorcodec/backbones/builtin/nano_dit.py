@@ -50,9 +50,7 @@ def build_tiny() -> Any:
 
 
 def _rule(pattern: str, per_layer: int) -> LoraRule:
-    return LoraRule(
-        pattern=rf"transformer_blocks\.\d+\.{pattern}", modules=per_layer * LAYERS, tiny_modules=per_layer * LAYERS
-    )
+    return LoraRule(pattern=rf"transformer_blocks\.\d+\.{pattern}", modules=per_layer * LAYERS)
 
 
 SPEC = BackboneSpec(
@@ -69,10 +67,7 @@ SPEC = BackboneSpec(
     pixel_bytes=400,
     gpu_dtype="float32",
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
-    fusion=tuple(
-        FusionSite(module=f"transformer_blocks.{i}", channels=WIDTH, tiny_channels=TINY_WIDTH, stride=PATCH)
-        for i in (0, 2, 4)
-    ),
+    fusion=tuple(FusionSite(module=f"transformer_blocks.{i}", channels=WIDTH, stride=PATCH) for i in (0, 2, 4)),
     build=build,
     build_tiny=build_tiny,
 )

@@ -88,9 +88,7 @@ def build_tiny_sigma() -> Any:
 
 
 def _rule(pattern: str, per_layer: int) -> LoraRule:
-    return LoraRule(
-        pattern=rf"transformer_blocks\.\d+\.{pattern}", modules=per_layer * LAYERS, tiny_modules=per_layer * LAYERS
-    )
+    return LoraRule(pattern=rf"transformer_blocks\.\d+\.{pattern}", modules=per_layer * LAYERS)
 
 
 _spec = partial(
@@ -102,10 +100,7 @@ _spec = partial(
     size=SIZE,
     low_memory=True,
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
-    fusion=tuple(
-        FusionSite(module=f"transformer_blocks.{i}", channels=1152, tiny_channels=24, stride=PATCH)
-        for i in (0, 7, 14, 21)
-    ),
+    fusion=tuple(FusionSite(module=f"transformer_blocks.{i}", channels=1152, stride=PATCH) for i in (0, 7, 14, 21)),
 )
 
 SPEC = _spec(

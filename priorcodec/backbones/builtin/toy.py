@@ -40,8 +40,8 @@ SPEC = BackboneSpec(
     token_dim=3,
     size=64,
     pixel_bytes=100,
-    lora=(LoraRule(pattern=r"conv[12]", modules=2, tiny_modules=2, rank=4),),
-    fusion=(FusionSite(module="conv1", channels=WIDTH, tiny_channels=WIDTH, stride=1),),
+    lora=(LoraRule(pattern=r"conv[12]", modules=2, rank=4),),
+    fusion=(FusionSite(module="conv1", channels=WIDTH, stride=1),),
     build=build,
     build_tiny=build_tiny,
 )

@@ -25,8 +25,8 @@ SPEC = BackboneSpec(
     token_dim=4096,
     pooled_dim=2048,
     size=1024,
-    lora=(LoraRule(pattern=LORA, modules=6 * 24, tiny_modules=6 * 24),),
-    fusion=tuple(FusionSite(module=f"{BLOCKS}.{i}.ff", channels=1536, tiny_channels=16, stride=2) for i in (0, 8, 16)),
+    lora=(LoraRule(pattern=LORA, modules=6 * 24),),
+    fusion=tuple(FusionSite(module=f"{BLOCKS}.{i}.ff", channels=1536, stride=2) for i in (0, 8, 16)),
     build=build,
     build_tiny=lambda: build(None, dtype=None, tiny=True),
 )
