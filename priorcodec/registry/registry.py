@@ -180,7 +180,7 @@ class Registry:
             try:
                 answer = impl.function(*(arguments[name] for name in impl.argnames))
                 answer = None if answer is None else read(answer)
-            except PriorCodecError:
+            except WeightsError:  # says what is wrong with the user's files
                 raise
             except (Exception, SystemExit) as exc:  # third-party code
                 self._fail(impl.plugin_name, f"{hook} raised {type(exc).__name__}: {one_line(exc)}")

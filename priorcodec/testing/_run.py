@@ -134,9 +134,11 @@ class Subject:
             raise SkipCheck(f"{what} failed, as reported above")
         try:
             return make()
+        except SkipCheck:
+            raise
         except CheckError as exc:
             self._failed.add(what)
-            raise CheckError(f"{what}: {exc}") from None
+            raise CheckError(f"{what}: {exc}") from exc.__cause__
         except (Exception, SystemExit) as exc:  # third-party code
             self._failed.add(what)
             raise CheckError(f"{what} raised {describe(exc)}") from exc
