@@ -59,27 +59,23 @@ class Registry:
         self._specs: dict[str, BackboneSpec] = {}
         self._records: list[PluginRecord] = []
 
-    def add(self, candidate: Candidate) -> PluginRecord:
-        """Load one plugin. Whatever is wrong with it ends in the record, never in an exception."""
-        record = PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version)
+    def add(self, candidate: Candidate, *, disabled: bool = False) -> PluginRecord:
+        """Load one plugin, or only list it as disabled. Whatever is wrong with it ends in the record, never in an exception."""
+        record = PluginRecord(
+            name=candidate.name, origin=candidate.origin, version=candidate.version, disabled=disabled
+        )
         try:
-            plugin = load_plugin(candidate)
-            specs = validate_plugin(candidate.name, plugin)
-            self._check_names(candidate.name, specs)
+            if not disabled:
+                plugin = load_plugin(candidate)
+                specs = validate_plugin(candidate.name, plugin)
+                self._check_names(candidate.name, specs)
+                self._manager.register(plugin, candidate.name)
+                self._specs |= {spec.name: spec for spec in specs}
+                record = replace(record, backbones=tuple(spec.name for spec in specs))
         except PluginRejected as exc:
             record = replace(record, problem=exc.problem, error=f"{exc.problem}: {exc}")
-        else:
-            self._manager.register(plugin, candidate.name)
-            self._specs |= {spec.name: spec for spec in specs}
-            record = replace(record, backbones=tuple(spec.name for spec in specs))
         self._records.append(record)
         return record
-
-    def skip(self, candidate: Candidate) -> None:
-        """List a plugin as disabled without importing it."""
-        self._records.append(
-            PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version, disabled=True)
-        )
 
     def plugins(self) -> list[PluginRecord]:
         """Every plugin that was found: working, failed and disabled ones."""
@@ -218,13 +214,9 @@ def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
         BackboneError: A plugin failed and `PRIORCODEC_STRICT_PLUGINS=1`.
     """
     unwanted = {*disabled, *_names("PRIORCODEC_DISABLE_PLUGINS")}
-    candidates = [*default_candidates(), *_installed()]
     registry = Registry()
-    for candidate in candidates:
-        if unwanted & {candidate.name, candidate.distribution}:
-            registry.skip(candidate)
-        else:
-            registry.add(candidate)
+    for candidate in [*default_candidates(), *_installed()]:
+        registry.add(candidate, disabled=bool(unwanted & {candidate.name, candidate.distribution}))
     failed = [f"{r.name} from {r.origin} ({r.error})" for r in registry.plugins() if r.error]
     if failed and os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") not in ("", "0"):
         raise BackboneError(f"PRIORCODEC_STRICT_PLUGINS is set and {len(failed)} plugins failed: {'; '.join(failed)}")

@@ -17,7 +17,9 @@ from priorcodec.core.errors import WeightsError
 from priorcodec.registry.adapter_sources import COMMIT, HUB_ID, PICKLES, sha256
 from priorcodec.registry.hookspecs import hookimpl
 
-WEIGHT_FILE = "diffusion_pytorch_model"
+STEM = "diffusion_pytorch_model"
+FULL = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")  # in one file or in shards with an index
+HALF = (f"{STEM}.fp16.safetensors", f"{STEM}.safetensors.index.fp16.json")
 PACKAGE = Path(priorcodec.core.__file__).parent.parent
 
 
@@ -107,24 +109,18 @@ def missing_line(spec: BackboneSpec, reason: str = "") -> str:
 
 def _required_files(spec: BackboneSpec) -> list[str]:
     parts = [spec.denoiser_subfolder, "vae"]
-    files = [f"{part}/{name}" for part in parts for name in ("config.json", f"{WEIGHT_FILE}.safetensors")]
-    return [*files, "scheduler/scheduler_config.json"]
-
-
-def _missing(spec: BackboneSpec, folder: Path) -> list[str]:
     return [
-        name
-        for name in _required_files(spec)
-        if not any((folder / variant).exists() for variant in _filename_variants(name))
+        *(f"{part}/{name}" for part in parts for name in ("config.json", FULL[0])),
+        "scheduler/scheduler_config.json",
     ]
 
 
-def _filename_variants(name: str) -> tuple[str, ...]:
-    """A weight file may be sharded (then its index counts), of half precision, or both."""
-    if not name.endswith(".safetensors"):
-        return (name,)
-    half = name.replace(".safetensors", ".fp16.safetensors")
-    return name, f"{name}.index.json", half, f"{name}.index.fp16.json"
+def _missing(spec: BackboneSpec, folder: Path) -> list[str]:
+    """Required files that are not in `folder`; weights may be sharded, of half precision, or both."""
+    missing = [name for name in _required_files(spec) if not (folder / name).exists()]
+    return [
+        n for n in missing if not (n.endswith(FULL[0]) and any((folder / n).with_name(f).exists() for f in FULL + HALF))
+    ]
 
 
 def _cached(spec: BackboneSpec, repo: str, commit: str) -> Path | None:
@@ -140,15 +136,18 @@ def _cached(spec: BackboneSpec, repo: str, commit: str) -> Path | None:
 def _download(spec: BackboneSpec, repo: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    def patterns(names: list[str], *variants: int) -> list[str]:
-        found = [_filename_variants(name)[i] for name in names for i in variants if i < len(_filename_variants(name))]
-        return found + [f.replace(".safetensors", "-*.safetensors") for f in found if f.endswith(".safetensors")]
+    def download(names: list[str], variants: tuple[str, str]) -> Path:
+        weights = [name.removesuffix(FULL[0]) for name in names if name.endswith(FULL[0])]
+        shards = variants[0].replace(".safetensors", "-*.safetensors")
+        patterns = [name for name in names if not name.endswith(FULL[0])]
+        patterns += [part + name for part in weights for name in (*variants, shards)]
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
 
     try:
-        folder = Path(snapshot_download(repo, revision=commit, allow_patterns=patterns(_required_files(spec), 0, 1)))
-        missing = [name for name in _missing(spec, folder) if name.endswith(".safetensors")]
+        folder = download(_required_files(spec), FULL)
+        missing = [name for name in _missing(spec, folder) if name.endswith(FULL[0])]
         if missing:  # a mirror may hold half precision only; requested last, or both would be downloaded
-            folder = Path(snapshot_download(repo, revision=commit, allow_patterns=patterns(missing, 2, 3)))
+            folder = download(missing, HALF)
     except Exception as exc:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
         raise WeightsError(missing_line(spec, f"the Hub did not give them ({type(exc).__name__})")) from exc
     return check_folder(spec, folder)

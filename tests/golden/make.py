@@ -70,7 +70,10 @@ def rewritten(codec: Codec, symbols: dict[str, np.ndarray]) -> dict[str, tuple[b
     files, known = {}, json.loads((FOLDER / "symbols.json").read_text())
     for name, row in known.items():
         quality, height, width = symbols[f"{name}/head"].tolist()
-        parts, coder = iter([symbols[f"{name}/{part}"] for part in ("z", "first", "second")]), Encoder(codec.entropy_model.coder)
+        parts, coder = (
+            iter([symbols[f"{name}/{part}"] for part in ("z", "first", "second")]),
+            Encoder(codec.entropy_model.coder),
+        )
 
         def next_pass(mean, index, at, parts=parts, coder=coder):
             values = next(parts)

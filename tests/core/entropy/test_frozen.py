@@ -115,7 +115,9 @@ def test_other_processes_threads_and_kernels_read_the_same_symbols_without_torch
     for threads, kernels in ((1, "Haswell"), (2, "Haswell"), (2, "Nehalem")):
         blas = {"OPENBLAS_NUM_THREADS": str(threads), "OPENBLAS_CORETYPE": kernels}
         command = [sys.executable, "-c", code]
-        out = subprocess.run(command, input=coded.string.hex(), capture_output=True, text=True, env={**os.environ, **blas})
+        out = subprocess.run(
+            command, input=coded.string.hex(), capture_output=True, text=True, env={**os.environ, **blas}
+        )
         assert out.stdout.strip() == coded.symbols_sha256, out.stderr
 
 
@@ -189,7 +191,9 @@ def shortest(reader, quality, height, width):
     return high
 
 
-@given(st.integers(1, 65535), st.integers(1, 65535), st.integers(0, 7), st.booleans(), st.binary(min_size=16, max_size=16))
+@given(
+    st.integers(1, 65535), st.integers(1, 65535), st.integers(0, 7), st.booleans(), st.binary(min_size=16, max_size=16)
+)
 @settings(max_examples=25, deadline=None)
 def test_memory_and_work_of_the_shortest_file_are_bounded_by_its_length(reader, height, width, level, wide, noise):
     """Random sizes, one side cut so that the padded image has at most 2**21 pixels; its shortest string, of any content."""

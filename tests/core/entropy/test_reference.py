@@ -10,7 +10,11 @@ from tests.core.entropy import reference
 from tests.golden.check import ENCODER, golden
 
 FILES = golden()
-AREA = {name: np.prod(container.padded(c.height, c.width)) for name, (data, _) in FILES.items() if (c := container.unpack(data))}
+AREA = {
+    name: np.prod(container.padded(c.height, c.width))
+    for name, (data, _) in FILES.items()
+    if (c := container.unpack(data))
+}
 SMALL = [name for name in FILES if AREA[name] <= 128 * 192]
 
 
