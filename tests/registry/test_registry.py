@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -153,6 +154,23 @@ def test_an_unmarked_hook_a_wrong_type_and_a_repeated_name_are_named(site):
     assert errors["toplevel", "package toplevel-pkg"][0] is Problem.SPEC
     assert errors["newer", "package newer-pkg"][0] is Problem.API
     assert errors["sdxl", "package sdxl-pkg"][0] is Problem.DUPLICATE
+
+
+def test_eight_threads_load_plugins_at_once_and_standard_output_stays_the_programs(site, capsys):
+    install(site, {"good": GOOD + "\nprint('imported')\n", "zbad": BAD_HOOKS})
+    stdout = sys.stdout
+
+    def load(_):
+        registry = open_registry()
+        assert sys.stdout is stdout
+        for spec in registry.specs().values():
+            registry.adapters(spec)
+        return set(registry.specs()), records(registry)["zbad"].problem
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(load, range(16)))
+    assert all(names == found[0][0] and "other" in names and problem is Problem.SPEC for names, problem in found)
+    assert capsys.readouterr().out == "imported\n"
 
 
 def test_two_registries_share_nothing(site):
