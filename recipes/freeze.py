@@ -20,11 +20,12 @@ from priorcodec.backbones.builtin._nano_dit import Transformer
 from priorcodec.backbones.builtin._nano_unet import UNet
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
+from priorcodec.training import checkpoint
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
 
 what, run, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-state = torch.load(run / "checkpoint.pt", weights_only=True)
+state = checkpoint.read(run / checkpoint.NAME)
 metadata = {"steps": str(state["step"]), "minutes": f"{state['minutes']:.0f}", "license": LICENSE}
 
 

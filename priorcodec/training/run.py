@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from priorcodec.config import compose
-from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.errors import ConfigError, PriorCodecError, TrainingError
 from priorcodec.core.io import atomic
 from priorcodec.training import data, sources
 from priorcodec.training.loop import CHECKPOINT, Loop
@@ -68,8 +68,11 @@ class Run:
     """
 
     def __init__(self, config: RunConfig):
-        from accelerate import Accelerator
-        from accelerate.utils import DistributedDataParallelKwargs
+        try:
+            from accelerate import Accelerator
+            from accelerate.utils import DistributedDataParallelKwargs
+        except ImportError as error:
+            raise TrainingError(f"training needs {error.name}: pip install 'priorcodec[train]'") from error
 
         self.config, self.folder = config, Path(config.run)
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Any, get_type_hints
 
 from priorcodec.adapters.config import AdapterConfig
-from priorcodec.config import BackboneConfig, Dtype, split_list
+from priorcodec.config import Dtype, split_list
 from priorcodec.core.errors import AdapterError
 from priorcodec.core.transforms import EncoderConfig
 
@@ -126,6 +126,14 @@ class RunConfig:
 
 
 @dataclass
+class BackboneChoice:
+    """Which backbone, and where its weights are."""
+
+    name: str = setting("nano_unet", "backbone, as `priorcodec backbones` lists them; `backbone=NAME` is short for it")
+    weights: str | None = setting(None, "folder, file or Hub id of a mirror; default: the backbone's own source")
+
+
+@dataclass
 class LossWeights:
     """Weights of the adapter's loss terms, those of the shipped adapters; 0 leaves a term out altogether."""
 
@@ -185,7 +193,7 @@ EncoderSizes: Any = settings_from(EncoderConfig, "EncoderSizes", ENCODER_HELP)
 class AdapterRunConfig(RunConfig):
     """Settings of `priorcodec train adapter`."""
 
-    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    backbone: BackboneChoice = field(default_factory=BackboneChoice)
     encoder: str | None = setting(None, "encoder weight file; default: the shipped one")
     adapter: AdapterSizes = field(default_factory=AdapterSizes)  # pyright: ignore[reportInvalidTypeForm]
     loss: LossWeights = field(default_factory=LossWeights)

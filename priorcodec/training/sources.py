@@ -74,7 +74,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
 
     Args:
         sources: images, folders and shards, each listed in sorted order.
-        folder: run folder, for the index and unpacked .tar.gz shards.
+        folder: run folder, for the index and unpacked .tar.gz shards; made if it is not there.
         background: as of `read`.
 
     Raises:
@@ -83,6 +83,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
     missing = [source for source in sources if not (os.path.isfile(source) or os.path.isdir(source))]
     if missing:
         raise TrainingError(f"data={missing[0]}: no such folder, image or tar shard")
+    folder.mkdir(parents=True, exist_ok=True)
     key = [[os.path.abspath(source) for source in sources], background]
     with FileLock(folder / ".images.lock"):
         entries = _known(folder / INDEX, key)

@@ -9,7 +9,7 @@ from typing import TypeVar, get_type_hints
 
 from priorcodec.config import compose, read_yaml
 from priorcodec.core.errors import ConfigError
-from priorcodec.training.settings import TINY, AdapterRunConfig, RunConfig
+from priorcodec.training.settings import TINY, AdapterRunConfig, EncoderRunConfig, RunConfig
 
 Schema = TypeVar("Schema", bound=RunConfig)
 
@@ -71,3 +71,7 @@ def table(schema: type, base: type | None = None) -> str:
 def help_text(schema: type) -> str:
     """The settings as plain lines for a terminal."""
     return "\n".join(f"{name}={default}\n    {text}" for name, default, text in rows(schema)) + "\n"
+
+
+if __name__ == "__main__":  # the tables of docs/train.md
+    print(table(AdapterRunConfig), table(EncoderRunConfig, AdapterRunConfig), sep="\n")
