@@ -6,6 +6,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from priorcodec.adapters.adapter import Adapter as Adapter
     from priorcodec.backbones.spec import API as API
     from priorcodec.backbones.spec import AdapterSource as AdapterSource
     from priorcodec.backbones.spec import Backbone as Backbone
@@ -31,7 +32,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_MODULES = {  # module -> the public names it holds; importing any of these modules loads no torch
+_MODULES = {  # module -> the public names it holds; importing any of these modules but the first loads no torch
+    "priorcodec.adapters.adapter": "Adapter",
     "priorcodec.backbones.spec": ("API AdapterSource Backbone BackboneSpec FusionSite LatentSpace LoraRule Prediction"),
     "priorcodec.core.errors": (
         "AdapterError BackboneError ConfigError ImageError PriorCodecError StreamError TrainingError WeightsError"

@@ -416,16 +416,12 @@ class Session:
 
     def _load_adapter(self, dtype: torch.dtype) -> Adapter:
         """A newly built backbone and, merged into it, the adapter."""
-        import torch
-
         from priorcodec.adapters import file as adapter_file
-        from priorcodec.adapters.adapter import Adapter
 
         spec, codec = self.spec, self.codec
-        file = adapter_file.read(self.registry.adapter(spec, self.config.adapter))
-        adapter_file.check(file, spec, encoder_id=codec.id)
+        path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
+        adapter = adapter_file.open_adapter(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
         weights = self.registry.weights(spec, self.config.weights)
-        adapter_file.check_shapes(file, spec, m=codec.transforms.config.m, levels=codec.levels)
         built: Any = self.registry.build(spec, weights, dtype=dtype)
         backbone: Any = built.to(self.device)
         low_memory = spec.low_memory if self.config.low_memory is None else self.config.low_memory
@@ -433,10 +429,7 @@ class Session:
         if isinstance(saver, LowMemory):
             saver.slice_pixels()
             saver.tile_pixels()
-        with torch.device("meta"):  # no random numbers of the process are used
-            adapter = Adapter(spec, file.config, m=codec.transforms.config.m, levels=codec.levels)
-        adapter_file.load(file, adapter)
-        adapter.requires_grad_(False).eval().to(self.device)
+        adapter.to(self.device)
         adapter.merge(backbone, keep=False)
         return adapter
 

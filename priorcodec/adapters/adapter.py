@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -115,6 +116,74 @@ class Adapter(nn.Module):
         self._hooks: list[RemovableHandle] = []
         self._recomputed: _Call | None = None
         self._merged: lora.Merged | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        location: str | Path,
+        *,
+        spec: BackboneSpec,
+        revision: str | None = None,
+        filename: str | None = None,
+        encoder: Path | None = None,
+    ) -> Adapter:
+        """Read an adapter, not attached to a backbone yet.
+
+        Args:
+            location: A .safetensors file, a folder, or OWNER/REPO on the Hub.
+            spec: The backbone it is for, e.g. `open_registry().spec("sdxl")`.
+            revision: Commit on the Hub, 40 hex digits.
+            filename: Name in the folder or repository, BACKBONE.adapter.safetensors if None.
+            encoder: Weight file of another encoder than the shipped one.
+
+        Raises:
+            AdapterError: It cannot be had, or belongs to another backbone, revision or encoder.
+            WeightsError: The encoder's file cannot be read.
+        """
+        from priorcodec.adapters import file as adapter_file
+        from priorcodec.adapters import hub
+        from priorcodec.core.codec import WEIGHTS
+        from priorcodec.core.weights import load_encoder
+
+        path = hub.locate(location, filename or adapter_file.name(spec), revision)
+        weights = load_encoder(encoder or WEIGHTS / "encoder.safetensors")
+        shape = weights.transforms.config
+        return adapter_file.open_adapter(path, spec, encoder_id=weights.id, m=shape.m, levels=shape.levels)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the adapter, as it was read and perhaps trained on, to FOLDER/BACKBONE.adapter.safetensors.
+
+        Raises:
+            AdapterError: It was never read from a file, so that encoder and training are unknown; or a value is not finite.
+        """
+        from priorcodec.adapters import file as adapter_file
+
+        if "encoder" not in self.metadata:
+            raise AdapterError("this adapter has no description yet: write it with `adapters.file.save`")
+        path = Path(folder) / adapter_file.name(self.spec)
+        adapter_file.save(self, path, encoder_id=int(self.metadata["encoder"], 16), metadata=self.metadata)
+        return path
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, branch: str = "main", commit_message: str | None = None
+    ) -> str:
+        """Upload the adapter and its card in one commit.
+
+        Args:
+            repo_id: OWNER/REPO, made if it does not exist.
+            private: Whether a new repository is private.
+            branch: Made if it does not exist.
+            commit_message: Summary of the commit.
+
+        Returns:
+            The commit, 40 hex digits, as `from_pretrained(revision=...)` takes it.
+
+        Raises:
+            AdapterError: As `save_pretrained`; or the Hub did not take it.
+        """
+        from priorcodec.adapters import hub
+
+        return hub.push(self, repo_id, private=private, branch=branch, message=commit_message)
 
     def inject(self, backbone: Backbone) -> None:
         """Attach to a backbone built from `spec`, to train: LoRA by peft, with the values of `lora_values` if there are any.

@@ -33,6 +33,35 @@ class AdapterFile:
     metadata: dict[str, str]
 
 
+def name(spec: BackboneSpec) -> str:
+    """Usual file name of an adapter."""
+    return f"{spec.name}.adapter.safetensors"
+
+
+def open_adapter(path: Path, spec: BackboneSpec, *, encoder_id: int, m: int, levels: int) -> Adapter:
+    """Read an adapter, frozen and not attached yet. No random numbers of the process are used.
+
+    Args:
+        path: Its file.
+        spec: The backbone it must be for.
+        encoder_id: The encoder it must be for.
+        m: Coded channels of that encoder.
+        levels: Quality levels of that encoder.
+
+    Raises:
+        AdapterError: Not an adapter, or one of another backbone, revision, rule set or encoder, or it does not fit.
+    """
+    from priorcodec.adapters.adapter import Adapter
+
+    file = read(path)
+    check(file, spec, encoder_id=encoder_id)
+    check_shapes(file, spec, m=m, levels=levels)
+    with torch.device("meta"):
+        adapter = Adapter(spec, file.config, m=m, levels=levels)
+    load(file, adapter)
+    return adapter.requires_grad_(False).eval()
+
+
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
     """Write a trained (and still attached) adapter; metadata: trained steps, data, license, package version.
 
@@ -54,7 +83,7 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
         "config": json.dumps(dataclasses.asdict(adapter.config)),
     }
     tensors = {f"own.{name}": value for name, value in adapter.state_dict().items()}
-    tensors |= {f"lora.{name}": value for name, value in adapter.lora.items()}
+    tensors |= {f"lora.{name}": value for name, value in (adapter.lora or adapter.lora_values).items()}
     tensors = {name: value.detach().cpu().to(dtype) for name, value in tensors.items()}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
