@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from priorcodec.core.errors import ImageError, StreamError
 from priorcodec.core.moments import merge_moments

@@ -1,10 +1,10 @@
-"""The entropy coder: range asymmetric numeral systems (Duda 2013) by `constriction` (Bamler 2022), whole arrays at a time. No torch.
+"""The entropy coder: asymmetric numeral systems (Duda 2013) by `constriction` (Bamler 2022), whole arrays at a time. No torch.
 
     symbols with table indices, passes in the order of decoding --Encoder--> one string --Decoder--> the same symbols
-Frequencies are the integers of the tables, shifted to `CODER_PRECISION` bits. constriction takes probabilities and quantizes them:
-its entry i begins at floor(sum of p before i * (2**24 - n) / sum of p) + i. For p = frequency - 1 that sum is 2**24 - n, the factor
-exactly 1 and every entry begins at its integer cumulative frequency. All of them are multiples of 2**8, so the first byte written is
-always zero and is left out. docs/format.md specifies all of it without constriction.
+Frequencies are the integers of the tables, shifted to `CODER_PRECISION` bits. constriction takes probabilities and quantizes
+them: its entry i begins at floor(sum of p before i * (2**24 - n) / sum of p) + i. For p = frequency - 1 that sum is 2**24 - n,
+the factor exactly 1, and every entry begins at its integer cumulative frequency. All of them are multiples of 2**8, so the
+first byte written is always zero and is left out. docs/format.md specifies all of it without constriction.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The trainable form of an integer layer: rounding simulated in float32 with straight-through gradients (Balle et al., ICLR 2019).
+"""The trainable form of an integer layer: rounding simulated in float32, straight-through gradients (Balle et al., ICLR 2019).
 
 `tables()` freezes it into the integers that `exact.ExactLayer` evaluates.
 """

@@ -1,4 +1,4 @@
-"""A second reader, written from docs/format.md alone: Python integers for the coder, int64 for the networks, no float, no constriction.
+"""A second reader, written from docs/format.md alone: Python integers for the coder, int64 for the networks, no constriction.
 
 python -m tests.core.entropy.reference FILE.gic...    prints the digest of each file's symbols
 """

@@ -1,6 +1,5 @@
 """Entropy coding is exact in any shape, in numpy alone, whatever the threads and the kernels of the library."""
 
-import json
 import os
 import subprocess
 import sys
@@ -67,15 +66,9 @@ def test_strips_of_any_shape_change_nothing(size, monkeypatch):
 def test_values_are_within_half_a_step_where_they_are_coded():
     y, z = latents()
     model = small_model()
-    coded, uncoded = model.encode(y, z, 5), []
-
-    def note(mean, index, at):
-        if at is not None:
-            uncoded.append((at, model.coder.certain[index], mean))
-        return np.zeros(index.shape, np.int16)
-
-    model.walk(5, 8, 12, note)
-    assert np.abs(coded.y_hat_q - y).max() <= 0.5 + 1e-6 or any(part.any() for _, part, _ in uncoded)
+    assert model.coder.certain.any()
+    model.coder.certain[:] = False
+    assert np.abs(model.encode(y, z, 5).y_hat_q - y).max() <= 0.5 + 1e-6
 
 
 def test_a_certain_zero_is_forced_and_costs_nothing():
@@ -194,10 +187,10 @@ def shortest(reader, quality, height, width):
 @given(
     st.integers(1, 65535), st.integers(1, 65535), st.integers(0, 7), st.booleans(), st.binary(min_size=16, max_size=16)
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_memory_and_work_of_the_shortest_file_are_bounded_by_its_length(reader, height, width, level, wide, noise):
-    """Random sizes, one side cut so that the padded image has at most 2**21 pixels; its shortest string, of any content."""
-    limit = 2**21
+    """Random sizes, one side cut so that the padded image has at most 2**20 pixels; its shortest string, of any content."""
+    limit = 2**20
     if wide:
         height = min(height, 64 * max(1, limit // 64 // (-(-width // 64) * 64)))
     else:
@@ -243,19 +236,17 @@ def test_one_byte_less_than_the_shortest_is_refused_before_anything_is_allocated
 
 
 @pytest.mark.parametrize("size", [(1, 65535), (65535, 1)])
-def test_the_longest_strip_of_an_image(reader, size):
+@pytest.mark.parametrize("shipped", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_longest_strip_of_an_image(reader, size, shipped):
     """One pixel wide, as long as a file can say: both directions, within the memory of any other image of its padded area."""
-    model, (rows, columns) = reader.entropy_model, container.padded(*size)
+    model, (rows, columns) = reader.entropy_model if shipped else small_model(), container.padded(*size)
     y = np.zeros((model.m, rows // 16, columns // 16), np.float32)
     y[:, 0, 0] = y[:, -1, -1] = 9
     tracemalloc.start()
-    coded = model.encode(y, np.zeros((model.m_h, rows // 64, columns // 64), np.float32), 96)
-    content = container.Container(
-        encoder_id=reader.encoder_id, quality=96, height=size[0], width=size[1], string=coded.string
-    )
-    _, values, digest = reader.read(container.pack(content))
+    coded = model.encode(y, np.zeros((model.m_h, rows // 64, columns // 64), np.float32), 32)
+    values, digest = model.decode(coded.string, 32, rows // 16, columns // 16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert digest == coded.symbols_sha256
     np.testing.assert_array_equal(values, coded.y_hat_q)
-    assert peak < 250e6
+    assert peak < (250e6 if shipped else 80e6)
