@@ -12,8 +12,8 @@ from priorcodec.adapters import decode as adapter_decode
 from priorcodec.adapters.adapter import Estimate
 from priorcodec.adapters.bridge import StatisticsHead
 from priorcodec.backbones.diffusion import seeded_noise
-from priorcodec.core.image import io as image_io
 from priorcodec.core import tiling
+from priorcodec.core.image import io as image_io
 from priorcodec.core.moments import merge_moments
 from priorcodec.core.statistics import ImageStatistics, measure_shown
 from tests.core.test_codec import DEMO

@@ -20,8 +20,8 @@ CODER_PRECISION = 24
 LENGTH_BITS = 5  # of an escaped symbol's length field
 MOST_LENGTH = 17  # bits of the largest escaped distance, 2 * 65535
 
-_model = constriction.stream.model
-_Ans = constriction.stream.stack.AnsCoder
+_model = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
+_Ans = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAccessIssue]
 
 
 class CoderTables:
