@@ -68,7 +68,7 @@ def _converted(raster: Raster, notes: list[str]) -> np.ndarray:
     samples, model = raster.samples, raster.model
     if raster.bits > 8:
         notes.append(f"{raster.bits} bits a sample cut to 8")
-    if raster.icc:
+    if raster.icc and model != "lab":
         try:
             pixels, name = icc.to_srgb(samples, model, raster.icc)
             if pixels is not None:

@@ -37,6 +37,7 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"}
 )  # of `load`
 MAX_FILE = 2**32  # bytes; an endless device must not fill the memory
+CHUNK = 2**24  # bytes a read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +134,21 @@ def _bytes_of(source: str | Path | bytes | IO[bytes]) -> bytes:
         if "\0" in str(source):
             raise ImageError("a path cannot hold a NUL character")
         with open(source, "rb") as file:
-            data = file.read(MAX_FILE + 1)
-    else:
-        if not isinstance(data := source.read(MAX_FILE + 1), bytes):
-            raise ImageError(f"the file gives {type(data).__name__}: open it in binary mode")
-    if len(data) > MAX_FILE:
-        raise ImageError(f"the file is larger than {MAX_FILE >> 30} GiB: scale the image down")
-    return data
+            return _read(file)
+    return _read(source)
+
+
+def _read(file: IO[bytes]) -> bytes:
+    """All of a file, in parts: a single large read would reserve its size in memory first."""
+    parts, size = [], 0
+    while part := file.read(CHUNK):
+        if not isinstance(part, bytes):
+            raise ImageError(f"the file gives {type(part).__name__}: open it in binary mode")
+        parts.append(part)
+        size += len(part)
+        if size > MAX_FILE:
+            raise ImageError(f"the file is larger than {MAX_FILE >> 30} GiB: scale the image down")
+    return b"".join(parts)
 
 
 def _from_pillow(image: Image.Image, background: str | None, max_pixels: int) -> Loaded:
@@ -178,7 +187,7 @@ def _undecoded_file(image: Any) -> bytes | None:
     try:
         at = file.tell()
         file.seek(0)
-        data = file.read(MAX_FILE)
+        data = file.read()
         file.seek(at)
     except (OSError, ValueError, AttributeError):
         return None
@@ -223,4 +232,4 @@ def _warn(text: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "priorcodec":
         level, frame = level + 1, frame.f_back
-    warnings.warn(text, ImageWarning, stacklevel=level - 1)
+    warnings.warn(text, ImageWarning, stacklevel=level)

@@ -43,10 +43,19 @@ def test_damage_inside_a_jpeg_is_reported(options):
         image_io.from_any(bytes(changed))
 
 
+def test_a_jpeg_that_ends_early_is_refused_or_reported():
+    data = encoded(noise(), "JPEG", quality=90)
+    for kept in (len(data) - 2, len(data) - 20, len(data) - 2000, len(data) // 2):
+        try:
+            assert image_io.load(data[:kept]).damaged
+        except ImageError as error:
+            assert "damaged" in str(error)
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK", "RGB"])
 def test_sound_jpegs_of_every_kind_are_silent(mode):
-    picture = Image.fromarray(image()).convert(mode)
-    for data in (encoded(picture, "JPEG"), encoded(picture, "JPEG") + b"trailing bytes of a motion photo" * 50):
+    source = Image.fromarray(image()).convert(mode)
+    for data in (encoded(source, "JPEG"), encoded(source, "JPEG") + b"trailing bytes of a motion photo" * 50):
         assert not image_io.load(data).damaged
 
 
@@ -110,8 +119,9 @@ def test_heic_without_the_plugin(monkeypatch):
 
 def test_a_tensor_in_zero_to_one_is_suspicious():
     ramp = torch.linspace(0, 1, 64).expand(3, 4, 64)
-    with pytest.warns(ImageWarning, match="from 0 to 1, taken as .-1, 1.: if black is 0, give 2"):
+    with pytest.warns(ImageWarning, match="from 0 to 1, taken as .-1, 1.: if black is 0, give 2") as caught:
         image_io.from_any(ramp)
+    assert [warning.filename for warning in caught] == [__file__]  # the line that called, not ours
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for fine in (ramp * 2 - 1, torch.zeros(3, 4, 4), torch.ones(3, 4, 4), ramp.mul(255).byte()):
@@ -212,3 +222,8 @@ def test_eight_threads_decode_at_once(monkeypatch):
     for result in results:
         assert isinstance(result, np.ndarray), result
         assert np.abs(result.astype(int) - image()).max() <= 6
+
+
+def test_an_endless_file_is_refused(monkeypatch):
+    monkeypatch.setattr(image_io, "MAX_FILE", 2**25)
+    assert "larger than" in refused("/dev/zero")

@@ -199,10 +199,10 @@ def test_lab_and_what_pillow_decodes():
     assert red > green and blue > green
     for compression in ("jpeg", "group4"):
         out = io.BytesIO()
-        picture = Image.fromarray(image()) if compression == "jpeg" else Image.fromarray(image()[..., 0]).convert("1")
-        picture.save(out, "TIFF", compression=compression)
+        source = Image.fromarray(image()) if compression == "jpeg" else Image.fromarray(image()[..., 0]).convert("1")
+        source.save(out, "TIFF", compression=compression)
         loaded = image_io.load(out.getvalue())
-        assert np.abs(loaded.pixels.astype(int) - np.asarray(picture.convert("RGB"))).max() <= 30
+        assert np.abs(loaded.pixels.astype(int) - np.asarray(source.convert("RGB"))).max() <= 30
 
 
 def test_hostile_directories():
