@@ -10,16 +10,17 @@ from pathlib import Path
 
 import torch
 
+from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.core.codec import Codec
 from priorcodec.core.image import io as image_io
 from priorcodec.registry import open_registry
 
 
-def main(name: str, folder: str, encoder: Path, adapter_file: Path, gic: Path) -> None:
+def main(name: str, folder: str, encoder: Path, trained: Path, gic: Path) -> None:
     registry = open_registry()
     spec, codec = registry.spec(name), Codec(encoder)
-    file = adapter_file.read(adapter_file)
+    file = adapter_file.read(trained)
     adapter_file.check(file, spec, encoder_id=codec.id)
     weights = None if folder == "-" else registry.weights(spec, folder)
     backbone = spec.build(weights, dtype=torch.float32) if weights else spec.build_tiny()
