@@ -19,7 +19,6 @@ from priorcodec.core.errors import PriorCodecError, TrainingError
 from priorcodec.core.image import io as image_io
 from priorcodec.training.data import to_signed
 from priorcodec.training.loop import Loop
-from priorcodec.training.sources import SUFFIXES
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +117,7 @@ def sample_images(folder: str | None) -> list[Tensor]:
     """
     if folder is None:
         return []
-    paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in SUFFIXES and not p.is_dir())
+    paths = sorted(p for p in Path(folder).glob("*") if p.suffix.lower() in image_io.SUFFIXES and not p.is_dir())
     found: list[Tensor] = []
     for path in paths:
         if len(found) == SAMPLES:
@@ -128,7 +127,9 @@ def sample_images(folder: str | None) -> list[Tensor]:
         except PriorCodecError as error:
             log.warning("left out: %s", error)
     if not found:
-        raise TrainingError(f"samples={folder}: no image there that can be read ({', '.join(sorted(SUFFIXES))})")
+        raise TrainingError(
+            f"samples={folder}: no image there that can be read ({', '.join(sorted(image_io.SUFFIXES))})"
+        )
     return found
 
 

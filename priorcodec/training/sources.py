@@ -14,7 +14,6 @@ import logging
 import os
 import shutil
 import tarfile
-import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,10 +31,10 @@ from priorcodec.core.io import atomic
 log = logging.getLogger(__name__)
 
 INDEX, UNPACKED = "images.json", "shards"
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff"}
 SHARDS = (".tar", ".tar.gz", ".tgz")
 DECODED = 512  # images that are decoded in full before training starts; damage in later ones shows when they are drawn
 GZIP = b"\x1f\x8b"
+NAMELESS = "image"  # errors get the name of the shard's member later
 
 
 class Entry(NamedTuple):
@@ -54,19 +53,22 @@ def read(entry: Entry, *, background: str | None) -> np.ndarray:
     """Pixels of one image, sRGB uint8 (h, w, 3).
 
     Raises:
-        ImageError: unreadable, or transparent without a background; the reason alone, without a name.
+        ImageError: unreadable, damaged, or transparent without a background; the reason alone, without a name.
     """
     try:
-        if not entry.length:
-            return image_io.load(entry.path, background=background).pixels
-        with open(entry.path, "rb") as shard:
-            shard.seek(entry.offset)
-            return image_io.load(shard.read(entry.length), background=background).pixels
+        if entry.length:
+            with open(entry.path, "rb") as shard:
+                shard.seek(entry.offset)
+                loaded = image_io.load(shard.read(entry.length), background=background, name=NAMELESS)
+        else:
+            loaded = image_io.load(entry.path, background=background, name=NAMELESS)
     except ImageError as error:
-        reason = str(error).removeprefix(f"{entry.path}: ").removeprefix("the image: ")
-        raise ImageError(reason) from error
+        raise ImageError(str(error).removeprefix(f"{NAMELESS}: ")) from error
     except OSError as error:
         raise ImageError(error.strerror or str(error)) from error
+    if loaded.damaged:
+        raise ImageError("; ".join(loaded.notes))
+    return loaded.pixels
 
 
 def find(sources: Sequence[str], folder: Path, *, background: str | None) -> list[Entry]:
@@ -90,7 +92,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
         if entries is None:
             entries = _survey([e for source in sources for e in _entries(Path(source), folder)], background)
             if not entries:
-                wanted = ", ".join(sorted(SUFFIXES))
+                wanted = ", ".join(sorted(image_io.SUFFIXES))
                 raise TrainingError(f"data={','.join(sources)}: no image in it that can be read ({wanted})")
             files = {e.path: os.path.getsize(e.path) for e in entries if e.length}
             content = {"key": key, "shards": files, "images": entries}
@@ -132,7 +134,7 @@ def _entries(source: Path, folder: Path) -> Iterator[Entry]:
                 continue
             if path.name.lower().endswith(SHARDS):
                 yield from _members(path, folder)
-            elif path.suffix.lower() in SUFFIXES:
+            elif path.suffix.lower() in image_io.SUFFIXES:
                 yield _whole(path)
 
 
@@ -151,7 +153,7 @@ def _members(shard: Path, folder: Path) -> list[Entry]:
                 if (
                     member.isreg()
                     and not member.issparse()
-                    and name.suffix.lower() in SUFFIXES
+                    and name.suffix.lower() in image_io.SUFFIXES
                     and name.name[:2] != "._"
                 ):
                     found.append(Entry(f"{shard}/{member.name}", path, member.offset_data, member.size, 0, 0))
@@ -183,30 +185,33 @@ def _unpacked(shard: Path, folder: Path) -> Path:
 def _survey(entries: list[Entry], background: str | None) -> list[Entry]:
     """The entries with their sizes; unreadable ones are logged and left out."""
 
-    def problem(entry: Entry) -> str | None:
-        try:
-            read(entry, background=background)
-        except ImageError as error:
-            return str(error)
+    def sized(i: int, entry: Entry) -> Entry | str:
+        size = _header(entry)
+        if i < DECODED or size is None:
+            try:
+                height, width = read(entry, background=background).shape[:2]
+            except ImageError as error:
+                return str(error)
+            size = width, height
+        return entry._replace(width=size[0], height=size[1])
 
-    sized = [entry._replace(width=width, height=height) for entry in entries for width, height in [_size(entry)]]
-    decoded = [entry for i, entry in enumerate(sized) if i < DECODED or not entry.width]
+    found = []
     with ThreadPoolExecutor(2) as pool:
-        reasons = dict(zip(decoded, pool.map(problem, decoded), strict=True))
-    left_out = {entry: reason for entry, reason in reasons.items() if reason or not entry.width}
-    for entry, reason in left_out.items():
-        log.warning("left out: %s (%s)", entry.name, reason or "its size cannot be read")
-    return [entry for entry in sized if entry not in left_out]
+        for entry, result in zip(entries, pool.map(sized, range(len(entries)), entries), strict=True):
+            if isinstance(result, Entry):
+                found.append(result)
+            else:
+                log.warning("left out: %s (%s)", entry.name, result)
+    return found
 
 
-def _size(entry: Entry) -> tuple[int, int]:
-    """Width and height by the header; (0, 0) if it cannot be read."""
+def _header(entry: Entry) -> tuple[int, int] | None:
+    """Width and height by the header; None if Pillow cannot tell."""
     try:
-        with open(entry.path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with open(entry.path, "rb") as file:
             file.seek(entry.offset)
             data: Any = io.BytesIO(file.read(entry.length)) if entry.length else file
-            with Image.open(data, formats=image_io.FORMATS) as image:
+            with Image.open(data, formats=("PNG", "JPEG", "WEBP", "AVIF", "TIFF")) as image:
                 return image.size
-    except Exception:  # decoders raise whatever they like; `read` says why
-        return 0, 0
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
+        return None
