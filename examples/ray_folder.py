@@ -1,7 +1,7 @@
-"""Code or decode a folder on a Ray cluster.   python examples/ray_folder.py encode photos/ coded/ --quality 3 --workers 64
+"""Encode or decode a folder on a Ray cluster: python examples/ray_folder.py encode photos/ coded/ --quality 3 --workers 64
 
-Wants `pip install 'priorcodec[ray]'` on every node and both folders in one place for all of them. RAY_ADDRESS says which cluster;
-without it, all of this machine. Outputs that are there and right are left: after a stop, the same command goes on.
+Every node needs `pip install 'priorcodec[ray]'` and must see both folders under the same paths. RAY_ADDRESS selects the cluster;
+without it this machine is used. Outputs that are there and right are kept, so the same command continues after a stop.
 """
 
 import argparse
@@ -35,10 +35,10 @@ def main() -> None:
         suffixes, ending = runner.IMAGES, SUFFIX
     else:
         task = Decode(config=config, preview=args.command == "preview", skip=True, force=args.force)
-        suffixes, ending = [SUFFIX], f".{task.name}.png"
+        suffixes, ending = (SUFFIX,), task.ending
     source, target = args.source.absolute(), args.target.absolute()
     target.mkdir(parents=True, exist_ok=True)
-    jobs = runner.plan([source], target, suffixes=suffixes, name=lambda path: path.stem + ending, force=True)
+    jobs = runner.plan([source], target, suffixes=suffixes, ending=ending, outputs=[Path(ending).suffix], force=True)
     outcome = ray.run(jobs, task, workers=args.workers, cpus=args.cpus, gpus=args.gpus)
     left = sum("skipped" in row for row in outcome.rows)
     print(f"{len(outcome.rows) - left} written, {left} there already, {len(outcome.failures)} failed")

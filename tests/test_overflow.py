@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from priorcodec import PriorCodecError, cli, hookimpl, open_session
+from priorcodec import PriorCodecError, hookimpl, open_session
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters import rules
 from priorcodec.adapters.adapter import Adapter
+from priorcodec.batch import runner
+from priorcodec.batch.jobs import Job
 from priorcodec.batch.tasks import Decode
 from priorcodec.core.errors import PrecisionWarning
 from priorcodec.core.image import io as image_io
@@ -128,7 +130,8 @@ def test_a_folder_run_names_the_image_and_writes_no_black_one(session_with, data
         session = session_with("float16", spoil)
         with monkeypatch.context() as patch:
             patch.setattr("priorcodec.session.Session", lambda *args, **kwargs: session)
-            cli._images([tmp_path / "gic"], None, Decode(config=session.config), workers=1, as_json=False)
+            jobs = [Job(source=tmp_path / "gic" / "a.gic", target=tmp_path / "gic" / "a.tiny.png")]
+            runner.run(jobs, Decode(config=session.config), label="decoding")
 
     run(loud)
     warned = capsys.readouterr().err

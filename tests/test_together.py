@@ -55,7 +55,7 @@ def test_four_processes_on_one_folder(alone, tmp_path, record_property):
     (tmp_path / "gic").mkdir()
     for i, data in enumerate(files):
         (tmp_path / "gic" / f"{i}.gic").write_bytes(data)
-    command = [sys.executable, "-m", "priorcodec.cli", "decode", tmp_path / "gic", "backbone=toy", "--json", "-o"]
+    command = [sys.executable, "-m", "priorcodec.cli", "decode", tmp_path / "gic", "--backbone", "toy", "--json", "-o"]
     apart = [subprocess.Popen([*command, tmp_path / f"png{i}"], stdout=subprocess.PIPE) for i in range(PROCESSES)]
     for process in apart:
         rows = json.loads(process.communicate()[0])
@@ -78,7 +78,8 @@ def test_four_processes_into_one_folder(alone, tmp_path, record_property):
         "priorcodec.cli",
         "decode",
         tmp_path / "gic",
-        "backbone=toy",
+        "--backbone",
+        "toy",
         "--force",
         "-o",
         tmp_path / "png",

@@ -1,8 +1,9 @@
 """Several processes for one list of files: each opens the task once and takes a file at a time; one that dies loses no file.
 
-    parent --Job--> worker --(row or error, what it said)--> parent
+    parent --job--> worker --(row or error, its stderr)--> parent
 
-Own pipes, because concurrent.futures gives up every file when one process dies and multiprocessing.Pool waits for ever.
+One pipe per worker: concurrent.futures, loky and joblib give up every pending file when one process dies, and Pebble's workers
+share one pipe whose lock is never released when the process that holds it is killed.
 """
 
 from __future__ import annotations
@@ -17,60 +18,112 @@ from collections.abc import Generator, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from priorcodec.batch.jobs import Job, Result, Task, Work, do
+from priorcodec.batch import logs
+from priorcodec.batch.jobs import Job, JobFn, Result, Task, out_of_memory, run_job
 from priorcodec.core.errors import PriorCodecError
 
 TRIES = 2  # of a file whose process dies
+EARLY_DEATHS = 3  # in a row of workers that were not ready yet, before no further one is started
 PATIENCE = 10.0  # seconds a process may take to stop
 
 
 def results(jobs: Sequence[Job], task: Task, count: int) -> Generator[tuple[int, Result], None, None]:
-    """-> (index of a job, its row or error), as they end. Closing it stops the processes; nothing is left half-written.
+    """Yield (index of a job, its row or error) as the jobs end. Closing it stops the processes; nothing is left half-written.
 
-    count: processes, each with its part of torch's threads. Raises PriorCodecError: the task cannot be opened.
+    Args:
+        jobs: What to do.
+        task: How to do it; opened once in each process.
+        count: Processes, each with its share of torch's threads.
+
+    Raises:
+        PriorCodecError: The task cannot be opened, or the processes end before they have opened it.
     """
-    count = min(count, len(jobs))
+    pool = _Pool(task, min(count, len(jobs)))
     todo, tries = deque(range(len(jobs))), [0] * len(jobs)
-    busy: dict[Any, tuple[int, _Worker]] = {}
 
-    def give(worker: _Worker | None) -> None:
-        """The next job to this worker, or to a new one; a worker for which there is none is stopped."""
-        if todo:
-            worker = worker or _Worker(task, count)
-            index = todo.popleft()
-            tries[index] += 1
-            busy[worker.pipe] = index, worker
-            with contextlib.suppress(OSError):  # it has just died: reading its pipe will tell
-                worker.pipe.send(jobs[index])
-        elif worker:
+    def dispatch(worker: _Worker) -> None:
+        """Give the next job to this worker; without one it is stopped."""
+        if not todo:
             worker.stop()
+            return
+        index = todo.popleft()
+        tries[index] += 1
+        pool.busy[worker.pipe] = index, worker
+        with contextlib.suppress(OSError):  # it has just died, and reading its pipe will show it
+            worker.pipe.send(jobs[index])
 
     try:
-        for _ in range(count):
-            give(None)
-        while busy:
-            for pipe in wait(list(busy)):
-                index, worker = busy.pop(pipe)
+        for _ in range(pool.count):
+            pool.start()
+        while pool.busy or todo:
+            for pipe in wait([*pool.starting, *pool.busy]):
+                if pipe in pool.starting:
+                    worker = pool.ready(pipe)
+                    if worker:
+                        dispatch(worker)
+                    continue
+                index, worker = pool.busy.pop(pipe)
                 try:
-                    result, said = worker.pipe.recv()
+                    result, stderr = worker.pipe.recv()
                 except (EOFError, OSError):
                     end = f"{jobs[index].source}: its process {worker.stop()}"
-                    result, said, worker = None, f"{end}, once more in another one\n", None
                     if tries[index] < TRIES:
+                        result, stderr = None, f"{end}, trying once more in another one\n"
                         todo.appendleft(index)
                     else:
-                        result, said = PriorCodecError(f"{end} again: if memory is short, try fewer --workers"), ""
+                        result, stderr = PriorCodecError(f"{end} again: if memory is short, try fewer --workers"), ""
+                    if todo:
+                        pool.start()
                 else:
-                    if said is None:  # the task cannot be opened
-                        raise result
-                print(said, end="", file=sys.stderr)
-                give(worker)
+                    dispatch(worker)
+                print(stderr, end="", file=sys.stderr)
                 if result is not None:
                     yield index, result
     finally:
-        for _, worker in busy.values():
+        pool.close()
+
+
+class _Pool:
+    """The processes that are alive: those opening the task, and those at work with the index of their job."""
+
+    def __init__(self, task: Task, count: int):
+        self.task, self.count, self.early_deaths = task, count, 0
+        self.starting: dict[Any, _Worker] = {}
+        self.busy: dict[Any, tuple[int, _Worker]] = {}
+
+    def start(self) -> None:
+        worker = _Worker(self.task, self.count)
+        self.starting[worker.pipe] = worker
+
+    def ready(self, pipe: Any) -> _Worker | None:
+        """The worker that has opened the task; None if it died meanwhile.
+
+        Raises PriorCodecError: the task cannot be opened, or too many died and no other is left.
+        """
+        worker = self.starting.pop(pipe)
+        try:
+            error = worker.pipe.recv()
+        except (EOFError, OSError):
+            end = worker.stop()
+            self.early_deaths += 1
+            if self.early_deaths < EARLY_DEATHS:
+                self.start()
+            elif not self.starting and not self.busy:
+                raise PriorCodecError(
+                    f"{self.early_deaths} worker processes ended before their first file, the last one {end}: "
+                    "if memory is short, try fewer --workers"
+                ) from None
+            return None
+        if error is not None:
+            raise error
+        self.early_deaths = 0
+        return worker
+
+    def close(self) -> None:
+        workers = [*self.starting.values(), *(worker for _, worker in self.busy.values())]
+        for worker in workers:
             worker.process.terminate()
-        for _, worker in busy.values():
+        for worker in workers:
             worker.stop()
 
 
@@ -80,13 +133,13 @@ class _Worker:
     def __init__(self, task: Task, count: int):
         context = multiprocessing.get_context("spawn")  # a fork would share torch's threads and the GPU
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, task, count), daemon=True)
+        self.process = context.Process(target=_serve, args=(theirs, task, count, logs.level()), daemon=True)
         with _no_interrupts():
             self.process.start()
         theirs.close()
 
     def stop(self) -> str:
-        """-> how it ended. One that is not told to terminate first does so when it has done its job."""
+        """-> how it ended. Without `terminate` before, it ends when it has done its job."""
         self.pipe.close()
         self.process.join(PATIENCE)
         if self.process.is_alive():
@@ -98,7 +151,7 @@ class _Worker:
 
 @contextlib.contextmanager
 def _no_interrupts() -> Iterator[None]:
-    """What starts in here ignores Ctrl-C, from its first instruction on: stopping it is left to the parent."""
+    """A process started in here ignores Ctrl-C from its first instruction on: the parent stops it."""
     try:
         before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     except ValueError:  # only the main thread may set it, and only that one is interrupted
@@ -110,23 +163,28 @@ def _no_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _serve(pipe: Connection, task: Task, count: int) -> None:
-    """In the new process: jobs in, (result, what was said) out, until the parent closes the pipe or is gone."""
-    import torch
-
+def _serve(pipe: Connection, task: Task, count: int, level: int) -> None:
+    """In the worker: None once the task is open, or the error; then (result, stderr) for each job until the pipe is closed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`: no file stays half-written
-    torch.set_num_threads(max(1, torch.get_num_threads() // count))
+    logs.log_to_stderr(level)
     try:
-        work = task.open()
-    except PriorCodecError as error:
-        pipe.send((error, None))
+        function = task.open()
+    except Exception as error:
+        if not isinstance(error, PriorCodecError):
+            why = "not enough memory" if out_of_memory(error) else f"unexpected {type(error).__name__}: {error}"
+            error = PriorCodecError(f"a worker process could not start: {why}")
+        pipe.send(error)
         return
+    torch = sys.modules.get("torch")  # a task that computes has imported it by now
+    if torch is not None:
+        torch.set_num_threads(max(1, torch.get_num_threads() // count))
     with contextlib.suppress(EOFError, OSError):
+        pipe.send(None)
         while True:
-            pipe.send(do_and_listen(pipe.recv(), work))
+            pipe.send(run_job_captured(pipe.recv(), function))
 
 
-def do_and_listen(job: Job, work: Work) -> tuple[Result, str]:
-    """-> (row or error, what was said on stderr), to be said by another process."""
-    with contextlib.redirect_stderr(io.StringIO()) as said:
-        return do(job, work), said.getvalue()
+def run_job_captured(job: Job, function: JobFn) -> tuple[Result, str]:
+    """-> (row or error, what the job wrote to stderr), for another process to print."""
+    with contextlib.redirect_stderr(io.StringIO()) as stderr:
+        return run_job(job, function), stderr.getvalue()

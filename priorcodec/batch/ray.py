@@ -12,31 +12,36 @@ import sys
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from priorcodec.batch.jobs import Job, Outcome, Result, Task, outcome
-from priorcodec.batch.processes import TRIES, do_and_listen
+from priorcodec.batch.processes import TRIES, run_job_captured
 from priorcodec.core.errors import ConfigError, PriorCodecError
 
 
 def run(jobs: Sequence[Job], task: Task, *, workers: int, cpus: float = 1, gpus: float = 0) -> Outcome:
-    """Do all jobs, as `batch.run` does, on the cluster that Ray is connected to, or on this machine.
+    """Do all jobs, as `runner.run` does, on the cluster that Ray is connected to, or on this machine.
 
-    jobs: absolute paths that all nodes can reach; task: one with skip=True leaves what is there, so that nothing is done twice;
-    workers: actors at most; cpus, gpus: that each of them takes, fractions allowed.
+    Args:
+        jobs: With absolute paths that all nodes can reach.
+        task: What to do; with skip=True it leaves outputs that are there, so that nothing is done twice.
+        workers: Actors at most.
+        cpus: Cores for each actor, fractions allowed.
+        gpus: GPUs for each actor, fractions allowed.
+
     Raises:
-        ConfigError: Ray is not installed. PriorCodecError: the task cannot be opened.
+        ConfigError: Ray is not installed.
+        PriorCodecError: The task cannot be opened.
     """
     try:
         ray: Any = import_module("ray")  # a plain import means this very file to a type checker
         import_module("ray.data")
     except ImportError as error:
         raise ConfigError(f"Ray Data cannot be used ({error}): pip install 'priorcodec[ray]'") from error
-    task.open()  # impossible settings are told here, once
-    rows = [{"index": i, "source": str(job.source), "target": str(job.target)} for i, job in enumerate(jobs)]
+    task.open()  # impossible settings raise here, once
+    rows = [{"index": i, "job": pickle.dumps(job)} for i, job in enumerate(jobs)]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
     data.context.max_errored_blocks = -1  # a file that kills every actor stops no other
     with warnings.catch_warnings():
@@ -52,8 +57,8 @@ def run(jobs: Sequence[Job], task: Task, *, workers: int, cpus: float = 1, gpus:
         )
     found: dict[int, Result] = {}
     for row in done.iter_rows():
-        result, said = pickle.loads(row["answer"])  # our own actors' words
-        print(said, end="", file=sys.stderr)
+        result, stderr = pickle.loads(row["answer"])  # written by our own actors
+        print(stderr, end="", file=sys.stderr)
         found[row["index"]] = result
     lost = f"every process at work on it died, {TRIES} times: if memory is short, give each more cpus"
     return outcome(jobs, {i: found.get(i, PriorCodecError(f"{job.source}: {lost}")) for i, job in enumerate(jobs)})
@@ -61,11 +66,8 @@ def run(jobs: Sequence[Job], task: Task, *, workers: int, cpus: float = 1, gpus:
 
 class _Actor:
     def __init__(self, task: Task):
-        self.work = task.open()
+        self.function = task.open()
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        answers = [
-            pickle.dumps(do_and_listen(Job(source=Path(source), target=Path(target)), self.work))
-            for source, target in zip(batch["source"], batch["target"], strict=True)
-        ]
+        answers = [pickle.dumps(run_job_captured(pickle.loads(job), self.function)) for job in batch["job"]]
         return {"index": batch["index"], "answer": np.array(answers, dtype=object)}

@@ -1,84 +1,121 @@
-"""Many files through one function: what goes in, where it comes out, a bar while it lasts, and nobody stopped by one bad file."""
+"""Many files through one function: which inputs there are, where outputs go, a progress bar, and failures that stay single."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from priorcodec.batch.jobs import Job, Outcome, Result, Task, do, outcome
+from priorcodec.batch.jobs import STDIN, STDOUT, Job, Outcome, Result, Task, label, outcome, run_job
 from priorcodec.core.errors import ConfigError
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")
 
+logger = logging.getLogger(__name__)
+
 
 def plan(
-    inputs: Sequence[Path], output: Path | None, *, suffixes: Sequence[str], name: Callable[[Path], str], force: bool
+    inputs: Sequence[Path],
+    output: Path | None,
+    *,
+    suffixes: Sequence[str],
+    ending: str,
+    outputs: Sequence[str],
+    force: bool,
 ) -> list[Job]:
     """Pair every input file with its output.
 
-    inputs: files, or folders whose files with one of `suffixes` are taken, sorted; output: a file for one input file, a folder
-    otherwise, or None for beside the input; name: output name for an input; force: existing outputs may be replaced.
+    Two inputs that would share an output keep their suffixes in its name (`a.jpg.gic`, `a.png.gic`). What is wrong with one
+    input only is noted in its job.
+
+    Args:
+        inputs: Files, `STDIN`, or folders whose files with one of `suffixes` are taken, sorted.
+        output: A file or `STDOUT` for one input file, a folder otherwise, or None for beside the input.
+        suffixes: Lower-case suffixes of the files to take from folders.
+        ending: Replaces the suffix of an input to make the name of its output.
+        outputs: Suffixes that an output file may have.
+        force: Whether existing outputs may be replaced.
+
     Raises:
-        ConfigError: no input, two inputs with one output, an output that exists.
+        ConfigError: No input; an `output` of the wrong kind; outputs that exist.
     """
-    several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
-    as_file = output is not None and not several and not output.is_dir() and output.suffix != ""
-    jobs = []
-    for source in _expand(inputs, suffixes):
-        folder = source.parent if output is None else output
-        jobs.append(Job(source=source, target=output if as_file and output else folder / name(source)))
-    if not jobs:
-        raise ConfigError(
-            f"nothing to do in {', '.join(map(str, inputs))}: wanted files ending in {', '.join(suffixes)}"
-        )
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        if job.target in taken:
-            raise ConfigError(f"{taken[job.target]} and {job.source} would both become {job.target}: rename one")
-        taken[job.target] = job.source
-        if job.target.exists() and not force:
-            raise ConfigError(f"{job.target} exists already: give --force to replace it, or another -o")
+    sources = expand(inputs, suffixes)
+    if not sources:
+        names = ", ".join(label(path) for path in inputs)
+        raise ConfigError(f"nothing to do in {names}: wanted files ending in {', '.join(suffixes)}")
+    if STDIN in sources and len(sources) > 1:
+        raise ConfigError("got standard input (-) and other inputs, wanted standard input alone")
+    single = len(inputs) == 1 and not os.path.isdir(inputs[0])
+    file = _output_file(output, len(sources), single, outputs)
+    targets = [file] if file else _names(sources, output, ending)
+    inodes = {_inode(source): source for source in sources if source != STDIN}
+    clashing = {target for target, count in Counter(map(os.path.abspath, targets)).items() if count > 1}
+    jobs, existing = [], []
+    for source, target in zip(sources, targets, strict=True):
+        job = Job(source=source, target=target)
+        found = None if target == STDOUT else _inode(target)
+        if source != STDIN and not os.path.lexists(source):
+            job = replace(job, problem=f"{source}: no such file or folder")
+        elif found and found in inodes:
+            job = replace(
+                job, problem=f"cannot write {target}: it is the input {inodes[found]} itself, give another -o"
+            )
+        elif os.path.abspath(target) in clashing:
+            job = replace(job, problem=f"{source}: another input would become {target} too: rename one of them")
+        elif not force and job.target_exists():
+            existing.append(target)
+        jobs.append(job)
+    if existing:
+        more = f" and {len(existing) - 1} others exist" if existing[1:] else " exists"
+        raise ConfigError(f"{existing[0]}{more} already: give --force to replace outputs, or another -o")
     return jobs
 
 
+def expand(inputs: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+    """Files as they are, folders as their files with one of `suffixes`, each file once; logs what a folder holds besides."""
+    found: dict[str, Path] = {}
+    for path in inputs:
+        for file in [path] if path == STDIN or not os.path.isdir(path) else _in_folder(path, suffixes):
+            found.setdefault(os.path.abspath(file), file)
+    return list(found.values())
+
+
 def run(jobs: Sequence[Job], task: Task, *, label: str, workers: int = 1) -> Outcome:
-    """Do all jobs; one that fails is noted and the others go on. The first error of a single job is raised.
+    """Do all jobs; one that fails is noted and the others go on. The error of a single job is raised.
 
-    workers: processes; 1 is this one. Raises PriorCodecError: the task cannot be opened.
+    Args:
+        jobs: What to do, from `plan`.
+        task: How to do it.
+        label: Of the progress bar.
+        workers: Processes; 1 is this one.
+
+    Raises:
+        PriorCodecError: The task cannot be opened, or its worker processes cannot be started.
     """
-    if workers > 1 and len(jobs) > 1:
-        from priorcodec.batch import processes
+    found: dict[int, Result] = {i: ConfigError(job.problem) for i, job in enumerate(jobs) if job.problem}
+    todo = [i for i in range(len(jobs)) if i not in found]
+    if todo:
+        ready = [jobs[i] for i in todo]
+        if workers > 1 and len(ready) > 1:
+            from priorcodec.batch import processes
 
-        results = processes.results(jobs, task, workers)
-    else:
-        results = _one_by_one(jobs, task)
-    with contextlib.closing(results):
-        found = dict(_progress(results, len(jobs), label))
+            results = processes.results(ready, task, workers)
+        else:
+            results = _one_by_one(ready, task)
+        with contextlib.closing(results):
+            found |= {todo[i]: result for i, result in _progress(results, len(ready), label)}
     return outcome(jobs, found)
 
 
-def _one_by_one(jobs: Sequence[Job], task: Task) -> Generator[tuple[int, Result], None, None]:
-    work = task.open()
-    for index, job in enumerate(jobs):
-        yield index, do(job, work)
-
-
-def _expand(inputs: Sequence[Path], suffixes: Sequence[str]) -> Iterator[Path]:
-    for path in inputs:
-        if path.is_dir():
-            yield from sorted(p for p in path.iterdir() if p.is_file() and p.suffix.lower() in suffixes)
-        elif path.exists():
-            yield path
-        else:
-            raise ConfigError(f"{path}: no such file or folder")
-
-
 @contextlib.contextmanager
-def bar(label: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None] | None]:
-    """A bar of the steps inside one file; gives what to call with the number done, None where nobody would see it."""
+def progress_bar(label: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None] | None]:
+    """A bar for the steps inside one file; yields a callback that takes the number done, None where no bar is shown."""
     if not shown or not sys.stderr.isatty():
         yield None
         return
@@ -88,6 +125,72 @@ def bar(label: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+def _output_file(output: Path | None, count: int, single: bool, outputs: Sequence[str]) -> Path | None:
+    """The file that `-o` names; None where it names a folder or nothing. Raises ConfigError: neither can be meant."""
+    if output is None or os.path.isdir(output):
+        return None
+    wanted = " or ".join(outputs)
+    if output == STDOUT:
+        if not single:
+            raise ConfigError(f"got {count} inputs for standard output (-o -), wanted one file")
+        return output
+    named = output.suffix.lower() in outputs
+    if single and (
+        named or (os.path.exists(output) and not os.path.isfile(output))
+    ):  # a pipe or a device has no suffix
+        return output
+    if single and (output.suffix or os.path.isfile(output)):
+        raise ConfigError(f"cannot write {output}: wanted a name ending in {wanted}, or a folder")
+    if named or os.path.exists(output):
+        raise ConfigError(f"got -o {output} for files of a folder or several files, wanted a folder")
+    return None
+
+
+def _names(sources: Sequence[Path], folder: Path | None, ending: str) -> list[Path]:
+    """Outputs with short names (`a.gic` for `a.png`), and with the input's whole name where short ones would be the same."""
+    if sources[0] == STDIN:
+        return [STDOUT if folder is None else folder / f"stdin{ending}"]
+    folders = [source.parent if folder is None else folder for source in sources]
+    short = [where / f"{source.stem}{ending}" for where, source in zip(folders, sources, strict=True)]
+    count = Counter(map(os.path.abspath, short))
+    return [
+        name if count[os.path.abspath(name)] == 1 else where / f"{source.name}{ending}"
+        for name, where, source in zip(short, folders, sources, strict=True)
+    ]
+
+
+def _in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
+    """Files and dangling links with one of `suffixes`, sorted. `._*` are metadata that macOS writes beside files."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise ConfigError(f"{folder}: {error.strerror}") from error
+    taken = [path for path in entries if path.suffix.lower() in suffixes and not path.name.startswith("._")]
+    taken = [path for path in taken if os.path.isfile(path) or not os.path.exists(path)]
+    rest = set(entries) - set(taken)
+    if rest:
+        folders = sum(os.path.isdir(path) for path in rest)
+        kinds = sorted({path.suffix.lower() or path.name for path in rest if not os.path.isdir(path)})
+        shown = f" ({', '.join(kinds[:5])}{', ...' if kinds[5:] else ''})" if kinds else ""
+        logger.info("%s: passed over %d other files%s and %d folders", folder, len(rest) - folders, shown, folders)
+    return taken
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    """What tells whether two paths are one file, through symbolic and hard links; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _one_by_one(jobs: Sequence[Job], task: Task) -> Generator[tuple[int, Result], None, None]:
+    function = task.open()
+    for index, job in enumerate(jobs):
+        yield index, run_job(job, function)
 
 
 def _progress(results: Iterable[Any], count: int, label: str) -> Iterable[Any]:

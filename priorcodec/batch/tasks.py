@@ -1,35 +1,49 @@
-"""What `encode`, `decode` and `preview` do with one file: plain settings that another process can be told, too.
+"""What `encode`, `decode` and `preview` do with one file: plain settings, which can be sent to another process.
 
-settings --open(), once per process--> a session inside a function: Job -> row of the outcome
+settings --open(), once per process--> a session inside a function: job -> row of the outcome
 """
 
 from __future__ import annotations
 
+import io
+import logging
+import os
 import sys
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from priorcodec.batch.jobs import Job, Work
-from priorcodec.batch.runner import bar
+from priorcodec.batch.fingerprint import fingerprints
+from priorcodec.batch.jobs import STDIN, STDOUT, Job, JobFn
+from priorcodec.batch.runner import progress_bar
 from priorcodec.config import DecodeConfig
 from priorcodec.core.errors import ConfigError, PrecisionWarning, StreamError
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Encode:
     """Images -> .gic files.
 
-    quality: in levels; limit, bpp: wanted size in bytes or bits per pixel, the quality is searched then; say_smaller: say when
-    the highest quality is smaller; background, statistics, refine, refine_metric: as of `Session.encode`; show_steps:
-    a bar of the refinement's; skip: leave what is there and is what would be written; force: replace what is there and is not.
+    Attributes:
+        config: Device, tile and largest number of pixels; the rest has no influence on the file.
+        quality: In levels, 0 to 7; only without `target_bytes` and `bpp`.
+        target_bytes: Largest size of a file in bytes; the quality is searched.
+        bpp: The same in bits per pixel of the image.
+        background: Color behind transparent parts, or None to refuse them.
+        statistics: Whether to write the segment that `renorm=written` uses.
+        refine: Steps of latent refinement, 0 for none.
+        refine_metric: What refinement improves: "psnr" or "gmsd".
+        show_steps: Whether a progress bar shows the steps of the refinement.
+        skip: Leave an output that is what would be written.
+        force: Replace an output that is not.
     """
 
     config: DecodeConfig
     quality: float = 3.0
-    limit: int | None = None
+    target_bytes: int | None = None
     bpp: float | None = None
-    say_smaller: bool = True
     background: str | None = None
     statistics: bool = False
     refine: int = 0
@@ -38,39 +52,40 @@ class Encode:
     skip: bool = False
     force: bool = False
 
-    def open(self) -> Work:
+    def open(self) -> JobFn:
         from priorcodec.core import rate_control
         from priorcodec.core.entropy.tables import QUALITY_STEPS
         from priorcodec.core.image import io as image_io
-        from priorcodec.core.io import atomic
+        from priorcodec.core.latent_refinement import RefineConfig
         from priorcodec.session import Session
 
-        session = Session(self.config)
-        session.refinement(self.refine, self.refine_metric)  # a wrong request ends here, before any file
-        codec = session.codec
+        codec = Session(self.config).codec
+        settings: Any = {"steps": self.refine or 1, "metric": self.refine_metric}
+        RefineConfig(**settings)  # a wrong request ends here, before any file
         byte = codec.quality_byte(self.quality)
-        searched = self.limit is not None or self.bpp is not None
+        searched = self.target_bytes is not None or self.bpp is not None
 
-        def work(job: Job) -> dict[str, Any]:
-            loaded = image_io.load(job.source, background=self.background, max_pixels=self.config.max_pixels)
+        def encode(job: Job) -> dict[str, Any]:
+            source = job.source if job.source != STDIN and os.path.isfile(job.source) else job.read()
+            loaded = image_io.load(source, background=self.background, max_pixels=self.config.max_pixels)
             height, width = loaded.pixels.shape[:2]
-            target = rate_control.target_bytes(self.limit, self.bpp, height, width) if searched else None
-            if self.skip and job.target.exists():
+            target = rate_control.target_bytes(self.target_bytes, self.bpp, height, width) if searched else None
+            if self.skip and job.target_exists():
                 why = self._differs(job, (height, width), codec.id, None if searched else byte, target)
                 if _stays(job, why, force=self.force):
                     return {"skipped": True}
             for note in loaded.notes:
-                print(f"{job.source}: {note}", file=sys.stderr)
-            with bar("refining", self.refine, shown=self.show_steps and self.refine > 0) as progress:
-                refined = session.refinement(self.refine, self.refine_metric, progress=progress)
+                logger.warning("%s: %s", job.source, note)
+            with progress_bar("refining", self.refine, shown=self.show_steps and self.refine > 0) as progress:
+                refined = RefineConfig(**settings, progress=progress) if self.refine else None
                 if target is None:
                     encoded = codec.encode(loaded.pixels, self.quality, statistics=self.statistics, refined=refined)
                 else:
                     found = codec.encode_to(loaded.pixels, target, statistics=self.statistics, refined=refined)
                     encoded, note = found.encoded, found.note()
-                    if note and self.say_smaller:
-                        print(f"{job.source}: {note}", file=sys.stderr)
-            atomic.write(job.target, encoded.data)
+                    if note:
+                        logger.warning("%s: %s", job.source, note)
+            _write(job, encoded.data)
             return {
                 "bytes": len(encoded.data),
                 "bpp": round(8 * len(encoded.data) / (height * width), 5),
@@ -81,12 +96,19 @@ class Encode:
                 **({"refinement": asdict(encoded.refinement)} if encoded.refinement else {}),
             }
 
-        return work
+        return encode
 
-    def _differs(self, job: Job, size: tuple[int, int], encoder_id: int, quality: int | None, most: int | None) -> str:
-        """Why the target is not what coding the source would write, as far as can be told without coding it; empty if it may be.
+    def _differs(
+        self, job: Job, size: tuple[int, int], encoder_id: int, quality: int | None, max_bytes: int | None
+    ) -> str:
+        """Why the target is not what encoding the source would write, as far as one can tell without encoding it, or "".
 
-        size: (height, width) of the source; quality: byte of the file, None for any; most: bytes, None for any number.
+        Args:
+            job: Whose target exists.
+            size: (height, width) of the source in pixels.
+            encoder_id: Of this encoder.
+            quality: Quality byte that the file must have, None for any.
+            max_bytes: Largest size of the file, None for any.
         """
         from priorcodec.core import container
 
@@ -95,13 +117,14 @@ class Encode:
             stream = container.unpack(data, max_pixels=2**64)
         except StreamError as error:
             return f"is no readable coded file ({error})"
+        older = job.source != STDIN and job.target.stat().st_mtime < job.source.stat().st_mtime
         reasons = {
             "is of another encoder": stream.encoder_id != encoder_id,
             f"has quality byte {stream.quality}, not {quality}": quality not in (None, stream.quality),
-            f"has {len(data)} bytes, more than {most}": most is not None and len(data) > most,
+            f"has {len(data)} bytes, more than {max_bytes}": max_bytes is not None and len(data) > max_bytes,
             "has statistics or lacks them": (stream.segment(container.STATISTICS) is not None) != self.statistics,
             "is of an image of another size": (stream.height, stream.width) != size,
-            "is older than the image": job.target.stat().st_mtime < job.source.stat().st_mtime,
+            "is older than the image": older,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")
 
@@ -110,7 +133,12 @@ class Encode:
 class Decode:
     """.gic files -> images.
 
-    preview: by the auxiliary decoder alone; no_plugin: plugins to leave out; skip, force: as of `Encode`.
+    Attributes:
+        config: Settings of the decoder.
+        preview: Whether the auxiliary decoder alone makes the image.
+        no_plugin: Plugins to leave out.
+        skip: Leave an output that is what would be written.
+        force: Replace an output that is not.
     """
 
     config: DecodeConfig
@@ -120,39 +148,71 @@ class Decode:
     force: bool = False
 
     @property
-    def name(self) -> str:
-        """Of the images, between the file's name and the suffix."""
-        return "preview" if self.preview else self.config.backbone
+    def ending(self) -> str:
+        """What replaces `.gic` in an output's name; it names the backbone, so that no original is ever in the way."""
+        return f".{'preview' if self.preview else self.config.backbone}.png"
 
-    def open(self) -> Work:
+    def open(self) -> JobFn:
         from priorcodec.core.image import io as image_io
         from priorcodec.registry import open_registry
         from priorcodec.session import Session
 
         registry = None if self.preview else open_registry(disabled=self.no_plugin)
         session = Session(self.config, registry=registry)
-        read = session.preview_pixels if self.preview else session.decode_pixels
+        session.codec  # noqa: B018  loaded before the first file, the backbone with it
+        decode_one = session.preview if self.preview else session.decode
+        fingerprint = fingerprints(session, preview=self.preview)
 
-        def work(job: Job) -> dict[str, Any]:
-            data = job.source.read_bytes()
-            if self.skip and job.target.exists():
-                same = image_io.note_of(job.target) == session.fingerprint(data, preview=self.preview)
+        def decode(job: Job) -> dict[str, Any]:
+            data = job.read()
+            if self.skip and job.target_exists():
+                same = image_io.note_of(job.target) == fingerprint(data)
                 why = "" if same else "was not made of this file with these settings, as far as it says"
                 if _stays(job, why, force=self.force):
                     return {"skipped": True}
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", PrecisionWarning)
-                pixels = read(data)
+                pixels = decode_one(data, output="np")
             for warning in caught:
-                print(f"warning: {job.source}: {' '.join(str(warning.message).split())}", file=sys.stderr)
-            image_io.save(pixels, job.target, note=session.fingerprint(data, preview=self.preview))
+                logger.warning("warning: %s: %s", job.source, " ".join(str(warning.message).split()))
+            if job.target == STDOUT:
+                _write(job, _png(pixels))
+            else:
+                image_io.save(pixels, job.target, note=fingerprint(data))
             return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
-        return work
+        return decode
+
+
+def _write(job: Job, data: bytes) -> None:
+    from priorcodec.core.io import atomic
+
+    if job.target != STDOUT:
+        atomic.write(job.target, data)
+        return
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _png(pixels: Any) -> bytes:
+    from PIL import Image
+
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
 
 
 def _stays(job: Job, why: str, *, force: bool) -> bool:
-    """why: the target is not what would be written, empty if it is. Raises ConfigError: it is not, and may not be replaced."""
+    """Whether the existing target stays.
+
+    Args:
+        job: Whose target exists.
+        why: In what the target is not what would be written; empty if in nothing.
+        force: Whether it may be replaced.
+
+    Raises:
+        ConfigError: It is not what would be written and may not be replaced.
+    """
     if why and not force:
         raise ConfigError(f"{job.target} {why}: give --force to replace it, or another -o")
     return not why

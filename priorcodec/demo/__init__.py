@@ -1,4 +1,4 @@
-"""`priorcodec demo`: one photograph at three qualities, beside JPEG, WebP and AVIF at the nearest size, as table and montage."""
+"""`priorcodec demo`: one image at three qualities and as JPEG, WebP and AVIF of the nearest size, as a table and a montage."""
 
 from __future__ import annotations
 
@@ -28,8 +28,16 @@ LABEL_HEIGHT, GAP = 34, 6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shot:
-    """One decoded image of the table. seconds: coding and decoding together; None where it was searched for."""
+class CodedExample:
+    """One decoded image of the table.
+
+    Attributes:
+        codec: Name shown above the image.
+        size_bytes: Of the coded file; 0 for the original.
+        pixels: The decoded image, uint8 (h, w, 3).
+        encode_seconds: None where not measured.
+        decode_seconds: None where not measured.
+    """
 
     codec: str
     size_bytes: int
@@ -39,26 +47,37 @@ class Shot:
 
 
 def run(output: Path, image: Path | None = None, backbone: str = "nano_unet") -> None:
-    """Write all files into the folder `output`, print the table. Raises ImageError for an unreadable image."""
+    """Write all files into the folder `output` and print the table.
+
+    Args:
+        output: Made if it does not exist.
+        image: Instead of the example that comes with the package.
+        backbone: What decodes.
+
+    Raises:
+        ImageError: The image cannot be read.
+    """
     original = image_io.load(image or IMAGE).pixels
     output.mkdir(parents=True, exist_ok=True)
     session = open_session(backbone=backbone)
-    session.adapter  # noqa: B018  load everything now, so that the table shows coding times
-    rows: list[list[Shot]] = []
+    session.adapter  # noqa: B018  loaded now, so that the table shows coding times only
+    rows: list[list[CodedExample]] = []
     for quality in QUALITIES:
         started = time.perf_counter()
-        data = session.encode(original, quality)
+        data = session.encode(original, quality=quality)
         encoded = time.perf_counter() - started
         stem = f"{(image or IMAGE).stem}-q{quality:g}"
         atomic.write(output / f"{stem}.gic", data)
-        row = [Shot(codec=f"original {original.shape[1]}x{original.shape[0]}", size_bytes=0, pixels=original)]
-        for name, decode in (("preview", session.preview_pixels), (backbone, session.decode_pixels)):
+        row = [CodedExample(codec=f"original {original.shape[1]}x{original.shape[0]}", size_bytes=0, pixels=original)]
+        for name, decode in (("preview", session.preview), (backbone, session.decode)):
             started = time.perf_counter()
-            pixels = decode((output / f"{stem}.gic").read_bytes())
+            pixels = decode(output / f"{stem}.gic", output="np")
             seconds = time.perf_counter() - started
             image_io.save(pixels, output / f"{stem}-{name}.png")
             row.append(
-                Shot(codec=name, size_bytes=len(data), pixels=pixels, encode_seconds=encoded, decode_seconds=seconds)
+                CodedExample(
+                    codec=name, size_bytes=len(data), pixels=pixels, encode_seconds=encoded, decode_seconds=seconds
+                )
             )
         row += [nearest(name, original, len(data)) for name in CLASSICAL]
         rows.append(row)
@@ -67,7 +86,7 @@ def run(output: Path, image: Path | None = None, backbone: str = "nano_unet") ->
     print(f"\nfiles and images in {output}, side by side in {output / 'montage.png'}")
 
 
-def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> Shot:
+def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> CodedExample:
     """The classical codec at the quality setting whose file is nearest in size."""
     from PIL import Image
 
@@ -83,27 +102,27 @@ def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> Shot:
         middle = (low + high) // 2
         low, high = (middle, high) if len(code(middle)) <= wanted_bytes else (low, middle)
     data = min((code(low), code(high)), key=lambda candidate: abs(len(candidate) - wanted_bytes))
-    return Shot(codec=codec, size_bytes=len(data), pixels=image_io.load(data).pixels)
+    return CodedExample(codec=codec, size_bytes=len(data), pixels=image_io.load(data).pixels)
 
 
-def _print_table(original: np.ndarray, rows: list[list[Shot]]) -> None:
+def _print_table(original: np.ndarray, rows: list[list[CodedExample]]) -> None:
     print(f"{'codec':<12}{'bytes':>8}{'bpp':>8}{'PSNR dB':>9}{'MS-SSIM':>9}{'encode s':>10}{'decode s':>10}")
     for row in rows:
-        for shot in row[1:]:
-            bpp = metrics.bpp(shot.size_bytes, *original.shape[:2])
-            scores = metrics.score(original, shot.pixels, ["psnr", "msssim"])
+        for example in row[1:]:
+            bpp = metrics.bpp(example.size_bytes, *original.shape[:2])
+            scores = metrics.score(original, example.pixels, ["psnr", "msssim"])
             psnr, msssim = (
                 f"{'-' if value is None else format(value, spec):>9}"
                 for value, spec in ((scores["psnr"], ".2f"), (scores["msssim"], ".4f"))
             )
             times = "".join(
-                f"{'-' if s is None else f'{s:.2f}':>10}" for s in (shot.encode_seconds, shot.decode_seconds)
+                f"{'-' if s is None else f'{s:.2f}':>10}" for s in (example.encode_seconds, example.decode_seconds)
             )
-            print(f"{shot.codec:<12}{shot.size_bytes:>8}{bpp:>8.4f}{psnr}{msssim}{times}")
+            print(f"{example.codec:<12}{example.size_bytes:>8}{bpp:>8.4f}{psnr}{msssim}{times}")
         print()
 
 
-def montage(rows: list[list[Shot]]) -> np.ndarray:
+def montage(rows: list[list[CodedExample]]) -> np.ndarray:
     """Rows of images of one size with their names and sizes above -> uint8 (h, w, 3)."""
     import numpy as np
     from PIL import Image, ImageDraw, ImageFont
@@ -113,11 +132,11 @@ def montage(rows: list[list[Shot]]) -> np.ndarray:
     sheet = Image.new("RGB", (columns * (width + GAP), len(rows) * (height + LABEL_HEIGHT)), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=22)
     for j, row in enumerate(rows):
-        for i, shot in enumerate(row):
+        for i, example in enumerate(row):
             x, y = i * (width + GAP), j * (height + LABEL_HEIGHT)
-            size = f", {shot.size_bytes} bytes" if shot.size_bytes else ""
-            draw.text((x + 4, y + 4), f"{shot.codec}{size}", fill="black", font=font)
-            sheet.paste(_image(shot.pixels), (x, y + LABEL_HEIGHT))
+            size = f", {example.size_bytes} bytes" if example.size_bytes else ""
+            draw.text((x + 4, y + 4), f"{example.codec}{size}", fill="black", font=font)
+            sheet.paste(_image(example.pixels), (x, y + LABEL_HEIGHT))
     return np.asarray(sheet)
 
 

@@ -1,8 +1,8 @@
 """Kills folder runs at random moments and counts what is lost: python tests/batch/crash_driver.py FOLDER COMMAND KILLS SEED.
 
 FOLDER/in: inputs; FOLDER/old, FOLDER/new: complete outputs of two settings, in place before. Every try starts with every
-second output old and the others missing, runs COMMAND --force with the new settings in a forked process (imports cost seconds,
-a fork nothing), kills it, and looks: an old output must be old or new, a missing one missing or new. Prints one JSON line.
+second output old and the others missing, runs COMMAND --force with the new settings in a forked process (imports take seconds,
+a fork no time) and kills it. Then an old output must be old or new, and a missing one missing or new. Prints one JSON line.
 """
 
 import json
@@ -21,7 +21,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 OPTIONS = {
     "encode": (["-q", "1"], ["-q", "4"]),
     "preview": ([], []),
-    "decode": (["backbone=toy", "steps=2"], ["backbone=toy"]),
+    "decode": (["--backbone", "toy", "--steps", "2"], ["--backbone", "toy"]),
 }
 
 

@@ -134,14 +134,14 @@ def test_encode_again_does_only_what_is_missing_or_differs(coded):
 
 def test_a_wanted_size_is_a_limit_for_what_is_there(coded):
     words = ("encode", coded / "in", "-o", coded / "gic", "--skip-existing")
-    assert all(row.get("skipped") for row in rows(*words, "--max-bytes", 100_000))
-    status, _, errors = quick(*words, "--max-bytes", 60)
+    assert all(row.get("skipped") for row in rows(*words, "--target-bytes", 100_000))
+    status, _, errors = quick(*words, "--target-bytes", 60)
     assert status == 1 and "bytes, more than 60" in errors
 
 
 @pytest.mark.parametrize("command", ["preview", "decode"])
 def test_images_again_only_of_another_file_or_other_settings(coded, command):
-    words = (command, coded / "gic", *(["backbone=toy"] if command == "decode" else []), "-o", coded / "png")
+    words = (command, coded / "gic", *(["--backbone", "toy"] if command == "decode" else []), "-o", coded / "png")
     assert [row.get("skipped") for row in rows(*words, "--skip-existing")] == [None] * 3
     before = times(coded / "png")
     assert [row.get("skipped") for row in rows(*words, "--skip-existing")] == [True] * 3
@@ -161,11 +161,11 @@ def test_images_again_only_of_another_file_or_other_settings(coded, command):
 def test_max_pixels_on_every_command(coded):
     for words in (
         ("encode", coded / "in" / "0.png", "-o", coded / "x.gic"),
-        ("decode", coded / "gic" / "0.gic", "backbone=toy", "-o", coded / "x.png"),
+        ("decode", coded / "gic" / "0.gic", "--backbone", "toy", "-o", coded / "x.png"),
         ("preview", coded / "gic" / "0.gic", "-o", coded / "y.png"),
         ("info", coded / "gic" / "0.gic"),
     ):
         status, _, message = quick(*words, "--max-pixels", 4199)
         assert status == 2 and "70x60, more than 4199 pixels" in message and "\n" not in message
         assert quick(*words, "--max-pixels", 4200)[0] == 0
-    assert "max_pixels=0: wanted 1 or more" in quick("preview", coded / "gic", "max_pixels=0")[2]
+    assert "max_pixels=0: wanted 1 or more" in quick("preview", coded / "gic", "--max-pixels", 0)[2]

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,9 @@ from PIL import Image
 from priorcodec.batch import runner
 from priorcodec.batch.jobs import Job
 from priorcodec.core import container
+from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
+from tests.batch.fake_tasks import Deadly, Fails, NeverReady, NoMemory
 from tests.cli.test_cli import quick
 from tests.core.test_codec import DEMO
 
@@ -39,13 +40,13 @@ def contents(folder):
 
 
 def run(folder, command, count, *words):
-    """-> (status, rows without their times, files, what was said)."""
+    """-> (status, rows without their times, files, lines on stderr)."""
     out = folder / "out"
-    status, text, said = quick(command, folder / "in", "-o", out, "--workers", count, "--json", *words)
+    status, text, errors = quick(command, folder / "in", "-o", out, "--workers", count, "--json", *words)
     rows = [{key: value for key, value in row.items() if key != "seconds"} for row in json.loads(text)]
     files = contents(out)
     shutil.rmtree(out)
-    return status, rows, files, sorted(said.splitlines())
+    return status, rows, files, sorted(errors.splitlines())
 
 
 def test_encode_as_one_process_does(folder):
@@ -62,34 +63,15 @@ def test_decode_as_one_process_does(folder):
     shutil.rmtree(folder / "in")
     (folder / "gic").rename(folder / "in")
     (folder / "in" / "2.gic").write_bytes(b"no file")
-    one = run(folder, "decode", 1, "backbone=toy")
+    one = run(folder, "decode", 1, "--backbone", "toy")
     assert one[0] == 1 and len(one[2]) == 3
-    assert run(folder, "decode", 2, "backbone=toy") == one
+    assert run(folder, "decode", 2, "--backbone", "toy") == one
 
 
 def test_a_setting_no_file_can_be_coded_with_is_one_line(folder):
     status, _, message = quick("encode", folder / "in", "-o", folder / "out", "--workers", 2, "-q", 9)
     assert status == 2 and message == "quality is 9.0, wanted a number from 0 to 7"
     assert quick("encode", folder / "in", "--workers", 0)[0] == 2
-
-
-@dataclass(frozen=True, kw_only=True)
-class Deadly:
-    """Writes the name of each file into its output; some kill the process that works on them, once or always."""
-
-    once: str
-    always: str
-
-    def open(self):
-        def work(job):
-            dead = job.target.with_suffix(".dead")
-            if self.always in job.source.name or (self.once in job.source.name and not dead.exists()):
-                dead.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            job.target.write_text(job.source.name)
-            return {"process": os.getpid()}
-
-        return work
 
 
 def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, capfd):
@@ -101,7 +83,38 @@ def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, cap
     assert source.name == "d" and "killed by SIGKILL again" in reason and "\n" not in reason
     assert os.getpid() not in {row["process"] for row in outcome.rows}
     said = capfd.readouterr().err
-    assert said.count("was killed by SIGKILL, once more") == said.count("\n") == 2
+    assert said.count("was killed by SIGKILL, trying once more") == said.count("\n") == 2
+
+
+def test_a_run_whose_processes_never_get_ready_ends(tmp_path):
+    jobs = [Job(source=tmp_path / str(i), target=tmp_path / "out" / str(i)) for i in range(50)]
+    with pytest.raises(PriorCodecError, match="worker processes ended before their first file.*SIGKILL") as caught:
+        runner.run(jobs, NeverReady(log=tmp_path / "log"), label="", workers=2)
+    assert "\n" not in str(caught.value)
+    assert 3 <= (tmp_path / "log").stat().st_size <= 4
+
+
+def test_one_process_is_enough_when_no_second_one_gets_ready(tmp_path):
+    jobs = [Job(source=tmp_path / str(i), target=tmp_path / "out" / str(i)) for i in range(50)]
+    outcome = runner.run(jobs, NeverReady(log=tmp_path / "log", only_from=1), label="", workers=2)
+    assert len(outcome.rows) == 50 and len({row["process"] for row in outcome.rows}) == 1
+    assert (tmp_path / "log").stat().st_size <= 5
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_job_may_fail_in_any_way(tmp_path, workers):
+    jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in ("memory", "torch", "bug", "fine")]
+    outcome = runner.run(jobs, Fails(), label="", workers=workers)
+    assert [Path(row["input"]).name for row in outcome.rows] == ["fine"]
+    lines = [reason for _, reason in outcome.failures]
+    assert all(source.name in line and "\n" not in line for (source, line) in outcome.failures)
+    assert ["not enough memory" in line for line in lines] == [True, True, False]
+
+
+def test_an_unexpected_error_at_the_start_is_one_line(tmp_path):
+    jobs = [Job(source=tmp_path / name, target=tmp_path / name) for name in "ab"]
+    with pytest.raises(PriorCodecError, match="could not start: not enough memory"):
+        runner.run(jobs, NoMemory(), label="", workers=2)
 
 
 def many(folder, count):

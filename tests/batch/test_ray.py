@@ -20,7 +20,7 @@ from priorcodec.batch.tasks import Encode
 from priorcodec.config import DecodeConfig
 from priorcodec.core import container
 from priorcodec.core.image import io as image_io
-from tests.batch.test_processes import Deadly
+from tests.batch.fake_tasks import Deadly
 from tests.core.test_codec import DEMO
 
 ROOT = Path(__file__).parents[2]
@@ -56,7 +56,7 @@ def images(tmp_path):
 
 def plan(folder):
     return runner.plan(
-        [folder / "in"], folder / "out", suffixes=runner.IMAGES, name=lambda p: p.stem + ".gic", force=True
+        [folder / "in"], folder / "out", suffixes=runner.IMAGES, ending=".gic", outputs=(".gic",), force=True
     )
 
 

@@ -1,0 +1,101 @@
+"""What a decoded image was made of, as 32 hex digits: the file, all settings, and the weights by content, not by path.
+
+`decode --skip-existing` compares them with what a PNG says. Not in it: the device, which changes last bits only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from priorcodec.core import container
+
+if TYPE_CHECKING:
+    from priorcodec.session import Session
+
+READ_BYTES = 2**26  # larger weight files count by size, time and header
+HEADER_BYTES = 2**16
+KINDS = (".json", ".safetensors")
+UNSEEN = (
+    "device",
+    "max_pixels",
+    "tile",
+    "adapter",
+    "backbone",
+    "weights",
+)  # settings without influence, or there by content
+BLOB = re.compile(r"[0-9a-f]{64}")  # name of a large file in the Hub's cache: its SHA-256
+
+
+def fingerprints(session: Session, *, preview: bool) -> Callable[[bytes], str]:
+    """A function from a .gic file's bytes to the fingerprint of the image that `session` decodes from it.
+
+    The weights are looked at once, when it is first called.
+
+    Args:
+        session: What decodes.
+        preview: Whether by the auxiliary decoder alone, on which no setting has any influence.
+    """
+    made_of: list[Any] = []
+
+    def fingerprint(data: bytes) -> str:
+        parts: list[Any] = [f"{session.codec.id:08x}", preview]
+        if not preview:
+            if not made_of:
+                made_of.extend(_made_of(session))
+            parts += [*made_of, _tiles(session, data)]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
+
+    return fingerprint
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 over the configs and weights in a folder, or of a file; the same wherever they lie and however the path is given.
+
+    Files above `READ_BYTES` count by the SHA-256 that the Hub's cache names them by, or else by size, time and header.
+    """
+    path = path.resolve()
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.suffix in KINDS and p.is_file())
+    names = ["" if file == path else file.relative_to(path).as_posix() for file in files]
+    digest = hashlib.sha256()
+    for name, file in zip(names, files, strict=True):
+        digest.update(f"{name}\0{_file_digest(file.resolve())}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _file_digest(file: Path) -> str:
+    stat = file.stat()
+    if stat.st_size > READ_BYTES and BLOB.fullmatch(file.name):
+        return file.name
+    with file.open("rb") as opened:
+        if stat.st_size <= READ_BYTES:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return f"{stat.st_size} {stat.st_mtime_ns} {hashlib.sha256(opened.read(HEADER_BYTES)).hexdigest()}"
+
+
+def _made_of(session: Session) -> list[Any]:
+    from priorcodec.registry.adapter_sources import sha256
+
+    config, registry, spec = session.config, session.registry, session.spec
+    settings = {**dataclasses.asdict(config), "dtype": str(session.dtype)}  # what "auto" means here
+    return [
+        spec.name,
+        weights_digest(registry.weights(spec, config.weights)),
+        sha256(registry.adapter(spec, config.adapter)),
+        {key: value for key, value in settings.items() if key not in UNSEEN},
+    ]
+
+
+def _tiles(session: Session, data: bytes) -> list[int]:
+    """How many rows and columns of tiles; the same numbers are the same tiles on every machine."""
+    from priorcodec.adapters import decode as adapter_decode
+    from priorcodec.core import tiling
+
+    stream = container.unpack(data, max_pixels=session.config.max_pixels)
+    plan = tiling.plan(stream.height, stream.width, session.tile, adapter_decode.MARGIN)
+    return [len(plan.rows), len(plan.columns)]

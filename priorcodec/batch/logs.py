@@ -1,0 +1,34 @@
+"""A plain handler for this package's log messages, installed by the command line and in its worker processes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+PACKAGE = "priorcodec"
+
+
+class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Writes to what `sys.stderr` is at the moment of a message, so that messages of one job can be captured."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        """Ignored: it is always the current `sys.stderr`."""
+
+
+def log_to_stderr(level: int) -> None:
+    """Show this package's messages from `level` up as plain lines on standard error."""
+    logger = logging.getLogger(PACKAGE)
+    logger.setLevel(level)
+    if not any(isinstance(handler, StderrHandler) for handler in logger.handlers):
+        logger.addHandler(StderrHandler())
+
+
+def level() -> int:
+    """The level that is in force, to be passed on to a worker process."""
+    return logging.getLogger(PACKAGE).getEffectiveLevel()

@@ -1,0 +1,67 @@
+"""`priorcodec eval | report`: score files against their references, and make a page of benchmark results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from priorcodec.cli import options
+
+
+def evaluate(
+    references: Annotated[Path, typer.Argument(help="Original image or folder of them.")],
+    files: Annotated[list[Path], typer.Argument(help="Decoded images or coded files, or folders of them.")],
+    metrics: Annotated[str, typer.Option(help="Names separated by commas; default: all that can run here.")] = "",
+    backbone: Annotated[str, typer.Option(help="Decodes .gic files; `preview` needs no backbone.")] = "preview",
+    coded: Annotated[Path | None, typer.Option(help="File or folder with the coded files of decoded images.")] = None,
+    style: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
+    verbose: options.Verbose = False,
+) -> None:
+    """Score files against their references: bits per pixel of the whole file, and image quality."""
+    from priorcodec.batch.jobs import Outcome, as_error
+    from priorcodec.core.errors import ConfigError
+    from priorcodec.core.io import atomic
+    from priorcodec.evaluation import evaluate
+    from priorcodec.evaluation import metrics as scores
+
+    if style not in evaluate.FORMATS:
+        raise ConfigError(f"no format {style!r}; choose table, csv or json")
+    names, missing = scores.available(metrics.split(",") if metrics else None)
+    for line in missing:
+        typer.echo(f"left out: {line}", err=True)
+    decoder = None if backbone == "preview" else backbone
+    known = evaluate.expand([references], evaluate.IMAGES)
+    every = evaluate.expand(files, evaluate.IMAGES | evaluate.STREAMS.keys() | {".gic"})
+    alone = len(known) == len(every) == 1
+    outcome = Outcome()
+    for file in every:
+        try:
+            ((reference, _),) = [(known[0], file)] if alone else evaluate.pair(known, [file])
+            outcome.rows += evaluate.evaluate([reference], [file], names, backbone=decoder, coded=coded)
+        except Exception as error:
+            outcome.failures.append((file, str(as_error(error, file))))
+            if alone:
+                raise as_error(error, file) from error
+    outcome.rows.sort(key=lambda row: (row["image"], row["file"]))
+    if outcome.rows:
+        text = evaluate.render(outcome.rows, style)
+        if output is None:
+            typer.echo(text, nl=False)
+        else:
+            atomic.write(output, text.encode())
+    options.failures(outcome)
+
+
+def report(
+    results: Annotated[list[Path], typer.Argument(help="Result files of the benchmarks, or folders of them.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
+    images: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
+) -> None:
+    """Make one self-contained page of benchmark results: plots, tables, and a slider over decoded images."""
+    from priorcodec.evaluation import report as page
+
+    page.build(results, output, images=images)
+    typer.echo(f"{output}: {output.stat().st_size} bytes")

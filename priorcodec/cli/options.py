@@ -1,0 +1,156 @@
+"""Options and helpers that several commands share: paths and "-", settings, verbosity, and how an outcome is printed."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from priorcodec.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from priorcodec.batch.jobs import Outcome
+    from priorcodec.config import DecodeConfig
+
+
+def log_details(verbose: bool) -> bool:
+    """Log debug messages and tracebacks too, if `verbose`."""
+    if verbose:
+        from priorcodec.batch import logs
+
+        logs.log_to_stderr(logging.DEBUG)
+    return verbose
+
+
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", callback=log_details, help="Log details and tracebacks to standard error.")
+]
+Inputs = Annotated[list[str], typer.Argument(metavar="FILES...", help="Files and folders; - is standard input.")]
+Output = Annotated[
+    str | None,
+    typer.Option("-o", "--output", help="A file for one input, a folder for several, - for standard output."),
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu; default auto.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+Skip = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Keep outputs that are what this run would write; others fail without --force. See docs/trust.md.",
+    ),
+]
+Workers = Annotated[
+    int, typer.Option("--workers", min=1, help="Number of processes that share the files; see docs/encoding.md.")
+]
+MaxPixels = Annotated[
+    int | None, typer.Option("--max-pixels", help="Refuse images with more pixels than this; default 67108864.")
+]
+Tile = Annotated[
+    int | None,
+    typer.Option(help="Side of the tiles that large images are processed in, in pixels; 0: never; default: by memory."),
+]
+NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Do not load this plugin; may be repeated.")]
+
+
+def paths(ctx: typer.Context, words: Sequence[str]) -> list[Path]:
+    """Words of the command line -> paths, `STDIN` for "-".
+
+    Raises:
+        ConfigError: A `key=value` word that is no existing file; the line names the option to use.
+    """
+    from priorcodec.batch.jobs import STDIN
+
+    found = []
+    for word in words:
+        path = STDIN if word in ("-", "/dev/stdin", "/dev/fd/0") else Path(word)
+        if "=" in word and not os.path.lexists(path):
+            raise ConfigError(_no_setting(ctx, word))
+        found.append(path)
+    return found
+
+
+def output_path(output: str | None, inputs: Sequence[Path]) -> Path | None:
+    """-o as a path, `STDOUT` for "-" and for standard input without -o. Raises ConfigError: a terminal."""
+    from priorcodec.batch.jobs import STDIN, STDOUT
+
+    if output in ("-", "/dev/stdout", "/dev/fd/1") or (output is None and list(inputs) == [STDIN]):
+        if sys.stdout.isatty():
+            raise ConfigError("the output is binary and standard output is a terminal: give -o FILE, or pipe it")
+        return STDOUT
+    return None if output is None else Path(output)
+
+
+def decode_config(file: Path | None = None, *, no_plugin: Sequence[str] = (), **options: Any) -> DecodeConfig:
+    """Options -> settings; an option that is None is not set.
+
+    Args:
+        file: YAML file whose settings come before the options.
+        no_plugin: Plugins to leave out when the backbone's name is looked up.
+        options: Values by name of the setting.
+
+    Raises:
+        ConfigError: One line for every wrong setting.
+    """
+    from priorcodec import config
+    from priorcodec.registry import open_registry
+
+    words = [f"{key}={value}" for key, value in options.items() if value is not None]
+    names = open_registry(disabled=no_plugin).specs() if "backbone" in options else None
+    return config.decode_config(words, file=file, backbones=names)
+
+
+def finish(outcome: Outcome, line: str, *, as_json: bool, to_stderr: bool = False) -> None:
+    """Print the rows and the failures; exit status 1 if there are any.
+
+    Args:
+        outcome: Of a run.
+        line: Format of one row.
+        as_json: Whether to print all rows as one JSON list instead.
+        to_stderr: Whether standard output holds an image already.
+    """
+    if as_json:
+        typer.echo(json.dumps(outcome.rows, indent=2), err=to_stderr)
+    else:
+        for row in outcome.rows:
+            text = "{input} -> {output}: there already" if row.get("skipped") else line
+            typer.echo(text.format(**row), err=to_stderr)
+    failures(outcome)
+
+
+def failures(outcome: Outcome) -> None:
+    """Print what failed to standard error. Raises typer.Exit with status 1 if anything did."""
+    if outcome.failures:
+        total = len(outcome.failures) + len(outcome.rows)
+        typer.echo(f"{len(outcome.failures)} of {total} files failed:", err=True)
+        for _, reason in outcome.failures:
+            typer.echo(f"  {reason}", err=True)
+        raise typer.Exit(1)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Print rows as a table whose columns are as wide as they must be, so that nothing is cut in a pipe."""
+    texts = [list(columns), *([str(row[column]) for column in columns] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    for cells in texts:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def _no_setting(ctx: typer.Context, word: str) -> str:
+    key, _, value = word.partition("=")
+    option = "--" + key.removeprefix("backbone.").replace("_", "-")
+    known = [name for parameter in ctx.command.params for name in parameter.opts if name.startswith("--")]
+    if option in known:
+        return f"got {word}, which is no file; settings are given as options: {option} {value}"
+    siblings = getattr(ctx.parent.command, "commands", {}) if ctx.parent else {}
+    others = [name for name, other in siblings.items() if any(option in p.opts for p in other.params)]
+    near = difflib.get_close_matches(option, known, n=1)
+    hint = f"it is one of {' and '.join(others)}" if others else f"nearest: {near[0]}" if near else "see --help"
+    return f"got {word}, which is no file, and {ctx.info_name} has no option {option}; {hint}"

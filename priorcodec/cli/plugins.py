@@ -1,0 +1,244 @@
+"""`priorcodec backbones | adapters list|show|push | plugins | check`. Only `show` and `check` load torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from priorcodec.cli import options
+from priorcodec.core.errors import AdapterError, BackboneError, WeightsError
+
+if TYPE_CHECKING:
+    from priorcodec.backbones.spec import AdapterSource
+    from priorcodec.registry import Registry
+
+adapters = typer.Typer(help="List known adapters, show one, or push one to the Hugging Face Hub.", no_args_is_help=True)
+
+
+def backbones(
+    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    no_plugin: options.NoPlugin = None,
+    as_json: options.Json = False,
+) -> None:
+    """List available backbones: size, latent, prediction type, license, whether weights are here, and known adapters."""
+    from priorcodec.registry import open_registry
+
+    rows = backbone_rows(open_registry(disabled=no_plugin or ()), name)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    elif name:
+        typer.echo("\n".join(f"{key:<12} {value}" for key, value in rows[0].items()))
+    else:
+        columns = ("name", "parameters", "latent", "prediction", "license", "weights", "adapters")
+        options.table(rows, columns)
+
+
+@adapters.command(name="list")
+def list_adapters(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -> None:
+    """List the adapters that plugins know, for every backbone. Nothing is downloaded."""
+    from priorcodec.registry import open_registry
+
+    rows = adapter_rows(open_registry(disabled=no_plugin or ()))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        options.table(rows, ("backbone", "name", "size", "encoder", "file", "sha256", "revision", "location"))
+
+
+@adapters.command()
+def show(
+    file: Annotated[str, typer.Argument(help="A .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT.")],
+    no_plugin: options.NoPlugin = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what one adapter file holds, what it was trained for, and whether it can be used here."""
+    from priorcodec.registry import open_registry
+
+    row = explain(open_registry(disabled=no_plugin or ()), file)
+    typer.echo(json.dumps(row, indent=2) if as_json else lines(row))
+
+
+@adapters.command()
+def push(
+    file: Annotated[Path, typer.Argument(help="An adapter's .safetensors file.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Made if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
+    as_json: options.Json = False,
+) -> None:
+    """Push an adapter and its model card to the Hub, and print how to pin what was uploaded."""
+    from dataclasses import asdict
+
+    from priorcodec.adapters import card
+    from priorcodec.registry import adapter_sources
+
+    source = adapter_sources.push(file, card.write(file), repository, private=private, branch=revision)
+    if as_json:
+        typer.echo(json.dumps(asdict(source), indent=2))
+        return
+    typer.echo(f"commit   {source.revision}\nsha256   {source.sha256}")
+    typer.echo(f"decode   --adapter {source.location}@{source.revision}")
+    typer.echo("plugin   " + repr(source).replace("'", '"'))
+
+
+def plugins(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -> None:
+    """List the plugins found, what they provide, and why one failed."""
+    from priorcodec.registry import open_registry
+
+    rows = plugin_rows(open_registry(disabled=no_plugin or ()))
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+    else:
+        options.table(rows, ("name", "origin", "version", "backbones", "error"))
+
+
+def check(
+    name: Annotated[str, typer.Argument(help="A backbone, as `priorcodec backbones` lists them.")],
+    tier: Annotated[int, typer.Option(min=0, max=2, help="0: plain data, 1: the tiny model, 2: the real weights.")] = 1,
+    weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or Hub id.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Check that a backbone keeps the plugin contract. Exit status 1 when a check fails."""
+    from priorcodec import testing
+
+    results = testing.check_backbone(name, tier=tier, weights=weights)
+    text, good = testing.report(name, results, as_json=as_json)
+    typer.echo(text)
+    if not good:
+        raise typer.Exit(1)
+
+
+def backbone_rows(registry: Registry, name: str | None = None) -> list[dict[str, Any]]:
+    """One row per backbone, or one full description of `name`. Raises BackboneError: no such backbone."""
+    if name is None:
+        return [_summary(registry, spec) for spec in registry.specs().values()]
+    spec = registry.spec(name)
+    more = {
+        "summary": spec.summary,
+        "source": spec.source,
+        "revision": spec.revision,
+        "size": f"trained at {spec.size} pixels",
+        "tokens": f"width {spec.token_dim}" + (f", pooled {spec.pooled_dim}" if spec.pooled_dim else ""),
+        "lora": [f"{rule.modules} modules of {rule.pattern} at rank {rule.rank}" for rule in spec.lora],
+        "fusion": [f"{site.module}: {site.channels} channels, stride {site.stride}" for site in spec.fusion],
+    }
+    return [_summary(registry, spec) | more]
+
+
+def plugin_rows(registry: Registry) -> list[dict[str, Any]]:
+    """One row per plugin found, failed ones with their reason."""
+    return [
+        {
+            "name": record.name,
+            "origin": record.origin,
+            "version": record.version,
+            "backbones": ", ".join(record.backbones),
+            "error": record.error or "",
+        }
+        for record in registry.plugins()
+    ]
+
+
+def adapter_rows(registry: Registry) -> list[dict[str, Any]]:
+    """One row per adapter that plugins know, for every backbone. Nothing is downloaded."""
+    return [_adapter(spec.name, source) for spec in registry.specs().values() for source in registry.adapters(spec)]
+
+
+def explain(registry: Registry, given: str) -> dict[str, Any]:
+    """Everything about one adapter file.
+
+    Args:
+        registry: Whose backbones it may fit.
+        given: A path, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub, which is fetched.
+
+    Raises:
+        AdapterError: It cannot be had, or is not an adapter of this version.
+    """
+    from priorcodec.registry import adapter_sources
+
+    path = adapter_sources.fetch(adapter_sources.source(given))  # before torch: a wrong name is reported at once
+
+    from priorcodec.adapters import card
+    from priorcodec.adapters import file as adapter_file
+    from priorcodec.core.codec import WEIGHTS
+    from priorcodec.core.weights import encoder_id
+
+    file = adapter_file.read(path)
+    parts = card.parts(file)
+    total = sum(parts.values())
+    share, fits = "unknown", "yes"
+    try:
+        spec = registry.spec(file.metadata.get("backbone", ""))
+        share = f"{total / spec.parameters:.2%}"
+        adapter_file.check(file, spec, encoder_id=encoder_id((WEIGHTS / "encoder.safetensors").read_bytes()))
+        if file.metadata.get("tiny"):
+            fits = "no: trained for the backbone's tiny test model"
+    except (AdapterError, BackboneError) as error:
+        fits = f"no: {error}"
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "sha256": adapter_sources.sha256(path),
+        "dtype": ", ".join(sorted({str(value.dtype).removeprefix("torch.") for value in file.tensors.values()})),
+        "metadata": {key: value for key, value in sorted(file.metadata.items()) if key != "config"},
+        "settings": vars(file.config),
+        "parameters": parts | {"all": total},
+        "share": share,
+        "fits": fits,
+    }
+
+
+def lines(row: dict[str, Any], indent: str = "") -> str:
+    """One line per entry; the entries of a mapping below it, indented."""
+    width = max(map(len, row))
+    text = []
+    for key, value in row.items():
+        if isinstance(value, dict):
+            text += [f"{indent}{key}", lines(value, indent + "  ")]
+        else:
+            text.append(f"{indent}{key:<{width}}  {f'{value:,}' if type(value) is int else value}")
+    return "\n".join(text)
+
+
+def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
+    try:
+        weights = "here" if registry.weights_here(spec) else "missing"
+    except WeightsError as error:
+        weights = f"refused: {error}"
+    return {
+        "name": spec.name,
+        "parameters": f"{spec.parameters / 1e6:.2f}M",
+        "latent": f"{spec.latent.channels} channels, stride {spec.latent.stride}",
+        "prediction": str(spec.prediction),
+        "license": spec.license,
+        "weights": weights,
+        "adapters": ", ".join(source.name for source in registry.adapters(spec)) or "none",
+    }
+
+
+def _adapter(backbone: str, source: AdapterSource) -> dict[str, Any]:
+    from priorcodec.core.io import safetensors
+    from priorcodec.registry import adapter_sources
+
+    encoder, size = "", ""
+    try:
+        path = adapter_sources.local_path(source)
+        here = "here" if path else "missing"
+        if path:
+            encoder = safetensors.describe(path, AdapterError)[0].get("encoder", "")
+            size = f"{path.stat().st_size / 2**20:.2f} MiB"
+    except AdapterError as error:
+        here = f"refused: {error}"
+    return {
+        "backbone": backbone,
+        "name": source.name,
+        "size": size,
+        "encoder": encoder,
+        "file": here,
+        "sha256": source.sha256[:12] or "not pinned",
+        "revision": source.revision[:12],
+        "location": source.location,
+    }

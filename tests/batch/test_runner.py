@@ -1,0 +1,157 @@
+"""`plan`: which inputs there are and where their outputs go. No image is read."""
+
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from priorcodec.batch import runner
+from priorcodec.batch.jobs import STDIN, STDOUT, Job, as_error, label, out_of_memory
+from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
+
+
+def plan(*inputs, output=None, force=False, **options):
+    options = {"suffixes": runner.IMAGES, "ending": ".gic", "outputs": (".gic",)} | options
+    return runner.plan(inputs, output, force=force, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("a.jpg", "a.png", "b.PNG", "notes.txt", "._a.png", ".hidden"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "c.png").mkdir()
+    (tmp_path / "d.png").symlink_to("nowhere")
+    return tmp_path
+
+
+def test_a_folder_and_what_it_holds_besides(folder, caplog):
+    with caplog.at_level(logging.INFO, logger="priorcodec"):
+        jobs = plan(folder)
+    targets = [(job.source.name, job.target.name) for job in jobs]
+    assert targets == [("a.jpg", "a.jpg.gic"), ("a.png", "a.png.gic"), ("b.PNG", "b.gic"), ("d.png", "d.gic")]
+    assert not any(job.problem for job in jobs)
+    assert caplog.messages == [f"{folder}: passed over 3 other files (.hidden, .png, .txt) and 1 folders"]
+
+
+def test_a_file_given_twice_is_done_once(folder):
+    again = folder / ".." / folder.name / "a.png"
+    assert [job.source.name for job in plan(folder / "a.png", folder / "a.png", again)] == ["a.png"]
+
+
+def test_inputs_that_cannot_be_told_apart_fail_alone(folder):
+    (folder / "e").mkdir()
+    (folder / "e" / "a.png").write_bytes(b"")
+    jobs = plan(folder / "a.png", folder / "e" / "a.png", folder / "b.PNG", output=folder / "out")
+    assert ["rename one of them" in job.problem for job in jobs] == [True, True, False]
+
+
+def test_what_is_missing_fails_alone(folder):
+    jobs = plan(folder / "a.png", folder / "gone.png")
+    assert [job.problem for job in jobs] == ["", f"{folder / 'gone.png'}: no such file or folder"]
+
+
+def test_a_name_too_long_for_the_suffix_fails_alone(folder):
+    long = folder / ("x" * 251 + ".png")
+    long.write_bytes(b"")
+    first, second = plan(folder / "a.png", long, ending=".nano_unet.png", outputs=(".png",))
+    assert runner.run([first, second], Touch(), label="").failures[0][0] == long
+    assert first.target.exists()
+    assert plan(folder / ("y" * 300 + ".png"))[0].problem
+
+
+class Touch:
+    def open(self):
+        def touch(job):
+            job.target.touch()
+            return {}
+
+        return touch
+
+
+@pytest.mark.parametrize("kind", ["itself", "symlink", "hard link", "symlink of the source"])
+def test_no_input_is_ever_an_output(tmp_path, kind):
+    photo, output = tmp_path / "photo.gic", tmp_path / "out.gic"
+    photo.write_bytes(b"an image")
+    source = photo
+    if kind == "itself":
+        output = photo
+    elif kind == "symlink":
+        output.symlink_to(photo)
+    elif kind == "hard link":
+        os.link(photo, output)
+    else:
+        source = tmp_path / "link.png"
+        source.symlink_to(photo)
+        output = photo
+    (job,) = plan(source, output=output, force=True)
+    assert "is the input" in job.problem
+    with pytest.raises(ConfigError, match="itself"):
+        runner.run([job], Touch(), label="")
+    assert photo.read_bytes() == b"an image"
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.webp", "x.bin", "a.jpg"])
+def test_an_output_of_another_format_is_refused(folder, name):
+    with pytest.raises(ConfigError, match=r"wanted a name ending in \.gic, or a folder"):
+        plan(folder / "b.PNG", output=folder / name, force=True)
+
+
+def test_one_file_for_several_inputs_is_refused(folder):
+    for inputs in ((folder,), (folder / "a.png", folder / "b.PNG")):
+        for output in (folder / "x.gic", folder / "notes.txt"):
+            with pytest.raises(ConfigError, match="wanted a folder"):
+                plan(*inputs, output=output)
+
+
+def test_where_outputs_go(folder):
+    (folder / "out.d").mkdir()
+    source = folder / "b.PNG"
+    for output, target in (
+        (None, folder / "b.gic"),
+        (folder / "new", folder / "new" / "b.gic"),
+        (folder / "out.d", folder / "out.d" / "b.gic"),
+        (folder / "x.gic", folder / "x.gic"),
+        (Path("/dev/null"), Path("/dev/null")),
+        (STDOUT, STDOUT),
+    ):
+        assert [job.target for job in plan(source, output=output)] == [target]
+    assert plan(STDIN, output=STDOUT)[0] == Job(source=STDIN, target=STDOUT)
+    for inputs in ((STDIN, source), (folder,)):
+        with pytest.raises(ConfigError, match="standard"):
+            plan(*inputs, output=STDOUT)
+
+
+def test_existing_outputs_stop_a_run_before_it_begins(folder):
+    (folder / "b.gic").write_bytes(b"")
+    (folder / "d.gic").write_bytes(b"")
+    with pytest.raises(ConfigError, match="b.gic and 1 others exist already"):
+        plan(folder)
+    assert len(plan(folder, force=True)) == 4
+
+
+@pytest.mark.parametrize(
+    "error, text",
+    [
+        (ImageError("no image"), "a.png: no image"),
+        (ImageError("cannot read a.png"), "cannot read a.png"),
+        (MemoryError(), "a.png: not enough memory"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 8 bytes"),
+            "a.png: not enough memory",
+        ),
+        (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "a.png: not enough memory"),
+        (PermissionError(13, "Permission denied", "a.png"), "a.png: Permission denied"),
+        (OSError(36, "File name too long", "b.gic"), "a.png: b.gic: File name too long"),
+        (KeyError("bug"), "a.png: unexpected KeyError: 'bug'"),
+        (ValueError("two\nlines"), r"a.png: unexpected ValueError: two\nlines"),
+    ],
+)
+def test_any_exception_is_one_line_with_the_name(error, text):
+    found = as_error(error, Path("a.png"))
+    assert isinstance(found, PriorCodecError) and str(found).startswith(text) and "\n" not in str(found)
+    assert out_of_memory(error) == ("not enough memory" in text)
+
+
+def test_standard_streams_are_shown_as_a_dash():
+    assert label(STDIN) == label(STDOUT) == "-" and label(Path("x")) == "x"

@@ -1,0 +1,95 @@
+"""Standard input and output, names that cannot be printed, and outputs that are no regular files, in real processes."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import types
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from priorcodec import cli
+from priorcodec.cli import options
+from priorcodec.core import container
+from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.image import io as image_io
+from tests.core.test_codec import DEMO
+
+
+@pytest.fixture
+def folder(tmp_path):
+    image_io.save(image_io.load(DEMO).pixels[:64, :64], tmp_path / "a.png")
+    return tmp_path
+
+
+def command(*words, cwd, **environment):
+    """In a process of its own."""
+    words = [sys.executable, "-m", "priorcodec.cli", *words]
+    return subprocess.run(words, cwd=cwd, capture_output=True, env=os.environ | environment, check=False)
+
+
+def run(*words, data=b""):
+    """In this process -> (exit status, standard output, standard error or the line of an error)."""
+    done = CliRunner().invoke(cli.app, words, input=data)
+    error = isinstance(done.exception, PriorCodecError)
+    return 2 if error else done.exit_code, done.stdout_bytes, str(done.exception) if error else done.stderr
+
+
+def test_through_standard_input_and_output(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    photo, coded = (folder / "a.png").read_bytes(), b""
+    for words in (("-",), ("-", "-o", "-"), ("a.png", "-o", "/dev/stdout"), ("/dev/stdin", "-o", "/dev/fd/1")):
+        status, coded, errors = run("encode", *words, "-q", "1", data=photo)
+        assert status == 0 and container.unpack(coded).quality == 32 and "bytes" in errors
+    status, image, _ = run("preview", "-", data=coded)
+    assert status == 0 and image_io.load(image).pixels.shape == (64, 64, 3)
+    status, image, _ = run("decode", "-", "--backbone", "toy", "-o", "-", data=coded)
+    assert status == 0 and image_io.load(image).pixels.shape == (64, 64, 3)
+    status, rows, _ = run("preview", "-", "-o", "p.png", "--json", data=coded)
+    assert json.loads(rows)[0]["input"] == "-" and image_io.load("p.png").pixels.shape == (64, 64, 3)
+    assert json.loads(run("info", "-", "--json", data=coded)[1])[0]["bytes"] == len(coded)
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "p.png"]
+
+
+def test_a_mistake_writes_nothing_to_standard_output(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    for words in (("encode", "-"), ("preview", "-"), ("encode", "-", "a.png"), ("encode", ".", "-o", "-")):
+        status, out, error = run(*words, data=b"neither image nor file")
+        assert (status, out) == (2, b"") and "\n" not in error
+
+
+def test_a_binary_output_is_not_for_a_terminal(folder, monkeypatch):
+    monkeypatch.setattr("sys.stdout", types.SimpleNamespace(isatty=lambda: True))
+    with pytest.raises(ConfigError, match="standard output is a terminal"):
+        options.output_path("-", [])
+
+
+def test_a_redirected_standard_output_and_a_pipe_with_a_name(folder):
+    with (folder / "out.gic").open("wb") as out:
+        words = [sys.executable, "-m", "priorcodec.cli", "encode", "a.png", "-o", "/dev/stdout", "-q", "1"]
+        assert subprocess.run(words, cwd=folder, stdout=out, stderr=subprocess.DEVNULL, check=False).returncode == 0
+    data = (folder / "out.gic").read_bytes()
+    assert container.unpack(data).quality == 32
+    os.mkfifo(folder / "pipe")
+    read = []
+    reader = threading.Thread(target=lambda: read.append((folder / "pipe").read_bytes()), daemon=True)
+    reader.start()
+    assert command("encode", "a.png", "-o", "pipe", "-q", "1", cwd=folder).returncode == 0
+    reader.join(60)
+    assert read == [data]
+
+
+def test_names_that_cannot_be_printed_end_no_run(folder):
+    strange = Path(os.fsdecode(b"\xff\xe4 b\n.png"))
+    (folder / "in").mkdir()
+    (folder / "a.png").rename(folder / "in" / "ä.png")
+    (folder / "in" / strange).write_bytes((folder / "in" / "ä.png").read_bytes())
+    (folder / "in" / os.fsdecode(b"\xfe.png")).write_bytes(b"no image")
+    environment = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = command("encode", "in", "-o", "out", "-q", "1", "--workers", "2", cwd=folder, **environment)
+    assert done.returncode == 1, done.stderr
+    assert b"1 of 3 files failed" in done.stderr and done.stderr.count(b"\n") == 2
+    assert {path.name for path in (folder / "out").iterdir()} == {"ä.gic", strange.stem + ".gic"}
