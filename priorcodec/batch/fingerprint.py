@@ -83,12 +83,14 @@ def _made_of(session: Session) -> list[Any]:
 
     config, registry, spec = session.config, session.registry, session.spec
     settings = {**dataclasses.asdict(config), "dtype": str(session.dtype)}  # what "auto" means here
-    return [
-        spec.name,
-        weights_digest(registry.weights(spec, config.weights)),
-        sha256(registry.adapter(spec, config.adapter)),
-        {key: value for key, value in settings.items() if key not in UNSEEN},
-    ]
+    made_of: list[Any] = [{key: value for key, value in settings.items() if key not in UNSEEN}]
+    if config.blend > 0:  # else the backbone has no part in the image
+        made_of += [
+            spec.name,
+            weights_digest(registry.weights(spec, config.weights)),
+            sha256(registry.adapter(spec, config.adapter)),
+        ]
+    return made_of
 
 
 def _tiles(session: Session, data: bytes) -> list[int]:

@@ -71,3 +71,10 @@ def test_of_a_session(tmp_path, monkeypatch):
     assert own not in (of(None), of("own.safetensors", dtype="float16"))
     Path("own.safetensors").write_bytes(b"other weights")
     assert of("link.safetensors") not in (own, of(None))
+
+
+def test_without_the_backbone_its_weights_need_not_be_there():
+    data = open_session().encode(image_io.load(DEMO).pixels[:64, :64], quality=1)
+    for weights in (None, "/nowhere"):
+        session = open_session("sdxl", weights=weights, blend=0)
+        assert len(fingerprint.fingerprints(session, preview=False)(data)) == 32
