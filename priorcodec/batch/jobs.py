@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.io.names import printable
 
-STDIN, STDOUT = Path("/dev/stdin"), Path("/dev/stdout")  # stand for "-"; never opened by these names
+STREAM = Path("-")  # standard input as a source, standard output as a target
+LINE = 1000  # characters of an error at most
 
 logger = logging.getLogger(__name__)
 
@@ -23,8 +25,8 @@ class Job:
     """One input and its output.
 
     Attributes:
-        source: File to read; `STDIN` for standard input.
-        target: File to write; `STDOUT` for standard output.
+        source: File to read, or `STREAM`.
+        target: File to write, or `STREAM`.
         problem: Why this job cannot be done, where that is known before it starts; empty otherwise.
     """
 
@@ -34,11 +36,11 @@ class Job:
 
     def read(self) -> bytes:
         """All bytes of the input."""
-        return sys.stdin.buffer.read() if self.source == STDIN else self.source.read_bytes()
+        return sys.stdin.buffer.read() if self.source == STREAM else self.source.read_bytes()
 
     def target_exists(self) -> bool:
         """Whether the output is a file that is there already."""
-        return self.target != STDOUT and os.path.isfile(self.target)
+        return self.target != STREAM and os.path.isfile(self.target)
 
 
 Row = dict[str, Any]
@@ -73,18 +75,13 @@ def run_job(job: Job, function: JobFn) -> Result:
     try:
         if job.problem:
             raise ConfigError(job.problem)
-        if job.target != STDOUT:
+        if job.target != STREAM:
             job.target.parent.mkdir(parents=True, exist_ok=True)
         row = function(job)
     except Exception as error:
         return as_error(error, job.source)
     seconds = round(time.perf_counter() - started, 3)
-    return {"input": label(job.source), "output": label(job.target), **row, "seconds": seconds}
-
-
-def label(path: Path) -> str:
-    """How a path is shown: "-" for standard input and output."""
-    return "-" if path in (STDIN, STDOUT) else str(path)
+    return {"input": str(job.source), "output": str(job.target), **row, "seconds": seconds}
 
 
 def outcome(jobs: Sequence[Job], results: Mapping[int, Result]) -> Outcome:
@@ -111,10 +108,10 @@ def as_error(error: Exception, source: Path) -> PriorCodecError:
         other = error.filename is not None and os.fspath(error.filename) != os.fspath(source)
         kind, text = PriorCodecError, f"{error.filename}: {error.strerror}" if other else error.strerror
     else:
-        logger.debug("%s: %s", label(source), type(error).__name__, exc_info=error)
+        logger.debug("%s: %s", printable(source), type(error).__name__, exc_info=error)
         kind, text = PriorCodecError, f"unexpected {type(error).__name__}: {error}; -v shows the traceback"
-    text = text if str(source) in text else f"{label(source)}: {text}"
-    return kind("\\n".join(text.splitlines()))
+    named = str(source) in text or printable(source) in text
+    return kind(printable((text if named else f"{source}: {text}").replace("\n", " "), LINE))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -12,10 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from priorcodec.batch.jobs import STDIN, STDOUT, Job, Outcome, Result, Task, label, outcome, run_job
+from priorcodec.batch.jobs import STREAM, Job, Outcome, Result, Task, outcome, run_job
 from priorcodec.core.errors import ConfigError
+from priorcodec.core.image.io import SUFFIXES
+from priorcodec.core.io.names import printable
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff")
+IMAGES = tuple(sorted(SUFFIXES))
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +37,8 @@ def plan(
     input only is noted in its job.
 
     Args:
-        inputs: Files, `STDIN`, or folders whose files with one of `suffixes` are taken, sorted.
-        output: A file or `STDOUT` for one input file, a folder otherwise, or None for beside the input.
+        inputs: Files, `STREAM`, or folders whose files with one of `suffixes` are taken, sorted.
+        output: A file or `STREAM` for one input file, a folder otherwise, or None for beside the input.
         suffixes: Lower-case suffixes of the files to take from folders.
         ending: Replaces the suffix of an input to make the name of its output.
         outputs: Suffixes that an output file may have.
@@ -47,20 +49,20 @@ def plan(
     """
     sources = expand(inputs, suffixes)
     if not sources:
-        names = ", ".join(label(path) for path in inputs)
+        names = ", ".join(map(str, inputs))
         raise ConfigError(f"nothing to do in {names}: wanted files ending in {', '.join(suffixes)}")
-    if STDIN in sources and len(sources) > 1:
+    if STREAM in sources and len(sources) > 1:
         raise ConfigError("got standard input (-) and other inputs, wanted standard input alone")
     single = len(inputs) == 1 and not os.path.isdir(inputs[0])
     file = _output_file(output, len(sources), single, outputs)
     targets = [file] if file else _names(sources, output, ending)
-    inodes = {_inode(source): source for source in sources if source != STDIN}
+    inodes = {_inode(source): source for source in sources if source != STREAM}
     clashing = {target for target, count in Counter(map(os.path.abspath, targets)).items() if count > 1}
     jobs, existing = [], []
     for source, target in zip(sources, targets, strict=True):
         job = Job(source=source, target=target)
-        found = None if target == STDOUT else _inode(target)
-        if source != STDIN and not os.path.lexists(source):
+        found = None if target == STREAM else _inode(target)
+        if source != STREAM and not os.path.lexists(source):
             job = replace(job, problem=f"{source}: no such file or folder")
         elif found and found in inodes:
             job = replace(
@@ -81,7 +83,7 @@ def expand(inputs: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
     """Files as they are, folders as their files with one of `suffixes`, each file once; logs what a folder holds besides."""
     found: dict[str, Path] = {}
     for path in inputs:
-        for file in [path] if path == STDIN or not os.path.isdir(path) else _in_folder(path, suffixes):
+        for file in [path] if path == STREAM or not os.path.isdir(path) else _in_folder(path, suffixes):
             found.setdefault(os.path.abspath(file), file)
     return list(found.values())
 
@@ -132,7 +134,7 @@ def _output_file(output: Path | None, count: int, single: bool, outputs: Sequenc
     if output is None or os.path.isdir(output):
         return None
     wanted = " or ".join(outputs)
-    if output == STDOUT:
+    if output == STREAM:
         if not single:
             raise ConfigError(f"got {count} inputs for standard output (-o -), wanted one file")
         return output
@@ -150,8 +152,8 @@ def _output_file(output: Path | None, count: int, single: bool, outputs: Sequenc
 
 def _names(sources: Sequence[Path], folder: Path | None, ending: str) -> list[Path]:
     """Outputs with short names (`a.gic` for `a.png`), and with the input's whole name where short ones would be the same."""
-    if sources[0] == STDIN:
-        return [STDOUT if folder is None else folder / f"stdin{ending}"]
+    if sources[0] == STREAM:
+        return [STREAM if folder is None else folder / f"stdin{ending}"]
     folders = [source.parent if folder is None else folder for source in sources]
     short = [where / f"{source.stem}{ending}" for where, source in zip(folders, sources, strict=True)]
     count = Counter(map(os.path.abspath, short))
@@ -173,8 +175,10 @@ def _in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     if rest:
         folders = sum(os.path.isdir(path) for path in rest)
         kinds = sorted({path.suffix.lower() or path.name for path in rest if not os.path.isdir(path)})
-        shown = f" ({', '.join(kinds[:5])}{', ...' if kinds[5:] else ''})" if kinds else ""
-        logger.info("%s: passed over %d other files%s and %d folders", folder, len(rest) - folders, shown, folders)
+        shown = f" ({printable(', '.join(kinds[:5]))}{', ...' if kinds[5:] else ''})" if kinds else ""
+        logger.info(
+            "%s: passed over %d other files%s and %d folders", printable(folder), len(rest) - folders, shown, folders
+        )
     return taken
 
 

@@ -5,19 +5,18 @@ settings --open(), once per process--> a session inside a function: job -> row o
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 import sys
 import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from priorcodec.batch.fingerprint import fingerprints
-from priorcodec.batch.jobs import STDIN, STDOUT, Job, JobFn
+from priorcodec.batch.jobs import STREAM, Job, JobFn
 from priorcodec.batch.runner import progress_bar
 from priorcodec.config import DecodeConfig
 from priorcodec.core.errors import ConfigError, PrecisionWarning, StreamError
+from priorcodec.core.io.names import printable
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +55,7 @@ class Encode:
         from priorcodec.core import rate_control
         from priorcodec.core.entropy.tables import QUALITY_STEPS
         from priorcodec.core.image import io as image_io
+        from priorcodec.core.io import atomic
         from priorcodec.core.latent_refinement import RefineConfig
         from priorcodec.session import Session
 
@@ -66,8 +66,10 @@ class Encode:
         searched = self.target_bytes is not None or self.bpp is not None
 
         def encode(job: Job) -> dict[str, Any]:
-            source = job.source if job.source != STDIN and os.path.isfile(job.source) else job.read()
-            loaded = image_io.load(source, background=self.background, max_pixels=self.config.max_pixels)
+            source = sys.stdin.buffer if job.source == STREAM else job.source
+            loaded = image_io.load(
+                source, background=self.background, max_pixels=self.config.max_pixels, name=str(job.source)
+            )
             height, width = loaded.pixels.shape[:2]
             target = rate_control.target_bytes(self.target_bytes, self.bpp, height, width) if searched else None
             if self.skip and job.target_exists():
@@ -75,7 +77,7 @@ class Encode:
                 if _stays(job, why, force=self.force):
                     return {"skipped": True}
             for note in loaded.notes:
-                logger.warning("%s: %s", job.source, note)
+                logger.warning("%s: %s", printable(job.source), note)
             with progress_bar("refining", self.refine, shown=self.show_steps and self.refine > 0) as progress:
                 refined = RefineConfig(**settings, progress=progress) if self.refine else None
                 if target is None:
@@ -84,8 +86,8 @@ class Encode:
                     found = codec.encode_to(loaded.pixels, target, statistics=self.statistics, refined=refined)
                     encoded, note = found.encoded, found.note()
                     if note:
-                        logger.warning("%s: %s", job.source, note)
-            _write(job, encoded.data)
+                        logger.warning("%s: %s", printable(job.source), note)
+            atomic.write(job.target, encoded.data)
             return {
                 "bytes": len(encoded.data),
                 "bpp": round(8 * len(encoded.data) / (height * width), 5),
@@ -117,7 +119,7 @@ class Encode:
             stream = container.unpack(data, max_pixels=2**64)
         except StreamError as error:
             return f"is no readable coded file ({error})"
-        older = job.source != STDIN and job.target.stat().st_mtime < job.source.stat().st_mtime
+        older = job.source != STREAM and job.target.stat().st_mtime < job.source.stat().st_mtime
         reasons = {
             "is of another encoder": stream.encoder_id != encoder_id,
             f"has quality byte {stream.quality}, not {quality}": quality not in (None, stream.quality),
@@ -174,32 +176,12 @@ class Decode:
                 warnings.simplefilter("always", PrecisionWarning)
                 pixels = decode_one(data, output="np")
             for warning in caught:
-                logger.warning("warning: %s: %s", job.source, " ".join(str(warning.message).split()))
-            if job.target == STDOUT:
-                _write(job, _png(pixels))
-            else:
-                image_io.save(pixels, job.target, note=fingerprint(data))
+                logger.warning("warning: %s: %s", printable(job.source), " ".join(str(warning.message).split()))
+            note = "" if job.target == STREAM else fingerprint(data)
+            image_io.save(pixels, job.target, note=note)
             return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
         return decode
-
-
-def _write(job: Job, data: bytes) -> None:
-    from priorcodec.core.io import atomic
-
-    if job.target != STDOUT:
-        atomic.write(job.target, data)
-        return
-    sys.stdout.buffer.write(data)
-    sys.stdout.buffer.flush()
-
-
-def _png(pixels: Any) -> bytes:
-    from PIL import Image
-
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
-    return data.getvalue()
 
 
 def _stays(job: Job, why: str, *, force: bool) -> bool:

@@ -116,10 +116,10 @@ def info(
     limit = container.MAX_PIXELS if max_pixels is None else max_pixels
 
     def describe(job: Job) -> dict[str, Any]:
-        return {"file": jobs.label(job.source), **container.describe(job.read(), max_pixels=limit)}
+        return {"file": str(job.source), **container.describe(job.read(), max_pixels=limit)}
 
     sources = runner.expand(options.paths(ctx, files), (container.SUFFIX,))
-    todo = [jobs.Job(source=source, target=jobs.STDOUT) for source in sources]
+    todo = [jobs.Job(source=source, target=jobs.STREAM) for source in sources]
     outcome = jobs.outcome(todo, {i: jobs.run_job(job, describe) for i, job in enumerate(todo)})
     rows = [{key: row[key] for key in row if key not in ("input", "output", "seconds")} for row in outcome.rows]
     if as_json:
@@ -134,7 +134,7 @@ def _decode(
     ctx: typer.Context, files: list[str], output: str | None, task: Decode, *, workers: int, as_json: bool
 ) -> None:
     from priorcodec.batch import runner
-    from priorcodec.batch.jobs import STDOUT
+    from priorcodec.batch.jobs import STREAM
     from priorcodec.core import container
     from priorcodec.core.image import io as image_io
 
@@ -149,4 +149,4 @@ def _decode(
         force=task.force or task.skip,
     )
     outcome = runner.run(jobs, task, workers=workers, label="decoding")
-    options.finish(outcome, "{input} -> {output}: {width}x{height}", as_json=as_json, to_stderr=target == STDOUT)
+    options.finish(outcome, "{input} -> {output}: {width}x{height}", as_json=as_json, to_stderr=target == STREAM)

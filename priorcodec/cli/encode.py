@@ -55,7 +55,7 @@ def encode(
     whether a file was refined cannot be seen.
     """
     from priorcodec.batch import runner
-    from priorcodec.batch.jobs import STDOUT
+    from priorcodec.batch.jobs import STREAM
     from priorcodec.batch.tasks import Encode
     from priorcodec.core import container, rate_control
 
@@ -93,4 +93,4 @@ def encode(
     )
     outcome = runner.run(jobs, task, workers=workers, label="encoding")
     line = "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}"
-    options.finish(outcome, line, as_json=as_json, to_stderr=target == STDOUT)
+    options.finish(outcome, line, as_json=as_json, to_stderr=target == STREAM)

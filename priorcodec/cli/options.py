@@ -61,31 +61,33 @@ NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Do not 
 
 
 def paths(ctx: typer.Context, words: Sequence[str]) -> list[Path]:
-    """Words of the command line -> paths, `STDIN` for "-".
+    """Words of the command line -> paths, `STREAM` for "-".
 
     Raises:
         ConfigError: A `key=value` word that is no existing file; the line names the option to use.
     """
-    from priorcodec.batch.jobs import STDIN
+    from priorcodec.batch.jobs import STREAM
 
     found = []
     for word in words:
-        path = STDIN if word in ("-", "/dev/stdin", "/dev/fd/0") else Path(word)
-        if "=" in word and not os.path.lexists(path):
+        if word in ("-", "/dev/stdin", "/dev/fd/0"):
+            found.append(STREAM)
+        elif "=" in word and not os.path.lexists(word):
             raise ConfigError(_no_setting(ctx, word))
-        found.append(path)
+        else:
+            found.append(_path(word))
     return found
 
 
 def output_path(output: str | None, inputs: Sequence[Path]) -> Path | None:
-    """-o as a path, `STDOUT` for "-" and for standard input without -o. Raises ConfigError: a terminal."""
-    from priorcodec.batch.jobs import STDIN, STDOUT
+    """-o as a path, `STREAM` for "-" and for standard input without -o. Raises ConfigError: a terminal."""
+    from priorcodec.batch.jobs import STREAM
 
-    if output in ("-", "/dev/stdout", "/dev/fd/1") or (output is None and list(inputs) == [STDIN]):
+    if output in ("-", "/dev/stdout", "/dev/fd/1") or (output is None and list(inputs) == [STREAM]):
         if sys.stdout.isatty():
             raise ConfigError("the output is binary and standard output is a terminal: give -o FILE, or pipe it")
-        return STDOUT
-    return None if output is None else Path(output)
+        return STREAM
+    return None if output is None else _path(output)
 
 
 def decode_config(file: Path | None = None, *, no_plugin: Sequence[str] = (), **options: Any) -> DecodeConfig:
@@ -116,12 +118,15 @@ def finish(outcome: Outcome, line: str, *, as_json: bool, to_stderr: bool = Fals
         as_json: Whether to print all rows as one JSON list instead.
         to_stderr: Whether standard output holds an image already.
     """
+    from priorcodec.batch.jobs import LINE
+    from priorcodec.core.io.names import printable
+
     if as_json:
         typer.echo(json.dumps(outcome.rows, indent=2), err=to_stderr)
     else:
         for row in outcome.rows:
             text = "{input} -> {output}: there already" if row.get("skipped") else line
-            typer.echo(text.format(**row), err=to_stderr)
+            typer.echo(printable(text.format(**row), LINE), err=to_stderr)
     failures(outcome)
 
 
@@ -141,6 +146,11 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     for cells in texts:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def _path(word: str) -> Path:
+    """A path; absolute for a file called "-", which would mean a stream."""
+    return Path(word) if str(Path(word)) != "-" else Path(word).absolute()
 
 
 def _no_setting(ctx: typer.Context, word: str) -> str:

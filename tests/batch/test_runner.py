@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from priorcodec.batch import runner
-from priorcodec.batch.jobs import STDIN, STDOUT, Job, as_error, label, out_of_memory
+from priorcodec.batch.jobs import STREAM, Job, as_error, out_of_memory
 from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
 
 
@@ -113,13 +113,13 @@ def test_where_outputs_go(folder):
         (folder / "out.d", folder / "out.d" / "b.gic"),
         (folder / "x.gic", folder / "x.gic"),
         (Path("/dev/null"), Path("/dev/null")),
-        (STDOUT, STDOUT),
+        (STREAM, STREAM),
     ):
         assert [job.target for job in plan(source, output=output)] == [target]
-    assert plan(STDIN, output=STDOUT)[0] == Job(source=STDIN, target=STDOUT)
-    for inputs in ((STDIN, source), (folder,)):
+    assert plan(STREAM, output=STREAM)[0] == Job(source=STREAM, target=STREAM)
+    for inputs in ((STREAM, source), (folder,)):
         with pytest.raises(ConfigError, match="standard"):
-            plan(*inputs, output=STDOUT)
+            plan(*inputs, output=STREAM)
 
 
 def test_existing_outputs_stop_a_run_before_it_begins(folder):
@@ -144,14 +144,10 @@ def test_existing_outputs_stop_a_run_before_it_begins(folder):
         (PermissionError(13, "Permission denied", "a.png"), "a.png: Permission denied"),
         (OSError(36, "File name too long", "b.gic"), "a.png: b.gic: File name too long"),
         (KeyError("bug"), "a.png: unexpected KeyError: 'bug'"),
-        (ValueError("two\nlines"), r"a.png: unexpected ValueError: two\nlines"),
+        (ValueError("two\nlines"), "a.png: unexpected ValueError: two lines"),
     ],
 )
 def test_any_exception_is_one_line_with_the_name(error, text):
     found = as_error(error, Path("a.png"))
     assert isinstance(found, PriorCodecError) and str(found).startswith(text) and "\n" not in str(found)
     assert out_of_memory(error) == ("not enough memory" in text)
-
-
-def test_standard_streams_are_shown_as_a_dash():
-    assert label(STDIN) == label(STDOUT) == "-" and label(Path("x")) == "x"

@@ -15,6 +15,7 @@ import priorcodec
 from priorcodec import AdapterError, AdapterSource, cli, open_registry, open_session
 from priorcodec.adapters import file as adapter_file
 from priorcodec.core.io import safetensors
+from priorcodec.registry.adapter_sources import sha256
 from tests.cli.test_cli import quick
 
 TOY = Path(priorcodec.__file__).parent / "weights" / "toy.adapter.safetensors"
@@ -45,7 +46,7 @@ def hf_home(tmp_path):
 def test_all_known_adapters_are_listed():
     rows = {(row["backbone"], row["name"]): row for row in json.loads(quick("adapters", "list", "--json")[1])}
     row = rows["toy", "default"]
-    assert (row["file"], row["location"], row["sha256"]) == ("here", str(TOY), "not pinned")
+    assert (row["file"], row["location"], row["sha256"]) == ("here", str(TOY), sha256(TOY)[:12])
     assert row["encoder"] == adapter_file.read(TOY).metadata["encoder"] and row["size"] == "0.06 MiB"
     header, *lines = quick("adapters", "list")[1].splitlines()
     assert header.split() == ["backbone", "name", "size", "encoder", "file", "sha256", "revision", "location"]
@@ -126,7 +127,7 @@ def test_push_prints_how_to_pin(tmp_path, monkeypatch):
     status, out, _ = quick("adapters", "push", file, "jo/sharp")
     assert status == 0 and f"--adapter {PLACE}" in out
     assert sent["toy.safetensors"] == TOY.read_bytes()
-    assert b"adapter=jo/sharp/toy.safetensors@COMMIT" in sent["README.md"]
+    assert b"--adapter jo/sharp/toy.safetensors@COMMIT" in sent["README.md"]
     line = out.splitlines()[-1].removeprefix("plugin   ")
     source = eval(line, {"AdapterSource": AdapterSource})
     assert (source.location, source.revision) == ("jo/sharp/toy.safetensors", REV)
