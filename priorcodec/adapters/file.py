@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 from priorcodec.adapters.config import LATER, AdapterConfig
 
 KIND = "priorcodec adapter 2"
+LEGACY_METADATA = {"licence": "license"}  # keys of the first files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,7 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
 def read(path: Path) -> AdapterFile:
     """Raises AdapterError: missing, unreadable, or not an adapter."""
     metadata, tensors = safetensors.read(path, KIND, AdapterError, "give a .safetensors adapter file")
+    metadata = {LEGACY_METADATA.get(key, key): value for key, value in metadata.items()}
     try:
         fields = json.loads(metadata["config"])
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})
