@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.refiner import STRIDE as DETAIL_STRIDE
+from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.core import statistics, tiling
 from priorcodec.core.image import io as image_io
@@ -59,7 +59,7 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, trunks = adapter.statistics, [], []
+    head, seen, seen_features = adapter.statistics, [], []
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -69,14 +69,16 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
 
         out = adapter(y_hat, quality, preview[..., rows.read(1), columns.read(1)], steps=steps, noise=noise)
         if head is not None:
-            own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
-            mean, std, trunk = head.measure(*own)
+            own = [
+                part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.features)
+            ]
+            mean, std, features = head.measure(*own)
             seen.append((own[0][0, 0].numel(), mean, std))
-            trunks.append((own[0][0, 0].numel(), trunk, torch.zeros_like(trunk)))
+            seen_features.append((own[0][0, 0].numel(), features, torch.zeros_like(features)))
         return [_finite(out.z)]
 
     z = torch.cat([band for (band,) in tiling.blend(plan, one)], -2)
-    mean, std = (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(trunks)[0])
+    mean, std = (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(seen_features)[0])
     return Latent(z=z, mean=mean, std=std, preview=preview)
 
 
@@ -125,7 +127,7 @@ def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, blend:
     def one(rows: Span, columns: Span) -> list[Tensor]:
         z = found.z[..., rows.read(stride), columns.read(stride)]
         preview = found.preview[..., rows.read(1), columns.read(1)]
-        noise = whole[..., rows.read(DETAIL_STRIDE), columns.read(DETAIL_STRIDE)]
+        noise = whole[..., rows.read(REFINER_STRIDE), columns.read(REFINER_STRIDE)]
         x = _finite(adapter.to_pixels(z, quality, preview, noise))
         return [x if blend == 1 else torch.lerp(preview, x, blend)]
 

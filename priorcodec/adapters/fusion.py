@@ -1,8 +1,8 @@
 """Attentive fusion: hidden states of the denoiser look at features of the file.
 
-    trunk of the bridge --Pyramid, once per image--> features at the stride of each site
+    features of the bridge --Pyramid, once per image--> features at the stride of each site
     hidden state at a site --q--> windowed attention over the features there --gate(t)--> added to the hidden state
-Forward hooks by module path treat U-Nets and transformers alike; `graft` is the only place that knows their outputs apart.
+Forward hooks by module path treat U-Nets and transformers alike; only `add_to_hidden_state` distinguishes their outputs.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ TIME_CHANNELS = 64
 
 
 class Pyramid(nn.Module):
-    """The bridge's trunk (b, width, h, w) on the latent grid -> {stride: (b, channels, ceil(h/stride), ceil(w/stride))}."""
+    """The bridge's features (b, width, h, w) on the latent grid -> {stride: (b, channels, ceil(h/stride), ceil(w/stride))}."""
 
     def __init__(self, width: int, channels: int, strides: Iterable[int]):
         super().__init__()
         self.levels = nn.ModuleDict({str(s): nn.Conv2d(width, channels, 3, padding=1) for s in sorted(set(strides))})
 
-    def forward(self, trunk: Tensor) -> dict[int, Tensor]:
-        return {int(s): conv(F.avg_pool2d(trunk, int(s), ceil_mode=True)) for s, conv in self.levels.items()}
+    def forward(self, features: Tensor) -> dict[int, Tensor]:
+        return {int(s): conv(F.avg_pool2d(features, int(s), ceil_mode=True)) for s, conv in self.levels.items()}
 
 
 class Fusion(nn.Module):
@@ -96,7 +96,7 @@ class Fusion(nn.Module):
         return self.bias[:, offset[:, None, :, None], offset[None, :, None, :]].reshape(self.heads, area, area)
 
 
-def graft(output: Any, add: Callable[[Tensor], Tensor], site: FusionSite, size: tuple[int, int]) -> Any:
+def add_to_hidden_state(output: Any, add: Callable[[Tensor], Tensor], site: FusionSite, size: tuple[int, int]) -> Any:
     """A module's output with `add(hidden (b, h, w, c))` added to its hidden state.
 
     A convolution or U-Net block answers (b, c, h, w); a U-Net's down block puts its skip tensors, left alone, behind that;

@@ -71,7 +71,7 @@ def invert_quality(adapter):
 
 def triple_noise(adapter):
     with torch.no_grad():
-        adapter.detail.grain.weight.mul_(3)
+        adapter.refiner.noise.weight.mul_(3)
 
 
 @pytest.mark.parametrize("decoder", ["nano_unet", "nano_dit"])
