@@ -34,7 +34,7 @@ def rename_config(fields: Any) -> dict[str, Any]:
     """Settings of a file under today's names, with what older files lack. Raises TypeError: not a mapping."""
     if not isinstance(fields, dict):
         raise TypeError(f"settings are a {type(fields).__name__}, wanted a mapping")
-    renamed: dict[str, Any] = {CONFIG.get(key, key): value for key, value in fields.items()}
+    renamed: dict[str, Any] = {CONFIG.get(str(key), str(key)): value for key, value in fields.items()}
     return {**DEFAULTS, **renamed}
 
 
