@@ -22,7 +22,7 @@ from priorcodec.core.transforms import EncoderConfig
 
 SETTINGS = {
     "default": AdapterConfig(),
-    "half": AdapterConfig(lora_rank=8, width=128, detail=32),
+    "half": AdapterConfig(lora_rank=8, width=128, refiner=32),
     "every part": AdapterConfig(fusion=64, mapper=True),
 }
 PARTS = ("bridge", "detail", "pyramid", "fusion", "tokens", "statistics")
@@ -80,7 +80,7 @@ def main() -> None:
     names = sys.argv[1:] or ["sd15", "sd21", "sdxl", "pixart"]
     rows = [{"setting": key, **count(specs[name], config)} for name in names for key, config in SETTINGS.items()]
     shown = {
-        key: {"lora_rank": c.lora_rank or 16, "width": c.width, "detail": c.detail, "fusion": c.fusion}
+        key: {"lora_rank": c.lora_rank or 16, "width": c.width, "detail": c.refiner, "fusion": c.fusion}
         for key, c in SETTINGS.items()
     }
     print(resultfile.write("adapter_size", "adapter_size", {"settings": shown, "rows": rows}))

@@ -38,16 +38,16 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "LoRA only": ("nano_dit", ["train=lora"]),
         "bridge only": (
             "nano_dit",
-            ["train=bridge", "adapter.lora_rank=0", "adapter.detail=0"],
+            ["train=bridge", "adapter.lora_rank=0", "adapter.refiner=0"],
         ),
         SCRATCH: ("nano_dit", ["loss.latent=0", "loss.statistics=0"]),
     },
     "ablation": {
         "default": ("nano_unet", []),
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
-        "no detail": ("nano_unet", ["adapter.detail=0"]),
-        "detail of 2 blocks": ("nano_unet", ["adapter.detail_depth=2"]),
-        "no grain": ("nano_unet", ["adapter.grain=0"]),
+        "no detail": ("nano_unet", ["adapter.refiner=0"]),
+        "detail of 2 blocks": ("nano_unet", ["adapter.refiner_depth=2"]),
+        "no grain": ("nano_unet", ["adapter.noise_channels=0"]),
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
@@ -146,9 +146,9 @@ def silenced(part: str) -> Any:
     last = {
         "default": [],
         "no LoRA": [value for name, value in adapter.lora.items() if ".lora_B." in name],
-        "no detail": list(adapter.detail.tail.parameters()),
-        "no grain": list(adapter.detail.grain.parameters()),
-        "bridge without y_hat": list(adapter.bridge.side.parameters()),
+        "no detail": list(adapter.refiner.tail.parameters()),
+        "no grain": list(adapter.refiner.noise.parameters()),
+        "bridge without y_hat": list(adapter.bridge.y_branch.parameters()),
     }[part]
     for value in last:
         value.data.zero_()

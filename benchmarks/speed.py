@@ -109,8 +109,8 @@ def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) 
         def once() -> None:
             adapter.pyramid(adapter.bridge(y_hat, quality, preview)[1])
             adapter.tokens(y_hat, quality)
-            if adapter.detail is not None:
-                adapter.detail(preview, preview, quality)
+            if adapter.refiner is not None:
+                adapter.refiner(preview, preview, quality)
 
         yield "adapter", torch.inference_mode()(once)
         yield "autoencoder", torch.inference_mode()(lambda: backbone.to_pixels(z))

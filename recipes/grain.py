@@ -1,4 +1,4 @@
-"""Make the noise in an adapter's detail weaker: smoother surfaces (as truncation in StyleGAN, Karras et al., CVPR 2019).
+"""Make the noise of an adapter's residual refiner weaker: smoother surfaces (truncation in StyleGAN, Karras et al., CVPR 2019).
 
 python recipes/grain.py ADAPTER FACTOR RESULT
 """
@@ -10,7 +10,7 @@ from priorcodec.adapters import file as adapter_file
 from priorcodec.core.io import atomic, safetensors
 
 adapter, factor = adapter_file.read(Path(sys.argv[1])), float(sys.argv[2])
-name = "own.detail.grain.weight"
+name = "own.refiner.noise.weight"
 tensors = {**adapter.tensors, name: (factor * adapter.tensors[name].float()).half()}
-metadata = {**adapter.metadata, "grain": f"{factor:g} of what was trained"}
+metadata = {**adapter.metadata, "noise": f"{factor:g} of what was trained"}
 atomic.write(Path(sys.argv[3]), safetensors.to_bytes(tensors, metadata))

@@ -133,7 +133,7 @@ def test_noise_comes_from_the_file(session, photo):
     assert 0 < one < 2 < two
     smooth = open_session()
     with torch.no_grad():
-        smooth.adapter.detail.grain.weight.zero_()
+        smooth.adapter.refiner.noise.weight.zero_()
     assert np.array_equal(smooth.decode(plain, output="np"), smooth.decode(other, output="np"))
 
 

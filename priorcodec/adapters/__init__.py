@@ -1,1 +1,1 @@
-"""What is trained per backbone: bridge and LoRA, their file, their training."""
+"""The trained part of each backbone: networks, LoRA, file format, model card, tiled decoding."""

@@ -1,8 +1,8 @@
 """One backbone's adapter: it turns features of the file into a clean latent with the backbone's help.
 
     y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA, fusion inside)--> z
-                            |-> trunk --pyramid--> features for the fusion sites        y_hat --token mapper--> tokens, pooled
-    z --backbone.to_pixels--> --detail, from the preview--> image
+                            |-> features --pyramid--> features at the fusion sites        y_hat --token mapper--> tokens, pooled
+    z --backbone.to_pixels--> --residual refiner, with the preview--> image
 The only thing trained per backbone. `inject` (to train) and `merge` (to decode) are undone by `eject`, bit for bit.
 """
 
@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from priorcodec.adapters import lora, rules
-from priorcodec.adapters.bridge import LatentBridge, StatisticsHead
+from priorcodec.adapters.bridge import LatentPredictor, StatisticsHead
 from priorcodec.adapters.config import AdapterConfig
-from priorcodec.adapters.fusion import Fusion, Pyramid, graft
-from priorcodec.adapters.refiner import STRIDE as DETAIL_STRIDE
-from priorcodec.adapters.refiner import Detail
+from priorcodec.adapters.fusion import Fusion, Pyramid, add_to_hidden_state
+from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
+from priorcodec.adapters.refiner import ResidualRefiner
 from priorcodec.adapters.tokens import TokenMapper
 from priorcodec.backbones.diffusion import sample
 from priorcodec.backbones.spec import Backbone, BackboneSpec, FusionSite
@@ -39,14 +39,14 @@ class Estimate:
 
     Attributes:
         z_hat: The bridge's latent (b, c, h', w').
-        trunk: The bridge's features (b, width, h', w').
+        features: The bridge's features (b, width, h', w').
         z: The backbone's clean latent (b, c, h', w').
         mean: Mean that z should have by the adapter's prediction (b, c); None for an adapter that predicts none.
         std: Standard deviation that z should have, likewise.
     """
 
     z_hat: Tensor
-    trunk: Tensor
+    features: Tensor
     z: Tensor
     mean: Tensor | None
     std: Tensor | None
@@ -92,9 +92,9 @@ class Adapter(nn.Module):
     def __init__(self, spec: BackboneSpec, config: AdapterConfig, *, m: int, levels: int, tiny: bool = False):
         super().__init__()
         self.spec, self.config, self.levels, self.tiny = spec, config, levels, tiny
-        self.bridge = LatentBridge(
+        self.bridge = LatentPredictor(
             m, levels, spec.latent, width=config.width, depth=config.depth,
-            fine_width=config.fine_width, fine_depth=config.fine_depth,
+            stem_width=config.stem_width, stem_depth=config.stem_depth,
         )  # fmt: skip
         self.counted = rules.tiny_spec(spec) if tiny else spec  # with the counts and widths of the model it is for
         self.sites = self.counted.fusion if config.fusion else ()
@@ -106,7 +106,11 @@ class Adapter(nn.Module):
             )
             for i, site in enumerate(self.sites)
         )  # fmt: skip
-        self.detail = Detail(config.detail, config.detail_depth, config.grain, levels) if config.detail else None
+        self.refiner = (
+            ResidualRefiner(config.refiner, config.refiner_depth, config.noise_channels, levels)
+            if config.refiner
+            else None
+        )
         self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
         self.statistics = StatisticsHead(config.width, spec.latent.channels) if config.statistics else None
         self.lora: dict[str, nn.Parameter] = {}
@@ -277,13 +281,13 @@ class Adapter(nn.Module):
         steps: calls of the denoiser, 1 to 8; noise: as `core.sampler.sample` wants it for more than one step.
         """
         backbone = self.attached
-        z_hat, trunk = self.bridge(y_hat, quality, preview)
-        features = self.pyramid(trunk)
+        z_hat, features = self.bridge(y_hat, quality, preview)
+        levels = self.pyramid(features)
         tokens, pooled = self.tokens(y_hat, quality)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             height, width = x_t.shape[-2:]
-            call = _Call(adapter=self, features=features, t=t, size=(height, width))
+            call = _Call(adapter=self, features=levels, t=t, size=(height, width))
             if torch.is_grad_enabled():  # gradient checkpointing calls the layers again later, maybe in another thread
                 self._recomputed = call
             before = _CALL.set(call)
@@ -294,8 +298,8 @@ class Adapter(nn.Module):
 
         t, kind = self.start_time(quality), self.spec.prediction
         z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
-        mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, trunk)
-        return Estimate(z_hat=z_hat, trunk=trunk, z=z, mean=mean, std=std)
+        mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, features)
+        return Estimate(z_hat=z_hat, features=features, z=z, mean=mean, std=std)
 
     def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
         """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> images, float32, not clamped.
@@ -305,8 +309,8 @@ class Adapter(nn.Module):
         return self.finish(self.attached.to_pixels(z).float(), quality, preview, noise)
 
     def finish(self, x: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
-        """x (b, 3, H, W): the backbone's own image -> with detail; the rest as `to_pixels`."""
-        return x if self.detail is None else self.detail(x, preview, quality, noise)
+        """The backbone's own images x (b, 3, H, W) -> refined; other arguments as for `to_pixels`."""
+        return x if self.refiner is None else self.refiner(x, preview, quality, noise)
 
     def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of one site; outside our own `forward` the denoiser answers as if there were no hook."""
@@ -315,11 +319,17 @@ class Adapter(nn.Module):
             call = self._recomputed
         if call is None or call.adapter is not self:
             return None
-        return graft(output, lambda hidden: fusion(hidden, call.features[site.stride], call.t), site, call.size)
+        return add_to_hidden_state(
+            output, lambda hidden: fusion(hidden, call.features[site.stride], call.t), site, call.size
+        )
 
     def noise_shape(self, height: int, width: int) -> tuple[int, int, int]:
-        """Of the noise that `to_pixels` takes for an image of height x width: (grain, height/4, width/4), grain 0 for none."""
-        return (0 if self.detail is None else self.config.grain, height // DETAIL_STRIDE, width // DETAIL_STRIDE)
+        """Shape of the noise that `to_pixels` takes: (channels, height / 4, width / 4), 0 channels for none."""
+        return (
+            0 if self.refiner is None else self.config.noise_channels,
+            height // REFINER_STRIDE,
+            width // REFINER_STRIDE,
+        )
 
     @property
     def attached(self) -> Backbone:

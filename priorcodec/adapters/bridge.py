@@ -1,9 +1,10 @@
-"""The latent bridge: what the file says -> the backbone's latent ("generated-domain latent prediction").
+"""The bridge from the file to the backbone's latent ("latent prediction in the generative domain", arXiv 2509.13768).
 
-    preview = g_s(y_hat) --unshuffle--> 3x3 --> blocks @stride/2 --unshuffle 2--> 1x1 --+--> blocks = trunk --3x3 (zero)--> z_hat
-    y_hat @16, quality ------------------------------------------------ 1x1 (zero) -----+
-Starting from the auxiliary decoder's preview means that the bridge has to learn what the backbone's autoencoder does to a
-image, not the decoding of y_hat a second time; y_hat itself comes in beside it.
+    preview = g_s(y_hat) --unshuffle--> 3x3 --> stem @stride/2 --unshuffle 2--> 1x1 --+--> body = features --3x3 (zero)--> z_hat
+    y_hat @16, quality ---------------------------------------------- 1x1 (zero) -----+
+
+The auxiliary decoder's preview is the input, so the bridge only learns what the backbone's autoencoder does to an image, not to
+decode y_hat a second time; y_hat is a second input.
 """
 
 from __future__ import annotations
@@ -18,18 +19,24 @@ from priorcodec.core.errors import AdapterError
 from priorcodec.core.transforms import STRIDE, blocks
 
 
-class LatentBridge(nn.Module):
-    """y_hat (b, m, h, w) at stride 16, quality (b,), preview (b, 3, 16h, 16w) -> z_hat (b, c, h', w') on the latent grid,
-    and the features it was made from, trunk (b, width, h', w').
+class LatentPredictor(nn.Module):
+    """Predicts the backbone's latent. A fresh one answers the mean latent everywhere.
 
-    A fresh bridge answers with the mean latent everywhere.
     Args:
-        m: channels of y_hat; levels: of the encoder; latent: the backbone's space, stride a power of two up to 64;
-        width, depth: channels and residual blocks on the latent grid; fine_width, fine_depth: at half that stride.
+        m: Channels of y_hat.
+        levels: Quality levels of the encoder.
+        latent: The backbone's latent space; its stride is a power of two up to 64.
+        width: Channels on the latent grid.
+        depth: Residual blocks on the latent grid.
+        stem_width: Channels at half the latent's stride.
+        stem_depth: Residual blocks at half the latent's stride.
+
+    Raises:
+        AdapterError: Another stride.
     """
 
     def __init__(
-        self, m: int, levels: int, latent: LatentSpace, *, width: int, depth: int, fine_width: int, fine_depth: int
+        self, m: int, levels: int, latent: LatentSpace, *, width: int, depth: int, stem_width: int, stem_depth: int
     ):
         super().__init__()
         if latent.stride & (latent.stride - 1) or not 1 <= latent.stride <= 64:
@@ -37,29 +44,43 @@ class LatentBridge(nn.Module):
         self.levels = levels
         second = min(2, latent.stride)
         first = latent.stride // second
-        self.head = nn.Sequential(nn.PixelUnshuffle(first), nn.Conv2d(3 * first**2, fine_width, 3, padding=1))
-        self.fine = blocks(fine_width, fine_depth)
-        self.down = nn.Sequential(nn.PixelUnshuffle(second), nn.Conv2d(fine_width * second**2, width, 1))
-        self.side = _Resample(m + 1, width, latent.stride)
-        self.coarse = blocks(width, depth)
+        self.head = nn.Sequential(nn.PixelUnshuffle(first), nn.Conv2d(3 * first**2, stem_width, 3, padding=1))
+        self.stem = blocks(stem_width, stem_depth)
+        self.down = nn.Sequential(nn.PixelUnshuffle(second), nn.Conv2d(stem_width * second**2, width, 1))
+        self.y_branch = _Resample(m + 1, width, latent.stride)
+        self.body = blocks(width, depth)
         self.tail = nn.Conv2d(width, latent.channels, 3, padding=1)
-        for conv in (self.side.conv, self.tail):
+        for conv in (self.y_branch.conv, self.tail):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(cast(Tensor, conv.bias))
-        self.register_buffer("mean", torch.tensor(latent.mean, device="cpu")[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(latent.std, device="cpu")[:, None, None], persistent=False)
+        for name, values in (("mean", latent.mean), ("std", latent.std)):  # on the CPU even while "meta" is the default
+            self.register_buffer(name, torch.tensor(values, device="cpu")[:, None, None], persistent=False)
 
     def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict the latent of a batch.
+
+        Args:
+            y_hat: Decoded features (b, m, h, w) at stride 16.
+            quality: In levels (b,).
+            preview: (b, 3, 16 h, 16 w), nominally in [-1, 1].
+
+        Returns:
+            z_hat (b, c, h', w') on the latent grid, and the features it was made from (b, width, h', w').
+        """
         plane = (quality / (self.levels - 1)).view(-1, 1, 1, 1).expand(-1, 1, *y_hat.shape[-2:])
-        side = self.side(torch.cat([y_hat, plane.to(y_hat)], 1))
-        trunk = self.coarse(self.down(self.fine(self.head(preview))) + side)
-        return self.mean + self.std * self.tail(trunk), trunk
+        from_y = self.y_branch(torch.cat([y_hat, plane.to(y_hat)], 1))
+        features = self.body(self.down(self.stem(self.head(preview))) + from_y)
+        return self.mean + self.std * self.tail(features), features
 
 
 class StatisticsHead(nn.Module):
-    """What quantization took from the latent's statistics, predicted: 0 bits. A fresh head predicts z_hat's own.
+    """Predicts the latent's mean and spread before quantization, for renormalization. A fresh one predicts z_hat's own.
 
-    z_hat (b, c, h, w), trunk (b, width, h, w) -> mean, std (b, c). Learns without moving the bridge.
+    Its gradients do not reach the bridge.
+
+    Args:
+        width: Channels of the bridge's features.
+        channels: Channels of the latent.
     """
 
     def __init__(self, width: int, channels: int):
@@ -68,18 +89,19 @@ class StatisticsHead(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def forward(self, z_hat: Tensor, trunk: Tensor) -> tuple[Tensor, Tensor]:
-        return self.predict(*self.measure(z_hat, trunk))
+    def forward(self, z_hat: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """z_hat (b, c, h, w), features (b, width, h, w) -> mean, std (b, c)."""
+        return self.predict(*self.measure(z_hat, features))
 
     @staticmethod
-    def measure(z_hat: Tensor, trunk: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What the prediction is made from: mean and standard deviation of z_hat (b, c), mean of the trunk (b, width)."""
+    def measure(z_hat: Tensor, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Inputs of `predict`: mean and standard deviation of z_hat (b, c), mean of the features (b, width)."""
         z = z_hat.detach().float()
-        return z.mean((2, 3)), z.std((2, 3), correction=0), trunk.detach().float().mean((2, 3))
+        return z.mean((2, 3)), z.std((2, 3), correction=0), features.detach().float().mean((2, 3))
 
-    def predict(self, mean: Tensor, std: Tensor, trunk: Tensor) -> tuple[Tensor, Tensor]:
-        """From what `measure` found."""
-        shift, log_gain = self.linear(trunk).float().chunk(2, 1)
+    def predict(self, mean: Tensor, std: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Results of `measure` -> predicted mean and standard deviation (b, c)."""
+        shift, log_gain = self.linear(features).float().chunk(2, 1)
         return mean + std * shift, std * log_gain.clamp(-1, 1).exp()
 
 

@@ -3,57 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from priorcodec.adapters.fusion import HEAD
 from priorcodec.core.errors import AdapterError
 
-if TYPE_CHECKING:
-    pass
-
 SIZES = (
     ("width", 1, 4096),
     ("depth", 0, 64),
-    ("fine_width", 1, 4096),
-    ("fine_depth", 0, 64),
+    ("stem_width", 1, 4096),
+    ("stem_depth", 0, 64),
     ("fusion", 0, 4096),
     ("window", 1, 64),
-    ("detail", 0, 4096),
-    ("detail_depth", 0, 64),
-    ("grain", 0, 64),
+    ("refiner", 0, 4096),
+    ("refiner_depth", 0, 64),
+    ("noise_channels", 0, 64),
     ("tokens", 1, 1024),
     ("lora_rank", 0, 1024),
 )  # name, least, most
-
-
-LATER = {
-    "detail": 0,
-    "detail_depth": 2,
-    "grain": 0,
-}  # what came after the first files of this kind, and what those have
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterConfig:
     """Shape of an adapter.
 
-    width, depth: channels and blocks of the bridge on the latent grid; fine_*: at half that stride; fusion: channels of the
-    attentive fusion's bottleneck, 0 for no fusion; window: of its attention, in positions; detail, detail_depth: channels and
-    blocks of what adds the preview's detail to the image, 0 channels for nothing; grain: channels of noise that detail makes
-    texture of; tokens: vectors that stand where text stood; mapper: whether they depend on the file; statistics: whether the
-    latent's are predicted, for renormalization; start: pseudo-timestep at the lowest and the highest quality; lora_rank: the
-    rules' own ranks (None), one rank for all, or 0 for no LoRA.
+    Attributes:
+        width: Channels of the bridge on the latent grid.
+        depth: Residual blocks of the bridge on the latent grid.
+        stem_width: Channels of the bridge at half the latent's stride.
+        stem_depth: Residual blocks of the bridge at half the latent's stride.
+        fusion: Channels of the attentive fusion's bottleneck, 0 for no fusion.
+        window: Side of the attentive fusion's windows, in positions.
+        refiner: Channels of the residual refiner, 0 for none.
+        refiner_depth: Residual blocks of the residual refiner.
+        noise_channels: Channels of the noise that the residual refiner makes texture from, 0 for none.
+        tokens: Number of conditioning tokens.
+        mapper: Whether the tokens depend on the file.
+        statistics: Whether the latent's mean and spread are predicted, for renormalization.
+        start: Start time at the lowest and at the highest quality, 0 to 999.
+        lora_rank: One rank for all LoRA modules, 0 for no LoRA, None for the ranks of the spec's rules.
+
+    Raises:
+        AdapterError: A field has the wrong type or an impossible value.
     """
 
     width: int = 192
     depth: int = 3
-    fine_width: int = 96
-    fine_depth: int = 1
+    stem_width: int = 96
+    stem_depth: int = 1
     fusion: int = 0
     window: int = 8
-    detail: int = 64
-    detail_depth: int = 4
-    grain: int = 4
+    refiner: int = 64
+    refiner_depth: int = 4
+    noise_channels: int = 4
     tokens: int = 8
     mapper: bool = False
     statistics: bool = True
@@ -61,7 +62,6 @@ class AdapterConfig:
     lora_rank: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises AdapterError: a field of the wrong type or beyond any use (a stranger's file may say anything)."""
         for name, low, high in SIZES:
             value = getattr(self, name)
             if not (type(value) is int and low <= value <= high or name == "lora_rank" and value is None):

@@ -1,9 +1,10 @@
-"""What a file says -> a backbone's image, tile by tile; an image of one tile is the plain case.
+"""Decode a file through a backbone, tile by tile; an image of one tile takes the same path.
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
     z, preview --each tile: to_pixels, blend--> x --blend--> bands of the image --crop--> renorm=written --> uint8
-What is whole at any time is y_hat, the latent, the noise of one pass, the 8-bit image, and the preview in float32, which both
-passes read; with renorm=written the image in float32 as well.
+
+Held for the whole image at any time: y_hat, the latent, the noise of one pass, the 8-bit image, and the preview in float32, which
+both passes read; with renorm=written the image in float32 as well.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.refiner import STRIDE as DETAIL_STRIDE
+from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.core import statistics, tiling
 from priorcodec.core.image import io as image_io
@@ -26,21 +27,25 @@ from priorcodec.core.tiling import Plan, Span
 from priorcodec.core.transforms import STRIDE
 from priorcodec.core.types import Decoded
 
-MARGIN = (
-    64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
-)
+MARGIN = 64  # pixels a tile reads beyond its own, twice as far as it fades: beyond the reach of a false border
 LARGEST = 1024  # as large models were trained; beyond it fresh memory for every layer costs more than overlap
 
 
 def automatic(pixel_bytes: int, device: torch.device | str) -> int:
-    """Side in pixels of a tile's own part; pixel_bytes: `BackboneSpec.pixel_bytes`."""
+    """Side in pixels of a tile's own part, for `BackboneSpec.pixel_bytes` and the device's memory."""
     return tiling.automatic(pixel_bytes, MARGIN, LARGEST, device)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """Of a whole image. z: the clean latent (1, c, h', w'); mean, std: those the adapter predicts for z, each (1, c), or None;
-    preview: (1, 3, H, W), made once for both passes."""
+    """The latent of a whole image.
+
+    Attributes:
+        z: Clean latent (1, c, h', w').
+        mean: Mean of z that the adapter predicts (1, c), or None.
+        std: Standard deviation of z that the adapter predicts (1, c), or None.
+        preview: The auxiliary decoder's image (1, 3, H, W), made once for both passes.
+    """
 
     z: Tensor
     mean: Tensor | None
@@ -49,17 +54,26 @@ class Latent:
 
 
 def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, steps: int) -> Latent:
-    """All calls of the denoiser, tile by tile, the results faded into each other.
+    """Call the denoiser tile by tile and blend the results.
 
-    preview: `Codec.preview_tensor`. Noise is that of the whole image, so that tiles agree where they overlap. Statistics are
-    predicted from what is measured in
-    the tiles' own areas together, which is the whole image. Raises FloatingPointError: a value that is not finite.
+    The noise is drawn for the whole image, so that tiles agree where they overlap. Statistics are predicted from measurements of
+    the tiles' own areas, which together are the whole image.
+
+    Args:
+        adapter: Attached to its backbone.
+        decoded: The file's content.
+        preview: `Codec.preview_tensor` of it.
+        plan: Tiles of the padded image.
+        steps: Denoiser calls.
+
+    Raises:
+        FloatingPointError: A value is not finite.
     """
     space, device = adapter.spec.latent, decoded.y_hat.device
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, trunks = adapter.statistics, [], []
+    head, seen, seen_features = adapter.statistics, [], []
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -69,14 +83,16 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
 
         out = adapter(y_hat, quality, preview[..., rows.read(1), columns.read(1)], steps=steps, noise=noise)
         if head is not None:
-            own = [part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.trunk)]
-            mean, std, trunk = head.measure(*own)
+            own = [
+                part[..., rows.inner(space.stride), columns.inner(space.stride)] for part in (out.z_hat, out.features)
+            ]
+            mean, std, features = head.measure(*own)
             seen.append((own[0][0, 0].numel(), mean, std))
-            trunks.append((own[0][0, 0].numel(), trunk, torch.zeros_like(trunk)))
+            seen_features.append((own[0][0, 0].numel(), features, torch.zeros_like(features)))
         return [_finite(out.z)]
 
     z = torch.cat([band for (band,) in tiling.blend(plan, one)], -2)
-    mean, std = (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(trunks)[0])
+    mean, std = (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(seen_features)[0])
     return Latent(z=z, mean=mean, std=std, preview=preview)
 
 
@@ -89,11 +105,22 @@ def image(
     blend: float = 1.0,
     written: ImageStatistics | None = None,
 ) -> np.ndarray:
-    """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
+    """Decode the latent to pixels.
 
-    blend: share of the backbone's image, the rest preview, 0 to 1: between an estimate of the smallest error and one that
-    looks real, the line is the best trade (Freirich, Michaeli and Meir, NeurIPS 2021); written: statistics that the
-    image is moved to. Raises FloatingPointError: a value that is not finite.
+    Args:
+        adapter: Attached to its backbone.
+        decoded: The file's content.
+        found: What `latent` gave.
+        plan: Tiles of the padded image.
+        blend: Share of the backbone's image, the rest preview, 0 to 1: between an estimate of least error and one that looks
+            real, the straight line is the best trade-off (Freirich, Michaeli and Meir, NeurIPS 2021).
+        written: Statistics that the image is moved to.
+
+    Returns:
+        uint8 (h, w, 3) of the true size.
+
+    Raises:
+        FloatingPointError: A value is not finite.
     """
     return _to_pixels(_bands(adapter, decoded, found, plan, blend), decoded, written)
 
@@ -125,7 +152,7 @@ def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, blend:
     def one(rows: Span, columns: Span) -> list[Tensor]:
         z = found.z[..., rows.read(stride), columns.read(stride)]
         preview = found.preview[..., rows.read(1), columns.read(1)]
-        noise = whole[..., rows.read(DETAIL_STRIDE), columns.read(DETAIL_STRIDE)]
+        noise = whole[..., rows.read(REFINER_STRIDE), columns.read(REFINER_STRIDE)]
         x = _finite(adapter.to_pixels(z, quality, preview, noise))
         return [x if blend == 1 else torch.lerp(preview, x, blend)]
 

@@ -18,7 +18,8 @@ from priorcodec.core.io import atomic, safetensors
 
 if TYPE_CHECKING:
     from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.config import LATER, AdapterConfig
+from priorcodec.adapters import legacy
+from priorcodec.adapters.config import AdapterConfig
 
 KIND = "priorcodec adapter 2"
 
@@ -94,13 +95,14 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
 def read(path: Path) -> AdapterFile:
     """Raises AdapterError: missing, unreadable, or not an adapter."""
     metadata, tensors = safetensors.read(path, KIND, AdapterError, "give a .safetensors adapter file")
+    metadata, tensors = legacy.rename_metadata(metadata), legacy.rename_tensors(tensors)
     try:
-        fields = json.loads(metadata["config"])
+        fields = legacy.rename_config(json.loads(metadata["config"]))
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})
         if unknown:
             names = safetensors.shown(", ".join(unknown))
             raise AdapterError(f"{path} has settings this version does not know ({names}): update priorcodec")
-        config = AdapterConfig(**{**LATER, **fields, "start": tuple(fields["start"])})
+        config = AdapterConfig(**{**fields, "start": tuple(fields["start"])})
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = safetensors.shown(error, 200)
         raise AdapterError(f"{path} has a damaged description ({reason}): get the adapter again") from error

@@ -1,8 +1,8 @@
-"""Attentive fusion: hidden states of the denoiser look at features of the file.
+"""Attentive fusion: hidden states of the denoiser attend to features of the file.
 
-    trunk of the bridge --Pyramid, once per image--> features at the stride of each site
+    features of the bridge --Pyramid, once per image--> features at the stride of each site
     hidden state at a site --q--> windowed attention over the features there --gate(t)--> added to the hidden state
-Forward hooks by module path treat U-Nets and transformers alike; `graft` is the only place that knows their outputs apart.
+Forward hooks by module path treat U-Nets and transformers alike; only `add_to_hidden_state` distinguishes their outputs.
 """
 
 from __future__ import annotations
@@ -23,24 +23,26 @@ TIME_CHANNELS = 64
 
 
 class Pyramid(nn.Module):
-    """The bridge's trunk (b, width, h, w) on the latent grid -> {stride: (b, channels, ceil(h/stride), ceil(w/stride))}."""
+    """The bridge's features (b, width, h, w) on the latent grid -> {stride: (b, channels, ceil(h/stride), ceil(w/stride))}."""
 
     def __init__(self, width: int, channels: int, strides: Iterable[int]):
         super().__init__()
         self.levels = nn.ModuleDict({str(s): nn.Conv2d(width, channels, 3, padding=1) for s in sorted(set(strides))})
 
-    def forward(self, trunk: Tensor) -> dict[int, Tensor]:
-        return {int(s): conv(F.avg_pool2d(trunk, int(s), ceil_mode=True)) for s, conv in self.levels.items()}
+    def forward(self, features: Tensor) -> dict[int, Tensor]:
+        return {int(s): conv(F.avg_pool2d(features, int(s), ceil_mode=True)) for s, conv in self.levels.items()}
 
 
 class Fusion(nn.Module):
-    """Windowed cross-attention through a narrow bottleneck, behind a gate that knows the time. A fresh one adds nothing.
+    """Windowed cross-attention through a narrow bottleneck, with a gate that depends on time. A fresh one adds nothing.
 
-    Windows and relative position bias as in Swin (Liu et al. 2021); the bias starts by favoring what lies close.
+    Windows and relative position bias as in Swin (Liu et al. 2021); the bias initially favors nearby positions.
 
     Args:
-        channels: of the hidden state; bottleneck: of query, key and value; window: side in positions; shift: of the windows,
-            so that neighboring sites do not share their borders.
+        channels: Channels of the hidden state.
+        bottleneck: Channels of query, key and value.
+        window: Side of a window in positions.
+        shift: Offset of the windows, so that neighboring sites do not share their borders.
     """
 
     def __init__(self, channels: int, bottleneck: int, *, window: int, shift: int):
@@ -90,19 +92,27 @@ class Fusion(nn.Module):
 
     def _bias(self) -> Tensor:
         """(heads, window^2, window^2): by the offset from query to key."""
-        place = torch.arange(self.window, device=self.bias.device)
-        offset = place[None] - place[:, None] + self.window - 1
+        position = torch.arange(self.window, device=self.bias.device)
+        offset = position[None] - position[:, None] + self.window - 1
         area = self.window**2
         return self.bias[:, offset[:, None, :, None], offset[None, :, None, :]].reshape(self.heads, area, area)
 
 
-def graft(output: Any, add: Callable[[Tensor], Tensor], site: FusionSite, size: tuple[int, int]) -> Any:
-    """A module's output with `add(hidden (b, h, w, c))` added to its hidden state.
+def add_to_hidden_state(output: Any, add: Callable[[Tensor], Tensor], site: FusionSite, size: tuple[int, int]) -> Any:
+    """Add to the hidden state inside a module's output.
 
-    A convolution or U-Net block answers (b, c, h, w); a U-Net's down block puts its skip tensors, left alone, behind that;
-    a transformer block answers (b, h * w, c). size: of the latent (h, w).
+    Args:
+        output: (b, c, h, w) of a convolution or U-Net block; a tuple of it and skip tensors, which stay as they are, of a
+            U-Net's down block; or (b, h * w, c) of a transformer block.
+        add: Hidden state (b, h, w, c) -> what to add to it.
+        site: The module.
+        size: Height and width of the latent.
+
+    Returns:
+        The output in the same form.
+
     Raises:
-        BackboneError: none of these.
+        BackboneError: The output has none of these forms.
     """
     hidden, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
     if hidden.ndim == 4:
@@ -112,7 +122,7 @@ def graft(output: Any, add: Callable[[Tensor], Tensor], site: FusionSite, size: 
         if hidden.shape[1] != math.prod(grid):
             raise BackboneError(
                 f"fusion site {site.module} answers {hidden.shape[1]} tokens for a latent of {size[0]}x{size[1]}, wanted "
-                f"{math.prod(grid)} at stride {site.stride}: mend the site's stride"
+                f"{math.prod(grid)} at stride {site.stride}: correct the site's stride"
             )
         hidden = hidden + add(hidden.unflatten(1, grid)).flatten(1, 2)
     else:

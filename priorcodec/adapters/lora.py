@@ -171,7 +171,7 @@ def _either(names: Any) -> str:
 
 def _layers(module: nn.Module) -> list[tuple[str, Any]]:
     """Layers that peft wrapped; none where nobody has imported peft."""
-    if "peft" not in sys.modules:
+    if sys.modules.get("peft") is None:
         return []
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -1,4 +1,4 @@
-"""The token mapper: vectors that stand where text stood, in part learned once, in part read from the file."""
+"""Conditioning tokens in the place of an encoded prompt: learned vectors, plus what a mapper reads from the file."""
 
 from __future__ import annotations
 
@@ -19,13 +19,17 @@ def _normal(*shape: int, std: float) -> Tensor:
 
 
 class TokenMapper(nn.Module):
-    """y_hat (b, m, h, w), quality (b,) -> tokens (b, n, dim) and pooled vector (b, pooled_dim) or None.
+    """Makes the tokens and the pooled vector that the denoiser is conditioned on.
 
-    tokens = base + learned queries' attention over y_hat; a fresh mapper answers with the base alone.
+    tokens = base + attention of learned queries over y_hat; a fresh mapper answers the base alone.
 
     Args:
-        m: channels of y_hat; levels: of the encoder; n, dim: number and width of the tokens; pooled_dim: 0 for none;
-        mapped: False leaves the base alone, the same for every image.
+        m: Channels of y_hat.
+        levels: Quality levels of the encoder.
+        n: Number of tokens.
+        dim: Width of the tokens.
+        pooled_dim: Width of the pooled vector, 0 for none.
+        mapped: Whether the tokens depend on the file; if not, they are the base alone.
     """
 
     def __init__(self, m: int, levels: int, n: int, dim: int, pooled_dim: int, *, mapped: bool):
@@ -44,6 +48,7 @@ class TokenMapper(nn.Module):
                     nn.init.zeros_(layer.weight)
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Tensor | None]:
+        """y_hat (b, m, h, w), quality (b,) in levels -> tokens (b, n, dim), pooled vector (b, pooled_dim) or None."""
         b = len(y_hat)
         tokens = self.base.expand(b, -1, -1)
         pooled = None if self.pooled_base is None else self.pooled_base.expand(b, -1)
@@ -63,11 +68,14 @@ class TokenMapper(nn.Module):
 
     @torch.no_grad()
     def start_from(self, tokens: Tensor, pooled: Tensor | None = None) -> None:
-        """Begin with an encoded prompt, usually the empty one, instead of small random vectors.
+        """Initialize the base with an encoded prompt, usually the empty one, instead of small random vectors.
 
-        tokens (n', dim) with n' >= n, of which the first n are taken; pooled (pooled_dim,) where the backbone has one.
+        Args:
+            tokens: (n', dim) with n' >= n, of which the first n are used.
+            pooled: (pooled_dim,) where the backbone has a pooled vector.
+
         Raises:
-            AdapterError: another width, too few tokens, or a pooled vector that is missing or too many.
+            AdapterError: Another width, too few tokens, or a pooled vector that is missing or not wanted.
         """
         n, dim = self.base.shape[1:]
         if tokens.ndim != 2 or tokens.shape[1] != dim or len(tokens) < n:

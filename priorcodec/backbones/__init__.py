@@ -1,1 +1,1 @@
-"""Guests that live here. Nobody imports this package: the registry finds each module through pluggy."""
+"""Diffusion backbones: their interface, the arithmetic they share, and the built-in ones."""

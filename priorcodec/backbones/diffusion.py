@@ -1,4 +1,4 @@
-"""Diffusion arithmetic: every prediction type becomes the clean latent, and a sampler with few denoiser calls.
+"""Diffusion arithmetic: conversion of every prediction type to the clean latent, and a sampler with few denoiser calls.
 
 Variance preserving throughout: x_t = sqrt(a) z + sqrt(1 - a) n with a = alpha_bar(t). A flow model sees the same point
 rescaled to its own straight path, x = (1 - s) z + s n. After k-diffusion's external.py:
@@ -30,7 +30,7 @@ def add_noise(z: Tensor, noise: Tensor, alpha_bar: Tensor) -> Tensor:
 
 
 def to_input(x_t: Tensor, alpha_bar: Tensor, prediction: Prediction) -> Tensor:
-    """x_t as this kind of denoiser wants to see it."""
+    """x_t in the form that this kind of denoiser was trained on."""
     if prediction is not Prediction.FLOW:
         return x_t
     a = _expand(alpha_bar, x_t)
@@ -53,7 +53,7 @@ def to_sample(output: Tensor, x_t: Tensor, alpha_bar: Tensor, prediction: Predic
 
 
 def target(z: Tensor, noise: Tensor, alpha_bar: Tensor, prediction: Prediction) -> Tensor:
-    """What the denoiser should have answered: the training target of diffusion pre-training."""
+    """The training target of diffusion pre-training."""
     a = _expand(alpha_bar, z)
     match prediction:
         case Prediction.NOISE:
@@ -85,11 +85,20 @@ def sample(
 ) -> Tensor:
     """Call the denoiser at t, t (1 - 1/steps), ..., t / steps.
 
-    z_hat (b, c, h, w): the bridge's latent; t (b,): start time, 0 to 999; steps: 1 to MAX_STEPS; noise: step i (from 1) ->
-    standard normal (b, c, h, w), wanted for more than one step -> clean latent (b, c, h, w).
+    Args:
+        predict: x_t, t -> output of the denoiser.
+        alpha_bar: t (b,) -> cumulative signal fraction (b,).
+        prediction: Meaning of the output.
+        z_hat: The bridge's latent (b, c, h, w).
+        t: Start time (b,), 0 to 999.
+        steps: 1 to `MAX_STEPS`.
+        noise: Step i (from 1) -> standard normal (b, c, h, w); needed for more than one step.
+
+    Returns:
+        The clean latent (b, c, h, w).
 
     Raises:
-        ConfigError: steps out of range, or several without noise.
+        ConfigError: Steps out of range, or several without noise.
     """
     if not 1 <= steps <= MAX_STEPS:
         raise ConfigError(f"steps is {steps}, wanted 1 to {MAX_STEPS}")
@@ -114,11 +123,17 @@ def seeded_noise(
 ) -> Callable[[int], Tensor]:
     """Noise for `sample` that depends on the file alone: not on its batch, the device, the dtype or earlier steps.
 
-    seeds: of each image, 0 to 2**32 - 1 (`bitstream.seed`); shape: (b, c, h, w) of the latents -> function of the step i:
-    standard normal (b, c, h, w), drawn on the CPU in float32.
+    Args:
+        seeds: Of each image, 0 to 2**32 - 1.
+        shape: (b, c, h, w) of the latents.
+        device: Where the noise is needed; it is drawn on the CPU in float32.
+        dtype: Of the noise.
+
+    Returns:
+        A function of the step i: standard normal (b, c, h, w).
 
     Raises:
-        ConfigError: not one seed for each image.
+        ConfigError: Not one seed for each image.
     """
     if len(seeds) != shape[0]:
         raise ConfigError(f"got {len(seeds)} seeds for {shape[0]} images, wanted one for each")

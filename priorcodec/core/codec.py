@@ -127,8 +127,9 @@ class Codec:
     def simulation(self) -> EntropyModel:
         """The exact entropy model as a differentiable one."""
         c = self.transforms.config
-        model = EntropyModel(c.m, c.m_h, c.n, c.levels)
-        model.load_tables(self.entropy_model.tables)
+        with torch.device("meta"):  # no random numbers of the process are used
+            model = EntropyModel(c.m, c.m_h, c.n, c.levels)
+        model.to_empty(device="cpu").load_tables(self.entropy_model.tables)
         return model.requires_grad_(False).eval().to(self.device)
 
     def _segments(self, pixels: np.ndarray, statistics: bool) -> tuple[Segment, ...]:

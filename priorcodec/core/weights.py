@@ -68,7 +68,9 @@ def save_encoder(model: ImageEncoder, path: Path, metadata: Mapping[str, str]) -
 def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeights:
     """For coding. Raises WeightsError: no such file, not an encoder, or tensors of the wrong shape."""
     file = _read(path)
-    transforms = _filled(Transforms(file.config), file)
+    with torch.device("meta"):  # no random numbers of the process are used
+        transforms = Transforms(file.config)
+    transforms = _filled(transforms, file)
     return EncoderWeights(
         id=file.id,
         transforms=transforms.to(device, memory_format=torch.channels_last),  # pyright: ignore
@@ -132,7 +134,7 @@ def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) ->
 
 def _filled(model: Model, file: _File) -> Model:
     try:
-        model.load_state_dict({key: value.float() for key, value in file.tensors.items()})
+        model.load_state_dict({key: value.float() for key, value in file.tensors.items()}, assign=True)
     except RuntimeError as error:
         raise WeightsError(
             f"the encoder file does not fit its own config: {str(error).splitlines()[-1].strip()}"

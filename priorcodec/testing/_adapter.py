@@ -23,7 +23,7 @@ from priorcodec.core.weights import save_encoder
 from priorcodec.testing._run import Subject, require, require_equal, require_shape
 
 CONFIG = AdapterConfig(
-    width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4, detail=8, detail_depth=2, mapper=True
+    width=8, depth=1, stem_width=8, stem_depth=1, fusion=8, window=4, refiner=8, refiner_depth=2, mapper=True
 )
 M, LEVELS, ENCODER = 6, 4, 0x0DDBA11
 STEPS = 4

@@ -265,7 +265,7 @@ def _choose(adapter: Adapter, part: Part) -> None:
         Part.all: adapter.trainable(),
         Part.lora: list(adapter.lora.values()),
         Part.bridge: list(adapter.bridge.parameters()),
-        Part.detail: [] if adapter.detail is None else list(adapter.detail.parameters()),
+        Part.refiner: [] if adapter.refiner is None else list(adapter.refiner.parameters()),
     }[part]
     ids = {id(p) for p in chosen}
     for parameter in adapter.trainable():

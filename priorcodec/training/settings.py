@@ -36,7 +36,7 @@ class Part(enum.StrEnum):
     all = "all"
     lora = "lora"
     bridge = "bridge"
-    detail = "detail"
+    refiner = "refiner"
 
 
 class Distance(enum.StrEnum):
@@ -163,13 +163,13 @@ class CriticConfig:
 ADAPTER_HELP = {
     "width": "channels of the bridge on the latent grid",
     "depth": "residual blocks of the bridge on the latent grid",
-    "fine_width": "channels of the bridge at half the latent's stride",
-    "fine_depth": "residual blocks of the bridge at half the latent's stride",
+    "stem_width": "channels of the bridge at half the latent's stride",
+    "stem_depth": "residual blocks of the bridge at half the latent's stride",
     "fusion": "channels of the attentive fusion's bottleneck; 0: no fusion",
     "window": "side of the attentive fusion's window, in latent positions",
-    "detail": "channels of the residual refiner in pixels; 0: no refiner",
-    "detail_depth": "residual blocks of the residual refiner",
-    "grain": "noise channels of the residual refiner",
+    "refiner": "channels of the residual refiner in pixels; 0: no refiner",
+    "refiner_depth": "residual blocks of the residual refiner",
+    "noise_channels": "noise channels of the residual refiner",
     "tokens": "number of condition tokens",
     "mapper": "whether the condition tokens depend on the file",
     "statistics": "whether the latent's mean and standard deviation are predicted, for renormalization",
@@ -198,7 +198,7 @@ class AdapterRunConfig(RunConfig):
     adapter: AdapterSizes = field(default_factory=AdapterSizes)  # pyright: ignore[reportInvalidTypeForm]
     loss: LossWeights = field(default_factory=LossWeights)
     critic: CriticConfig = field(default_factory=CriticConfig)
-    train: Part = setting(Part.all, "part of the adapter that is trained: all, lora, bridge or detail")
+    train: Part = setting(Part.all, "part of the adapter that is trained: all, lora, bridge or refiner")
     perceptual: Distance = setting(
         Distance.auto, "auto, lpips or stlpips; auto: LPIPS if its weights are in torch's cache"
     )
@@ -235,7 +235,7 @@ class AdapterRunConfig(RunConfig):
 TINY = {  # defaults of a dry run
     "steps": "10", "batch": "2", "crop": "64", "window": "32", "warmup": "2", "log_every": "1", "sample_every": "5",
     "compile": "false", "precision": "no", "workers": "0", "adapter.width": "16", "adapter.depth": "1",
-    "adapter.fine_width": "16", "adapter.fine_depth": "1", "adapter.detail": "16", "adapter.detail_depth": "1",
+    "adapter.stem_width": "16", "adapter.stem_depth": "1", "adapter.refiner": "16", "adapter.refiner_depth": "1",
 }  # fmt: skip
 
 

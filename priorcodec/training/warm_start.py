@@ -8,14 +8,14 @@ import torch
 from torch import nn
 
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.bridge import LatentBridge
+from priorcodec.adapters.bridge import LatentPredictor
 from priorcodec.adapters.file import AdapterFile
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.errors import AdapterError
 
 
 @torch.no_grad()
-def start_as_encoder(bridge: LatentBridge, backbone: Any, spec: BackboneSpec) -> bool:
+def start_as_encoder(bridge: LatentPredictor, backbone: Any, spec: BackboneSpec) -> bool:
     """Initialize the bridge with the encoder of the backbone's autoencoder if both have the same layers.
 
     Our nano backbones have: unshuffle, conv, blocks, unshuffle, conv, blocks, conv. The bridge then starts as that encoder,
@@ -27,7 +27,7 @@ def start_as_encoder(bridge: LatentBridge, backbone: Any, spec: BackboneSpec) ->
     layers = getattr(getattr(backbone, "vae", None), "encoder", None)
     if not isinstance(layers, nn.Sequential):
         return False
-    mine = [bridge.head[1], *bridge.fine, bridge.down[1], *bridge.coarse, bridge.tail]
+    mine = [bridge.head[1], *bridge.stem, bridge.down[1], *bridge.body, bridge.tail]
     theirs = [layer for layer in layers if any(True for _ in layer.parameters())]
     shapes = [[{name: v.shape for name, v in layer.state_dict().items()} for layer in side] for side in (mine, theirs)]
     if shapes[0] != shapes[1]:
@@ -49,7 +49,7 @@ BACKBONE_SPECIFIC = (
     "tokens.pooled_out.",
 )  # the denoiser,
 LATENT_SPECIFIC = ("bridge.tail.", "statistics.")  # its latent space,
-ENCODER_SPECIFIC = ("bridge.side.", "tokens.key_value.")  # and the encoder's channels.
+ENCODER_SPECIFIC = ("bridge.y_branch.", "tokens.key_value.")  # and the encoder's channels.
 
 
 @torch.no_grad()

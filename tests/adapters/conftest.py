@@ -7,7 +7,7 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.registry import open_registry
 
-TINY = AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8, window=4)
+TINY = AdapterConfig(width=8, depth=1, stem_width=8, stem_depth=1, fusion=8, window=4)
 M, LEVELS, ENCODER = 6, 8, 0xC0FFEE
 
 

@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from priorcodec import AdapterError, LatentSpace
-from priorcodec.adapters.bridge import LatentBridge
+from priorcodec.adapters.bridge import LatentPredictor
 
 SPACE = LatentSpace(channels=4, stride=8, scale=1.0, mean=(1.0, -2.0, 0.5, 0.0), std=(1.0, 2.0, 3.0, 4.0))
-SIZES = {"width": 8, "depth": 1, "fine_width": 8, "fine_depth": 1}
+SIZES = {"width": 8, "depth": 1, "stem_width": 8, "stem_depth": 1}
 
 
 @pytest.mark.parametrize("stride", [1, 4, 8, 16, 32, 64])
 def test_lands_on_the_latent_grid_and_starts_at_the_mean(stride):
-    bridge = LatentBridge(6, 8, replace(SPACE, stride=stride), **SIZES)
+    bridge = LatentPredictor(6, 8, replace(SPACE, stride=stride), **SIZES)
     z = bridge(torch.randn(2, 6, 4, 8), torch.tensor([0.0, 7.0]), torch.rand(2, 3, 64, 128))[0]
     assert z.shape == (2, 4, 4 * 16 // stride, 8 * 16 // stride)
     assert torch.equal(z, torch.tensor(SPACE.mean)[:, None, None].expand_as(z))
@@ -23,13 +23,13 @@ def test_lands_on_the_latent_grid_and_starts_at_the_mean(stride):
 @pytest.mark.parametrize("stride", [3, 0, 128])
 def test_other_strides_are_refused(stride):
     with pytest.raises(AdapterError, match="a power of two from 1 to 64"):
-        LatentBridge(6, 8, replace(SPACE, stride=stride), **SIZES)
+        LatentPredictor(6, 8, replace(SPACE, stride=stride), **SIZES)
 
 
 def test_quality_features_and_preview_all_count_once_it_is_trained():
-    bridge = LatentBridge(6, 8, SPACE, **SIZES)
+    bridge = LatentPredictor(6, 8, SPACE, **SIZES)
     torch.nn.init.normal_(bridge.tail.weight)
-    torch.nn.init.normal_(bridge.side.conv.weight)
+    torch.nn.init.normal_(bridge.y_branch.conv.weight)
     y, low, high, x = torch.randn(1, 6, 4, 4), torch.tensor([0.0]), torch.tensor([7.0]), torch.rand(1, 3, 64, 64)
     assert not torch.equal(bridge(y, low, x)[0], bridge(y, high, x)[0])
     assert not torch.equal(bridge(y, low, x)[0], bridge(-y, low, x)[0])
@@ -37,4 +37,4 @@ def test_quality_features_and_preview_all_count_once_it_is_trained():
 
 
 def test_mean_and_std_are_the_backbones_and_not_stored():
-    assert not {"mean", "std"} & set(LatentBridge(6, 8, SPACE, **SIZES).state_dict())
+    assert not {"mean", "std"} & set(LatentPredictor(6, 8, SPACE, **SIZES).state_dict())

@@ -12,7 +12,7 @@ from priorcodec.adapters import card
 from priorcodec.adapters import file as adapter_file
 from priorcodec.core.io import safetensors
 
-CONFIG = {"width": 16, "depth": 1, "fine_width": 16, "fine_depth": 1, "tokens": 1, "start": [250.0, 80.0]}
+CONFIG = {"width": 16, "depth": 1, "stem_width": 16, "stem_depth": 1, "tokens": 1, "start": [250.0, 80.0]}
 METADATA = {
     "kind": adapter_file.KIND,
     "backbone": "sd15",

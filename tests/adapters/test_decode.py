@@ -94,7 +94,7 @@ class Pointwise:
     def __call__(self, y_hat, quality, preview, *, steps, noise):
         assert preview.shape[-1] == 16 * y_hat.shape[-1]
         z = F.avg_pool2d(preview, 8) + 0.01 * noise(1)
-        return Estimate(z_hat=z, trunk=z.abs(), z=z, mean=None, std=None)
+        return Estimate(z_hat=z, features=z.abs(), z=z, mean=None, std=None)
 
     def noise_shape(self, height, width):
         return 3, height // 4, width // 4

@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from priorcodec import AdapterError
-from priorcodec.adapters import config
 from priorcodec.adapters import file as adapter_file
+from priorcodec.adapters import legacy
+from priorcodec.core.codec import WEIGHTS
+from priorcodec.core.io import safetensors
 from tests.adapters.conftest import ENCODER
 
 METADATA = {"steps": "12", "license": "Apache-2.0"}
@@ -65,20 +67,38 @@ def test_round_trip(dtype, trained, make, features, tmp_path):
         torch.testing.assert_close(before, after, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("later", [["grain"], ["detail_depth", "grain"], ["detail", "detail_depth", "grain"]])
+@pytest.mark.parametrize(
+    "later", [["noise_channels"], ["refiner_depth", "noise_channels"], ["refiner", "refiner_depth", "noise_channels"]]
+)
 def test_a_file_from_before_a_setting_has_what_was_built_then(later, make, features, tmp_path):
-    backbone, adapter = make("toy", detail=0 if "detail" in later else 8, detail_depth=2, grain=0)
+    backbone, adapter = make("toy", refiner=0 if "refiner" in later else 8, refiner_depth=2, noise_channels=0)
     adapter.inject(backbone)
     path = tmp_path / "old.safetensors"
     adapter_file.save(adapter, path, encoder_id=ENCODER, metadata=METADATA)
     fields = json.loads(adapter_file.read(path).metadata["config"])
     altered(path, metadata={"config": json.dumps({key: fields[key] for key in fields if key not in later})})
     file = adapter_file.read(path)
-    assert {key: getattr(file.config, key) for key in later} == {key: config.LATER[key] for key in later}
-    again, fresh = make("toy", **{key: getattr(file.config, key) for key in ("detail", "detail_depth", "grain")})
+    assert {key: getattr(file.config, key) for key in later} == {key: legacy.DEFAULTS[key] for key in later}
+    again, fresh = make(
+        "toy", **{key: getattr(file.config, key) for key in ("refiner", "refiner_depth", "noise_channels")}
+    )
     fresh.inject(again)
     adapter_file.load(file, fresh)
     assert fresh.state_dict().keys() == adapter.state_dict().keys()
+
+
+@pytest.mark.parametrize("name", ["nano_unet", "nano_dit", "toy"])
+def test_the_first_files_are_read_under_todays_names(name):
+    path = WEIGHTS / f"{name}.adapter.safetensors"
+    old = safetensors.describe(path, AdapterError)
+    file = adapter_file.read(path)
+    assert "licence" in old[0] and file.metadata["license"] == old[0]["licence"] and "licence" not in file.metadata
+    assert any(".coarse." in key for key in old[1])
+    parts = {".".join(key.split(".")[:3]) for key in file.tensors if key.startswith("own.bridge")}
+    assert {"own.bridge.stem", "own.bridge.body", "own.bridge.y_branch"} <= {".".join(p.split(".")[:3]) for p in parts}
+    assert not any(f".{word}." in key for key in file.tensors for word in ("coarse", "fine", "detail", "grain", "side"))
+    config = json.loads(old[0]["config"])
+    assert (file.config.refiner, file.config.stem_width) == (config.get("detail", 0), config["fine_width"])
 
 
 @pytest.mark.parametrize(

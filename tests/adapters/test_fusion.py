@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from priorcodec import BackboneError, FusionSite
-from priorcodec.adapters.fusion import Fusion, Pyramid, graft
+from priorcodec.adapters.fusion import Fusion, Pyramid, add_to_hidden_state
 
 SITE = FusionSite(module="block", channels=12, stride=2)
 
@@ -49,18 +49,18 @@ def test_pyramid_has_every_stride_and_rounds_up():
     assert {s: tuple(x.shape) for s, x in levels.items()} == {1: (2, 8, 5, 7), 2: (2, 8, 3, 4), 4: (2, 8, 2, 2)}
 
 
-def test_graft_knows_maps_tokens_and_down_blocks():
+def test_add_to_hidden_state_knows_maps_tokens_and_down_blocks():
     one = torch.ones_like
-    assert torch.equal(graft(torch.zeros(1, 12, 3, 4), one, SITE, (6, 8)), torch.ones(1, 12, 3, 4))
-    assert torch.equal(graft(torch.zeros(1, 12, 12), one, SITE, (5, 8)), torch.ones(1, 12, 12))
-    hidden, skips = graft((torch.zeros(1, 12, 3, 4), ("skip",)), one, SITE, (6, 8))
+    assert torch.equal(add_to_hidden_state(torch.zeros(1, 12, 3, 4), one, SITE, (6, 8)), torch.ones(1, 12, 3, 4))
+    assert torch.equal(add_to_hidden_state(torch.zeros(1, 12, 12), one, SITE, (5, 8)), torch.ones(1, 12, 12))
+    hidden, skips = add_to_hidden_state((torch.zeros(1, 12, 3, 4), ("skip",)), one, SITE, (6, 8))
     assert torch.equal(hidden, torch.ones(1, 12, 3, 4)) and skips == ("skip",)
 
 
 @pytest.mark.parametrize(("shape", "told"), [((1, 13, 12), "13 tokens"), ((1, 12), "2 dimensions")])
-def test_graft_refuses_what_is_no_hidden_state(shape, told):
+def test_add_to_hidden_state_refuses_what_is_no_hidden_state(shape, told):
     with pytest.raises(BackboneError, match=told):
-        graft(torch.zeros(shape), torch.ones_like, SITE, (6, 8))
+        add_to_hidden_state(torch.zeros(shape), torch.ones_like, SITE, (6, 8))
 
 
 @pytest.mark.parametrize("name", ["nano_unet", "pixart", "sdxl"])

@@ -58,7 +58,7 @@ def write_weights(spec, folder):
 
 def write_adapter(spec, codec, path):
     adapter = Adapter(
-        spec, AdapterConfig(width=8, depth=1, fine_width=8, fine_depth=1, fusion=8), m=8, levels=4, tiny=True
+        spec, AdapterConfig(width=8, depth=1, stem_width=8, stem_depth=1, fusion=8), m=8, levels=4, tiny=True
     )
     adapter.inject(spec.build_tiny())
     with torch.no_grad():

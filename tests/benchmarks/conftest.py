@@ -54,7 +54,7 @@ def weights(tmp_path_factory) -> dict[str, Path]:
     model.log_gain.data += 3  # untrained features are small: without this every symbol is zero
     encoder_id = save_encoder(model, folder / "encoder.safetensors", {})
     spec = open_registry().spec("toy")
-    shape = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1)
+    shape = AdapterConfig(width=16, depth=1, stem_width=16, stem_depth=1)
     adapter = Adapter(spec, shape, m=config.m, levels=config.levels)
     adapter.inject(spec.build_tiny())
     adapter_file.save(adapter, folder / "toy.safetensors", encoder_id=encoder_id, metadata={})

@@ -184,7 +184,7 @@ def shapes(path):
     "config, match",
     [
         ({"width": 4096, "depth": 64}, "wanted .*4096"),
-        ({"fine_width": 4096, "fine_depth": 64}, "does not fit"),
+        ({"stem_width": 4096, "stem_depth": 64}, "does not fit"),
         ({"tokens": 1024}, "does not fit"),
         ({"fusion": 4096}, "does not fit"),
         ({"lora_rank": 1024}, "wanted rank 1024"),

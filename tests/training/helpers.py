@@ -15,12 +15,12 @@ WAIT = 240  # seconds; far more than needed, for busy machines
 SIZES = {
     "width": 8,
     "depth": 1,
-    "fine_width": 8,
-    "fine_depth": 1,
+    "stem_width": 8,
+    "stem_depth": 1,
     "fusion": 8,
     "window": 4,
-    "detail": 8,
-    "detail_depth": 1,
+    "refiner": 8,
+    "refiner_depth": 1,
     "mapper": True,
 }
 WORDS = [

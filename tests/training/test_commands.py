@@ -86,7 +86,7 @@ def objective(world):
         torch.manual_seed(0)
         adapter = Adapter(toy.SPEC, AdapterConfig(**SIZES), m=6, levels=8, tiny=True)
         adapter.inject(toy.build_tiny())
-        for fresh in (adapter.bridge.tail, adapter.detail.tail, adapter.detail.grain):
+        for fresh in (adapter.bridge.tail, adapter.refiner.tail, adapter.refiner.noise):
             torch.nn.init.normal_(fresh.weight, std=0.1)
         none = dict.fromkeys((f.name for f in fields(LossWeights)), 0.0)
         distance = Perceptual("vgg") if weights.get("perceptual") else None
@@ -117,7 +117,7 @@ def test_every_loss_term_is_reported_and_moves_the_adapter(objective, term):
 def test_two_draws_may_differ_where_the_file_says_little(objective):
     """The diversity is rewarded at the lowest quality, at the highest it is nothing."""
     found, low = objective(quality=(0.0, 0.0, 0.0), diversity=1.0)
-    assert low["diversity"] < 0 and "adapter.detail.grain.weight" in found
+    assert low["diversity"] < 0 and "adapter.refiner.noise.weight" in found
     found, high = objective(quality=(7.0, 7.0, 7.0), diversity=1.0)
     assert high["diversity"] == 0 and not found
 
@@ -152,7 +152,7 @@ def test_warm_start_takes_what_still_means_the_same(words, tmp_path, world):
     train_adapter(words("next", "steps=1", f"start={path}"))
 
 
-@pytest.mark.parametrize("part", ["lora", "bridge", "detail"])
+@pytest.mark.parametrize("part", ["lora", "bridge", "refiner"])
 def test_only_the_chosen_part_moves(words, tmp_path, part):
     path = train_adapter(words("all", "steps=1"))
     train_adapter(words(part, "steps=3", f"train={part}", f"start={path}"))

@@ -23,7 +23,7 @@ IDENTITY = ("caption_channels", "in_channels", "out_channels")
 
 
 def predict(model: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-    """Latents of odd size are padded to whole patches; alpha is told of a square 1024-pixel image, always."""
+    """Latents of odd size are padded to whole patches; alpha's size conditions always state a square 1024-pixel image."""
     from torch.nn.functional import pad
 
     height, width = x_t.shape[-2:]

@@ -19,7 +19,7 @@ SCALE = 0.13025
 SIZE = 1024
 POOLED = 1280
 # Original height and width, crop offset, target height and width: always "a whole, large image", so that neither the
-# image's size nor a tile's place changes what the model believes about its quality.
+# image's size nor a tile's position changes what the model believes about its quality.
 TIME_IDS = (SIZE, SIZE, 0, 0, SIZE, SIZE)
 
 

@@ -1,0 +1,102 @@
+"""What the shipped decoders make of golden files, as means and spreads of 16x16 blocks: a changed decode fails.
+
+`python tests/backbones/test_golden_blocks.py` writes golden_blocks.json again; do so when weights or golden files change, and
+look at the images first. Written by the shipped decoders in float32 on the CPU; other processors differ by a few hundredths.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from priorcodec import open_session
+
+HERE = Path(__file__).parent
+KEPT = HERE / "golden_blocks.json"
+FILES = {name: HERE.parent / "golden" / f"{name}.gic" for name in ("photo-128x96-q7", "photo-193x161-q2.71875")}
+DECODERS = ("preview", "nano_unet", "nano_dit", "toy")
+BLOCK = 16
+TOLERANCE = 0.5  # levels of 255
+
+
+def blocks(image: np.ndarray) -> dict[str, list[float]]:
+    """uint8 (h, w, 3) -> mean of each channel and standard deviation of the gray image, per whole block of 16x16."""
+    h, w = (side // BLOCK for side in image.shape[:2])
+    parts = image[: h * BLOCK, : w * BLOCK].reshape(h, BLOCK, w, BLOCK, 3).astype(np.float64)
+    return {
+        "mean": parts.mean((1, 3)).round(2).ravel().tolist(),
+        "std": parts.mean(-1).std((1, 3)).round(2).ravel().tolist(),
+    }
+
+
+def differs(got: dict[str, list[float]], wanted: dict[str, list[float]]) -> float:
+    """The largest difference of two blocks, in levels."""
+    return max(float(np.abs(np.subtract(got[key], wanted[key])).max()) for key in ("mean", "std"))
+
+
+def decoded(session, decoder: str, file: Path) -> np.ndarray:
+    return session.preview(file, output="np") if decoder == "preview" else session.decode(file, output="np")
+
+
+def session_of(decoder: str):
+    return open_session("nano_unet" if decoder == "preview" else decoder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return json.loads(KEPT.read_text())
+
+
+def test_the_kept_blocks_are_of_these_files(kept):
+    for name, path in FILES.items():
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        assert kept["files"][name] == digest, f"golden file {name} was remade: write golden_blocks.json again"
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_every_shipped_decoder_makes_the_same_image_as_before(kept, decoder):
+    session = session_of(decoder)
+    for name, file in FILES.items():
+        assert differs(blocks(decoded(session, decoder, file)), kept["blocks"][decoder][name]) < TOLERANCE, name
+
+
+def invert_quality(adapter):
+    forward = adapter.bridge.forward
+    adapter.bridge.forward = lambda y_hat, quality, preview: forward(y_hat, adapter.levels - 1 - quality, preview)
+
+
+def triple_noise(adapter):
+    with torch.no_grad():
+        adapter.refiner.noise.weight.mul_(3)
+
+
+@pytest.mark.parametrize("decoder", ["nano_unet", "nano_dit"])
+@pytest.mark.parametrize("mutate", [invert_quality, triple_noise])
+def test_a_mutated_decoder_is_noticed(kept, decoder, mutate):
+    session, name = session_of(decoder), "photo-128x96-q7" if mutate is invert_quality else "photo-193x161-q2.71875"
+    mutate(session.adapter)
+    got = blocks(decoded(session, decoder, FILES[name]))
+    assert differs(got, kept["blocks"][decoder][name]) > 2 * TOLERANCE
+
+
+def main() -> None:
+    sessions = {decoder: session_of(decoder) for decoder in DECODERS}
+    content = {
+        "command": "python tests/backbones/test_golden_blocks.py",
+        "torch": torch.__version__,
+        "python": sys.version.split()[0],
+        "files": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in FILES.items()},
+        "blocks": {
+            decoder: {name: blocks(decoded(session, decoder, file)) for name, file in FILES.items()}
+            for decoder, session in sessions.items()
+        },
+    }
+    KEPT.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,274 @@
+"""The public API: its signatures, the forms that files and images come in, and what it leaves alone in the process."""
+
+import inspect
+import io
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import threading
+import typing
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import priorcodec
+from priorcodec import ConfigError, EncodedImage, Session, StreamError, list_backbones, open_session
+from priorcodec.config import DecodeConfig, Renorm
+from priorcodec.core.image import io as image_io
+from tests.core.test_codec import DEMO
+
+HEAVY = {"diffusers", "peft", "transformers", "accelerate", "compressai", "scipy", "torch._dynamo", "torchvision"}
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return image_io.load(DEMO).pixels[:64, :96]
+
+
+@pytest.fixture(scope="module")
+def session():
+    return open_session("toy")
+
+
+@pytest.fixture(scope="module")
+def data(session, photo) -> EncodedImage:
+    return session.encode(photo, quality=2)
+
+
+def test_the_signatures_are_the_documented_ones():
+    made = inspect.signature(open_session).parameters
+    assert list(made) [:14] == [
+        "backbone", "weights", "adapter", "device", "dtype", "steps", "renorm", "blend", "low_memory", "max_pixels", "tile",
+        "encoder", "registry", "config",
+    ]  # fmt: skip
+    assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for name, p in made.items() if name != "backbone")
+    encode = inspect.signature(Session.encode).parameters
+    assert {"quality", "bpp", "max_bytes", "background", "statistics", "refine", "refine_metric", "progress"} < set(
+        encode
+    )
+    for function in (Session.decode, Session.preview):
+        assert len(typing.get_overloads(function)) == 6
+
+
+@pytest.mark.slow
+def test_pyright_sees_the_types(tmp_path):
+    (tmp_path / "use.py").write_text(
+        "from priorcodec import open_session, list_backbones\n"
+        "s = open_session('sdxl', steps=4)\n"
+        "reveal_type(s)\nreveal_type(s.encode('a.png', bpp=0.1))\nreveal_type(s.decode(b''))\n"
+        "reveal_type(s.decode(['a.gic'], output='np'))\nreveal_type(list_backbones())\nopen_session(stps=1)\n"
+    )
+    root = Path(priorcodec.__file__).parents[1]
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps({"extraPaths": [str(root)]}))
+    said = subprocess.run(
+        [shutil.which("pyright") or "pyright", "--outputjson", "--pythonpath", sys.executable, "-p", str(tmp_path)],
+        capture_output=True, text=True, cwd=tmp_path,
+    )  # fmt: skip
+    lines = [d["message"] for d in json.loads(said.stdout)["generalDiagnostics"]]
+    for wanted in ('"Session"', '"EncodedImage"', '"Image"', '"list[NDArray', '"list[str]"', '"stps"'):
+        assert any(wanted in line for line in lines), (wanted, lines)
+
+
+def test_an_encoded_image_is_bytes_that_know_themselves(data, photo):
+    assert isinstance(data, bytes) and (data.width, data.height, data.quality) == (96, 64, 2.0)
+    assert data.bpp == 8 * len(data) / (64 * 96) and data.details.data == bytes(data)
+    again = pickle.loads(pickle.dumps(data))
+    assert again == data and again.quality == data.quality
+
+
+def test_at_most_one_of_quality_bpp_and_max_bytes(session, photo):
+    assert session.encode(photo).quality == 3
+    limit = session.encode(photo, max_bytes=150)
+    assert len(limit) <= 150 and session.encode(photo, bpp=8 * 150 / photo[..., 0].size) == limit
+    for wrong in ({"quality": 2, "bpp": 0.1}, {"quality": 2, "max_bytes": 100}, {"bpp": 0.1, "max_bytes": 100}):
+        with pytest.raises(ConfigError, match="at most one") as caught:
+            session.encode(photo, **wrong)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(ConfigError, match="psnr"):
+        session.encode(photo, refine_metric="toy")
+
+
+def test_files_come_as_bytes_path_file_or_list_and_images_in_three_forms(session, data, tmp_path):
+    (tmp_path / "a.gic").write_bytes(data)
+    for decode in (session.decode, session.preview):
+        wanted = decode(data, output="np")
+        assert wanted.dtype == np.uint8 and wanted.shape == (64, 96, 3)
+        with (tmp_path / "a.gic").open("rb") as file:
+            forms = [
+                bytearray(data),
+                memoryview(data),
+                tmp_path / "a.gic",
+                str(tmp_path / "a.gic"),
+                io.BytesIO(data),
+                file,
+            ]
+            assert all(np.array_equal(image, wanted) for image in decode(forms, output="np"))
+        assert np.array_equal(np.asarray(decode(data)), wanted)
+        tensor = decode(data, output="pt")
+        assert tensor.dtype == torch.float32 and torch.equal(
+            ((tensor + 1) * 127.5).round().byte().permute(1, 2, 0), torch.from_numpy(wanted)
+        )
+        assert decode([]) == [] and [image.size for image in decode([data, data])] == [(96, 64)] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [("nowhere.gic", "nowhere.gic cannot be read"), (12, "got int"), (io.StringIO("x"), "a file of str")],
+)
+def test_what_is_no_file_is_one_line(session, given, text):
+    with pytest.raises(StreamError, match=text) as caught:
+        session.preview(given)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_outputs_are_refused(session, data):
+    with pytest.raises(ConfigError, match="output='jpeg': wanted pil, np, pt"):
+        session.decode(data, output="jpeg")
+
+
+def test_settings_are_checked_at_once(tmp_path):
+    for wrong, text in (
+        ({"steps": 9}, "1 to 8"), ({"blend": 2}, "0 .* to 1"), ({"renorm": "off"}, "none, predicted, written"),
+        ({"dtype": "float12"}, "float16"), ({"device": "gpu"}, "cuda"), ({"tile": 100}, "multiple of 64"),
+        ({"steps": "4"}, "a number"),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match=text):
+            open_session(**wrong)
+    with pytest.raises(ConfigError, match="2 wrong settings"):
+        open_session(steps=9, blend=2)
+    assert open_session(dtype=torch.bfloat16).config.dtype == "bfloat16"
+
+
+def test_a_config_is_other_defaults(tmp_path):
+    (tmp_path / "mine.yaml").write_text("backbone: toy\nsteps: 4\nrenorm: written\n")
+    mine = open_session(config=tmp_path / "mine.yaml", steps=2).config
+    assert (mine.backbone, mine.steps, mine.renorm) == ("toy", 2, Renorm.written)
+    assert open_session(blend=0.5, config=DecodeConfig(backbone="toy")).config == DecodeConfig(
+        backbone="toy", blend=0.5
+    )
+
+
+def test_backbones_are_listed_by_pattern():
+    assert list_backbones("sd*") == ["sd15", "sd21", "sd21.base", "sdxl"]
+    assert "nano_unet" in list_backbones() and list_backbones("nothing*") == []
+
+
+def test_a_session_closes_and_moves(data):
+    with open_session("toy") as session:
+        wanted = session.decode(data, output="np")
+        codec = session.codec
+        assert session.to("cpu") is session and session.config.device == "cpu" and session.codec is not codec
+        assert np.array_equal(session.decode(data, output="np"), wanted)
+    assert session._adapter is None and session._codec is None
+    with pytest.raises(ConfigError, match="cannot be used here"):
+        session.to("cuda:17")
+    assert session.config.device == "cpu"
+
+
+def test_blend_0_needs_no_backbone(session, data):
+    without = open_session("no_such_backbone", blend=0)
+    assert np.array_equal(without.decode(data, output="np"), session.preview(data, output="np"))
+
+
+def test_only_what_is_used_is_imported():
+    """Encoding and previews: no diffusion code. Decoding by the default backbone: neither diffusers nor peft."""
+    code = (
+        "import sys, numpy as np, priorcodec as p\n"
+        f"def loaded(): print([m for m in {sorted(HEAVY)} if m in sys.modules])\n"
+        "s = p.open_session(); d = s.encode(np.zeros((8, 8, 3), np.uint8), quality=1); s.preview(d); loaded()\n"
+        "s.decode(d); loaded(); p.open_session('nano_dit').decode(d); loaded()"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.split("\n") == ["[]", "[]", "[]", ""]
+
+
+def test_the_registry_is_opened_once(data, monkeypatch):
+    from priorcodec import registry
+
+    opened, really = [], registry.open_registry
+    monkeypatch.setattr(registry, "open_registry", lambda *args, **kwargs: opened.append(1) or really(*args, **kwargs))
+    session = open_session("toy")
+    session.decode([data, data])
+    session.fingerprint(data)
+    assert opened == [1]
+
+
+def test_the_process_is_left_as_it_was(data, photo):
+    torch.manual_seed(5)
+    states = (
+        torch.get_rng_state,
+        lambda: sys.stdout,
+        lambda: list(warnings.filters),
+        torch.get_num_threads,
+        torch.is_grad_enabled,
+    )
+    before = [state() for state in states]
+    with open_session("nano_unet") as session:
+        session.decode(session.encode(photo, quality=1, refine=2))
+    after = [state() for state in states]
+    assert torch.equal(before[0], after[0]) and before[1] is after[1] and before[2:] == after[2:]
+
+
+@pytest.mark.parametrize("backbone", ["nano_unet", "nano_dit"])
+def test_eight_threads_decode_what_one_does(photo, backbone):
+    session = open_session(backbone, steps=2)
+    files = [session.encode(photo[: 40 + 8 * i], quality=i) for i in range(4)]
+    wanted = session.decode(files, output="np")
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # eight at a time
+    same: list[bool] = []
+    start = threading.Barrier(8)
+
+    def work(i: int) -> None:
+        start.wait()
+        same.extend(
+            np.array_equal(session.decode(files[(i + k) % 4], output="np"), wanted[(i + k) % 4]) for k in range(2)
+        )
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    torch.set_num_threads(torch_threads)
+    assert same == [True] * 16
+
+
+def test_two_decodes_are_inside_the_denoiser_at_the_same_time(data):
+    """No lock around a decode: both threads must be in `predict` for either to go on."""
+    session = open_session("toy")
+    backbone, both = session.adapter.attached, threading.Barrier(2, timeout=60)
+    predict = backbone.predict
+    object.__setattr__(backbone, "predict", lambda *args: (both.wait(), predict(*args))[1])
+    threads = [threading.Thread(target=session.decode, args=(data,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not both.broken
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, as far as networks are concerned."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for value in out if isinstance(out, tuple | list) else [out]:
+            assert not (isinstance(value, torch.Tensor) and value.dtype == torch.float64), f"{func} gave float64"
+        return out
+
+
+@pytest.mark.parametrize("backbone", ["nano_unet", "toy"])
+def test_no_network_needs_float64(data, photo, backbone):
+    """Entropy coding needs it and stays in numpy on the CPU; what runs on the device does not."""
+    session = open_session(backbone, steps=2, renorm="predicted" if backbone == "nano_unet" else "none")
+    wanted = session.decode(data, output="np")
+    with NoFloat64():
+        assert np.array_equal(session.decode(data, output="np"), wanted)
+        assert session.encode(photo, quality=2, statistics=True) != data
