@@ -216,3 +216,12 @@ def test_hostile_directories():
     loop = bytearray(tiff(page))
     loop[-4:] = loop[4:8]  # the next page is this one
     assert np.array_equal(image_io.load(bytes(loop)).pixels, FLAT)
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8, 32773])
+def test_damaged_and_short_strips(compression):
+    entries, parts = tiff_page(FLAT, compression=compression)
+    assert "damaged" in refused(tiff((entries, [parts[0][: len(parts[0]) // 2], *parts[1:]])))
+    if compression == 8:
+        wrong = parts[0][:-1] + bytes([parts[0][-1] ^ 1])  # the checksum of zlib
+        assert "incorrect data check" in refused(tiff((entries, [wrong, *parts[1:]])))
