@@ -225,3 +225,12 @@ def test_damaged_and_short_strips(compression):
     if compression == 8:
         wrong = parts[0][:-1] + bytes([parts[0][-1] ^ 1])  # the checksum of zlib
         assert "incorrect data check" in refused(tiff((entries, [wrong, *parts[1:]])))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_cmyk_and_what_is_too_deep_for_lab(bits):
+    cmyk = halves((0, 255, 255, 0), (255, 0, 255, 0)).astype(np.uint16) * (257 if bits == 16 else 1)
+    loaded = image_io.load(tiff(tiff_page(cmyk, bits=bits, photometric=5)))
+    assert middles(loaded.pixels) == ([255, 0, 0], [0, 255, 0]) and "without a profile" in loaded.notes[-1]
+    if bits == 16:
+        assert "photometric type 8" in refused(tiff(tiff_page(cmyk[..., :3], bits=16, photometric=8)))
