@@ -11,7 +11,9 @@ from priorcodec.core.errors import ImageError
 from priorcodec.core.image.colorspace import RgbSpace
 from priorcodec.core.image.raster import Raster
 
-MODES: dict[str, Literal["gray", "rgb", "cmyk", "lab"]] = {"L": "gray", "RGB": "rgb", "CMYK": "cmyk", "LAB": "lab"}
+MODES: dict[str, Literal["gray", "rgb", "cmyk", "lab"]] = {
+    "L": "gray", "LA": "gray", "RGB": "rgb", "RGBA": "rgb", "CMYK": "cmyk", "LAB": "lab",
+}  # fmt: skip
 STRAIGHT = {"La": "LA", "RGBa": "RGBA"}  # alpha that was multiplied into the colors
 TO_RGB = {"P", "RGBX", "YCbCr", "HSV"}
 DEEP = "16"  # in the name of a layout of samples, as in RGB;16B
@@ -44,54 +46,41 @@ def to_raster(
     key = image.info.get("transparency")
     image.load()
     alpha = None
-    mode = image.mode
-    if mode.startswith("I;16"):
-        samples = np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode.startswith("I;16"):
+        array, model, bits = np.asarray(image).astype(np.uint16), "gray", 16
         if isinstance(key, int):
-            alpha = np.where(samples[..., 0] == key, 0, 255).astype(np.uint8)
-        return _raster(samples, "gray", alpha, icc, space, orientation, 16, notes)
-    if mode in STRAIGHT:
-        image = image.convert(STRAIGHT[mode])
-    elif mode == "PA" or (key is not None and mode in {"1", "L", "P", "RGB"}):
-        image = image.convert("LA" if mode in {"1", "L"} and not isinstance(key, bytes) else "RGBA")
-    elif mode in TO_RGB:
-        image = image.convert("RGB")
-    elif mode == "1":
-        image = image.convert("L")
-    if image.mode in {"LA", "RGBA"}:
-        array = np.array(image)
-        return _raster(
-            array[..., :-1],
-            "gray" if image.mode == "LA" else "rgb",
-            array[..., -1],
-            icc,
-            space,
-            orientation,
-            bits,
-            notes,
-        )
-    if image.mode not in MODES:
-        raise ImageError(
-            f"pixels of type {image.mode!r}: wanted 8 or 16 bit gray, RGB or CMYK; convert the image first"
-        )
-    array = np.array(image)
-    return _raster(array, MODES[image.mode], alpha, icc, space, orientation, bits, notes)
-
-
-def _raster(
-    samples: np.ndarray, model: Any, alpha: Any, icc: Any, space: Any, turned: int, bits: int, notes: Any
-) -> Raster:
-    samples = samples[..., None] if samples.ndim == 2 else samples
+            alpha = np.where(array == key, 0, 255).astype(np.uint8)
+    else:
+        image = _plain(image, key)
+        if image.mode not in MODES:
+            raise ImageError(
+                f"pixels of type {image.mode!r}: wanted 8 or 16 bit gray, RGB or CMYK; convert the image first"
+            )
+        array, model = np.array(image), MODES[image.mode]
+        if image.mode in ("LA", "RGBA"):
+            array, alpha = array[..., :-1], array[..., -1]
     return Raster(
-        samples=samples,
+        samples=array[..., None] if array.ndim == 2 else array,
         model=model,
         alpha=alpha,
         bits=bits,
         icc=icc,
         space=space,
-        orientation=turned,
+        orientation=orientation,
         notes=tuple(notes or ()),
     )
+
+
+def _plain(image: Image.Image, key: Any) -> Image.Image:
+    """The image in one of `MODES` if its mode can be converted without a guess."""
+    mode = image.mode
+    if mode in STRAIGHT:
+        return image.convert(STRAIGHT[mode])
+    if mode == "PA" or (key is not None and mode in {"1", "L", "P", "RGB"}):
+        return image.convert("LA" if mode in {"1", "L"} and not isinstance(key, bytes) else "RGBA")
+    if mode in TO_RGB:
+        return image.convert("RGB")
+    return image.convert("L") if mode == "1" else image
 
 
 def _cut_by_pillow(image: Image.Image) -> bool:

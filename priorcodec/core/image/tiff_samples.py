@@ -1,26 +1,33 @@
 """The samples of one TIFF page (TIFF 6.0, Adobe supplements 1 and 2): any depth to 16 bits, strips or tiles, both planar
-configurations, both byte orders. LZW, Deflate, PackBits, LZMA and Zstandard are undone by Pillow's libtiff, as bytes.
+configurations, both byte orders.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import struct
 from typing import Literal
 
 import numpy as np
-from PIL import Image, TiffImagePlugin
 
 from priorcodec.core.errors import ImageError
+from priorcodec.core.image import tiff_bytes
 from priorcodec.core.image.raster import to_8_bit
+from priorcodec.core.image.tiff_bytes import (
+    BITS,
+    BYTE_CODERS,
+    COMPRESSION,
+    HEIGHT,
+    PHOTOMETRIC,
+    RAW,
+    ROWS_PER_STRIP,
+    SAMPLES,
+    WIDTH,
+)
 from priorcodec.core.image.tiff_tags import Tags, numbers, one
 
 Model = Literal["gray", "rgb", "cmyk", "lab"]
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
-STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR, COLOR_MAP = 273, 277, 278, 279, 284, 317, 320
+STRIP_OFFSETS, STRIP_BYTES, PLANAR, PREDICTOR, COLOR_MAP = 273, 279, 284, 317, 320
 TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
-RAW, BYTE_CODERS = 1, {5, 8, 32773, 32946, 34925, 50000}  # LZW, Deflate, PackBits, Deflate, LZMA, Zstandard
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
 COLORS: dict[int, tuple[int, Model]] = {  # by photometric interpretation
     WHITE_IS_ZERO: (1, "gray"),
@@ -123,7 +130,7 @@ def _stored(data: bytes, tags: Tags, order: str, per_pixel: int, bits: int) -> n
         at = plane * across * down
         rows = down * across * part[1] if tiled else height
         which = slice(at, at + across * down)
-        raw = _bytes(data, tags, offsets[which], counts[which], (rows, row_bytes), part[1])
+        raw = tiff_bytes.read(data, tags, offsets[which], counts[which], (rows, row_bytes), part[1])
         samples = _unpacked(raw, part[0] * together, bits, order).reshape(rows, part[0], together)
         samples = _unpredicted(samples, one(tags, PREDICTOR, 1), bits)
         if tiled:
@@ -131,58 +138,6 @@ def _stored(data: bytes, tags: Tags, order: str, per_pixel: int, bits: int) -> n
             samples = samples.reshape(down * part[1], across * part[0], together)[:height, :width]
         stored.append(samples)
     return stored[0] if planes == 1 else np.concatenate(stored, -1)
-
-
-def _bytes(
-    data: bytes,
-    tags: Tags,
-    offsets: tuple[int, ...],
-    counts: tuple[int, ...],
-    shape: tuple[int, int],
-    rows_per_part: int,
-) -> np.ndarray:
-    """The unpacked bytes of strips or tiles one below the other -> uint8 of `shape`.
-
-    Compressed ones become strips of an 8-bit gray TIFF of that shape, which libtiff decodes whatever they mean.
-    """
-    parts = [data[at : at + size] for at, size in zip(offsets, counts, strict=True)]
-    compression, fill = one(tags, COMPRESSION, RAW), one(tags, FILL_ORDER, 1)
-    if compression == RAW:
-        needed = [min(rows_per_part, shape[0] - i * rows_per_part) * shape[1] for i in range(len(parts))]
-        if any(len(part) < size for part, size in zip(parts, needed, strict=True)):
-            raise ImageError("damaged or cut short (the file ends before the image)")
-        raw = np.frombuffer(b"".join(part[:size] for part, size in zip(parts, needed, strict=True)), np.uint8)
-        return (_reversed_bits()[raw] if fill == 2 else raw).reshape(shape)
-    with TiffImagePlugin.TiffImageFile(io.BytesIO(_gray_tiff(parts, shape, rows_per_part, compression, fill))) as image:
-        image.im = Image.new("L", image.size).im  # allocated here: Pillow would ask a limit that is global
-        image.load()
-        return np.asarray(image)
-
-
-def _gray_tiff(parts: list[bytes], shape: tuple[int, int], rows_per_part: int, compression: int, fill: int) -> bytes:
-    """A little-endian TIFF of 8-bit gray with these compressed strips."""
-    count = len(parts)
-    entries = {
-        WIDTH: shape[1], HEIGHT: shape[0], BITS: 8, COMPRESSION: compression, PHOTOMETRIC: BLACK_IS_ZERO,
-        FILL_ORDER: fill, STRIP_OFFSETS: 0, SAMPLES: 1, ROWS_PER_STRIP: rows_per_part, STRIP_BYTES: 0,
-    }  # fmt: skip
-    lists = 8 + 2 + 12 * len(entries) + 4
-    at, offsets = lists + 8 * count, []
-    for part in parts:
-        offsets.append(at)
-        at += len(part)
-    if at >= 2**32:
-        raise ImageError("compressed data of more than 4 GiB is not supported: convert the image first")
-    sizes = [len(part) for part in parts]
-    out = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
-    for tag, value in entries.items():
-        if tag in (STRIP_OFFSETS, STRIP_BYTES):
-            place = lists + (4 * count if tag == STRIP_BYTES else 0)
-            single = sizes[0] if tag == STRIP_BYTES else offsets[0]
-            out += struct.pack("<HHII", tag, 4, count, single if count == 1 else place)
-        else:
-            out += struct.pack("<HHII", tag, 4, 1, value)
-    return out + struct.pack(f"<I{count}I{count}I", 0, *offsets, *sizes) + b"".join(parts)
 
 
 def _unpacked(raw: np.ndarray, count: int, bits: int, order: str) -> np.ndarray:
@@ -240,8 +195,3 @@ def _unmultiplied(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
         value = (color[top : top + rows].astype(np.uint32) * full + a // 2) // np.maximum(a, 1)
         out[top : top + rows] = np.where(a > 0, np.minimum(value, full), 0)
     return out
-
-
-def _reversed_bits() -> np.ndarray:
-    """Byte -> the byte with its bits in the other order."""
-    return np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]

@@ -108,6 +108,13 @@ def test_heic_with_the_plugin():
     heif.from_pillow(Image.fromarray(image())).save(out, quality=95, chroma=444, exif=exif.tobytes())
     loaded = image_io.load(out.getvalue())
     assert np.abs(loaded.pixels.astype(int) - TURNS[6](image())).max() <= 12
+    changed = bytearray(out.getvalue())
+    if b"colrnclx" in changed:
+        at = changed.index(b"colrnclx") + 8
+        changed[at : at + 4] = struct.pack(">HH", 12, 13)
+        assert "Display P3" in image_io.load(bytes(changed)).notes[-1]
+        changed[at : at + 4] = struct.pack(">HH", 9, 18)
+        assert "HLG" in refused(bytes(changed))
     assert "more than 100 pixels" in refused(out.getvalue(), max_pixels=100)
     assert "damaged" in refused(out.getvalue()[:300])
 
@@ -227,3 +234,17 @@ def test_eight_threads_decode_at_once(monkeypatch):
 def test_an_endless_file_is_refused(monkeypatch):
     monkeypatch.setattr(image_io, "MAX_FILE", 2**25)
     assert "larger than" in refused("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
+)
+def test_pillow_images_of_every_mode(mode):
+    source = Image.fromarray(FLAT)
+    if mode in ("La", "RGBa"):
+        source = source.convert({"La": "LA", "RGBa": "RGBA"}[mode])
+    given = source.convert(mode)
+    wanted = np.asarray(given.convert("LA" if mode == "La" else "RGBA" if mode == "RGBa" else mode).convert("RGB"))
+    if mode == "La":
+        wanted = np.asarray(source.convert("L").convert("RGB"))
+    assert np.array_equal(image_io.from_any(given).pixels, wanted)

@@ -216,3 +216,21 @@ def test_hostile_directories():
     loop = bytearray(tiff(page))
     loop[-4:] = loop[4:8]  # the next page is this one
     assert np.array_equal(image_io.load(bytes(loop)).pixels, FLAT)
+
+
+@pytest.mark.parametrize("compression", [1, 5, 8, 32773])
+def test_damaged_and_short_strips(compression):
+    entries, parts = tiff_page(FLAT, compression=compression)
+    assert "damaged" in refused(tiff((entries, [parts[0][: len(parts[0]) // 2], *parts[1:]])))
+    if compression == 8:
+        wrong = parts[0][:-1] + bytes([parts[0][-1] ^ 1])  # the checksum of zlib
+        assert "incorrect data check" in refused(tiff((entries, [wrong, *parts[1:]])))
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_cmyk_and_what_is_too_deep_for_lab(bits):
+    cmyk = halves((0, 255, 255, 0), (255, 0, 255, 0)).astype(np.uint16) * (257 if bits == 16 else 1)
+    loaded = image_io.load(tiff(tiff_page(cmyk, bits=bits, photometric=5)))
+    assert middles(loaded.pixels) == ([255, 0, 0], [0, 255, 0]) and "without a profile" in loaded.notes[-1]
+    if bits == 16:
+        assert "photometric type 8" in refused(tiff(tiff_page(cmyk[..., :3], bits=16, photometric=8)))
