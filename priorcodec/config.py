@@ -41,19 +41,6 @@ class Renorm(enum.StrEnum):
 
 
 @dataclass
-class BackboneConfig:
-    """Backbone of a training run.
-
-    Attributes:
-        name: As `priorcodec backbones` lists them.
-        weights: Folder, file or Hub id of a mirror; None for the spec's own source.
-    """
-
-    name: str = "nano_unet"
-    weights: str | None = None
-
-
-@dataclass
 class DecodeConfig:
     """Settings of a session: how a file becomes an image.
 
@@ -121,9 +108,6 @@ def decode_config(
     if backbones is not None and name is not None and name not in backbones:
         near = difflib.get_close_matches(name, backbones, n=3, cutoff=0.5) or sorted(backbones)
         problems.append(f"backbone={name}: no such backbone; nearest: {', '.join(near)}")
-    if file is not None and not file.is_file():
-        problems.append(f"config={file}: no such file")
-        file = None
     return compose(DecodeConfig, words, file=file, problems=problems)
 
 

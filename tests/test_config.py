@@ -1,9 +1,11 @@
 """Settings: the word `backbone=` swaps the model; every mistake is told at once with the nearest name."""
 
+from pathlib import Path
+
 import pytest
 
 from priorcodec import ConfigError
-from priorcodec.config import DecodeConfig, Dtype, Renorm, compose, decode_config
+from priorcodec.config import DecodeConfig, Dtype, Renorm, compose, decode_config, split_list
 
 
 def test_one_word_swaps_the_backbone():
@@ -80,3 +82,56 @@ def test_a_wrong_file_is_told_with_its_name(tmp_path):
     assert "mine.yaml: wheights=x" in str(caught.value)
     assert "mine.yaml: dtype=many" in str(caught.value)
     assert "low_memory" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "content, part",
+    [
+        (b"steps: [1", "not readable as YAML in line 1"),
+        (b"steps: 1\n\tblend: 2\n", "not readable as YAML in line 2"),
+        (b"- steps\n- blend\n", "holds a list"),
+        (b"steps", "holds a single value"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "not readable as YAML"),
+        (b"\x00" * 100, "not readable as YAML"),
+        (b"[" * 10000, "not readable as YAML"),
+        (b"a" * (2**20 + 1), "larger than"),
+        (b"steps: {a: 1}", "steps=.*wanted a plain value"),
+        (b"steps: [[1]]", "steps=.*wanted a plain value"),
+        (b"&a {steps: *a}", "not readable as YAML"),
+        (b"weights: ${oc.env:HOME}", "interpolations .* are not resolved"),
+        (b"weights: /m/${oc.env:HOME}/x", "interpolations .* are not resolved"),
+        (b"weights: ???", "wanted a plain value"),
+    ],
+)
+def test_a_broken_file_is_one_line(tmp_path, content, part):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=part) as caught:
+        decode_config([f"config={tmp_path / 'mine.yaml'}"])
+    assert "\n" not in str(caught.value) and "mine.yaml" in str(caught.value)
+    assert str(Path.home()) not in str(caught.value)
+
+
+def test_aliases_that_repeat_themselves_end_soon(tmp_path):
+    lines = ["a0: &a0 [x, x]"] + [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    (tmp_path / "mine.yaml").write_text("\n".join(lines) + "\nsteps: *a11\n")
+    with pytest.raises(ConfigError) as caught:
+        decode_config([f"config={tmp_path / 'mine.yaml'}"])
+    assert len(str(caught.value)) < 4000
+
+
+@pytest.mark.parametrize("place, part", [(".", "a folder"), ("nowhere", "no such file")])
+def test_no_file_is_one_line(tmp_path, place, part):
+    with pytest.raises(ConfigError, match=part):
+        decode_config([f"config={tmp_path / place}"])
+
+
+def test_interpolations_in_words_are_not_resolved_either():
+    with pytest.raises(ConfigError, match="not resolved") as caught:
+        decode_config(["weights=${oc.env:HOME}"])
+    assert str(Path.home()) not in str(caught.value)
+
+
+def test_lists_in_words():
+    assert split_list("a, b") == split_list("[a,b]") == ["a", "b"]
+    assert split_list('["a, b",c]') == ["a, b", "c"]
+    assert split_list("[]") == split_list(" , ") == []

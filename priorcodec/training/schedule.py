@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,9 +51,8 @@ def averaged(parameters: nn.ParameterList, decay: float) -> AveragedModel:
     Its memory is short at first and grows to `decay`.
     """
 
-    @torch.no_grad()
     def update(average: Any, current: Any, count: Any) -> None:
         step = int(count) + 1
-        torch._foreach_lerp_(list(average), list(current), 1 - min(decay, (1 + step) / (10 + step)))
+        get_ema_multi_avg_fn(min(decay, (1 + step) / (10 + step)))(average, current, count)
 
     return AveragedModel(parameters, multi_avg_fn=update)
