@@ -4,7 +4,7 @@
 # make kodak KODAK=images VVC=bitstreams   measures the README's Kodak table again; what is missing is named and left out
 # make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
 # make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
-# Needs Python 3.11 or 3.12, git and make. Another interpreter: make PYTHON=/path/to/python3.12 test
+# Needs Python 3.11 or newer, git and make. Another interpreter: make PYTHON=/path/to/python3.13 test
 
 SHELL := /bin/bash
 VENV := .venv
@@ -12,8 +12,8 @@ BIN := $(VENV)/bin
 EXTRAS := train,bench,test
 STAMP := $(VENV)/installed
 OLDEST := $(VENV)/oldest
-FIND := for p in python3.12 python3.11 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 13))' >/dev/null 2>&1 && { echo $$p; break; }; done
+FIND := for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
 .PHONY: demo test lint docs conformance audit kodak install clean
@@ -23,7 +23,7 @@ demo: $(STAMP)
 	$(BIN)/priorcodec demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -56,7 +56,7 @@ install: $(STAMP)
 # Installed again only when the content of pyproject.toml differs from what the stamp holds.
 $(STAMP): pyproject.toml
 	@if ! cmp -s pyproject.toml $@; then set -e; \
-		test -n "$(PYTHON)" || { echo "no Python 3.11 or 3.12 found: install one, or make PYTHON=/path/to/it" >&2; exit 1; }; \
+		test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or make PYTHON=/path/to/it" >&2; exit 1; }; \
 		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
 		echo "installing priorcodec with all it needs into $(VENV): about 6 GB, some minutes"; \
 		$(BIN)/python -m pip install --quiet --upgrade pip; \

@@ -36,10 +36,13 @@ def save(name: str, folder: Path, dtype: str) -> None:
             weight.copy_(noise.repeat(weight.numel() // 2**20 + 1)[: weight.numel()].view_as(weight))
         else:
             weight.fill_(0.5)  # scales of norms must not vanish
-    for child, part in ((spec.family, backbone.module), ("vae", backbone.vae)):  # no buffer of theirs is saved
+    for child, part in (
+        (spec.denoiser_subfolder, backbone.module),
+        ("vae", backbone.vae),
+    ):  # no buffer of theirs is saved
         part.save_pretrained(folder / child)
     kinds: Any = diffusers
-    linear = spec.family == "transformer"
+    linear = spec.denoiser_subfolder == "transformer"
     kinds.DDIMScheduler(
         beta_start=0.0001 if linear else 0.00085,
         beta_end=0.02 if linear else 0.012,

@@ -105,12 +105,14 @@ def encode(source: Path, coded: Path, given: argparse.Namespace) -> dict[str, An
 def decode(coded: Path, target: Path, given: argparse.Namespace) -> dict[str, Any]:
     from priorcodec import open_session
     from priorcodec.adapters import decode as adapter_decode
+    from priorcodec.core import tiling
 
     session = open_session(given.backbone, overrides=[f"tile={given.tile}"] if given.tile else [])
     session.decode_pixels(session.encode(np.zeros((256, 256, 3), np.uint8), given.quality))
     found = _timed(lambda: session.decode_pixels(coded.read_bytes()), given.repeats)
     pixels, found["peak_mib"] = found.pop("result"), peak_rss_mib()
-    plan = session.codec.decode(coded.read_bytes()).tiles(session.tile, adapter_decode.MARGIN)
+    decoded = session.codec.decode(coded.read_bytes())
+    plan = tiling.plan(decoded.height, decoded.width, session.tile, adapter_decode.MARGIN)
     np.save(target, pixels)
     borders = [span.start for span in plan.rows[1:]], [span.start for span in plan.columns[1:]]
     about = {"tile": session.tile, "tiles": len(plan), "borders": borders}

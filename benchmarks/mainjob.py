@@ -36,8 +36,8 @@ def encode(images: list[Path], work: Path) -> list[dict[str, Any]]:
             seconds = time.perf_counter() - started
             name = f"{path.stem}-q{level}.gic"
             atomic.write(work / name, encoded.data)
-            overhead = container.overhead_bytes(encoded.stream)
-            estimate = (encoded.hyper_bits + encoded.latent_bits) / 8 + overhead
+            overhead = container.overhead_bytes(encoded.container)
+            estimate = (encoded.z_bits + encoded.y_bits) / 8 + overhead
             rows.append(
                 {
                     "file": name,

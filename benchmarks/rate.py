@@ -19,7 +19,7 @@ import resultfile
 from priorcodec.batch.runner import IMAGES
 from priorcodec.core import rate_control
 from priorcodec.core.codec import Codec
-from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
+from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.image import io as image_io
 
@@ -33,7 +33,7 @@ def measure(codec: Codec, path: Path, targets: list[float], repeats: int) -> lis
     smallest, largest = (len(codec.encode(pixels, quality).data) for quality in (0, codec.levels - 1))
     rows = []
     for bpp in targets:
-        wanted = rate_control.bytes_of(None, bpp, *pixels.shape[:2])
+        wanted = rate_control.target_bytes(None, bpp, *pixels.shape[:2])
         row = {"image": path.stem, "target_bpp": bpp, "target_bytes": wanted}
         row |= {"smallest": smallest, "largest": largest}
         try:
@@ -41,7 +41,7 @@ def measure(codec: Codec, path: Path, targets: list[float], repeats: int) -> lis
         except ConfigError:
             rows.append({**row, "outcome": "below"})
             continue
-        size, quality = len(found.encoded.data), found.encoded.stream.quality / QUALITY_STEPS
+        size, quality = len(found.encoded.data), found.encoded.container.quality / QUALITY_STEPS
         _, once = _timed(lambda quality=quality: codec.encode(pixels, quality), repeats)
         above = found.highest and not found.hit
         row |= {"outcome": "above" if above else "hit" if found.hit else "missed", "bytes": size}
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> Path:
         print(path.stem, file=sys.stderr, flush=True)
     settings = {
         "encoder": f"{codec.id:08x}",
-        "within": rate_control.WITHIN,
+        "within": rate_control.TOLERANCE,
         "threads": args.threads,
         "repeats": args.repeats,
     }

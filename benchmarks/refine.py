@@ -22,13 +22,13 @@ from PIL import Image
 
 from priorcodec import open_session
 from priorcodec.batch.runner import IMAGES
-from priorcodec.core.codec import Encoded
 from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
+from priorcodec.core.types import Encoded
 from priorcodec.evaluation import bd_rate, evaluate, metrics
 from priorcodec.session import Session
 
-PLAIN, PSNR, STRUCTURE = "plain", "psnr", "structure"
+PLAIN, PSNR, STRUCTURE = "plain", "psnr", "gmsd"
 HIGHER = {"psnr": True, "gmsd": False, "stlpips_alex": False}
 SIDE = 256
 
@@ -108,7 +108,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("--qualities", nargs="+", type=float, default=[0, 1, 3, 5])
     cli.add_argument("--steps", type=int, default=100)
     cli.add_argument(
-        "--targets", nargs="+", default=[PSNR, STRUCTURE, "nano_unet"], help="psnr, structure, one backbone"
+        "--targets", nargs="+", default=[PSNR, STRUCTURE], help="psnr, gmsd"
     )
     cli.add_argument("--through", help="score the files through this backbone too, though none is refined for it")
     cli.add_argument("--adapter", help="the backbone's adapter, if not the default")

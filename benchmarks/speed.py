@@ -86,11 +86,12 @@ def _coder(task: Task, folder: Path) -> Stages:
     import torch
 
     session, data = ours.session(task.codec), file.read_bytes()
-    yield "entropy decode", lambda: session.codec.decode(data).preview
+    yield "entropy decode", lambda: session.codec.preview_tensor(session.codec.decode(data))
     if not task.codec.startswith("preview"):
         decoded = session.codec.decode(data)
         quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
-        yield from _parts(session.adapter, session.adapter.attached, decoded.y_hat, quality, decoded.preview)
+        preview = session.codec.preview_tensor(decoded)
+        yield from _parts(session.adapter, session.adapter.attached, decoded.y_hat, quality, preview)
 
 
 def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) -> Stages:

@@ -29,9 +29,11 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     from priorcodec.core.codec import WEIGHTS
     from priorcodec.core.weights import load_simulation
     from priorcodec.registry import open_registry
-    from priorcodec.training import adapter as adapter_training
     from priorcodec.training import losses
+    from priorcodec.training.adapter import Objective
+    from priorcodec.training.frozen import checkpoint_gradients
     from priorcodec.training.loop import Budget, Loop
+    from priorcodec.training.settings import LossWeights
 
     accelerator = Accelerator(mixed_precision="bf16")
     device, gpu = accelerator.device, accelerator.device.type == "cuda"
@@ -52,14 +54,16 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     for parameter in adapter.trainable():
         parameter.data = parameter.data.to(device, torch.float32)
     adapter.to(device)
-    if checkpointing and not adapter_training.checkpoint_gradients(backbone):
+    if checkpointing and not checkpoint_gradients(backbone):
         raise SystemExit(f"{name} has no gradient checkpointing")
     distance, _ = losses.perceptual("stlpips")
-    objective = adapter_training.Objective(
-        adapter, encoder, adapter_training.LossWeights(), distance=distance.to(device), window=side, bf16=True
-    ).to(device)
+    objective = Objective(adapter, encoder, LossWeights(), distance=distance.to(device), window=side, bf16=True).to(
+        device
+    )
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     quality = torch.linspace(0, adapter.levels - 1, batch, device=device)
+    channels, *sides = adapter.noise_shape(side, side)
+    noise = torch.randn(batch, 2 * channels, *sides, device=device)
     seconds: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(objective, Path(folder), Budget(lr=1e-6, steps=steps), accelerator=accelerator)
@@ -74,7 +78,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
             start = time.perf_counter()
 
         def loss(step: int) -> tuple[Any, dict[str, float]]:
-            return loop.wrapped(images, quality, (0, 0))[0], {}
+            return loop.wrapped(images, quality, (0, 0), noise)[0], {}
 
         loop.run(loss, after=after)
     steady = sorted(seconds[1:] or seconds)[len(seconds[1:]) // 2]

@@ -27,7 +27,11 @@ CONFORMANCE, BYTES, WEIGHTS = (
     "tests/core/test_hostile_bytes.py",
     "tests/core/test_hostile_weights.py",
 )
-GUEST, CRASHES, TOGETHER = "tests/registry/test_isolation.py", "tests/batch/test_crashes.py", "tests/test_together.py"
+PLUGINS, CRASHES, TOGETHER = (
+    "tests/registry/test_faulty_plugins.py",
+    "tests/batch/test_crashes.py",
+    "tests/test_together.py",
+)
 EAGER = "symbol and not compiled and not gpu"
 PROMISES = {  # what is promised -> its tests, and the words that choose among them
     "same symbols: 1 and 2 threads, mkldnn on and off, default dtype float64, bf16 autocast": (CONFORMANCE, EAGER),
@@ -42,7 +46,7 @@ PROMISES = {  # what is promised -> its tests, and the words that choose among t
     "no pickle is ever loaded": (WEIGHTS, "pickle or bomb"),
     "weights and configs that do not fit are refused in one line": (WEIGHTS, "not pickle and not bomb"),
     "adapters on the Hub are pinned by commit and hash": ("tests/registry/test_adapter_sources.py", ""),
-    "a plugin that raises, hangs, prints or turns torch's switches is named, and changes nobody's image": (GUEST, ""),
+    "a plugin that raises in a hook or in build is named and stops no other": (PLUGINS, ""),
     "no room on the disk: one line, the old file stays": ("tests/core/io " + CRASHES, "disk or room or test_atomic"),
     "SIGKILL, SIGTERM, Ctrl-C at random moments: old files or new ones": (CRASHES, "kills"),
     "started again, a run does what is missing": (CRASHES, "again"),

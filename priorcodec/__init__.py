@@ -6,6 +6,7 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from priorcodec.adapters.adapter import Adapter as Adapter
     from priorcodec.backbones.spec import API as API
     from priorcodec.backbones.spec import AdapterSource as AdapterSource
     from priorcodec.backbones.spec import Backbone as Backbone
@@ -24,19 +25,22 @@ if TYPE_CHECKING:
     from priorcodec.core.errors import WeightsError as WeightsError
     from priorcodec.registry import open_registry as open_registry
     from priorcodec.registry.hookspecs import hookimpl as hookimpl
+    from priorcodec.session import EncodedImage as EncodedImage
     from priorcodec.session import Session as Session
+    from priorcodec.session import list_backbones as list_backbones
     from priorcodec.session import open_session as open_session
 
     __version__: str
 
-_MODULES = {  # module -> the public names it holds; importing any of these modules loads no torch
+_MODULES = {  # module -> the public names it holds; importing any of these modules but the first loads no torch
+    "priorcodec.adapters.adapter": "Adapter",
     "priorcodec.backbones.spec": ("API AdapterSource Backbone BackboneSpec FusionSite LatentSpace LoraRule Prediction"),
     "priorcodec.core.errors": (
         "AdapterError BackboneError ConfigError ImageError PriorCodecError StreamError TrainingError WeightsError"
     ),
     "priorcodec.registry": "open_registry",
     "priorcodec.registry.hookspecs": "hookimpl",
-    "priorcodec.session": "Session open_session",
+    "priorcodec.session": "EncodedImage Session list_backbones open_session",
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 

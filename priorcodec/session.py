@@ -1,44 +1,92 @@
-"""The Python API people meet first: one session encodes images, previews files, and decodes them through a backbone.
+"""Public API: a `Session` encodes images to .gic files and decodes them through one backbone.
 
-    image --core.codec--> file --core.codec--> features --adapters.tiled: adapter + backbone--> image
+    image --core.codec--> file --core.codec--> features --adapters.decode: adapter + backbone--> image
+
 Encoding and previews load no diffusion code; the backbone is loaded when the first image is decoded.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import fnmatch
 import hashlib
 import json
+import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
 
-from priorcodec.backbones.spec import LowMemory
-from priorcodec.config import DecodeConfig, Renorm, decode_config
+from priorcodec.backbones.spec import BackboneSpec, LowMemory
+from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
 from priorcodec.core import container, rate_control
+from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
 from priorcodec.core.image import io as image_io
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy as np
     import torch
     from PIL.Image import Image
     from torch import Tensor
 
     from priorcodec.adapters.adapter import Adapter
-    from priorcodec.core.codec import Codec, Decoded, Encoded
-    from priorcodec.core.latent_refinement import Measure, Refine, Towards
+    from priorcodec.core.codec import Codec
+    from priorcodec.core.latent_refinement import Metric, RefineConfig
+    from priorcodec.core.types import Decoded, Encoded
     from priorcodec.registry import Registry
+
+Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
+"""A .gic file: its bytes, its path, or an open binary file."""
+
+DEFAULT_QUALITY = 3.0
+
+
+class EncodedImage(bytes):
+    """The bytes of a .gic file, with what is known about them.
+
+    Attributes:
+        quality: Quality in levels, 0 to 7.
+        bpp: Bits per pixel of the whole file.
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        details: Everything the codec measured: estimated bits, parts, hash of the symbols, what refinement did.
+    """
+
+    quality: float
+    bpp: float
+    width: int
+    height: int
+    details: Encoded
+
+    @classmethod
+    def of(cls, details: Encoded) -> EncodedImage:
+        """Wrap the codec's own record."""
+        from priorcodec.core.entropy.tables import QUALITY_STEPS
+
+        image, parts = cls(details.data), details.container
+        image.quality, image.width, image.height = parts.quality / QUALITY_STEPS, parts.width, parts.height
+        image.bpp = 8 * len(image) / (image.width * image.height)
+        image.details = details
+        return image
 
 
 class Session:
-    """Made by `open_session`. Safe to use from several threads.
+    """Encodes and decodes with one set of settings; made by `open_session`. Safe to use from several threads.
 
-    config: settings of the decoder; encoder: another encoder's weight file than the shipped one.
+    A session is a context manager that frees its networks at the end.
+
+    Args:
+        config: Settings of the decoder.
+        encoder: Weight file of another encoder than the shipped one.
+        registry: Plugins to use; opened when first needed if None.
+
+    Attributes:
+        config: Settings of the decoder; replaced by `to`, never changed.
     """
 
     def __init__(self, config: DecodeConfig, *, encoder: Path | None = None, registry: Registry | None = None):
@@ -46,8 +94,36 @@ class Session:
         self._encoder_file, self._registry = encoder, registry
         self._codec: Codec | None = None
         self._adapter: Adapter | None = None
-        self._lock = threading.RLock()
-        self._one_call = threading.Lock()  # the adapter keeps what its hooks need; previews go on meanwhile
+        self._precise: Adapter | None = None  # in float32, for images that overflow in the session's own dtype
+        self._lock = threading.RLock()  # held while something is loaded, not while an image is decoded
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the networks. The session can still be used: they are loaded again when needed."""
+        with self._lock:
+            self._codec = self._adapter = self._precise = None
+
+    def to(self, device: str | torch.device) -> Session:
+        """Move to another device: "cpu", "cuda", "cuda:1", ...; what is loaded already is loaded again there. Returns itself.
+
+        Raises:
+            ConfigError: The device cannot be used.
+        """
+        config = dataclasses.replace(self.config, device=str(device))
+        _check(config)
+        _torch_device(config.device)
+        with self._lock:
+            self.close()
+            self.config = config
+            self.__dict__.pop("_image_settings", None)
+        return self
 
     @property
     def codec(self) -> Codec:
@@ -56,11 +132,12 @@ class Session:
 
         with self._lock:
             if self._codec is None:
-                self._codec = Codec(self._encoder_file, device=self._device, tile=self.config.tile)
+                self._codec = Codec(self._encoder_file, device=self.device, tile=self.config.tile)
             return self._codec
 
     @property
     def registry(self) -> Registry:
+        """The plugins, opened when first used."""
         from priorcodec.registry import open_registry
 
         with self._lock:
@@ -68,156 +145,149 @@ class Session:
                 self._registry = open_registry()
             return self._registry
 
+    @property
+    def spec(self) -> BackboneSpec:
+        """The backbone of this session. Raises BackboneError: no such backbone."""
+        return self.registry.spec(self.config.backbone)
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter, merged into its loaded backbone; both are loaded when first used.
+
+        Raises:
+            WeightsError, AdapterError, BackboneError: The decoder is not complete.
+        """
+        with self._lock:
+            if self._adapter is None:
+                self._adapter = self._load_adapter(self.dtype)
+            return self._adapter
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks run. Raises ConfigError: it cannot be used here."""
+        return _torch_device(self.config.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the denoiser."""
+        import torch
+
+        name = str(self.config.dtype)
+        if name == "auto":
+            name = "float32" if self.device.type == "cpu" else self.spec.gpu_dtype
+        return getattr(torch, name)
+
+    @property
+    def tile(self) -> int:
+        """Side in pixels of the tiles the backbone works on, 0 for whole images."""
+        from priorcodec.adapters import decode as adapter_decode
+
+        if self.config.tile is not None:
+            return self.config.tile
+        return adapter_decode.automatic(self.spec.pixel_bytes, self.device)
+
     def encode(
         self,
         image: Any,
-        quality: float = 3.0,
+        quality: float | None = None,
         *,
-        background: str | None = None,
-        statistics: bool = False,
-        refine: int = 0,
-        refine_for: str = "psnr",
-    ) -> bytes:
-        """An image (path, PIL image, uint8 array (h, w, 3) or (h, w), tensor (3, h, w) in [-1, 1]) -> a .gic file's bytes.
-
-        quality: in levels, 0 (smallest file) to 7, fractions allowed; background: color behind transparency; statistics:
-        write eight bytes (and 3 to 7 of framing) that decoders with renorm=written use; refine, refine_for: see `refinement`.
-        Raises:
-            ImageError: unreadable, or transparent without a background. ConfigError: an impossible quality, or as `refinement`.
-        """
-        refined = self.refinement(refine, refine_for)
-        return self.encode_details(image, quality, background=background, statistics=statistics, refined=refined).data
-
-    def encode_details(
-        self,
-        image: Any,
-        quality: float = 3.0,
-        *,
-        background: str | None = None,
-        statistics: bool = False,
-        refined: Refine | None = None,
-    ) -> Encoded:
-        """`encode` with everything known about the file: estimated bits, parts, hash of the symbols, what refining did."""
-        pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
-        return self.codec.encode(pixels, quality, statistics=statistics, refined=refined)
-
-    def refinement(
-        self, steps: int, towards: str = "psnr", *, progress: Callable[[int], None] | None = None
-    ) -> Refine | None:
-        """A request that `Codec.encode` takes: `steps` of online latent optimization, None for 0.
-
-        towards: "psnr"; "structure", where most of the distortion is what edges lost; or the name of this session's backbone,
-        where most of it is the distance of its bridge's latent from the image's own: that loads the backbone, and the file can
-        still be decoded through any. progress: called with the number of steps done.
-        Raises:
-            ConfigError: not 0 to 10000 steps, or another name.
-            WeightsError, AdapterError, BackboneError: the backbone is not complete.
-        """
-        from priorcodec.core import latent_refinement
-
-        name = self.config.backbone.name
-        if towards not in ("psnr", "structure", name):
-            raise ConfigError(
-                f"cannot refine for {towards!r}, wanted psnr, structure, or {name}, this session's backbone"
-            )
-        if steps == 0:
-            return None
-        measure = (
-            None
-            if towards == "psnr"
-            else latent_refinement.structure
-            if towards == "structure"
-            else self._latent_distance()
-        )
-        return latent_refinement.Refine(steps=steps, towards=measure, progress=progress)
-
-    def _latent_distance(self) -> Towards:
-        """The bridge's z_hat against the image's own latent, in standard deviations of that space, squared."""
-        import torch
-
-        adapter = self.adapter
-
-        def towards(x: Tensor, quality: float) -> Measure:
-            level = torch.tensor([quality], device=x.device)
-            with torch.no_grad():
-                z = adapter.attached.to_latents(x.to(self._dtype)).float()
-
-            def measure(y_hat: Tensor, preview: Tensor) -> Tensor:
-                z_hat, _ = adapter.bridge(y_hat, level, preview)
-                return ((z_hat.float() - z) / adapter.bridge.std).square().mean()
-
-            return measure
-
-        return towards
-
-    def encode_to(
-        self,
-        image: Any,
-        *,
-        max_bytes: int | None = None,
         bpp: float | None = None,
+        max_bytes: int | None = None,
         background: str | None = None,
         statistics: bool = False,
         refine: int = 0,
-        refine_for: str = "psnr",
-    ) -> bytes:
-        """`encode` with the quality searched: the largest file at or under `max_bytes`, or `bpp` bits per pixel of the true size.
+        refine_metric: Metric = "psnr",
+        progress: Callable[[int], None] | None = None,
+    ) -> EncodedImage:
+        """Encode one image. At most one of `quality`, `bpp` and `max_bytes` may be given; none means quality 3.
 
-        The whole file counts. It has the highest quality when that fits.
+        Args:
+            image: Path, PIL image, uint8 array (h, w, 3) or (h, w), or tensor (3, h, w) in [-1, 1].
+            quality: In levels, 0 (smallest file) to 7; fractions are allowed.
+            bpp: Bits per pixel of the true size: the largest file that has at most so many.
+            max_bytes: Bytes of the whole file: the largest file that has at most so many.
+            background: Color behind transparency, such as "white" or "#rrggbb".
+            statistics: Write the image's color statistics, which decoding with renorm="written" needs.
+            refine: Steps of online latent optimization, 0 to 10000.
+            refine_metric: Distortion that refinement minimizes: "psnr", or "gmsd" for mostly the strength of edges.
+            progress: Called with the number of refinement steps done.
+
         Raises:
-            ConfigError: none or both targets, or one below this image's smallest file. ImageError: as `encode` does.
+            ImageError: The image is unreadable, or transparent without a background.
+            ConfigError: An impossible setting, or a target below the smallest file of this image.
         """
+        if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
+            raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
+        refinement = _refinement(refine, refine_metric, progress)
         pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
-        target = rate_control.bytes_of(max_bytes, bpp, *pixels.shape[:2])
-        refined = self.refinement(refine, refine_for)
-        return self.codec.encode_to(pixels, target, statistics=statistics, refined=refined).encoded.data
+        if bpp is None and max_bytes is None:
+            level = DEFAULT_QUALITY if quality is None else quality
+            return EncodedImage.of(self.codec.encode(pixels, level, statistics=statistics, refined=refinement))
+        target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
+        found = self.codec.encode_to(pixels, target, statistics=statistics, refined=refinement)
+        return EncodedImage.of(found.encoded)
 
-    def preview(self, data: bytes) -> Image:
-        """The auxiliary decoder's image: no backbone, no diffusion code. Raises StreamError."""
-        return _pil(self.preview_pixels(data))
+    @overload
+    def decode(self, data: Data, *, output: Literal["pil"] = "pil") -> Image: ...
+    @overload
+    def decode(self, data: Data, *, output: Literal["np"]) -> np.ndarray: ...
+    @overload
+    def decode(self, data: Data, *, output: Literal["pt"]) -> Tensor: ...
+    @overload
+    def decode(self, data: Sequence[Data], *, output: Literal["pil"] = "pil") -> list[Image]: ...
+    @overload
+    def decode(self, data: Sequence[Data], *, output: Literal["np"]) -> list[np.ndarray]: ...
+    @overload
+    def decode(self, data: Sequence[Data], *, output: Literal["pt"]) -> list[Tensor]: ...
+    def decode(self, data: Data | Sequence[Data], *, output: str = "pil") -> Any:
+        """Decode a file through the backbone, in its true size; a list of files gives a list of images.
 
-    def preview_pixels(self, data: bytes) -> np.ndarray:
-        """`preview` as uint8 (h, w, 3)."""
-        return self.codec.preview(self._read(data))
+            file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, blend--> x
+                 --crop, renorm=written--> image
 
-    def decode(self, data: bytes) -> Image:
-        """A file -> the backbone's image, in its true size.
+        An image that overflows in half precision is decoded again in float32, with a PrecisionWarning.
+
+        Args:
+            data: Bytes, path or binary file object of a .gic file, or a list or tuple of them.
+            output: "pil" for a PIL image, "np" for uint8 (h, w, 3), "pt" for a float32 tensor (3, h, w) in [-1, 1].
 
         Raises:
-            StreamError: damaged or foreign bytes, or no statistics for renorm=written.
-            WeightsError, AdapterError, BackboneError: the decoder is not complete.
+            StreamError: Damaged or foreign bytes, or renorm="written" for a file without statistics.
+            WeightsError, AdapterError, BackboneError: The decoder is not complete.
+            PriorCodecError: Values are not finite in float32 either.
         """
-        return _pil(self.decode_pixels(data))
+        return self._convert(self._decode, data, output)
 
-    def decode_pixels(self, data: bytes) -> np.ndarray:
-        """`decode` as uint8 (h, w, 3), in tiles where the image is large.
+    @overload
+    def preview(self, data: Data, *, output: Literal["pil"] = "pil") -> Image: ...
+    @overload
+    def preview(self, data: Data, *, output: Literal["np"]) -> np.ndarray: ...
+    @overload
+    def preview(self, data: Data, *, output: Literal["pt"]) -> Tensor: ...
+    @overload
+    def preview(self, data: Sequence[Data], *, output: Literal["pil"] = "pil") -> list[Image]: ...
+    @overload
+    def preview(self, data: Sequence[Data], *, output: Literal["np"]) -> list[np.ndarray]: ...
+    @overload
+    def preview(self, data: Sequence[Data], *, output: Literal["pt"]) -> list[Tensor]: ...
+    def preview(self, data: Data | Sequence[Data], *, output: str = "pil") -> Any:
+        """Decode a file with the auxiliary decoder, without a backbone; arguments as for `decode`.
 
-        file -> y_hat --adapter, `steps` calls--> z --renorm=predicted--> z --to_pixels, strength--> x
-             --crop, renorm=written--> image
-        Values that are not finite in half precision: once more in float32, with a PrecisionWarning; there too: PriorCodecError.
+        Raises:
+            StreamError: Damaged or foreign bytes.
         """
-        import torch
+        return self._convert(self._preview, data, output)
 
-        decoded = self._read(data)
-        if self.config.renorm is Renorm.written and decoded.statistics is None:
-            raise StreamError(
-                "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=off"
-            )
-        adapter = self.adapter  # outside inference mode: refining has gradients through it
-        with torch.inference_mode(), self._one_call:
-            try:
-                return self._image(adapter, decoded)
-            except FloatingPointError:
-                return self._image_in_float32(adapter, decoded)
+    def fingerprint(self, data: Data, *, preview: bool = False) -> str:
+        """32 hex digits of a file and every setting its image depends on, except the device (it changes last bits only).
 
-    def fingerprint(self, data: bytes, *, preview: bool = False) -> str:
-        """32 hex digits of a file and all settings its image depends on; not of the device, which changes last bits only.
-
-        Raises StreamError for damaged bytes.
+        Raises:
+            StreamError: Damaged bytes.
         """
         from priorcodec.adapters import decode as adapter_decode
         from priorcodec.core import tiling
 
+        data = _read(data)
         parts: list[Any] = [f"{self.codec.id:08x}", preview]
         if not preview:
             stream = container.unpack(data, max_pixels=self.config.max_pixels)
@@ -231,46 +301,106 @@ class Session:
         """For `fingerprint`; once for all files, since the whole adapter is hashed."""
         from priorcodec.registry.adapter_sources import sha256
 
-        spec = self.registry.spec(self.config.backbone.name)
+        spec = self.spec
         adapter = sha256(self.registry.adapter(spec, self.config.adapter))
-        settings = {**dataclasses.asdict(self.config), "dtype": str(self._dtype), "adapter": adapter}
+        settings = {**dataclasses.asdict(self.config), "dtype": str(self.dtype), "adapter": adapter}
         unseen = ("device", "max_pixels", "tile")
         return [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
 
-    def _read(self, data: bytes) -> Decoded:
-        return self.codec.decode(data, max_pixels=self.config.max_pixels)
+    # The names below are those of before; each goes when its last caller has moved.
+
+    def decode_pixels(self, data: Data) -> np.ndarray:
+        return self.decode(data, output="np")
+
+    def preview_pixels(self, data: Data) -> np.ndarray:
+        return self.preview(data, output="np")
+
+    def encode_to(self, image: Any, **settings: Any) -> EncodedImage:
+        if (settings.get("bpp") is None) == (settings.get("max_bytes") is None):
+            raise ConfigError("wanted one of max_bytes and bpp")
+        return self.encode(image, **settings)
+
+    def encode_details(
+        self, image: Any, quality: float = 3.0, *, refined: RefineConfig | None = None, **settings: Any
+    ) -> Any:
+        pixels = image_io.from_any(
+            image, background=settings.get("background"), max_pixels=self.config.max_pixels
+        ).pixels
+        return self.codec.encode(pixels, quality, statistics=settings.get("statistics", False), refined=refined)
+
+    def refinement(self, steps: int, towards: str = "psnr", *, progress: Any = None) -> RefineConfig | None:
+        return _refinement(steps, towards, progress)  # pyright: ignore
+
+    def _convert(self, decode: Callable[[bytes], np.ndarray], data: Data | Sequence[Data], output: str) -> Any:
+        """Apply `decode`, which gives uint8 (h, w, 3), to one file or several, and convert the result."""
+        if output not in OUTPUTS:
+            raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
+        if isinstance(data, list | tuple):
+            return [self._convert(decode, one, output) for one in data]
+        return OUTPUTS[output](decode(_read(data)))  # pyright: ignore[reportArgumentType]
+
+    def _preview(self, data: bytes) -> np.ndarray:
+        return self.codec.preview(self.codec.decode(data, max_pixels=self.config.max_pixels))
+
+    def _decode(self, data: bytes) -> np.ndarray:
+        """uint8 (h, w, 3)."""
+        import torch
+
+        decoded = self.codec.decode(data, max_pixels=self.config.max_pixels)
+        if self.config.renorm is Renorm.written and decoded.statistics is None:
+            raise StreamError(
+                "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=none"
+            )
+        if self.config.blend == 0:
+            return self._preview_image(decoded)
+        adapter = self.adapter  # loaded outside inference mode, so that its tensors can be used anywhere
+        with torch.inference_mode():
+            try:
+                return self._image(adapter, decoded)
+            except FloatingPointError:
+                return self._image_in_float32(decoded)
+
+    def _preview_image(self, decoded: Decoded) -> np.ndarray:
+        """`_image` for blend=0: no backbone."""
+        from priorcodec.adapters import decode as adapter_decode
+
+        written = decoded.statistics if self.config.renorm is Renorm.written else None
+        return adapter_decode.preview_image(decoded, self.codec.preview_tensor(decoded), written=written)
 
     def _image(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """uint8 (h, w, 3). Raises FloatingPointError when a value in it or its latent is not finite."""
         from priorcodec.adapters import decode as adapter_decode
-        from priorcodec.core import statistics
+        from priorcodec.core import tiling
+        from priorcodec.core.moments import match_moments
 
-        plan = decoded.tiles(self.tile, adapter_decode.MARGIN)
-        found = adapter_decode.latent(adapter, decoded, plan, steps=self.config.steps)
+        plan = tiling.plan(decoded.height, decoded.width, self.tile, adapter_decode.MARGIN)
+        preview = self.codec.preview_tensor(decoded)
+        found = adapter_decode.latent(adapter, decoded, preview, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:
             if found.mean is None or found.std is None:
                 raise AdapterError(
-                    f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone.name} predicts no "
-                    "statistics: decode with renorm=off"
+                    f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone} predicts no "
+                    "statistics: decode with renorm=none"
                 )
-            found = dataclasses.replace(found, z=statistics.to_statistics(found.z, found.mean, found.std))
+            found = dataclasses.replace(found, z=match_moments(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
-        return adapter_decode.image(adapter, decoded, found, plan, strength=self.config.strength, written=written)
+        return adapter_decode.image(adapter, decoded, found, plan, blend=self.config.blend, written=written)
 
-    def _image_in_float32(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
-        """What to do after an overflow. Raises PriorCodecError: nothing more precise is left, or it does not help."""
-        from torch import nn
+    def _image_in_float32(self, decoded: Decoded) -> np.ndarray:
+        """Decode after an overflow, with a second copy of the model. Raises PriorCodecError: it does not help."""
+        import torch
 
-        from priorcodec.adapters.precision import upcast_to_float32
-
-        name, dtype = self.config.backbone.name, str(self._dtype).removeprefix("torch.")
-        backbone, pixels = adapter.attached, None
+        name, dtype = self.config.backbone, str(self.dtype).removeprefix("torch.")
+        pixels = None
         if dtype != "float32":
-            with (
-                upcast_to_float32(backbone if isinstance(backbone, nn.Module) else backbone.module),
-                contextlib.suppress(FloatingPointError),
-            ):
-                pixels = self._image(adapter, decoded)
+            with self._lock:
+                if self._precise is None:
+                    self._precise = self._load_adapter(torch.float32)
+                precise = self._precise
+            try:
+                pixels = self._image(precise, decoded)
+            except FloatingPointError:
+                pixels = None
         if pixels is None:
             raise PriorCodecError(
                 f"{name} answered with values that are not finite, in float32 too: its weights or its adapter are damaged, "
@@ -280,95 +410,181 @@ class Session:
             PrecisionWarning(
                 f"{name} overflowed in {dtype}, so this image was decoded in float32: dtype=float32 is quicker"
             ),
-            stacklevel=3,
+            stacklevel=5,
         )
         return pixels
 
-    @property
-    def adapter(self) -> Adapter:
-        """The adapter, attached to its loaded backbone (both are loaded when first used)."""
-        with self._lock:
-            if self._adapter is None:
-                self._adapter = self._load_adapter()
-            return self._adapter
-
-    def _load_adapter(self) -> Adapter:
+    def _load_adapter(self, dtype: torch.dtype) -> Adapter:
+        """A newly built backbone and, merged into it, the adapter."""
         from priorcodec.adapters import file as adapter_file
-        from priorcodec.adapters.adapter import Adapter
 
-        spec = self.registry.spec(self.config.backbone.name)
-        file = adapter_file.read(self.registry.adapter(spec, self.config.adapter))
-        adapter_file.check(file, spec, encoder_id=self.codec.id)
-        weights = self.registry.weights(spec, self.config.backbone.weights)
-        adapter_file.check_shapes(file, spec, m=self.codec.transforms.config.m, levels=self.codec.levels)
-        built: Any = self.registry.build(spec, weights, dtype=self._dtype)
-        backbone: Any = built.to(self._device)
-        saver = backbone if self.config.low_memory else None
+        spec, codec = self.spec, self.codec
+        path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
+        adapter = adapter_file.open_adapter(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
+        weights = self.registry.weights(spec, self.config.weights)
+        built: Any = self.registry.build(spec, weights, dtype=dtype)
+        backbone: Any = built.to(self.device)
+        low_memory = spec.low_memory if self.config.low_memory is None else self.config.low_memory
+        saver = backbone if low_memory else None
         if isinstance(saver, LowMemory):
             saver.slice_pixels()
             saver.tile_pixels()
-        adapter = Adapter(spec, file.config, m=self.codec.transforms.config.m, levels=self.codec.levels)
-        adapter.inject(backbone)
-        adapter_file.load(file, adapter)
-        return adapter.to(self._device).requires_grad_(False).eval()
-
-    @property
-    def tile(self) -> int:
-        """Side in pixels of what the backbone works on at a time, 0 for whole images."""
-        from priorcodec.adapters import decode as adapter_decode
-
-        if self.config.tile is not None:
-            return self.config.tile
-        return adapter_decode.automatic(self.registry.spec(self.config.backbone.name).pixel_bytes, self._device)
-
-    @property
-    def _device(self) -> torch.device:
-        import torch
-
-        name = self.config.device
-        if name == "auto":
-            name = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
-            return torch.empty(0, device=name).device
-        except (RuntimeError, AssertionError) as error:
-            raise ConfigError(f"device={name} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        import torch
-
-        name = str(self.config.dtype)
-        if name == "auto":
-            return torch.bfloat16 if self._device.type == "cuda" else torch.float32
-        return getattr(torch, name)
+        adapter.to(self.device)
+        adapter.merge(backbone, keep=False)
+        return adapter
 
 
 def open_session(
     backbone: str = "nano_unet",
     *,
-    weights: str | None = None,
-    adapter: str | None = None,
-    device: str | None = None,
-    dtype: str | None = None,
-    overrides: Sequence[str] = (),
-    encoder: Path | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    adapter: str | os.PathLike[str] = "default",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    steps: int = 1,
+    renorm: Literal["none", "predicted", "written"] = "none",
+    blend: float = 1.0,
+    low_memory: bool | None = None,
+    max_pixels: int = MAX_PIXELS,
+    tile: int | None = None,
+    encoder: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
+    config: DecodeConfig | str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
 ) -> Session:
-    """Settings -> a session. Nothing is loaded until it is needed.
+    """Open a session. Nothing is loaded until it is needed.
 
-    backbone: as `priorcodec backbones` lists them; weights: folder, file or Hub id of the backbone; adapter: a known name,
-    a file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub (default: "default"); device: auto, cpu, cuda, ...; dtype: auto,
-    float32, bfloat16 or float16; overrides: further `key=value` words as on the command line; encoder: another encoder's weight
-    file; registry: one's own set of plugins.
+    Args:
+        backbone: Name of a backbone; `list_backbones` lists them.
+        weights: Folder, file or Hub id of the backbone's weights; None for the spec's own source.
+        adapter: Name of a known adapter, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
+        device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
+        dtype: "auto", "float32", "bfloat16" or "float16", of the denoiser.
+        steps: Denoiser calls, 1 to 8.
+        renorm: Move the image to the statistics that the adapter predicts, or that are written in the file.
+        blend: Share of the backbone's image, 0 (the preview) to 1.
+        low_memory: Let the autoencoder work in slices and tiles; None for what the backbone recommends.
+        max_pixels: Refuse images and files with more pixels.
+        tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
+        encoder: Weight file of another encoder than the shipped one.
+        registry: Plugins to use; None for all that are installed.
+        config: Other defaults for all settings above: a `DecodeConfig` or a YAML file with its fields. Arguments that differ
+            from their default win over it.
+
     Raises:
-        ConfigError: a setting that does not exist or has an impossible value.
+        ConfigError: A setting has an impossible value.
     """
-    given = {"backbone": backbone, "backbone.weights": weights, "adapter": adapter, "device": device, "dtype": dtype}
-    words = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return Session(decode_config([*words, *overrides]), encoder=encoder, registry=registry)
+    given = {
+        "backbone": backbone,
+        "weights": None if weights is None else os.fspath(weights),
+        "adapter": os.fspath(adapter),
+        "device": str(device),
+        "dtype": str(dtype).removeprefix("torch."),
+        "steps": steps,
+        "renorm": renorm,
+        "blend": blend,
+        "low_memory": low_memory,
+        "max_pixels": max_pixels,
+        "tile": tile,
+    }
+    plain = DecodeConfig()
+    base = plain
+    if isinstance(config, DecodeConfig):
+        base = config
+    elif config is not None:
+        base = decode_config(file=Path(config))
+    changed = {key: value for key, value in given.items() if value != getattr(plain, key)}
+    settings = dataclasses.replace(base, **changed)
+    if overrides:  # words of before
+        names = {f.name for f in dataclasses.fields(DecodeConfig)}
+        extra = decode_config(list(overrides))
+        wanted = {w.partition("=")[0] for w in overrides} & names
+        settings = dataclasses.replace(settings, **{key: getattr(extra, key) for key in wanted})
+    _check(settings)
+    return Session(settings, encoder=None if encoder is None else Path(encoder), registry=registry)
+
+
+def list_backbones(pattern: str = "*", *, registry: Registry | None = None) -> list[str]:
+    """Names of the backbones that match a shell pattern such as "sd*", in the order in which plugins state them.
+
+    Args:
+        pattern: As for `fnmatch`.
+        registry: Plugins to use; None for all that are installed.
+    """
+    from priorcodec.registry import open_registry
+
+    return fnmatch.filter((registry or open_registry()).specs(), pattern)
+
+
+def _check(config: DecodeConfig) -> None:
+    """Turn names into members of the enumerations and raise ConfigError for impossible values."""
+    problems = []
+    for key, kind in (("dtype", Dtype), ("renorm", Renorm)):
+        value = getattr(config, key)
+        try:
+            setattr(config, key, kind(value))
+        except ValueError:
+            problems.append(f"{key}={value}: wanted {', '.join(kind)}")
+    for key in ("steps", "blend", "max_pixels", "tile"):
+        value, kinds = getattr(config, key), (int, float) if key == "blend" else (int,)
+        if not (isinstance(value, kinds) and not isinstance(value, bool) or key == "tile" and value is None):
+            problems.append(f"{key}={value!r}: wanted a number")
+    problems = problems or config.problems()
+    if problems:
+        raise ConfigError(
+            "\n".join([f"{len(problems)} wrong settings:", *problems]) if len(problems) > 1 else problems[0]
+        )
+
+
+def _torch_device(name: str) -> torch.device:
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={name} cannot be used here ({str(error).splitlines()[0]}): try cpu") from error
+
+
+def _refinement(steps: int, metric: Metric, progress: Callable[[int], None] | None) -> RefineConfig | None:
+    """The request that the codec takes, None for 0 steps. Raises ConfigError: not 0 to 10000 steps, or another metric."""
+    from priorcodec.core.latent_refinement import RefineConfig
+
+    request = RefineConfig(
+        steps=steps or 1, metric=metric, progress=progress
+    )  # a wrong metric is an error at 0 steps too
+    return request if steps else None
+
+
+def _read(data: Data) -> bytes:
+    """The bytes of a file given as bytes, path or binary file. Raises StreamError: it cannot be read."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    if isinstance(data, str | os.PathLike):
+        try:
+            return Path(data).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StreamError(f"{data} cannot be read ({reason}): give the path of a .gic file") from error
+    read = getattr(data, "read", None)
+    content = read() if read is not None else None
+    if not isinstance(content, bytes):
+        kind = type(data).__name__ if content is None else f"a file of {type(content).__name__}"
+        raise StreamError(f"got {kind}, wanted bytes, a path, or a file opened for binary reading")
+    return content
 
 
 def _pil(pixels: np.ndarray) -> Image:
     from PIL import Image
 
     return Image.fromarray(pixels)
+
+
+def _tensor(pixels: np.ndarray) -> Tensor:
+    import torch
+
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+
+
+OUTPUTS: dict[str, Callable[[Any], Any]] = {"pil": _pil, "np": lambda pixels: pixels, "pt": _tensor}

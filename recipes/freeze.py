@@ -13,18 +13,19 @@ import sys
 from pathlib import Path
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import save_file
 
 from priorcodec.backbones.builtin import _nano, nano_dit, nano_unet
 from priorcodec.backbones.builtin._nano_dit import Transformer
+from priorcodec.backbones.builtin._nano_unet import UNet
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
+from priorcodec.training import checkpoint
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
 
 what, run, target = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-state = torch.load(run / "checkpoint.pt", weights_only=True)
+state = checkpoint.read(run / checkpoint.NAME)
 metadata = {"steps": str(state["step"]), "minutes": f"{state['minutes']:.0f}", "license": LICENSE}
 
 
@@ -56,7 +57,7 @@ match what:
         vae.encoder.requires_grad_(not decoder_alone)
         save_half(vae)
     case "nano_unet":
-        save_denoiser(UNet2DConditionModel(**nano_unet.CONFIG))
+        save_denoiser(UNet(**nano_unet.CONFIG))
     case "nano_dit":
         save_denoiser(Transformer(**nano_dit.CONFIG))
     case _:

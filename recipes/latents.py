@@ -1,6 +1,6 @@
 """All training images as latents of the nano autoencoder, encoded once, and random crops of them."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +8,24 @@ import torch
 from safetensors.torch import load_file
 
 from priorcodec.backbones.builtin import _nano
+from priorcodec.core.errors import ImageError
+from priorcodec.training import sources
 from priorcodec.training.data import to_signed
+from priorcodec.training.settings import split_paths
 
 
 class LatentCrops:
     """z = raw * scale with unit spread over all channels; mean, std: of z per channel (for `LatentSpace`)."""
 
-    def __init__(self, packed: Path, vae_file: Path, folder: Path, size: int, device: str, *, seed: int):
+    def __init__(self, images: str, vae_file: Path, folder: Path, size: int, device: str, *, seed: int):
         cache = folder / "latents.pt"
         if not cache.exists():
             folder.mkdir(parents=True, exist_ok=True)
             vae = _nano.Autoencoder()
             vae.load_state_dict(load_file(vae_file))
             vae = vae.to(device, memory_format=torch.channels_last)  # pyright: ignore
-            torch.save(_encode_all(packed, vae, device), cache)
+            entries = sources.find(split_paths(images), folder, background="white")
+            torch.save(_encode_all(entries, vae, device), cache)
         self.latents = [z for z in torch.load(cache) if min(z.shape[1:]) >= size]
         flat = torch.cat([z.float().flatten(1)[:, ::16] for z in self.latents], 1)
         self.scale = 1 / flat.std().item()
@@ -44,14 +48,16 @@ class LatentCrops:
 
 
 @torch.inference_mode()
-def _encode_all(packed: Path, vae, device: str) -> list[torch.Tensor]:
-    shapes = json.loads(packed.with_suffix(".json").read_text())
-    data = np.memmap(packed.with_suffix(".bin"), dtype=np.uint8, mode="r")
-    out, start = [], 0
-    for h, w in shapes:
-        image = data[start : start + h * w * 3].reshape(h, w, 3)[: h // 8 * 8, : w // 8 * 8]
-        start += h * w * 3
-        x = to_signed(torch.from_numpy(image.copy()).to(device)).permute(2, 0, 1)[None]
+def _encode_all(entries: Sequence[sources.Entry], vae, device: str) -> list[torch.Tensor]:
+    out = []
+    for entry in entries:
+        try:
+            image = sources.read(entry, background="white")
+        except ImageError as error:
+            print(f"left out: {entry.name} ({error})", flush=True)
+            continue
+        h, w = image.shape[:2]
+        x = to_signed(torch.from_numpy(image[: h // 8 * 8, : w // 8 * 8].copy()).to(device)).permute(2, 0, 1)[None]
         with torch.autocast(device, dtype=torch.bfloat16):
             out.append(vae.encoder(x)[0].to("cpu", torch.float16))
     return out

@@ -1,4 +1,4 @@
-"""Train nano_dit as an unconditional latent diffusion model.   python recipes/nano_dit.py PACKED NANO_VAE RUN_FOLDER
+"""Train nano_dit as an unconditional latent diffusion model.   python recipes/nano_dit.py IMAGES NANO_VAE RUN_FOLDER
 
 NANO_VAE is the frozen autoencoder (recipes/freeze.py nano_vae). The latents are those of recipes/nano_unet.py: copy its
 RUN_FOLDER/latents.pt here and they are not encoded again. Loss: velocity with min-SNR weighting (Hang et al. 2023, gamma 5).
@@ -22,7 +22,7 @@ CROP, BATCH, SEED, GAMMA = 32, 16, 3, 5.0
 PLACES = 256 - CROP // 2  # a side of 4096 pixels is 256 patches
 
 cli = argparse.ArgumentParser()
-cli.add_argument("packed", type=Path)
+cli.add_argument("images", help="folders and tar shards, with commas between")
 cli.add_argument("vae", type=Path)
 cli.add_argument("run", type=Path)
 cli.add_argument("--minutes", type=float, default=60)
@@ -51,7 +51,7 @@ def start(model: Transformer) -> Transformer:
 torch.set_num_threads(args.threads)
 torch.manual_seed(SEED)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-latents = LatentCrops(args.packed, args.vae, args.run, CROP, device, seed=SEED)
+latents = LatentCrops(args.images, args.vae, args.run, CROP, device, seed=SEED)
 model = start(Transformer(**nano_dit.CONFIG)).to(device)  # pyright: ignore
 budget = Budget(lr=args.lr, steps=args.steps, max_minutes=args.minutes, warmup=60, ema=0.99)
 loop = Loop(model, args.run, budget)

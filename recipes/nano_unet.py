@@ -1,4 +1,4 @@
-"""Train nano_unet as an unconditional latent diffusion model.   python recipes/nano_unet.py PACKED NANO_VAE RUN_FOLDER
+"""Train nano_unet as an unconditional latent diffusion model.   python recipes/nano_unet.py IMAGES NANO_VAE RUN_FOLDER
 
 NANO_VAE is the frozen autoencoder (recipes/freeze.py nano_vae). All images are encoded once; crops are cut in latent space.
 Loss: noise prediction with min-SNR weighting (Hang et al. 2023, gamma 5).
@@ -8,18 +8,18 @@ import argparse
 from pathlib import Path
 
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from latents import LatentCrops
 
 from priorcodec.backbones.builtin import nano_unet
+from priorcodec.backbones.builtin._nano_unet import UNet
 from priorcodec.backbones.diffusion import add_noise
 from priorcodec.training.loop import Budget, Loop
 
 CROP, BATCH, SEED, GAMMA = 32, 16, 2, 5.0
 
 cli = argparse.ArgumentParser()
-cli.add_argument("packed", type=Path)
+cli.add_argument("images", help="folders and tar shards, with commas between")
 cli.add_argument("vae", type=Path)
 cli.add_argument("run", type=Path)
 cli.add_argument("--minutes", type=float, default=60)
@@ -30,8 +30,8 @@ args = cli.parse_args()
 torch.set_num_threads(args.threads)
 torch.manual_seed(SEED)
 device = "cuda" if torch.cuda.is_available() else "cpu"
-latents = LatentCrops(args.packed, args.vae, args.run, CROP, device, seed=SEED)
-unet = UNet2DConditionModel(**nano_unet.CONFIG).to(device, memory_format=torch.channels_last)  # pyright: ignore
+latents = LatentCrops(args.images, args.vae, args.run, CROP, device, seed=SEED)
+unet = UNet(**nano_unet.CONFIG).to(device, memory_format=torch.channels_last)  # pyright: ignore
 loop = Loop(unet, args.run, Budget(lr=4e-4, steps=args.steps, max_minutes=args.minutes))
 scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
 alphas = scheduler.alphas_cumprod.to(device)

@@ -1,4 +1,4 @@
-"""Train the autoencoder of the nano backbones.   python recipes/nano_vae.py PACKED RUN_FOLDER
+"""Train the autoencoder of the nano backbones.   python recipes/nano_vae.py IMAGES RUN_FOLDER
 
 First quarter: L1 alone; then L1 + ST-LPIPS (VGG). Latents are kept small by an L2 term and blurred by noise, so that the
 decoder forgives the imprecise latents a bridge will give it.
@@ -14,16 +14,18 @@ from pathlib import Path
 import torch
 
 from priorcodec.backbones.builtin import _nano
-from priorcodec.training.data import Crops, to_signed
+from priorcodec.training import checkpoint, sources
+from priorcodec.training.data import DeterministicCrops, to_signed
 from priorcodec.training.loop import Budget, Loop
 from priorcodec.training.losses import Perceptual
+from priorcodec.training.settings import split_paths
 
 CROP, WINDOW, BATCH, SEED = 128, 64, 12, 1
 NOISE, SHRINK, PERCEPTUAL_WEIGHT = 0.1, 1e-3, 1.0
 DECODER_NOISE, GRADIENT_WEIGHT = 0.3, 0.5
 
 cli = argparse.ArgumentParser()
-cli.add_argument("packed", type=Path)
+cli.add_argument("images", help="folders and tar shards, with commas between")
 cli.add_argument("run", type=Path)
 cli.add_argument("--minutes", type=float, default=60)
 cli.add_argument("--steps", type=int, default=100_000)
@@ -35,7 +37,7 @@ args = cli.parse_args()
 @torch.no_grad()
 def start_from(run: Path) -> None:
     """Averaged weights of an earlier run; blocks it did not have stay the identity they start as."""
-    old = torch.load(run / "checkpoint.pt", weights_only=True)
+    old = checkpoint.read(run / checkpoint.NAME)
     values = dict(zip(old["model"], old["average"], strict=True))
     fresh = vae.state_dict()
     moved = {"decoder.9.": "decoder.11."}  # two blocks came in before the last convolution
@@ -55,11 +57,12 @@ if args.decoder:
     if not (args.run / "checkpoint.pt").exists():
         start_from(args.decoder)
 loop = Loop(vae, args.run, Budget(lr=4e-4 if args.decoder else 6e-4, steps=args.steps, max_minutes=args.minutes))
-crops = Crops(args.packed, CROP, seed=SEED + loop.step)
+entries = sources.find(split_paths(args.images), args.run, background="white")
+crops = DeterministicCrops(entries, CROP, seed=SEED)
 
 
 def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-    x = to_signed(crops.batch(BATCH).to(device)).contiguous(memory_format=torch.channels_last)
+    x = to_signed(crops.batch(step, BATCH).to(device)).contiguous(memory_format=torch.channels_last)
     with torch.autocast(device, dtype=torch.bfloat16):
         raw = vae.encoder(x)
         level = DECODER_NOISE * torch.rand(BATCH, 1, 1, 1, device=device) if args.decoder else NOISE

@@ -1,4 +1,4 @@
-"""Train toy's adapter: a small bridge and LoRA on block means.   python recipes/toy.py PACKED RUN_FOLDER"""
+"""Train toy's adapter: a small bridge and LoRA on block means.   python recipes/toy.py IMAGES RUN_FOLDER"""
 
 import argparse
 from pathlib import Path
@@ -11,14 +11,16 @@ from priorcodec.adapters.config import AdapterConfig
 from priorcodec.backbones.builtin.toy import SPEC
 from priorcodec.core.codec import WEIGHTS, Codec
 from priorcodec.core.weights import load_simulation
-from priorcodec.training.data import Crops, to_signed
+from priorcodec.training import sources
+from priorcodec.training.data import DeterministicCrops, to_signed
 from priorcodec.training.loop import Budget, Loop
+from priorcodec.training.settings import split_paths
 
 CROP, BATCH, SEED = 128, 8, 4
 CONFIG = AdapterConfig(width=16, depth=1, fine_width=16, fine_depth=1, detail=0, tokens=1)
 
 cli = argparse.ArgumentParser()
-cli.add_argument("packed", type=Path)
+cli.add_argument("images", help="folders and tar shards, with commas between")
 cli.add_argument("run", type=Path)
 cli.add_argument("--steps", type=int, default=600)
 args = cli.parse_args()
@@ -29,11 +31,12 @@ backbone = SPEC.build(None, dtype=torch.float32)
 adapter = Adapter(SPEC, CONFIG, m=encoder.config.m, levels=encoder.config.levels)
 adapter.inject(backbone)
 loop = Loop(adapter, args.run, Budget(lr=2e-3, steps=args.steps, warmup=50), parameters=adapter.trainable())
-crops = Crops(args.packed, CROP, seed=SEED)
+entries = sources.find(split_paths(args.images), args.run, background="white")
+crops = DeterministicCrops(entries, CROP, seed=SEED)
 
 
 def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-    x = to_signed(crops.batch(BATCH))
+    x = to_signed(crops.batch(step, BATCH))
     quality = torch.rand(BATCH) * (encoder.config.levels - 1)
     with torch.no_grad():
         out = encoder(x, quality, autocast=True)

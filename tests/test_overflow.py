@@ -9,6 +9,7 @@ import torch
 
 from priorcodec import PriorCodecError, cli, hookimpl, open_session
 from priorcodec.adapters import file as adapter_file
+from priorcodec.adapters import rules
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.batch.tasks import Decode
 from priorcodec.core.errors import PrecisionWarning
@@ -51,10 +52,8 @@ def session_with(tmp_path):
             return backbone
 
         spec = dataclasses.replace(
-            original,
+            rules.tiny_spec(original),
             name="tiny",
-            lora=tuple(dataclasses.replace(rule, modules=rule.tiny_modules) for rule in original.lora),
-            fusion=tuple(dataclasses.replace(site, channels=site.tiny_channels) for site in original.fusion),
             build=build,
         )
         plugin = types.SimpleNamespace(priorcodec_backbones=hookimpl(lambda: [spec]))
@@ -82,7 +81,7 @@ def session_with(tmp_path):
 
 @pytest.fixture(scope="module")
 def data():
-    return open_session().encode(image_io.load(DEMO).pixels[:60, :50], 2)
+    return open_session().encode(image_io.load(DEMO).pixels[:60, :50], quality=2)
 
 
 def weights(session):
@@ -91,14 +90,14 @@ def weights(session):
 
 @pytest.mark.parametrize("spoil", [loud, overflowing_autoencoder])
 def test_an_overflow_in_float16_is_decoded_in_float32_with_a_warning(session_with, data, spoil):
-    wanted = session_with("float32", spoil).decode_pixels(data)
+    wanted = session_with("float32", spoil).decode(data, output="np")
     session = session_with("float16", spoil)
     before = weights(session)
     for _ in range(2):  # of every image
         with pytest.warns(
             PrecisionWarning, match="tiny overflowed in float16, so this image was decoded in float32"
         ) as said:
-            got = session.decode_pixels(data)
+            got = session.decode(data, output="np")
         assert len(said) == 1 and "\n" not in str(said[0].message)
         assert np.abs(got.astype(int) - wanted).mean() < 0.01
     after = weights(session)
@@ -108,7 +107,7 @@ def test_an_overflow_in_float16_is_decoded_in_float32_with_a_warning(session_wit
 
 @pytest.mark.parametrize("dtype, spoil", [("float16", lambda backbone: None), ("bfloat16", loud), ("float32", loud)])
 def test_what_does_not_overflow_warns_nobody(session_with, data, dtype, spoil, recwarn):
-    assert session_with(dtype, spoil).decode_pixels(data).shape == (60, 50, 3)
+    assert session_with(dtype, spoil).decode(data, output="np").shape == (60, 50, 3)
     assert not [w for w in recwarn if issubclass(w.category, PrecisionWarning)]
 
 
@@ -117,7 +116,7 @@ def test_what_float32_cannot_mend_is_an_error_in_one_line(session_with, data, dt
     with pytest.raises(
         PriorCodecError, match="tiny answered with values that are not finite, in float32 too"
     ) as caught:
-        session_with(dtype, broken).decode_pixels(data)
+        session_with(dtype, broken).decode(data, output="np")
     assert "\n" not in str(caught.value)
 
 

@@ -29,7 +29,9 @@ def photo() -> np.ndarray:
 def test_pil_array_tensor_and_path_give_the_same_file(session, photo, tmp_path):
     image_io.save(photo, tmp_path / "photo.png")
     tensor = torch.from_numpy(photo.copy()).permute(2, 0, 1) / 127.5 - 1
-    files = {session.encode(given, 2) for given in (photo, Image.fromarray(photo), tensor, tmp_path / "photo.png")}
+    files = {
+        session.encode(given, quality=2) for given in (photo, Image.fromarray(photo), tensor, tmp_path / "photo.png")
+    }
     assert len(files) == 1
 
 
@@ -43,14 +45,14 @@ def test_decode_and_preview_have_the_true_size_and_look_alike(session, photo):
 
 
 def test_the_same_file_decodes_to_the_same_image(session, photo):
-    data = session.encode(photo, 3)
+    data = session.encode(photo, quality=3)
     again = open_session()
-    assert np.array_equal(session.decode_pixels(data), again.decode_pixels(data))
+    assert np.array_equal(session.decode(data, output="np"), again.decode(data, output="np"))
 
 
 def test_every_shipped_backbone_decodes_one_file(photo):
-    data = open_session().encode(photo, 4)
-    images = {name: open_session(backbone=name).decode_pixels(data) for name in ("nano_unet", "toy")}
+    data = open_session().encode(photo, quality=4)
+    images = {name: open_session(backbone=name).decode(data, output="np") for name in ("nano_unet", "toy")}
     assert not np.array_equal(images["nano_unet"], images["toy"])
     assert all(image.shape == photo.shape for image in images.values())
 
@@ -65,7 +67,7 @@ def test_encoding_imports_no_diffusion_code():
 
 
 def test_what_is_wrong_is_said_in_one_line(session, photo):
-    data = session.encode(photo, 0)
+    data = session.encode(photo, quality=0)
     with pytest.raises(BackboneError, match="nano_unet"):
         open_session(backbone="nano_unt").decode(data)
     with pytest.raises(AdapterError, match="no adapter 'fancy'"):
@@ -77,18 +79,18 @@ def test_what_is_wrong_is_said_in_one_line(session, photo):
 
 
 def test_another_backbones_adapter_is_refused(session, photo):
-    data = session.encode(photo, 0)
+    data = session.encode(photo, quality=0)
     toys = session.registry.adapters(session.registry.spec("toy"))[0].location
     with pytest.raises(AdapterError, match="is for backbone toy"):
         open_session(adapter=toys).decode(data)
 
 
 def test_one_session_serves_many_threads(session, photo):
-    wanted = session.decode_pixels(session.encode(photo, 3))
+    wanted = session.decode(session.encode(photo, quality=3), output="np")
     results: list[bool] = []
 
     def work() -> None:
-        results.append(np.array_equal(session.decode_pixels(session.encode(photo, 3)), wanted))
+        results.append(np.array_equal(session.decode(session.encode(photo, quality=3), output="np"), wanted))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -99,21 +101,21 @@ def test_one_session_serves_many_threads(session, photo):
 
 
 def test_the_dial_changes_the_image_and_one_file_gives_one_image(session, photo):
-    data = session.encode(photo, 2, statistics=True)
-    images = {session.decode_pixels(data).tobytes()}
-    for words in (["steps=2"], ["steps=4", "renorm=written"]):
-        other = open_session(overrides=words)
-        one, two = other.decode_pixels(data), other.decode_pixels(data)
+    data = session.encode(photo, quality=2, statistics=True)
+    images = {session.decode(data, output="np").tobytes()}
+    for settings in ({"steps": 2}, {"steps": 4, "renorm": "written"}):
+        other = open_session(**settings)
+        one, two = other.decode(data, output="np"), other.decode(data, output="np")
         assert np.array_equal(one, two) and one.shape == photo.shape
         images.add(one.tobytes())
     assert len(images) == 3
 
 
-def test_strength_is_a_line_from_the_preview_to_the_backbones_image(session, photo):
-    data = session.encode(photo, 2)
-    none, half, all_of_it = (open_session(overrides=[f"strength={s}"]).decode_pixels(data) for s in (0, 0.5, 1))
-    assert np.array_equal(none, session.preview_pixels(data))
-    assert np.array_equal(all_of_it, session.decode_pixels(data))
+def test_blend_is_a_line_from_the_preview_to_the_backbones_image(session, photo):
+    data = session.encode(photo, quality=2)
+    none, half, all_of_it = (open_session(blend=s).decode(data, output="np") for s in (0, 0.5, 1))
+    assert np.array_equal(none, session.preview(data, output="np"))
+    assert np.array_equal(all_of_it, session.decode(data, output="np"))
     between = (none.astype(float) + all_of_it) / 2
     inside = (np.minimum(none, all_of_it) > 0) & (np.maximum(none, all_of_it) < 255)  # not clipped
     assert np.abs(half - between)[inside].max() <= 1 and np.abs(between - none).max() > 10
@@ -121,43 +123,46 @@ def test_strength_is_a_line_from_the_preview_to_the_backbones_image(session, pho
 
 def test_noise_comes_from_the_file(session, photo):
     """The same features under another checksum: with one step other grain and no more, with two another latent as well."""
-    plain, other = session.encode(photo, 2), session.encode(photo, 2, statistics=True)
-    assert np.array_equal(session.decode_pixels(plain), session.decode_pixels(plain))
-    more = open_session(overrides=["steps=2"])
-    one, two = (np.abs(s.decode_pixels(plain) - s.decode_pixels(other).astype(float)).mean() for s in (session, more))
+    plain, other = session.encode(photo, quality=2), session.encode(photo, quality=2, statistics=True)
+    assert np.array_equal(session.decode(plain, output="np"), session.decode(plain, output="np"))
+    more = open_session(steps=2)
+    one, two = (
+        np.abs(s.decode(plain, output="np") - s.decode(other, output="np").astype(float)).mean()
+        for s in (session, more)
+    )
     assert 0 < one < 2 < two
     smooth = open_session()
     with torch.no_grad():
         smooth.adapter.detail.grain.weight.zero_()
-    assert np.array_equal(smooth.decode_pixels(plain), smooth.decode_pixels(other))
+    assert np.array_equal(smooth.decode(plain, output="np"), smooth.decode(other, output="np"))
 
 
 def test_written_statistics_are_met(photo):
-    data = open_session("toy").encode(photo, 0, statistics=True)
+    data = open_session("toy").encode(photo, quality=0, statistics=True)
     wanted = ImageStatistics.measure(photo)
     off, written = (
-        ImageStatistics.measure(open_session("toy", overrides=[f"renorm={mode}"]).decode_pixels(data))
-        for mode in ("off", "written")
+        ImageStatistics.measure(open_session("toy", renorm=mode).decode(data, output="np"))
+        for mode in ("none", "written")
     )
     before, after = (np.subtract([*s.mean, *s.std], [*wanted.mean, *wanted.std]) for s in (off, written))
     assert np.abs(after).max() < 1.5 and np.square(after).sum() < np.square(before).sum()
 
 
 def test_renormalization_without_statistics_is_one_line_with_the_remedy(session, photo, monkeypatch):
-    data = session.encode(photo, 0)
+    data = session.encode(photo, quality=0)
     with pytest.raises(StreamError, match="encode --statistics") as caught:
-        open_session("toy", overrides=["renorm=written"]).decode(data)
+        open_session("toy", renorm="written").decode(data)
     assert "\n" not in str(caught.value)
-    predicted = open_session("toy", overrides=["renorm=predicted"])
+    predicted = open_session("toy", renorm="predicted")
     monkeypatch.setattr(predicted.adapter, "statistics", None)
-    with pytest.raises(AdapterError, match="renorm=off") as caught:
+    with pytest.raises(AdapterError, match="renorm=none") as caught:
         predicted.decode(data)
     assert "\n" not in str(caught.value)
 
 
 def test_predicted_statistics_are_those_of_the_latent(photo, monkeypatch):
     """An adapter with a head for statistics: what reaches the autoencoder has exactly those."""
-    session = open_session("toy", overrides=["renorm=predicted"])
+    session = open_session("toy", renorm="predicted")
     adapter = session.adapter
     channels = adapter.spec.latent.channels
     mean, std = torch.linspace(-0.2, 0.2, channels)[None], torch.linspace(0.3, 0.6, channels)[None]
@@ -171,19 +176,19 @@ def test_predicted_statistics_are_those_of_the_latent(photo, monkeypatch):
     monkeypatch.setattr(adapter, "statistics", Head())
     seen, to_pixels = [], adapter.attached.to_pixels
     monkeypatch.setattr(adapter.attached, "to_pixels", lambda z: seen.append(z) or to_pixels(z))
-    session.decode(session.encode(photo, 3))
+    session.decode(session.encode(photo, quality=3))
     torch.testing.assert_close(seen[0].mean((2, 3)), mean, rtol=0, atol=1e-4)
     torch.testing.assert_close(seen[0].std((2, 3), correction=0), std, rtol=1e-3, atol=0)
 
 
 def test_threads_with_several_steps_do_not_mix(photo):
-    session = open_session(overrides=["steps=2"])
-    files = [session.encode(photo, q) for q in (0, 3, 6)]
-    wanted = [session.decode_pixels(data) for data in files]
+    session = open_session(steps=2)
+    files = [session.encode(photo, quality=q) for q in (0, 3, 6)]
+    wanted = [session.decode(data, output="np") for data in files]
     results = []
 
     def work(i: int) -> None:
-        results.append(np.array_equal(session.decode_pixels(files[i]), wanted[i]))
+        results.append(np.array_equal(session.decode(files[i], output="np"), wanted[i]))
 
     threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
     for thread in threads:

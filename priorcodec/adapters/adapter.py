@@ -3,14 +3,16 @@
     y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA, fusion inside)--> z
                             |-> trunk --pyramid--> features for the fusion sites        y_hat --token mapper--> tokens, pooled
     z --backbone.to_pixels--> --detail, from the preview--> image
-The only thing trained per backbone. `inject` and `eject` are inverses; the backbone's own weights never change.
+The only thing trained per backbone. `inject` (to train) and `merge` (to decode) are undone by `eject`, bit for bit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,9 +35,15 @@ MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """z_hat: the bridge's latent, z: the backbone's clean latent, both (b, c, h', w'); trunk: the bridge's features, (b, width,
-    h', w'); mean, std: the statistics that z should have by the adapter's prediction, each (b, c), None for an adapter that
-    predicts none."""
+    """What an adapter makes of one batch of files.
+
+    Attributes:
+        z_hat: The bridge's latent (b, c, h', w').
+        trunk: The bridge's features (b, width, h', w').
+        z: The backbone's clean latent (b, c, h', w').
+        mean: Mean that z should have by the adapter's prediction (b, c); None for an adapter that predicts none.
+        std: Standard deviation that z should have, likewise.
+    """
 
     z_hat: Tensor
     trunk: Tensor
@@ -46,21 +54,39 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class _Call:
-    """What the hooks need to know of the denoiser's present call."""
+    """What the fusion hooks need to know about one call of the denoiser.
 
+    Attributes:
+        adapter: Whose call it is: another adapter's hooks ignore it.
+        features: Stride -> features (b, bottleneck, h, w).
+        t: Time (b,).
+        size: Height and width of the latent.
+    """
+
+    adapter: Adapter
     features: dict[int, Tensor]
     t: Tensor
     size: tuple[int, int]
 
 
-class Adapter(nn.Module):
-    """Trainable parts for one backbone.
+_CALL: ContextVar[_Call | None] = ContextVar("priorcodec_call", default=None)  # each thread has its own
 
-    Keeps what its hooks need between `forward` and the denoiser's layers: one call at a time (a session holds a lock).
+
+class Adapter(nn.Module):
+    """Trainable parts for one backbone. Several threads may call an attached adapter at the same time.
 
     Args:
-        spec: the backbone; config: sizes, ranks, start times; m, levels: the encoder's coded channels and levels;
-        tiny: for the spec's tiny model.
+        spec: The backbone.
+        config: Sizes, ranks, start times.
+        m: Coded channels of the encoder.
+        levels: Quality levels of the encoder.
+        tiny: Whether it is for the spec's tiny model.
+
+    Attributes:
+        lora: LoRA parameters by path while injected for training.
+        lora_values: LoRA tensors by path as read from a file, for `merge` and `inject`.
+        metadata: What the file it was read from states; empty for a fresh adapter.
+        backbone: The backbone it is attached to, or None.
     """
 
     def __init__(self, spec: BackboneSpec, config: AdapterConfig, *, m: int, levels: int, tiny: bool = False):
@@ -70,11 +96,12 @@ class Adapter(nn.Module):
             m, levels, spec.latent, width=config.width, depth=config.depth,
             fine_width=config.fine_width, fine_depth=config.fine_depth,
         )  # fmt: skip
-        self.sites = spec.fusion if config.fusion else ()
+        self.counted = rules.tiny_spec(spec) if tiny else spec  # with the counts and widths of the model it is for
+        self.sites = self.counted.fusion if config.fusion else ()
         self.pyramid = Pyramid(config.width, config.fusion, [site.stride for site in self.sites])
         self.fusion = nn.ModuleList(
             Fusion(
-                site.tiny_channels if tiny else site.channels, config.fusion,
+                site.channels, config.fusion,
                 window=config.window, shift=i % 2 * (config.window // 2),
             )
             for i, site in enumerate(self.sites)
@@ -83,65 +110,149 @@ class Adapter(nn.Module):
         self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
         self.statistics = StatisticsHead(config.width, spec.latent.channels) if config.statistics else None
         self.lora: dict[str, nn.Parameter] = {}
+        self.lora_values: Mapping[str, Tensor] = {}
+        self.metadata: Mapping[str, str] = {}
         self.backbone: Backbone | None = None
         self._hooks: list[RemovableHandle] = []
-        self._call: _Call | None = None
-        self._unmerged: dict[str, Tensor] | None = None
+        self._recomputed: _Call | None = None
+        self._merged: lora.Merged | None = None
 
-    def inject(self, backbone: Backbone) -> None:
-        """Attach to a backbone built from `spec`.
+    @classmethod
+    def from_pretrained(
+        cls,
+        location: str | Path,
+        *,
+        spec: BackboneSpec,
+        revision: str | None = None,
+        filename: str | None = None,
+        encoder: Path | None = None,
+    ) -> Adapter:
+        """Read an adapter, not attached to a backbone yet.
+
+        Args:
+            location: A .safetensors file, a folder, or OWNER/REPO on the Hub.
+            spec: The backbone it is for, e.g. `open_registry().spec("sdxl")`.
+            revision: Commit on the Hub, 40 hex digits.
+            filename: Name in the folder or repository, BACKBONE.adapter.safetensors if None.
+            encoder: Weight file of another encoder than the shipped one.
 
         Raises:
-            AdapterError: attached already, or another adapter is.
-            BackboneError: the LoRA rules or fusion sites do not fit the module tree.
+            AdapterError: It cannot be had, or belongs to another backbone, revision or encoder.
+            WeightsError: The encoder's file cannot be read.
         """
+        from priorcodec.adapters import file as adapter_file
+        from priorcodec.adapters import hub
+        from priorcodec.core.codec import WEIGHTS
+        from priorcodec.core.weights import load_encoder
+
+        path = hub.locate(location, filename or adapter_file.name(spec), revision)
+        weights = load_encoder(encoder or WEIGHTS / "encoder.safetensors")
+        shape = weights.transforms.config
+        return adapter_file.open_adapter(path, spec, encoder_id=weights.id, m=shape.m, levels=shape.levels)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write the adapter, as it was read and perhaps trained on, to FOLDER/BACKBONE.adapter.safetensors.
+
+        Raises:
+            AdapterError: It was never read from a file, so that encoder and training are unknown; or a value is not finite.
+        """
+        from priorcodec.adapters import file as adapter_file
+
+        if "encoder" not in self.metadata:
+            raise AdapterError("this adapter has no description yet: write it with `adapters.file.save`")
+        path = Path(folder) / adapter_file.name(self.spec)
+        adapter_file.save(self, path, encoder_id=int(self.metadata["encoder"], 16), metadata=self.metadata)
+        return path
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, branch: str = "main", commit_message: str | None = None
+    ) -> str:
+        """Upload the adapter and its card in one commit.
+
+        Args:
+            repo_id: OWNER/REPO, made if it does not exist.
+            private: Whether a new repository is private.
+            branch: Made if it does not exist.
+            commit_message: Summary of the commit.
+
+        Returns:
+            The commit, 40 hex digits, as `from_pretrained(revision=...)` takes it.
+
+        Raises:
+            AdapterError: As `save_pretrained`; or the Hub did not take it.
+        """
+        from priorcodec.adapters import hub
+
+        return hub.push(self, repo_id, private=private, branch=branch, message=commit_message)
+
+    def inject(self, backbone: Backbone) -> None:
+        """Attach to a backbone built from `spec`, to train: LoRA by peft, with the values of `lora_values` if there are any.
+
+        Raises:
+            AdapterError: Attached already, or another adapter is; or peft is not installed.
+            BackboneError: The LoRA rules or fusion sites do not fit the module tree.
+        """
+        ranks = self._ranks(backbone)
+        self.lora = lora.inject(backbone.module, ranks)
+        if self.lora_values:
+            lora.load(self.lora, self.lora_values)
+        self._attach(backbone)
+
+    def merge(self, backbone: Backbone, *, keep: bool = True) -> None:
+        """Attach to a backbone built from `spec`, to decode: the LoRA of `lora_values` is added to the weights.
+
+        Args:
+            backbone: Not attached to any adapter.
+            keep: Keep the weights that are replaced, so that `eject` can restore them; it takes their memory twice.
+
+        Raises:
+            AdapterError: Attached already, or another adapter is; or the LoRA does not fit.
+            BackboneError: The LoRA rules or fusion sites do not fit the module tree.
+        """
+        ranks = self._ranks(backbone)
+        self._merged = lora.merge(backbone.module, ranks, self.lora_values, keep=keep)
+        self._attach(backbone)
+
+    def eject(self) -> None:
+        """Detach; the backbone is bit for bit what it was.
+
+        Raises:
+            AdapterError: Not attached, or merged without keeping the weights.
+        """
+        module = self.attached.module
+        if self._merged is not None:
+            lora.unmerge(module, self._merged)
+            self._merged = None
+        else:
+            lora.eject(module)
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks, self._recomputed = [], None
+        delattr(module, MARK)
+        object.__setattr__(self, "backbone", None)
+        self.lora = {}
+
+    def _ranks(self, backbone: Backbone) -> dict[str, int]:
+        """Module path -> LoRA rank. Raises AdapterError: not free; BackboneError: rules or sites do not fit."""
         if self.backbone is not None:
             raise AdapterError(f"this adapter is attached to a {self.spec.name} already: eject it first")
         if MARK in vars(backbone.module):
             raise AdapterError(f"this {self.spec.name} carries an adapter already: eject that one first")
         lora.check_free(backbone.module)
-        ranks = rules.match(self.spec.lora, backbone.module, tiny=self.tiny)
+        ranks = rules.match(self.counted.lora, backbone.module)
         if self.config.lora_rank is not None:
             ranks = {name: self.config.lora_rank for name in ranks if self.config.lora_rank > 0}
         missing = {site.module for site in self.sites} - {name for name, _ in backbone.module.named_modules()}
         if missing:
-            raise BackboneError(f"{self.spec.name} has no module {min(missing)}: mend the fusion site")
-        self.lora = lora.inject(backbone.module, ranks)
+            raise BackboneError(f"{self.spec.name} has no module {min(missing)}: correct the fusion site")
+        return ranks
+
+    def _attach(self, backbone: Backbone) -> None:
         for site, fusion in zip(self.sites, self.fusion, strict=True):
             module = backbone.module.get_submodule(site.module)
             self._hooks.append(module.register_forward_hook(partial(self._fuse, site, fusion)))
         setattr(backbone.module, MARK, True)
-        object.__setattr__(self, "backbone", backbone)  # a guest, not one of our submodules
-
-    def eject(self) -> None:
-        """Detach; the backbone is bit for bit what it was. Raises AdapterError when not attached."""
-        module = self.attached.module
-        if self._unmerged is not None:
-            self.unmerge()
-        for hook in self._hooks:
-            hook.remove()
-        self._hooks = []
-        lora.eject(module)
-        delattr(module, MARK)
-        object.__setattr__(self, "backbone", None)
-        self.lora = {}
-
-    def merge(self) -> None:
-        """Add LoRA into the backbone's weights: faster, no longer trainable, at the price of a copy of those weights.
-
-        Raises:
-            AdapterError: not attached, or merged already.
-        """
-        if self._unmerged is not None:
-            raise AdapterError("this adapter is merged already: unmerge it first")
-        self._unmerged = lora.merge(self.attached.module)
-
-    def unmerge(self) -> None:
-        """Undo `merge`, bit for bit. Raises AdapterError when not merged."""
-        if self._unmerged is None:
-            raise AdapterError("this adapter is not merged: there is nothing to undo")
-        lora.unmerge(self.attached.module, self._unmerged)
-        self._unmerged = None
+        object.__setattr__(self, "backbone", backbone)  # not one of our submodules
 
     def trainable(self) -> list[nn.Parameter]:
         """Everything a trainer may touch, in a stable order."""
@@ -172,15 +283,17 @@ class Adapter(nn.Module):
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             height, width = x_t.shape[-2:]
-            self._call = _Call(features=features, t=t, size=(height, width))
-            return backbone.predict(x_t, t, tokens, pooled)
+            call = _Call(adapter=self, features=features, t=t, size=(height, width))
+            if torch.is_grad_enabled():  # gradient checkpointing calls the layers again later, maybe in another thread
+                self._recomputed = call
+            before = _CALL.set(call)
+            try:
+                return backbone.predict(x_t, t, tokens, pooled)
+            finally:
+                _CALL.reset(before)
 
-        try:
-            t, kind = self.start_time(quality), self.spec.prediction
-            z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
-        finally:
-            if not torch.is_grad_enabled():  # gradient checkpointing calls the layers again, later
-                self._call = None
+        t, kind = self.start_time(quality), self.spec.prediction
+        z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
         mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, trunk)
         return Estimate(z_hat=z_hat, trunk=trunk, z=z, mean=mean, std=std)
 
@@ -197,8 +310,10 @@ class Adapter(nn.Module):
 
     def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of one site; outside our own `forward` the denoiser answers as if there were no hook."""
-        call = self._call
-        if call is None:
+        call = _CALL.get()
+        if call is None and torch.is_grad_enabled():
+            call = self._recomputed
+        if call is None or call.adapter is not self:
             return None
         return graft(output, lambda hidden: fusion(hidden, call.features[site.stride], call.t), site, call.size)
 

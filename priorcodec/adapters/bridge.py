@@ -46,8 +46,8 @@ class LatentBridge(nn.Module):
         for conv in (self.side.conv, self.tail):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(cast(Tensor, conv.bias))
-        self.register_buffer("mean", torch.tensor(latent.mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(latent.std)[:, None, None], persistent=False)
+        self.register_buffer("mean", torch.tensor(latent.mean, device="cpu")[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(latent.std, device="cpu")[:, None, None], persistent=False)
 
     def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> tuple[Tensor, Tensor]:
         plane = (quality / (self.levels - 1)).view(-1, 1, 1, 1).expand(-1, 1, *y_hat.shape[-2:])

@@ -1,14 +1,14 @@
 """What a file says -> a backbone's image, tile by tile; an image of one tile is the plain case.
 
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
-    z, preview --each tile: to_pixels, strength--> x --blend--> bands of the image --crop--> renorm=written --> uint8
+    z, preview --each tile: to_pixels, blend--> x --blend--> bands of the image --crop--> renorm=written --> uint8
 What is whole at any time is y_hat, the latent, the noise of one pass, the 8-bit image, and the preview in float32, which both
 passes read; with renorm=written the image in float32 as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,11 +19,12 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.refiner import STRIDE as DETAIL_STRIDE
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.core import statistics, tiling
-from priorcodec.core.codec import Decoded
 from priorcodec.core.image import io as image_io
+from priorcodec.core.moments import merge_moments
 from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.tiling import Plan, Span
 from priorcodec.core.transforms import STRIDE
+from priorcodec.core.types import Decoded
 
 MARGIN = (
     64  # pixels that a tile reads beyond its own, twice as far as it fades: what a false border spoils ends before that
@@ -47,17 +48,18 @@ class Latent:
     preview: Tensor
 
 
-def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Latent:
+def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, steps: int) -> Latent:
     """All calls of the denoiser, tile by tile, the results faded into each other.
 
-    Noise is that of the whole image, so that tiles agree where they overlap. Statistics are predicted from what is measured in
+    preview: `Codec.preview_tensor`. Noise is that of the whole image, so that tiles agree where they overlap. Statistics are
+    predicted from what is measured in
     the tiles' own areas together, which is the whole image. Raises FloatingPointError: a value that is not finite.
     """
     space, device = adapter.spec.latent, decoded.y_hat.device
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, trunks, preview = adapter.statistics, [], [], decoded.preview
+    head, seen, trunks = adapter.statistics, [], []
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]
@@ -74,9 +76,7 @@ def latent(adapter: Adapter, decoded: Decoded, plan: Plan, *, steps: int) -> Lat
         return [_finite(out.z)]
 
     z = torch.cat([band for (band,) in tiling.blend(plan, one)], -2)
-    mean, std = (
-        (None, None) if head is None else head.predict(*statistics.together(seen), statistics.together(trunks)[0])
-    )
+    mean, std = (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(trunks)[0])
     return Latent(z=z, mean=mean, std=std, preview=preview)
 
 
@@ -86,28 +86,36 @@ def image(
     found: Latent,
     plan: Plan,
     *,
-    strength: float = 1.0,
+    blend: float = 1.0,
     written: ImageStatistics | None = None,
 ) -> np.ndarray:
     """The latent through the backbone's latent decoder -> uint8 (h, w, 3) of the true size.
 
-    strength: how far from the preview to the backbone's image, 0 to 1: between an estimate of the smallest error and one that
+    blend: share of the backbone's image, the rest preview, 0 to 1: between an estimate of the smallest error and one that
     looks real, the line is the best trade (Freirich, Michaeli and Meir, NeurIPS 2021); written: statistics that the
     image is moved to. Raises FloatingPointError: a value that is not finite.
     """
-    bands, size = _bands(adapter, decoded, found, plan, strength), (decoded.height, decoded.width)
+    return _to_pixels(_bands(adapter, decoded, found, plan, blend), decoded, written)
+
+
+def preview_image(decoded: Decoded, preview: Tensor, *, written: ImageStatistics | None = None) -> np.ndarray:
+    """`image` for blend=0, which needs no backbone: the preview (1, 3, H, W), moved to the written statistics if given."""
+    return _to_pixels([image_io.crop(preview, decoded.height, decoded.width)], decoded, written)
+
+
+def _to_pixels(bands: Iterable[Tensor], decoded: Decoded, written: ImageStatistics | None) -> np.ndarray:
     if written is not None:
         kept = list(bands)
         shown = statistics.measure_shown(kept)
         bands = (written.apply(band, shown) for band in kept)
-    pixels, top = np.empty((*size, 3), np.uint8), 0
+    pixels, top = np.empty((decoded.height, decoded.width, 3), np.uint8), 0
     for band in bands:
         pixels[top : top + band.shape[-2]] = image_io.to_pixels(band)
         top += band.shape[-2]
     return pixels
 
 
-def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, strength: float) -> Iterator[Tensor]:
+def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, blend: float) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the image without its padding, float32, not clamped."""
     stride, device = adapter.spec.latent.stride, decoded.y_hat.device
     quality = torch.tensor([decoded.quality], device=device)
@@ -119,7 +127,7 @@ def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, streng
         preview = found.preview[..., rows.read(1), columns.read(1)]
         noise = whole[..., rows.read(DETAIL_STRIDE), columns.read(DETAIL_STRIDE)]
         x = _finite(adapter.to_pixels(z, quality, preview, noise))
-        return [x if strength == 1 else torch.lerp(preview, x, strength)]
+        return [x if blend == 1 else torch.lerp(preview, x, blend)]
 
     left = decoded.height
     for (band,) in tiling.blend(plan, one):

@@ -33,6 +33,35 @@ class AdapterFile:
     metadata: dict[str, str]
 
 
+def name(spec: BackboneSpec) -> str:
+    """Usual file name of an adapter."""
+    return f"{spec.name}.adapter.safetensors"
+
+
+def open_adapter(path: Path, spec: BackboneSpec, *, encoder_id: int, m: int, levels: int) -> Adapter:
+    """Read an adapter, frozen and not attached yet. No random numbers of the process are used.
+
+    Args:
+        path: Its file.
+        spec: The backbone it must be for.
+        encoder_id: The encoder it must be for.
+        m: Coded channels of that encoder.
+        levels: Quality levels of that encoder.
+
+    Raises:
+        AdapterError: Not an adapter, or one of another backbone, revision, rule set or encoder, or it does not fit.
+    """
+    from priorcodec.adapters.adapter import Adapter
+
+    file = read(path)
+    check(file, spec, encoder_id=encoder_id)
+    check_shapes(file, spec, m=m, levels=levels)
+    with torch.device("meta"):
+        adapter = Adapter(spec, file.config, m=m, levels=levels)
+    load(file, adapter)
+    return adapter.requires_grad_(False).eval()
+
+
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
     """Write a trained (and still attached) adapter; metadata: trained steps, data, license, package version.
 
@@ -54,7 +83,7 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
         "config": json.dumps(dataclasses.asdict(adapter.config)),
     }
     tensors = {f"own.{name}": value for name, value in adapter.state_dict().items()}
-    tensors |= {f"lora.{name}": value for name, value in adapter.lora.items()}
+    tensors |= {f"lora.{name}": value for name, value in (adapter.lora or adapter.lora_values).items()}
     tensors = {name: value.detach().cpu().to(dtype) for name, value in tensors.items()}
     for name, value in tensors.items():
         if not torch.isfinite(value).all():
@@ -121,7 +150,13 @@ def check_shapes(file: AdapterFile, spec: BackboneSpec, *, m: int, levels: int) 
 
 
 def load(file: AdapterFile, adapter: Adapter) -> None:
-    """Copy the stored tensors into an attached adapter of the same config. Raises AdapterError when they do not fit."""
+    """Give an adapter of the same config the stored tensors, in float32; its own ones may be on the meta device.
+
+    LoRA goes into the layers of an injected adapter, and into `lora_values` of one that is not attached yet.
+
+    Raises:
+        AdapterError: They do not fit.
+    """
     from priorcodec.adapters import lora
 
     parts: dict[str, dict[str, Tensor]] = {"own": {}, "lora": {}}
@@ -133,8 +168,13 @@ def load(file: AdapterFile, adapter: Adapter) -> None:
         if not torch.isfinite(value).all():
             raise AdapterError(f"{file.path.name}: {said} holds values that are not finite: get the adapter again")
         parts[part][name] = value.float()
+    empty = any(parameter.is_meta for parameter in adapter.parameters())
     try:
-        adapter.load_state_dict(parts["own"])
+        adapter.load_state_dict(parts["own"], assign=empty)
     except RuntimeError as error:
         raise AdapterError(f"{file.path.name} does not fit: {str(error).splitlines()[-1].strip()}") from error
-    lora.load(adapter.lora, parts["lora"])
+    adapter.metadata = file.metadata
+    if adapter.backbone is None:
+        adapter.lora_values = parts["lora"]
+    else:
+        lora.load(adapter.lora, parts["lora"])

@@ -53,7 +53,7 @@ class Fusion(nn.Module):
         self.out = nn.Linear(bottleneck, channels, bias=False)
         nn.init.zeros_(self.gate.weight)
         nn.init.zeros_(self.gate.bias)
-        line = torch.arange(1 - window, window).float()
+        line = torch.arange(1 - window, window, device="cpu").float()  # on "meta" it would import torch's compiler
         self.bias = nn.Parameter(-torch.hypot(line[:, None], line)[None].repeat(self.heads, 1, 1))
 
     def forward(self, hidden: Tensor, features: Tensor, t: Tensor) -> Tensor:

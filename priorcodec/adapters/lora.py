@@ -1,10 +1,17 @@
-"""LoRA in and out of a denoiser (Hu et al. 2022), by peft's `inject_adapter_in_model`, which suits every denoiser."""
+"""LoRA in a denoiser (Hu et al. 2022): W + B A for chosen linear and convolution layers, at scale 1.
+
+For training, peft wraps the layers. For inference, B A is added to the weights straight from the adapter's file, without peft:
+the denoiser then costs what it did before.
+"""
 
 from __future__ import annotations
 
 import re
+import sys
+from collections import Counter
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,28 +28,49 @@ def check_free(module: nn.Module) -> None:
 
 
 def inject(module: nn.Module, ranks: Mapping[str, int]) -> dict[str, nn.Parameter]:
-    """Wrap the named modules; returns the new parameters by path. A fresh LoRA changes no output bit.
+    """Wrap the named modules for training. A fresh LoRA changes no output bit.
+
+    Args:
+        module: The denoiser.
+        ranks: Module path -> rank.
+
+    Returns:
+        The new parameters by path.
 
     Raises:
-        AdapterError: the module carries a LoRA already.
+        AdapterError: The module carries a LoRA already.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     check_free(module)
     if not ranks:
         return {}
-    config = LoraConfig(
-        target_modules="|".join(re.escape(name) for name in ranks),
-        r=next(iter(ranks.values())),
-        rank_pattern={f"^{re.escape(name)}": rank for name, rank in ranks.items()},
-        alpha_pattern={f"^{re.escape(name)}": rank for name, rank in ranks.items()},
-    )
+    try:
+        from peft import inject_adapter_in_model
+    except ImportError as error:
+        raise AdapterError(f"LoRA cannot be trained here ({error}): pip install 'priorcodec[train]'") from error
     frozen = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
-    inject_adapter_in_model(config, module, adapter_name=NAME)
+    inject_adapter_in_model(peft_config(ranks), module, adapter_name=NAME)
     for name, parameter in module.named_parameters():
         if ".lora_" not in name:  # peft freezes the rest; the backbone's owner decides that
             parameter.requires_grad_(frozen[name.replace(".base_layer.", ".")])
     return {name: p for name, p in module.named_parameters() if ".lora_" in name}
+
+
+def peft_config(ranks: Mapping[str, int]) -> Any:
+    """peft's LoraConfig for `ranks` (module path -> rank): one pattern for every rank but the most common one.
+
+    peft matches each module with each pattern, so that one pattern per module takes minutes for SDXL.
+    """
+    from peft import LoraConfig
+
+    common = Counter(ranks.values()).most_common(1)[0][0]
+    others: dict[int, list[str]] = {}
+    for name, rank in ranks.items():
+        if rank != common:
+            others.setdefault(rank, []).append(name)
+    patterns = {f"^(?:{_either(names)})": rank for rank, names in others.items()}
+    return LoraConfig(
+        target_modules=_either(ranks), r=common, lora_alpha=common, rank_pattern=patterns, alpha_pattern=dict(patterns)
+    )
 
 
 def eject(module: nn.Module) -> None:
@@ -55,31 +83,73 @@ def eject(module: nn.Module) -> None:
             delattr(module, leftover)
 
 
-def merge(module: nn.Module) -> dict[str, Tensor]:
-    """Add every LoRA to the weight it stands beside: the same function (up to rounding) at the cost of the plain model.
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """Weights that `merge` replaced.
 
-    Returns the weights as they were, on the CPU, for `unmerge`.
+    Attributes:
+        originals: Module path -> the parameter that was there, None where it was not kept.
     """
-    kept: dict[str, Tensor] = {}
-    for path, layer in _layers(module):
-        weight = cast(Tensor, layer.get_base_layer().weight)
-        kept[path] = weight.detach().to("cpu", copy=True)
-        layer.merge(adapter_names=[NAME])
-    return kept
+
+    originals: dict[str, nn.Parameter | None]
 
 
-def unmerge(module: nn.Module, kept: Mapping[str, Tensor]) -> None:
-    """Undo `merge` bit for bit: the kept weights are copied back, nothing is subtracted."""
-    with torch.no_grad():
-        for path, layer in _layers(module):
-            cast(Tensor, layer.get_base_layer().weight).copy_(kept[path])
-            layer.merged_adapters.clear()
+def merge(module: nn.Module, ranks: Mapping[str, int], values: Mapping[str, Tensor], *, keep: bool = True) -> Merged:
+    """Put W + B A in the place of every weight W that has a LoRA.
+
+    Args:
+        module: The denoiser.
+        ranks: Module path -> rank.
+        values: A and B of each path, named as peft names them: PATH.lora_A.priorcodec.weight.
+        keep: Keep the weights that are replaced, for `unmerge`; it takes their memory a second time.
+
+    Raises:
+        AdapterError: The module carries a LoRA already, or names or shapes do not fit.
+    """
+    check_free(module)
+    wanted = {f"{path}.lora_{half}.{NAME}.weight" for path in ranks for half in "AB"}
+    if set(values) != wanted:
+        odd = sorted(set(values) ^ wanted)
+        raise AdapterError(f"{len(odd)} LoRA tensors do not fit this backbone, the first is {odd[0]}: wrong adapter?")
+    merged = {}
+    for path, rank in ranks.items():
+        layer: Any = module.get_submodule(path)
+        down, up = (values[f"{path}.lora_{half}.{NAME}.weight"] for half in "AB")
+        merged[path] = _sum(path, layer, down, up, rank)
+    originals = {}
+    for path, weight in merged.items():
+        layer = module.get_submodule(path)
+        originals[path] = layer.weight if keep else None
+        layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
+    return Merged(originals=originals)
 
 
-def _layers(module: nn.Module) -> list[tuple[str, Any]]:
-    from peft.tuners.tuners_utils import BaseTunerLayer
+def unmerge(module: nn.Module, merged: Merged) -> None:
+    """Undo `merge`: the very parameters that were replaced come back. Raises AdapterError: they were not kept."""
+    if None in merged.originals.values():
+        raise AdapterError("this adapter was merged without keeping the weights it replaced: build the backbone again")
+    for path, original in merged.originals.items():
+        layer: Any = module.get_submodule(path)
+        assert original is not None  # for the type checker: refused above
+        if original.device != layer.weight.device:
+            original.data = original.data.to(layer.weight.device)
+        layer.weight = original
 
-    return [(path, child) for path, child in module.named_modules() if isinstance(child, BaseTunerLayer)]
+
+@torch.no_grad()
+def _sum(path: str, layer: Any, down: Tensor, up: Tensor, rank: int) -> Tensor:
+    """W + B A like W; A (rank, in, ...), B (out, rank, ...)."""
+    weight: Tensor = layer.weight
+    window = weight.shape[2:]
+    shapes = (rank, *weight.shape[1:]), (weight.shape[0], rank, *[1] * len(window))
+    if getattr(layer, "groups", 1) != 1:
+        raise AdapterError(f"{path} is a grouped convolution, which can carry no LoRA: correct the rule")
+    for value, shape in zip((down, up), shapes, strict=True):
+        if tuple(value.shape) != tuple(shape):
+            raise AdapterError(f"LoRA tensor of {path} is {tuple(value.shape)}, wanted {tuple(shape)}: wrong adapter?")
+    down, up = (value.to(weight.device, torch.float32) for value in (down, up))
+    product = (up.flatten(1) @ down.flatten(1)).view(weight.shape)
+    return torch.add(weight.float(), product).to(weight.dtype, memory_format=torch.preserve_format)
 
 
 def load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
@@ -93,3 +163,16 @@ def load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -
                 got, wanted = tuple(values[name].shape), tuple(parameter.shape)
                 raise AdapterError(f"LoRA tensor {name} is {got}, wanted {wanted}: wrong adapter?")
             parameter.copy_(values[name])
+
+
+def _either(names: Any) -> str:
+    return "|".join(re.escape(name) for name in names)
+
+
+def _layers(module: nn.Module) -> list[tuple[str, Any]]:
+    """Layers that peft wrapped; none where nobody has imported peft."""
+    if "peft" not in sys.modules:
+        return []
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [(path, child) for path, child in module.named_modules() if isinstance(child, BaseTunerLayer)]

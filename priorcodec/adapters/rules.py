@@ -1,21 +1,27 @@
-"""LoRA rules against a real module tree: full-match patterns, exact counts, no silent partial match."""
+"""LoRA rules against a real module tree: full-match patterns, exact counts, no silent partial match.
+
+A spec states the counts and widths of the full model only; `tiny_spec` works out those of the tiny model.
+"""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import nn
 
-from priorcodec.backbones.spec import LoraRule
+from priorcodec.backbones.spec import BackboneSpec, LoraRule
 from priorcodec.core.errors import BackboneError
 
 
-def match(rules: Sequence[LoraRule], module: nn.Module, *, tiny: bool = False) -> dict[str, int]:
+def match(rules: Sequence[LoraRule], module: nn.Module) -> dict[str, int]:
     """Module path -> LoRA rank, for every module a rule names.
 
-    tiny: hold the counts against `tiny_modules` instead of `modules`.
     Raises:
         BackboneError: a rule matches another number of modules than it states, a module that can carry no LoRA, or one
             that an earlier rule matched already.
@@ -23,11 +29,10 @@ def match(rules: Sequence[LoraRule], module: nn.Module, *, tiny: bool = False) -
     found: dict[str, int] = {}
     tree = dict(module.named_modules())
     for rule in rules:
-        names = [name for name in tree if re.fullmatch(rule.pattern, name)]
-        wanted = rule.tiny_modules if tiny else rule.modules
-        if len(names) != wanted:
+        names = matches(rule, module)
+        if len(names) != rule.modules:
             raise BackboneError(
-                f"LoRA rule {rule.pattern!r} matches {len(names)} modules, wanted {wanted}: mend the rule or its count"
+                f"LoRA rule {rule.pattern!r} matches {len(names)} modules, wanted {rule.modules}: correct the rule or its count"
             )
         for name in names:
             if not isinstance(tree[name], nn.Linear | nn.Conv2d):
@@ -38,6 +43,72 @@ def match(rules: Sequence[LoraRule], module: nn.Module, *, tiny: bool = False) -
                 raise BackboneError(f"LoRA rule {rule.pattern!r} matches {name}, which an earlier rule has: narrow it")
             found[name] = rule.rank
     return found
+
+
+def matches(rule: LoraRule, module: nn.Module) -> list[str]:
+    """Paths of the modules that `rule` names."""
+    return [name for name, _ in module.named_modules() if re.fullmatch(rule.pattern, name)]
+
+
+@functools.lru_cache(maxsize=64)
+def tiny_spec(spec: BackboneSpec) -> BackboneSpec:
+    """`spec` with the counts and widths of its tiny model, worked out by building and calling it once.
+
+    Raises:
+        BackboneError: A LoRA rule matches nothing, or a fusion site does not exist or is not called.
+    """
+    with torch.random.fork_rng(devices=[]):
+        backbone = spec.build_tiny()
+    widths = site_channels(spec, backbone)
+    lora = tuple(replace(rule, modules=len(matches(rule, backbone.module))) for rule in spec.lora)
+    empty = [rule.pattern for rule in lora if not rule.modules]
+    if empty:
+        raise BackboneError(f"LoRA rule {empty[0]!r} matches no module of the tiny {spec.name}: correct the pattern")
+    fusion = tuple(replace(site, channels=widths[site.module]) for site in spec.fusion)
+    return replace(spec, lora=lora, fusion=fusion, parameters=sum(p.numel() for p in backbone.module.parameters()))
+
+
+def site_channels(spec: BackboneSpec, backbone: Any, device: str = "cpu") -> dict[str, int]:
+    """Width of the hidden state at each fusion site, found by one call of `predict`.
+
+    Args:
+        spec: States the sites.
+        backbone: Built from it, full or tiny.
+        device: Where the backbone is; "meta" computes shapes only.
+
+    Raises:
+        BackboneError: A fusion site does not exist or is not called.
+    """
+    seen: dict[str, int] = {}
+
+    def record(path: str, output: Any) -> None:
+        state = output[0] if isinstance(output, tuple) else output
+        seen[path] = state.shape[1] if state.ndim == 4 else state.shape[-1]
+
+    modules = dict(backbone.module.named_modules())
+    missing = [site.module for site in spec.fusion if site.module not in modules]
+    if missing:
+        raise BackboneError(f"{spec.name} has no module {missing[0]}: correct the fusion site")
+    hooks = [
+        modules[site.module].register_forward_hook(lambda _m, _args, output, path=site.module: record(path, output))
+        for site in spec.fusion
+    ]
+    side = max([8, *(2 * site.stride for site in spec.fusion)])
+    try:
+        with torch.no_grad(), torch.device(device):
+            backbone.predict(
+                torch.zeros(1, spec.latent.channels, side, side),
+                torch.full((1,), 500.0),
+                torch.zeros(1, 2, spec.token_dim),
+                torch.zeros(1, spec.pooled_dim) if spec.pooled_dim else None,
+            )
+    finally:
+        for hook in hooks:
+            hook.remove()
+    idle = [site.module for site in spec.fusion if site.module not in seen]
+    if idle:
+        raise BackboneError(f"fusion site {idle[0]} of {spec.name} is never called: choose another module")
+    return seen
 
 
 def digest(rules: Sequence[LoraRule]) -> str:

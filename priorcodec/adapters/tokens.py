@@ -12,6 +12,12 @@ WIDTH, HEADS = 128, 4
 GRID = 8  # y_hat is averaged down to at most this many positions a side
 
 
+def _normal(*shape: int, std: float) -> Tensor:
+    """Normal random values; none on the meta device, where drawing them would import torch's compiler."""
+    values = torch.empty(shape)
+    return values if values.is_meta else values.normal_(std=std)
+
+
 class TokenMapper(nn.Module):
     """y_hat (b, m, h, w), quality (b,) -> tokens (b, n, dim) and pooled vector (b, pooled_dim) or None.
 
@@ -25,11 +31,11 @@ class TokenMapper(nn.Module):
     def __init__(self, m: int, levels: int, n: int, dim: int, pooled_dim: int, *, mapped: bool):
         super().__init__()
         self.levels = levels
-        self.base = nn.Parameter(0.02 * torch.randn(1, n, dim))
+        self.base = nn.Parameter(_normal(1, n, dim, std=0.02))
         self.pooled_base = nn.Parameter(torch.zeros(1, pooled_dim)) if pooled_dim else None
         self.mapped = mapped
         if mapped:
-            self.queries = nn.Parameter(torch.randn(1, n + bool(pooled_dim), WIDTH))
+            self.queries = nn.Parameter(_normal(1, n + bool(pooled_dim), WIDTH, std=1.0))
             self.key_value = nn.Conv2d(m + 1, 2 * WIDTH, 1)
             self.out = nn.Linear(WIDTH, dim, bias=False)
             self.pooled_out = nn.Linear(WIDTH, pooled_dim, bias=False) if pooled_dim else None

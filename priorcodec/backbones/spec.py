@@ -1,4 +1,7 @@
-"""What a diffusion backbone must state and do to be a guest of this codec. Imports no torch: listing backbones stays cheap."""
+"""Interface of a diffusion backbone: the data its author states (`BackboneSpec`) and the methods it implements (`Backbone`).
+
+Imports no torch, so that listing backbones stays cheap.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-API = 1
-MAX_STEPS = 8  # calls of the denoiser for one image
+API = 1  # version of this interface; a plugin states the one it was written for
+MAX_STEPS = 8  # denoiser calls per image
+UNPINNED = "0" * 40  # `BackboneSpec.revision` of weights that are neither on the Hub nor in a file, e.g. computed ones
 
 
 class Prediction(enum.StrEnum):
-    """What the denoiser's output means. `core.prediction` turns each into the clean latent before anybody else sees it."""
+    """What the denoiser's output means; `backbones.diffusion.to_sample` converts each kind to the clean latent."""
 
     NOISE = "noise"
     VELOCITY = "velocity"
@@ -30,37 +34,45 @@ class Prediction(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRule:
-    """Which modules get a LoRA, and how many that must be: a rule that matches another number is an error.
+    """A set of modules that get a LoRA. A rule that matches another number of modules than it states is an error.
 
-    pattern: regular expression, matched against the whole module path inside `Backbone.module`.
-    modules, tiny_modules: exact number of matches in the full and in the tiny model. rank: default LoRA rank.
+    Attributes:
+        pattern: Regular expression, matched against the whole module path inside `Backbone.module`.
+        modules: Exact number of matches in the full model; the tiny model may have any number but zero.
+        rank: Default LoRA rank.
     """
 
     pattern: str
     modules: int
-    tiny_modules: int
     rank: int = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class FusionSite:
-    """A module whose output is fused with features of the file.
+    """A module of the denoiser whose output attends to features of the file.
 
-    module: path inside `Backbone.module`, the same in the full and the tiny model; channels, tiny_channels: width of its
-    hidden state; stride: of that state's grid relative to the latent grid (1, 2, 4, ...).
+    Attributes:
+        module: Path inside `Backbone.module`, the same in the full and the tiny model.
+        channels: Width of its hidden state in the full model.
+        stride: Stride of its hidden state relative to the latent grid (1, 2, 4, ...).
     """
 
     module: str
     channels: int
-    tiny_channels: int
     stride: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentSpace:
-    """The backbone's latent: z = (autoencoder output - shift) * scale; stride in pixels.
+    """The backbone's latent: z = (autoencoder output - shift) * scale.
 
-    mean, std: of z over natural images, per channel (length `channels`).
+    Attributes:
+        channels: Number of channels.
+        stride: Pixels per latent position, along each side.
+        scale: Factor between autoencoder output and z.
+        shift: Offset subtracted from the autoencoder output.
+        mean: Mean of z over natural images, per channel.
+        std: Standard deviation of z over natural images, per channel.
     """
 
     channels: int
@@ -72,9 +84,10 @@ class LatentSpace:
 
 
 class Backbone(Protocol):
-    """A built backbone. z and x_t are (b, channels, h, w); images are (b, 3, h*stride, w*stride) in [-1, 1].
+    """A built backbone. z and x_t are (b, channels, h, w); images are (b, 3, h * stride, w * stride) in [-1, 1].
 
-    module: the denoiser, the only part that LoRA and fusion touch.
+    Attributes:
+        module: The denoiser, the only part that LoRA and fusion change.
     """
 
     module: nn.Module
@@ -88,7 +101,7 @@ class Backbone(Protocol):
         ...
 
     def to_latents(self, x: Tensor) -> Tensor:
-        """Images -> z. Training only: no decoder may call it."""
+        """Images -> z. For training only: decoding never calls it."""
         ...
 
     def to_pixels(self, z: Tensor) -> Tensor:
@@ -98,10 +111,10 @@ class Backbone(Protocol):
 
 @runtime_checkable
 class LowMemory(Protocol):
-    """What a backbone has besides if its autoencoder can trade time for memory; `low_memory=true` asks for it."""
+    """Optional methods of a backbone whose autoencoder can trade time for memory; used with `low_memory=True`."""
 
     def slice_pixels(self, on: bool = True) -> None:
-        """Decode one image of a batch after the other."""
+        """Decode the images of a batch one at a time."""
         ...
 
     def tile_pixels(self, on: bool = True) -> None:
@@ -110,32 +123,53 @@ class LowMemory(Protocol):
 
 
 class Build(Protocol):
+    """Signature of `BackboneSpec.build`."""
+
     def __call__(self, weights: Path | None, *, dtype: torch.dtype) -> Backbone:
-        """Load from a local folder or file; `None` builds the architecture alone (under torch's meta device too)."""
+        """Load from a local folder or file; `None` builds the architecture alone, also on torch's meta device."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSpec:
-    """One diffusion model that can decode a file.
+    """A diffusion model that can decode files.
 
-    name: lower case, `family` or `family.tag`; summary: one line; family: "unet", "transformer", ...;
-    license: SPDX or the model's own license name; source: Hub id or path inside this package;
-    revision: 40 hex digits of a Hub commit, or 64 of the SHA-256 of a shipped file;
-    parameters: of the denoiser, exact; token_dim, pooled_dim: width of the vectors that stand where text stood;
-    size: side in pixels the model was trained at; pixel_bytes: memory that one pixel of a tile takes while it is decoded, weights
-    apart, in float32, which sets the size of tiles; build: the full model; build_tiny: the same classes, tiny and random.
+    Attributes:
+        name: Lower case, `model` or `model.variant`.
+        summary: One line for listings.
+        license: License of the weights, as an SPDX identifier or by the model's own name for it.
+        source: Hub id ("owner/repo"), or path of the weight file inside the package.
+        hub_revision: Commit on the Hub (40 hex digits); empty when the weights are not on the Hub.
+        sha256: SHA-256 of the weight file (64 hex digits); empty when the weights are not one file.
+        denoiser_subfolder: Folder of the denoiser in a Hub repository with a diffusers layout ("unet" or "transformer");
+            empty when the weights have another layout.
+        parameters: Exact number of parameters of the denoiser.
+        latent: Latent space of the autoencoder.
+        prediction: Meaning of the denoiser's output.
+        token_dim: Width of the conditioning tokens (the text encoder's width in the original model).
+        pooled_dim: Width of the pooled conditioning vector, 0 for none.
+        size: Side in pixels of the images the model was trained on.
+        pixel_bytes: Peak memory per pixel of a tile while decoding in float32, weights excluded; sets the tile size.
+        gpu_dtype: Floating-point type to decode in on a GPU: "bfloat16", "float16" or "float32".
+        low_memory: Whether the autoencoder should work in slices and tiles unless the user says otherwise.
+        lora: Modules that get a LoRA.
+        fusion: Modules whose output attends to features of the file; may be empty.
+        build: Builds the full model.
+        build_tiny: Builds the same classes with tiny widths and fixed random weights, for tests.
+        api: Version of this interface that the plugin was written for.
 
     Raises:
-        ApiError: made for another plugin interface. BackboneError: a field is malformed.
+        ApiError: `api` is another version than `API`.
+        BackboneError: A field is malformed.
     """
 
     name: str
     summary: str
-    family: str
     license: str
     source: str
-    revision: str
+    hub_revision: str = ""
+    sha256: str = ""
+    denoiser_subfolder: str = ""
     parameters: int
     latent: LatentSpace
     prediction: Prediction
@@ -143,11 +177,18 @@ class BackboneSpec:
     pooled_dim: int = 0
     size: int = 512
     pixel_bytes: int = 8192
+    gpu_dtype: str = "bfloat16"
+    low_memory: bool = False
     lora: tuple[LoraRule, ...] = ()
     fusion: tuple[FusionSite, ...] = ()
     build: Build = field(repr=False)
     build_tiny: Callable[[], Backbone] = field(repr=False)
     api: int = API
+
+    @property
+    def revision(self) -> str:
+        """The exact version of the weights that an adapter is bound to: `sha256`, or else `hub_revision`."""
+        return self.sha256 or self.hub_revision or UNPINNED
 
     def __post_init__(self) -> None:
         if self.api != API:
@@ -158,8 +199,12 @@ class BackboneSpec:
         problems = []
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", self.name):
             problems.append(f"name {self.name!r} is not lower case like 'sd15' or 'sd21.base'")
-        if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", self.revision):
-            problems.append(f"revision {self.revision!r} is not 40 or 64 hex digits")
+        for key, digits in (("hub_revision", 40), ("sha256", 64)):
+            value = getattr(self, key)
+            if value and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
+                problems.append(f"{key} {value!r} is not {digits} hex digits")
+        if self.gpu_dtype not in ("bfloat16", "float16", "float32"):
+            problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:
             problems.append(f"latent.mean and latent.std do not have {self.latent.channels} entries")
         if problems:
@@ -168,10 +213,13 @@ class BackboneSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSource:
-    """Where a trained adapter of one backbone can be had.
+    """Where to get a trained adapter of one backbone.
 
-    name: shown to people, e.g. "default"; location: local path, or "owner/repo/file.safetensors" on the Hub;
-    revision: Hub commit (40 hex digits), empty for a local path; sha256: of the file, empty if not pinned.
+    Attributes:
+        name: Shown to people, e.g. "default".
+        location: Local path, or "owner/repo/file.safetensors" on the Hub.
+        revision: Commit on the Hub (40 hex digits); empty for a local path.
+        sha256: SHA-256 of the file; empty if not pinned.
     """
 
     name: str

@@ -21,7 +21,7 @@ class Encode:
     """Images -> .gic files.
 
     quality: in levels; limit, bpp: wanted size in bytes or bits per pixel, the quality is searched then; say_smaller: say when
-    the highest quality is smaller; background, statistics, refine, refine_for: as of `Session.encode`; show_steps:
+    the highest quality is smaller; background, statistics, refine, refine_metric: as of `Session.encode`; show_steps:
     a bar of the refinement's; skip: leave what is there and is what would be written; force: replace what is there and is not.
     """
 
@@ -33,20 +33,20 @@ class Encode:
     background: str | None = None
     statistics: bool = False
     refine: int = 0
-    refine_for: str = "psnr"
+    refine_metric: str = "psnr"
     show_steps: bool = False
     skip: bool = False
     force: bool = False
 
     def open(self) -> Work:
         from priorcodec.core import rate_control
-        from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
+        from priorcodec.core.entropy.tables import QUALITY_STEPS
         from priorcodec.core.image import io as image_io
         from priorcodec.core.io import atomic
         from priorcodec.session import Session
 
         session = Session(self.config)
-        session.refinement(self.refine, self.refine_for)  # a wrong request ends here, before any file
+        session.refinement(self.refine, self.refine_metric)  # a wrong request ends here, before any file
         codec = session.codec
         byte = codec.quality_byte(self.quality)
         searched = self.limit is not None or self.bpp is not None
@@ -54,7 +54,7 @@ class Encode:
         def work(job: Job) -> dict[str, Any]:
             loaded = image_io.load(job.source, background=self.background, max_pixels=self.config.max_pixels)
             height, width = loaded.pixels.shape[:2]
-            target = rate_control.bytes_of(self.limit, self.bpp, height, width) if searched else None
+            target = rate_control.target_bytes(self.limit, self.bpp, height, width) if searched else None
             if self.skip and job.target.exists():
                 why = self._differs(job, (height, width), codec.id, None if searched else byte, target)
                 if _stays(job, why, force=self.force):
@@ -62,7 +62,7 @@ class Encode:
             for note in loaded.notes:
                 print(f"{job.source}: {note}", file=sys.stderr)
             with bar("refining", self.refine, shown=self.show_steps and self.refine > 0) as progress:
-                refined = session.refinement(self.refine, self.refine_for, progress=progress)
+                refined = session.refinement(self.refine, self.refine_metric, progress=progress)
                 if target is None:
                     encoded = codec.encode(loaded.pixels, self.quality, statistics=self.statistics, refined=refined)
                 else:
@@ -74,7 +74,7 @@ class Encode:
             return {
                 "bytes": len(encoded.data),
                 "bpp": round(8 * len(encoded.data) / (height * width), 5),
-                "quality": encoded.stream.quality / QUALITY_STEPS,
+                "quality": encoded.container.quality / QUALITY_STEPS,
                 "width": width,
                 "height": height,
                 "symbols_sha256": encoded.symbols_sha256,
@@ -122,7 +122,7 @@ class Decode:
     @property
     def name(self) -> str:
         """Of the images, between the file's name and the suffix."""
-        return "preview" if self.preview else self.config.backbone.name
+        return "preview" if self.preview else self.config.backbone
 
     def open(self) -> Work:
         from priorcodec.core.image import io as image_io

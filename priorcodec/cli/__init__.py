@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,10 +40,10 @@ AdapterName = Annotated[str | None, typer.Option("--adapter", help="Adapter name
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")]
 Dtype = Annotated[str | None, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Steps = Annotated[int | None, typer.Option(help="Calls of the denoiser, 1 to 8; default 1.")]
-Strength = Annotated[
+Blend = Annotated[
     float | None, typer.Option(help="How much of the backbone's image, the rest preview: 0 to 1; default 1.")
 ]
-Renorm = Annotated[str | None, typer.Option(help="off, predicted or written: see docs/decoding.md.")]
+Renorm = Annotated[str | None, typer.Option(help="none, predicted or written: see docs/decoding.md.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
 Skip = Annotated[
@@ -78,7 +78,7 @@ def encode(
     background: Annotated[str | None, typer.Option(help="Color behind transparency: white, #rrggbb.")] = None,
     statistics: Annotated[bool, typer.Option("--statistics", help="Add 8 bytes for renorm=written.")] = False,
     refine: Annotated[int, typer.Option(help="Steps of latent optimization, 0 to 10000: slower, smaller, better.")] = 0,
-    refine_for: Annotated[str, typer.Option(help="psnr, structure, or a backbone.")] = "psnr",
+    refine_for: Annotated[str, typer.Option(help="psnr or gmsd.")] = "psnr",
     device: Device = None,
     max_pixels: MaxPixels = None,
     tile: Tile = None,
@@ -104,11 +104,10 @@ def encode(
         raise ConfigError(f"got {' and '.join(given)}, wanted at most one of {', '.join(options)}")
     limit = target_bytes if max_bytes is None else max_bytes
     if bpp is not None or limit is not None:
-        rate_control.bytes_of(limit, bpp, 1, 1)
-    guest = {} if refine_for in ("psnr", "structure") else {"backbone": refine_for}
+        rate_control.target_bytes(limit, bpp, 1, 1)
     if refine_for != "psnr" and not refine:
         raise ConfigError(f"got --refine-for {refine_for} without --refine: say how many steps")
-    config = _config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile), **guest)
+    config = _config(settings, device=device, max_pixels=_text(max_pixels), tile=_text(tile))
     jobs = runner.plan(
         inputs,
         output,
@@ -125,7 +124,7 @@ def encode(
         background=background,
         statistics=statistics,
         refine=refine,
-        refine_for=refine_for,
+        refine_metric=refine_for,
         show_steps=len(jobs) == 1,
         skip=skip_existing,
         force=force,
@@ -144,7 +143,7 @@ def decode(
     dtype: Dtype = None,
     steps: Steps = None,
     renorm: Renorm = None,
-    strength: Strength = None,
+    blend: Blend = None,
     no_plugin: NoPlugin = None,
     max_pixels: MaxPixels = None,
     tile: Tile = None,
@@ -163,7 +162,7 @@ def decode(
     options = {"backbone": backbone, "adapter": adapter, "device": device, "dtype": dtype, "renorm": renorm}
     options |= {
         "steps": _text(steps),
-        "strength": _text(strength),
+        "blend": _text(blend),
         "max_pixels": _text(max_pixels),
         "tile": _text(tile),
     }
@@ -231,7 +230,7 @@ def backbones(
     no_plugin: NoPlugin = None,
     as_json: Json = False,
 ) -> None:
-    """Who can decode: family, size, latent, prediction, license, weights here or not, adapters known."""
+    """Who can decode: size, latent, prediction, license, weights here or not, adapters known."""
     from priorcodec.cli import listing
     from priorcodec.registry import open_registry
 
@@ -242,7 +241,7 @@ def backbones(
     elif name:
         print("\n".join(f"{key:<12} {value}" for key, value in rows[0].items()))
     else:
-        listing.table(rows, ("name", "family", "parameters", "latent", "prediction", "license", "weights", "adapters"))
+        listing.table(rows, ("name", "parameters", "latent", "prediction", "license", "weights", "adapters"))
 
 
 @app.command()
@@ -314,17 +313,17 @@ Settings = Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Set
 @trainer.command(name="adapter")
 def train_adapter(words: Settings) -> None:
     """backbone=NAME data=FOLDER,SHARD.tar run=FOLDER: the only part that is trained per backbone. Resumes a run it finds."""
-    from priorcodec.training import encoder as train
+    from priorcodec.training.adapter import train_adapter as train
 
-    _trained(train.train_adapter(words))
+    _trained(train, words)
 
 
 @trainer.command(name="encoder")
 def train_encoder(words: Settings) -> None:
     """data=FOLDER,SHARD.tar run=FOLDER: a new encoder, whose files no other decodes. Resumes a run it finds."""
-    from priorcodec.training import encoder as train
+    from priorcodec.training.encoder import train_encoder as train
 
-    _trained(train.train_encoder(words))
+    _trained(train, words)
 
 
 @app.command(name="eval")
@@ -383,7 +382,18 @@ def main() -> None:
         sys.exit(130)
 
 
-def _trained(result: Path | None) -> None:
+def _trained(train: Callable[[list[str]], Path | None], words: list[str]) -> None:
+    """Run a training command; its progress is logged to stderr."""
+    import logging
+
+    handler = logging.StreamHandler()
+    logger = logging.getLogger("priorcodec")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        result = train(words)
+    finally:
+        logger.removeHandler(handler)
     if result is not None:  # only the first process writes
         print(f"{result}: {result.stat().st_size} bytes")
 

@@ -115,7 +115,6 @@ def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
         weights = f"refused: {error}"
     return {
         "name": spec.name,
-        "family": spec.family,
         "parameters": f"{spec.parameters / 1e6:.2f}M",
         "latent": f"{spec.latent.channels} channels, stride {spec.latent.stride}",
         "prediction": str(spec.prediction),
@@ -128,7 +127,7 @@ def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
 def _adapter(backbone: str, source: AdapterSource) -> dict[str, Any]:
     encoder, size = "", ""
     try:
-        path = places.here(source)
+        path = places.local_path(source)
         here = "here" if path else "missing"
         if path:
             encoder = safetensors.describe(path, AdapterError)[0].get("encoder", "")

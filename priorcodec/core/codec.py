@@ -1,13 +1,13 @@
 """The codec without any diffusion model: pixels -> file, file -> features and preview.
 
-pixels --image_io.pad--> x --g_a--> y --gain--> y_q --ExactPrior--> strings --container.pack--> file
-file --container.unpack--> strings --ExactPrior--> y_hat_q --inverse gain--> y_hat --g_s--> preview
+pixels --image_io.pad--> x --g_a--> y --gain--> y_q --FrozenEntropyModel--> string --container.pack--> file
+file --ExactReader--> y_hat_q --inverse gain--> y_hat --g_s--> preview
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -17,13 +17,16 @@ from torch import Tensor
 
 from priorcodec.core import container, rate_control, tiling
 from priorcodec.core.container import STATISTICS, Container, Segment
-from priorcodec.core.entropy.entropy_model import QUALITY_STEPS, Prior
-from priorcodec.core.errors import ConfigError, StreamError
+from priorcodec.core.entropy.entropy_model import EntropyModel
+from priorcodec.core.entropy.tables import QUALITY_STEPS
+from priorcodec.core.errors import ConfigError, ImageError
+from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.image import io as image_io
-from priorcodec.core.latent_refinement import Objective, Refine, Refinement, refine
+from priorcodec.core.latent_refinement import Objective, RefineConfig, refine
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.statistics import ImageStatistics
-from priorcodec.core.transforms import HYPER_STRIDE, STRIDE, Transforms
+from priorcodec.core.transforms import HYPER_STRIDE, STRIDE
+from priorcodec.core.types import Decoded, Encoded, Refinement
 from priorcodec.core.weights import EncoderWeights, load_encoder
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
@@ -33,64 +36,13 @@ PIXEL_BYTES = (
 LARGEST_TILE = 4096
 
 
-@dataclass(frozen=True, kw_only=True)
-class Encoded:
-    """data: the whole file; stream: the same, parsed; hyper_bits, latent_bits: their cost by the entropy tables;
-    symbols_sha256: what every decoder must read back; refinement: what refining did, if it was wanted."""
-
-    data: bytes
-    stream: Container
-    hyper_bits: float
-    latent_bits: float
-    symbols_sha256: str
-    refinement: Refinement | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """What a file says, and all a backbone's adapter may see.
-
-    y_hat: (1, m, h, w) on the padded grid, stride 16; quality: in levels; height, width: true size in pixels; seed: of any noise
-    a sampler wants; statistics: of the image, when the file has them; transforms, tile: what the preview is made with.
-    """
-
-    y_hat: Tensor
-    transforms: Transforms
-    tile: int
-    quality: float
-    height: int
-    width: int
-    seed: int
-    stream: Container
-    symbols_sha256: str
-    statistics: ImageStatistics | None = None
-
-    @property
-    @torch.inference_mode()
-    def preview(self) -> Tensor:
-        """The auxiliary decoder's image (1, 3, 16h, 16w), nominally in [-1, 1]; made each time it is asked for."""
-        plan = self.tiles(self.tile, 0)
-        x = self.y_hat.new_empty(1, 3, plan.height, plan.width)
-        for rows, columns in plan:
-            x[..., rows.own(1), columns.own(1)] = self.preview_part(rows, columns)
-        return x
-
-    @torch.inference_mode()
-    def preview_part(self, rows: tiling.Span, columns: tiling.Span) -> Tensor:
-        """What a tile reads of `preview`, exactly."""
-        return tiling.part(self.transforms.g_s, self.y_hat, (rows, columns), self.transforms.halo, STRIDE)
-
-    def tiles(self, side: int, margin: int) -> tiling.Plan:
-        """`tiling.plan` of the padded image."""
-        return tiling.plan(self.height, self.width, side, margin)
-
-
 class Codec:
     """The fixed encoder and everything that reads its files without a backbone.
 
     Args:
-        weights: an encoder's weight file (default: the shipped one); device: where the networks run; tile: side in pixels of
-            what they work on at a time, 0 for whole images, None for what the device's memory allows.
+        weights: an encoder's weight file (default: the shipped one).
+        device: where the float networks run; entropy coding is always on the CPU.
+        tile: side in pixels of what they work on at a time, 0 for whole images, None for what the device's memory allows.
     Raises:
         WeightsError: the weight file is missing or no encoder.
     """
@@ -98,9 +50,10 @@ class Codec:
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu", *, tile: int | None = None):
         self.device = torch.device(device)
         self.weights: EncoderWeights = load_encoder(weights or WEIGHTS / "encoder.safetensors", self.device)
-        self.transforms, self.prior = self.weights.transforms, self.weights.prior
+        self.transforms, self.entropy_model = self.weights.transforms, self.weights.entropy_model
         self.id = self.weights.id
         self.levels = self.transforms.config.levels
+        self.reader = ExactReader(encoder_id=self.id, levels=self.levels, entropy_model=self.entropy_model)
         if tile is None:
             tile = tiling.automatic(PIXEL_BYTES, self.transforms.halo, LARGEST_TILE, self.device)
         self.tile = tile
@@ -113,7 +66,7 @@ class Codec:
 
     @torch.inference_mode()
     def encode(
-        self, pixels: np.ndarray, quality: float = 3.0, *, statistics: bool = False, refined: Refine | None = None
+        self, pixels: np.ndarray, quality: float = 3.0, *, statistics: bool = False, refined: RefineConfig | None = None
     ) -> Encoded:
         """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array.
 
@@ -122,14 +75,14 @@ class Codec:
         """
         byte = self.quality_byte(quality)
         if refined is not None:
-            encoded, told = self._refined(pixels, byte, statistics=statistics, request=refined)
-            return replace(encoded, refinement=told)
+            encoded, refinement = self._refined(pixels, byte, statistics=statistics, request=refined)
+            return replace(encoded, refinement=refinement)
         return self._writer(pixels, statistics=statistics)(byte)
 
     @torch.inference_mode()
     def encode_to(
-        self, pixels: np.ndarray, max_bytes: int, *, statistics: bool = False, refined: Refine | None = None
-    ) -> rate_control.Found:
+        self, pixels: np.ndarray, max_bytes: int, *, statistics: bool = False, refined: RefineConfig | None = None
+    ) -> rate_control.RateSearchResult:
         """uint8 (h, w, 3) -> the largest file of at most `max_bytes` bytes, everything in it counted; see `rate_control.search`.
 
         refined: `rate_control.refined` says how.
@@ -139,12 +92,12 @@ class Codec:
         found = rate_control.search(write, max_bytes, top)
         if refined is None:
             return found
-        better = partial(self._refined, pixels, statistics=statistics, request=refined, most=max_bytes)
-        return rate_control.refined(found, write, better, top)
+        refine_at = partial(self._refined, pixels, statistics=statistics, request=refined, max_bytes=max_bytes)
+        return rate_control.refined(found, write, refine_at, top)
 
     def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
-        height, width = pixels.shape[:2]
+        height, width = _checked(pixels)
         y = self._analysed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
         return partial(self._write, y, (height, width), self._segments(pixels, statistics))
 
@@ -154,31 +107,29 @@ class Codec:
         byte: int,
         *,
         statistics: bool,
-        request: Refine,
-        most: int | None = None,
+        request: RefineConfig,
+        max_bytes: int | None = None,
         scale: float = 0.0,
     ) -> tuple[Encoded, Refinement]:
-        """The refined file at one quality byte; most: see `refine`; scale: see `Objective`."""
-        quality = byte / QUALITY_STEPS
+        """The refined file at one quality byte; max_bytes: see `refine`; scale: see `Objective`."""
+        size, quality = _checked(pixels), byte / QUALITY_STEPS
         x = image_io.pad(image_io.to_tensor(pixels), HYPER_STRIDE).to(self.device)
         levels = torch.tensor([quality], device=self.device)
         lam = float(LambdaSchedule(levels=self.levels).lambdas(levels))
-        size: tuple[int, int] = pixels.shape[:2]  # pyright: ignore[reportAssignmentType]
         write = partial(self._code, size=size, segments=self._segments(pixels, statistics), byte=byte)
         with torch.inference_mode(False), torch.no_grad():  # what is made inside inference mode has no gradient later
             x, levels = x.clone(), levels.clone()
-            measure = None if request.towards is None else request.towards(x, quality)
-            objective = Objective(pixels, x, lam, measure, scale)
+            objective = Objective(pixels, x, lam, request.metric, scale)
             y, simulation = self.transforms.g_a(x), self.simulation
-        return refine(request, objective, self.transforms, simulation, levels, y, write, most=most)
+        return refine(request, objective, self.transforms, simulation, levels, y, write, max_bytes=max_bytes)
 
     @cached_property
-    def simulation(self) -> Prior:
+    def simulation(self) -> EntropyModel:
         """The exact entropy model as a differentiable one."""
         c = self.transforms.config
-        prior = Prior(c.m, c.m_h, c.n, c.levels)
-        prior.load_tables(self.weights.prior.tables)
-        return prior.requires_grad_(False).eval().to(self.device)
+        model = EntropyModel(c.m, c.m_h, c.n, c.levels)
+        model.load_tables(self.entropy_model.tables)
+        return model.requires_grad_(False).eval().to(self.device)
 
     def _segments(self, pixels: np.ndarray, statistics: bool) -> tuple[Segment, ...]:
         return (Segment(type=STATISTICS, data=ImageStatistics.measure(pixels).pack()),) if statistics else ()
@@ -206,53 +157,40 @@ class Codec:
         self, y_q: Tensor, z: Tensor, *, size: tuple[int, int], segments: tuple[Segment, ...], byte: int
     ) -> tuple[Encoded, Tensor]:
         """Values in quantization steps, with batch dimension -> the file, and y_hat_q (m, h, w) as its decoder reads it."""
-        coded = self.prior.encode(y_q[0], z[0], byte)
-        stream = Container(
-            encoder_id=self.id, quality=byte, height=size[0], width=size[1],
-            hyper=coded.hyper, latent=coded.latent, segments=segments,
-        )  # fmt: skip
+        coded = self.entropy_model.encode(y_q[0].float().cpu().numpy(), z[0].float().cpu().numpy(), byte)
+        content = Container(
+            encoder_id=self.id, quality=byte, height=size[0], width=size[1], string=coded.string, segments=segments
+        )
         encoded = Encoded(
-            data=container.pack(stream),
-            stream=stream,
-            hyper_bits=coded.hyper_bits,
-            latent_bits=coded.latent_bits,
+            data=container.pack(content),
+            container=content,
+            z_bits=coded.z_bits,
+            y_bits=coded.y_bits,
             symbols_sha256=coded.symbols_sha256,
         )
-        return encoded, coded.y_hat_q
+        return encoded, torch.from_numpy(coded.y_hat_q).to(self.device)
 
-    @torch.inference_mode()
-    def read(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> tuple[Container, Tensor, str]:
-        """A file -> its stream, y_hat in quantization steps (m, h, w) and its symbols' SHA-256: the exact part of decoding.
+    def read(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> tuple[Container, np.ndarray, str]:
+        """A file -> its content, y_hat in quantization steps (m, h, w) and its symbols' SHA-256: the exact part of decoding.
 
         Raises StreamError: damaged, too large, or written by another encoder.
         """
-        stream = container.unpack(data, max_pixels=max_pixels)
-        if stream.encoder_id != self.id:
-            raise StreamError(
-                f"the file was written by encoder {stream.encoder_id:08x}, this is encoder {self.id:08x}: "
-                "use the priorcodec version that ships that encoder"
-            )
-        if stream.quality > (self.levels - 1) * QUALITY_STEPS:
-            raise StreamError(f"quality byte {stream.quality} is beyond this encoder's {self.levels} levels")
-        h, w = (-(-side // HYPER_STRIDE) * HYPER_STRIDE // STRIDE for side in (stream.height, stream.width))
-        return stream, *self.prior.decode(stream.hyper, stream.latent, stream.quality, h, w)
+        return self.reader.read(data, max_pixels=max_pixels)
 
     @torch.inference_mode()
     def decode(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> Decoded:
-        """A file -> its features and preview. Raises StreamError as `read` does, or for damaged statistics."""
-        stream, y_hat_q, digest = self.read(data, max_pixels=max_pixels)
-        written = stream.segment(STATISTICS)
-        quality = stream.quality / QUALITY_STEPS
-        y_hat = self.transforms.dequantize(y_hat_q[None], torch.tensor([quality], device=self.device))
+        """A file -> its features. Raises StreamError as `read` does, or for damaged statistics."""
+        content, y_hat_q, digest = self.read(data, max_pixels=max_pixels)
+        written = content.segment(STATISTICS)
+        quality = content.quality / QUALITY_STEPS
+        values = torch.from_numpy(y_hat_q)[None].to(self.device)
         return Decoded(
-            y_hat=y_hat,
-            transforms=self.transforms,
-            tile=self.tile,
+            y_hat=self.transforms.dequantize(values, torch.tensor([quality], device=self.device)),
             quality=quality,
-            height=stream.height,
-            width=stream.width,
+            height=content.height,
+            width=content.width,
             seed=container.seed(data),
-            stream=stream,
+            container=content,
             symbols_sha256=digest,
             statistics=None if written is None else ImageStatistics.unpack(written),
         )
@@ -260,8 +198,35 @@ class Codec:
     @torch.inference_mode()
     def preview(self, decoded: Decoded) -> np.ndarray:
         """The auxiliary decoder's image: uint8 (h, w, 3)."""
-        plan = decoded.tiles(self.tile, 0)
+        plan = tiling.plan(decoded.height, decoded.width, self.tile, 0)
         pixels = np.empty((plan.height, plan.width, 3), np.uint8)
         for rows, columns in plan:
-            pixels[rows.own(1), columns.own(1)] = image_io.to_pixels(decoded.preview_part(rows, columns))
+            pixels[rows.own(1), columns.own(1)] = image_io.to_pixels(self.preview_part(decoded, rows, columns))
         return np.ascontiguousarray(pixels[: decoded.height, : decoded.width])
+
+    @torch.inference_mode()
+    def preview_tensor(self, decoded: Decoded) -> Tensor:
+        """The auxiliary decoder's image with its padding: float32 (1, 3, 16h, 16w), nominally in [-1, 1]; made at every call."""
+        plan = tiling.plan(decoded.height, decoded.width, self.tile, 0)
+        x = decoded.y_hat.new_empty(1, 3, plan.height, plan.width)
+        for rows, columns in plan:
+            x[..., rows.own(1), columns.own(1)] = self.preview_part(decoded, rows, columns)
+        return x
+
+    @torch.inference_mode()
+    def preview_part(self, decoded: Decoded, rows: tiling.Span, columns: tiling.Span) -> Tensor:
+        """What a tile reads of `preview_tensor`, exactly."""
+        return tiling.part(self.transforms.g_s, decoded.y_hat, (rows, columns), self.transforms.halo, STRIDE)
+
+
+def _checked(pixels: np.ndarray) -> tuple[int, int]:
+    """(height, width). Raises ImageError: not an image, or a side is beyond what a file can hold."""
+    if pixels.ndim != 3 or not pixels.size:
+        raise ImageError(f"got an array of shape {pixels.shape}, wanted uint8 (h, w, 3)")
+    height, width = pixels.shape[:2]
+    if max(height, width) > container.MAX_SIDE:
+        raise ImageError(
+            f"the image is {width}x{height}, but a .gic file takes sides of at most {container.MAX_SIDE} pixels: "
+            "cut it into parts"
+        )
+    return height, width

@@ -1,25 +1,23 @@
-"""The .gic file, version 1: what is in it, byte by byte, and how a reader refuses what is not. Imports no torch.
+"""The .gic file, version 2: its parts, byte by byte, and how a reader refuses what is not one. Imports no torch.
 
 | bytes | field | meaning |
 |---|---|---|
 | 3 | magic | `GIC` |
-| 1 | version | 1 |
-| 4 | encoder id | first 32 bits of the SHA-256 of the encoder's weight file, little endian |
+| 1 | version, flags | low four bits: 2; bit 4: segments follow; bits 5 to 7: 0 |
+| 1 | encoder | low byte of the encoder id |
 | 1 | quality | 0 to 224: level * 32, steps between levels are interpolated |
-| 1 | flags | bit 0: segments follow; all other bits are 0 |
-| 1 to 5 | H | true height in pixels, varint, at least 1 |
-| 1 to 5 | W | true width in pixels, varint, at least 1 |
-| 1 to 5 | n | length of the hyper-latent string, varint |
-| n | z string | entropy-coded hyper-latent |
-| 1 to 5 | m | length of the latent string, varint: *only with flag bit 0* |
-| m | y string | entropy-coded latent; without flag bit 0 it ends where the CRC begins |
-| ... | segments | *only with flag bit 0*: one or more of type u8, length varint, bytes; they end where the CRC begins |
-| 4 | CRC | `zlib.crc32` of everything before it, little endian |
+| 1 to 3 | H | true height in pixels, varint, 1 to 65,535 |
+| 1 to 3 | W | true width in pixels, varint, 1 to 65,535 |
+| 1 to 5 | n | length of the entropy string in bytes, varint: *only with segments* |
+| n | string | entropy-coded z and y; without segments it ends where the check begins |
+| ... | segments | *only with segments*: one or more of type u8, length varint, bytes; they end where the check begins |
+| 4 | check | (`zlib.crc32` of everything before it) XOR (encoder id), little endian |
 
-A varint is unsigned LEB128 below 2**32 in its shortest form. A segment type occurs at most once; types from 128 up are
-critical: a reader that does not know one refuses the file, while other unknown segments are kept and otherwise ignored.
-A plain file has at most 20 bytes besides its two strings as long as both sides and the z string are below 16,384
-(pixels, bytes): a one-byte longer varint for each that is not. `pack(unpack(data)) == data` for every readable file.
+The encoder id is the first 32 bits of the SHA-256 of the encoder's weight file, little endian. It takes no bytes of its own: the
+check of an undamaged file gives it back, and its low byte must be the one of the header. A varint is unsigned LEB128 in its
+shortest form. A segment type occurs at most once; types from 128 up are critical: a reader that does not know one refuses the
+file, while other unknown segments are kept and otherwise ignored. A plain file of 768x512 has 14 bytes besides its string.
+`pack(unpack(data)) == data` for every readable file. docs/format.md is the whole specification.
 """
 
 from __future__ import annotations
@@ -28,27 +26,35 @@ import struct
 import zlib
 from dataclasses import dataclass
 
+from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import StreamError
 from priorcodec.core.statistics import ImageStatistics
 
 MAGIC = b"GIC"
-VERSION = 1
+VERSION = 2
 SUFFIX = ".gic"
 MAX_QUALITY = 224
-MAX_PIXELS = 2**26  # 8192x8192; a larger image must be asked for
-STATISTICS = 1  # segment type: eight bytes, core.renorm.ImageStatistics
+MAX_SIDE = 65_535  # pixels
+MAX_PIXELS = 2**26  # of the padded image, 8192x8192; a larger one must be asked for
+PAD = 64  # both sides are padded to a multiple of it
+STATISTICS = 1  # segment type: eight bytes, core.statistics.ImageStatistics
 CRITICAL = 0x80
 KNOWN_CRITICAL: frozenset[int] = frozenset()
 
-_HEAD = struct.Struct("<3sBIBB")
-_SEGMENTS = 0x01
-_CRC_BYTES = 4
+_HEAD = struct.Struct("<3sBBB")
+_SEGMENTS = 0x10
+_CHECK_BYTES = 4
 _VARINT_END = 2**32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """An optional part of a file. type: 0 to 255, from 128 up critical; data: its bytes."""
+    """An optional part of a file.
+
+    Attributes:
+        type: 0 to 255, from 128 up critical.
+        data: its bytes.
+    """
 
     type: int
     data: bytes
@@ -56,7 +62,14 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """Everything a file says. height, width: true size in pixels; quality: 0 to 224; hyper, latent: entropy-coded z, y.
+    """Everything a file holds.
+
+    Attributes:
+        encoder_id: first 32 bits of the SHA-256 of the encoder's weight file.
+        quality: 0 to 224, in steps of 1/32 level.
+        height, width: true size in pixels, 1 to 65,535.
+        string: entropy-coded z and y.
+        segments: optional parts, each type at most once.
 
     Raises:
         StreamError: a field is out of its range, or a segment type is critical and unknown or there twice.
@@ -66,15 +79,14 @@ class Container:
     quality: int
     height: int
     width: int
-    hyper: bytes
-    latent: bytes
+    string: bytes
     segments: tuple[Segment, ...] = ()
 
     def __post_init__(self) -> None:
         _in_range("encoder id", self.encoder_id, 0, 2**32 - 1)
         _in_range("quality", self.quality, 0, MAX_QUALITY)
-        _in_range("height", self.height, 1, _VARINT_END - 1)
-        _in_range("width", self.width, 1, _VARINT_END - 1)
+        _in_range("height", self.height, 1, MAX_SIDE)
+        _in_range("width", self.width, 1, MAX_SIDE)
         types = [segment.type for segment in self.segments]
         for kind in types:
             _in_range("segment type", kind, 0, 255)
@@ -88,24 +100,32 @@ class Container:
         return next((segment.data for segment in self.segments if segment.type == kind), None)
 
 
-def pack(stream: Container) -> bytes:
-    """The whole file. Raises StreamError when a string is 2**32 bytes or longer."""
-    flags = _SEGMENTS if stream.segments else 0
-    parts = [_HEAD.pack(MAGIC, VERSION, stream.encoder_id, stream.quality, flags)]
-    parts += [_varint(stream.height), _varint(stream.width), _varint(len(stream.hyper)), stream.hyper]
-    if stream.segments:
-        parts.append(_varint(len(stream.latent)))
-    parts.append(stream.latent)
-    for segment in stream.segments:
+def padded(height: int, width: int) -> tuple[int, int]:
+    """Size of the image that is really coded: both sides rounded up to multiples of 64."""
+    return -(-height // PAD) * PAD, -(-width // PAD) * PAD
+
+
+def pack(content: Container) -> bytes:
+    """The whole file. Raises StreamError when a string or segment is 2**32 bytes or longer."""
+    flags = _SEGMENTS if content.segments else 0
+    parts = [_HEAD.pack(MAGIC, VERSION | flags, content.encoder_id & 0xFF, content.quality)]
+    parts += [_varint(content.height), _varint(content.width)]
+    if content.segments:
+        parts.append(_varint(len(content.string)))
+    parts.append(content.string)
+    for segment in content.segments:
         parts += [bytes([segment.type]), _varint(len(segment.data)), segment.data]
     body = b"".join(parts)
-    return body + zlib.crc32(body).to_bytes(_CRC_BYTES, "little")
+    return body + (zlib.crc32(body) ^ content.encoder_id).to_bytes(_CHECK_BYTES, "little")
 
 
 def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> Container:
     """Read a whole file; allocates no more than the file's own length.
 
-    max_pixels: a larger height * width is refused, so that no header makes a decoder allocate without bound.
+    max_pixels: a larger padded image is refused, so that no header makes a decoder allocate without bound.
+
+    An undamaged file passes. A damaged one is refused here in 255 of 256 cases, else it shows another encoder's id, which whoever
+    decodes compares with the encoder's own: no more than one in 2**32 gets through both.
 
     Raises:
         StreamError: damaged, not a .gic file, of an unknown version or with an impossible field; always one line.
@@ -113,73 +133,78 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     if not isinstance(data, bytes | bytearray | memoryview):
         raise StreamError(f"got {type(data).__name__}, wanted the bytes of a {SUFFIX} file")
     data = bytes(data)
-    if len(data) < _HEAD.size + _CRC_BYTES or zlib.crc32(data[:-_CRC_BYTES]) != seed(data):
-        if data[: len(MAGIC)] != MAGIC:
-            raise StreamError(
-                f"not a {SUFFIX} file: it begins with {data[:3].hex() or 'nothing'}, wanted {MAGIC.hex()}"
-            )
+    if data[: len(MAGIC)] != MAGIC:
+        raise StreamError(f"not a {SUFFIX} file: it begins with {data[:3].hex() or 'nothing'}, wanted {MAGIC.hex()}")
+    version = data[3] & 0x0F if len(data) > 3 else VERSION
+    if version != VERSION:
+        advice = "encode the image again" if version < VERSION else "update priorcodec"
+        raise StreamError(f"file version {version}, but this priorcodec reads version {VERSION}: {advice}")
+    encoder_id = zlib.crc32(data[:-_CHECK_BYTES]) ^ int.from_bytes(data[-_CHECK_BYTES:], "little")
+    if len(data) < _HEAD.size + _CHECK_BYTES or encoder_id & 0xFF != data[4]:
         raise StreamError(
             f"the file is damaged or cut short: its {len(data)} bytes do not match its checksum; get it again"
         )
-    magic, version, encoder_id, quality, flags = _HEAD.unpack_from(data)
-    if magic != MAGIC:
-        raise StreamError(f"not a {SUFFIX} file: it begins with {magic.hex()}, wanted {MAGIC.hex()}")
-    if version != VERSION:
-        raise StreamError(f"file version {version}, but this priorcodec reads version {VERSION}: update priorcodec")
-    if flags & ~_SEGMENTS:
-        raise StreamError(f"unknown flags {flags:#04x}, wanted 0x00 or 0x01: update priorcodec")
-    reader = _Reader(data[:-_CRC_BYTES], _HEAD.size)
+    _, head, _, quality = _HEAD.unpack_from(data)
+    if head & ~_SEGMENTS != VERSION:
+        raise StreamError(f"unknown flags {head & ~0x0F:#04x}, wanted 0x00 or 0x10: update priorcodec")
+    reader = _Reader(data[:-_CHECK_BYTES], _HEAD.size)
     height, width = reader.varint("height"), reader.varint("width")
-    if height * width > max_pixels:
-        raise StreamError(
-            f"the image is {width}x{height}, more than {max_pixels} pixels: raise max_pixels if you trust it"
-        )
-    hyper = reader.take(reader.varint("z length"), "z string")
+    check_size(height, width, max_pixels)
     segments = []
-    if flags & _SEGMENTS:
-        latent = reader.take(reader.varint("y length"), "y string")
+    if head & _SEGMENTS:
+        string = reader.take(reader.varint("string length"), "entropy string")
         while reader.left or not segments:
             kind = reader.take(1, "segment type")[0]
             segments.append(Segment(type=kind, data=reader.take(reader.varint("segment length"), "segment")))
     else:
-        latent = reader.take(reader.left, "y string")
+        string = reader.take(reader.left, "entropy string")
     return Container(
-        encoder_id=encoder_id, quality=quality, height=height, width=width,
-        hyper=hyper, latent=latent, segments=tuple(segments),
-    )  # fmt: skip
+        encoder_id=encoder_id, quality=quality, height=height, width=width, string=string, segments=tuple(segments)
+    )
+
+
+def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raises StreamError: a side is beyond the format, or the padded image beyond `max_pixels`."""
+    _in_range("height", height, 1, MAX_SIDE)
+    _in_range("width", width, 1, MAX_SIDE)
+    rows, columns = padded(height, width)
+    if rows * columns > max_pixels:
+        raise StreamError(
+            f"the image is {width}x{height}, with its padding {columns}x{rows}, more than {max_pixels} pixels: "
+            "raise max_pixels if you trust it"
+        )
 
 
 def seed(data: bytes) -> int:
-    """The file's CRC, 0 to 2**32 - 1: what every sampler's noise is seeded with, so one file gives one image."""
-    if len(data) < _CRC_BYTES:
+    """The file's check, 0 to 2**32 - 1: what every sampler's noise is seeded with, so one file gives one image."""
+    if len(data) < _CHECK_BYTES:
         raise StreamError(f"got {len(data)} bytes, wanted a whole {SUFFIX} file")
-    return int.from_bytes(data[-_CRC_BYTES:], "little")
+    return int.from_bytes(data[-_CHECK_BYTES:], "little")
 
 
 def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | float | str]:
-    """Everything a file says without decoding it, for people: sizes in bytes, bpp over the true size. Raises StreamError."""
-    stream = unpack(data, max_pixels=max_pixels)
-    statistics = stream.segment(STATISTICS)
+    """Everything in a file without decoding it, for people: sizes in bytes, bpp over the true size. Raises StreamError."""
+    content = unpack(data, max_pixels=max_pixels)
+    statistics = content.segment(STATISTICS)
     return {
         "version": VERSION,
-        "encoder": f"{stream.encoder_id:08x}",
-        "quality": stream.quality / 32,
-        "width": stream.width,
-        "height": stream.height,
+        "encoder": f"{content.encoder_id:08x}",
+        "quality": content.quality / QUALITY_STEPS,
+        "width": content.width,
+        "height": content.height,
         "bytes": len(data),
-        "bpp": round(8 * len(data) / (stream.width * stream.height), 5),
-        "header_bytes": overhead_bytes(stream) - sum(len(segment.data) for segment in stream.segments),
-        "hyper_bytes": len(stream.hyper),
-        "latent_bytes": len(stream.latent),
-        "segments": ", ".join(f"type {s.type}: {len(s.data)} bytes" for s in stream.segments) or "none",
+        "bpp": round(8 * len(data) / (content.width * content.height), 5),
+        "header_bytes": overhead_bytes(content) - sum(len(segment.data) for segment in content.segments),
+        "string_bytes": len(content.string),
+        "segments": ", ".join(f"type {s.type}: {len(s.data)} bytes" for s in content.segments) or "none",
         "statistics": "none" if statistics is None else str(ImageStatistics.unpack(statistics)),
-        "crc32": f"{seed(data):08x}",
+        "check": f"{seed(data):08x}",
     }
 
 
-def overhead_bytes(stream: Container) -> int:
-    """Bytes of the file that are neither z string nor y string: header, lengths, segments, CRC."""
-    return len(pack(stream)) - len(stream.hyper) - len(stream.latent)
+def overhead_bytes(content: Container) -> int:
+    """Bytes of the file besides the entropy string: header, lengths, segments, check."""
+    return len(pack(content)) - len(content.string)
 
 
 class _Reader:

@@ -41,5 +41,5 @@ class PrecisionWarning(UserWarning):
     """An image was decoded in float32, because the wanted precision overflowed."""
 
 
-class PluginWarning(UserWarning):
-    """A plugin's backbone changed what is not its own; it was put back."""
+class ImageWarning(UserWarning):
+    """An image may not be what the caller means: values of another range, or a damaged file."""

@@ -16,18 +16,24 @@ from typing import TYPE_CHECKING
 from priorcodec.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from priorcodec.core.codec import Encoded
-    from priorcodec.core.latent_refinement import Refinement
+    from priorcodec.core.types import Encoded, Refinement
 
-WITHIN = 0.03  # a file this much below its target has hit it
-NEAR = 2  # quality bytes on either side of the result that are written for comparison
+TOLERANCE = 0.03  # a file this much below its target has hit it
+NEIGHBORS = 2  # quality bytes on either side of the result that are written for comparison
 GUESSES = 4  # on the line, before bisection: it bounds what a strange image costs
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """encoded: the file; target: what it had to fit, in bytes; smallest, largest: of the files written, in bytes;
-    highest: it has the encoder's highest quality; written: how many files the search wrote."""
+class RateSearchResult:
+    """The result of a search.
+
+    Attributes:
+        encoded: the file.
+        target: what it had to fit, in bytes.
+        smallest, largest: of the files written, in bytes.
+        highest: it has the encoder's highest quality.
+        written: how many files the search wrote.
+    """
 
     encoded: Encoded
     target: int
@@ -39,7 +45,7 @@ class Found:
     @property
     def hit(self) -> bool:
         """Whether the file is within 3% of the target."""
-        return len(self.encoded.data) >= (1 - WITHIN) * self.target
+        return len(self.encoded.data) >= (1 - TOLERANCE) * self.target
 
     def note(self) -> str | None:
         """One line on why the file is further below the target than 3%; None when it is not."""
@@ -56,7 +62,7 @@ class Found:
         )
 
 
-def bytes_of(max_bytes: int | None, bpp: float | None, height: int, width: int) -> int:
+def target_bytes(max_bytes: int | None, bpp: float | None, height: int, width: int) -> int:
     """The one of both targets that is given, in whole bytes. Raises ConfigError: none, both, or not above 0."""
     if (max_bytes is None) == (bpp is None):
         raise ConfigError(f"got max_bytes={max_bytes} and bpp={bpp}, wanted one of the two")
@@ -66,11 +72,11 @@ def bytes_of(max_bytes: int | None, bpp: float | None, height: int, width: int) 
     return int(value if bpp is None else value * height * width / 8)
 
 
-def search(write: Callable[[int], Encoded], target: int, top: int) -> Found:
+def search(write: Callable[[int], Encoded], target: int, top: int) -> RateSearchResult:
     """The largest file of at most `target` bytes, the higher quality of two that are equally large.
 
     write: quality byte, 0 to `top`, -> file. The highest quality's file is taken whenever it fits; any other result is the best
-    among itself and `NEAR` bytes on either side.
+    among itself and `NEIGHBORS` bytes on either side.
     Raises:
         ConfigError: the smallest file is larger than the target.
     """
@@ -86,14 +92,14 @@ def search(write: Callable[[int], Encoded], target: int, top: int) -> Found:
     settled = best == top
     while not settled:
         at = best
-        for byte in range(max(0, at - NEAR), min(top, at + NEAR) + 1):
+        for byte in range(max(0, at - NEIGHBORS), min(top, at + NEIGHBORS) + 1):
             size(byte)
         best = max((b for b in tried if size(b) <= target), key=lambda b: (size(b), b), default=at)
         settled = best == at
     smallest, largest = min(map(size, tried)), max(map(size, tried))
     if size(best) > target:
         raise ConfigError(f"{_out_of_range(target, smallest, largest, tried[0])}: give a larger target")
-    return Found(
+    return RateSearchResult(
         encoded=tried[best],
         target=target,
         smallest=smallest,
@@ -104,24 +110,27 @@ def search(write: Callable[[int], Encoded], target: int, top: int) -> Found:
 
 
 def refined(
-    found: Found, write: Callable[[int], Encoded], better: Callable[..., tuple[Encoded, Refinement]], top: int
-) -> Found:
+    found: RateSearchResult,
+    write: Callable[[int], Encoded],
+    refine_at: Callable[..., tuple[Encoded, Refinement]],
+    top: int,
+) -> RateSearchResult:
     """What a search found, refined: the file with the smallest distortion out of at most three that fit.
 
     They are the plain one, the refined one of its quality, and, where that became much smaller, the refined one of the quality
     whose plain file is larger than the target by what refining saved, as far as it fits.
-    better: quality byte, scale= of the distortion's measure -> the refined file, the plain one if none is better and fits.
+    refine_at: quality byte, scale= of the distortion's measure -> the refined file, the plain one if none is better and fits.
     """
-    first, told = better(found.encoded.stream.quality)
-    options = [(found.encoded, replace(told, after=told.before)), (first, told)]
-    if told.after.bytes < (1 - WITHIN) * found.target and not found.highest:
+    first, refinement = refine_at(found.encoded.container.quality)
+    options = [(found.encoded, replace(refinement, after=refinement.before)), (first, refinement)]
+    if refinement.after.bytes < (1 - TOLERANCE) * found.target and not found.highest:
         room = int(
-            (1 - WITHIN / 3) * found.target * told.before.bytes / told.after.bytes
+            (1 - TOLERANCE / 3) * found.target * refinement.before.bytes / refinement.after.bytes
         )  # a third: it rarely saves the same
-        options.append(better(search(write, room, top).encoded.stream.quality, scale=told.scale))
+        options.append(refine_at(search(write, room, top).encoded.container.quality, scale=refinement.scale))
     fitting = [option for option in options if len(option[0].data) <= found.target]
-    best, told = min(fitting, key=lambda option: option[1].after.distortion)
-    return replace(found, encoded=replace(best, refinement=told), highest=best.stream.quality == top)
+    best, refinement = min(fitting, key=lambda option: option[1].after.distortion)
+    return replace(found, encoded=replace(best, refinement=refinement), highest=best.container.quality == top)
 
 
 def _border(size: Callable[[int], int], target: int, top: int) -> int:
@@ -147,4 +156,4 @@ def _both(size: int, encoded: Encoded) -> str:
 
 
 def _bpp(size: int, encoded: Encoded) -> str:
-    return f"{8 * size / (encoded.stream.height * encoded.stream.width):.4f}"
+    return f"{8 * size / (encoded.container.height * encoded.container.width):.4f}"

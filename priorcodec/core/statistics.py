@@ -1,11 +1,7 @@
-"""Distribution renormalization: mean and spread of what a decoder made move to known ones (AdaIN, Huang & Belongie 2017, eq. 8).
+"""Statistics of an image that a file can carry, and moving a decoded image to them (renorm=written).
 
-    predicted  0 bits   z --to_statistics(those the adapter predicts)--> z, per channel of the latent
-    written    64 bits  x --ImageStatistics.apply--> x, of Y, Cb and Cr of the image itself
-
-The blueprint writes the statistics of the latent z0 in both settings. A file that carried those would depend on a backbone's
-autoencoder, so the written ones describe the image instead: mean and standard deviation of JPEG's full-range Y, Cb, Cr
-(BT.601; JFIF 1.02, page 3), which any backbone's image can be moved to. Eight bytes, little endian:
+Mean and standard deviation of JPEG's full-range Y, Cb, Cr (BT.601; JFIF 1.02, page 3): they describe the image and no backbone's
+latent, so any backbone's result can be moved to them. Eight bytes, little endian:
 
 | bytes | field | scale |
 |---|---|---|
@@ -20,9 +16,10 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from priorcodec.core.errors import ImageError, StreamError
+from priorcodec.core.moments import merge_moments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,17 +34,6 @@ STRIP = 3 << 22  # numbers of an image that are measured at a time: 96 MiB in fl
 _BYTES = struct.Struct("<HHBBBB")
 
 
-def to_statistics(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """z (b, c, h, w) with each channel's mean and standard deviation over (h, w) moved to mean, std (b, c).
-
-    A channel that is flat stays flat.
-    """
-    values = z.float()
-    at = values.mean((2, 3), keepdim=True)
-    spread = values.std((2, 3), correction=0, keepdim=True).clamp_min(1e-3)  # z is about 1: less is rounding
-    return ((values - at) * (std.float()[:, :, None, None] / spread) + mean.float()[:, :, None, None]).to(z.dtype)
-
-
 def measure_shown(bands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Bands (b, 3, h, w) of a decoded image, clamped as they would be shown -> mean and standard deviation (b, 3, 1, 1) of the
     whole in Y, Cb, Cr, in levels; without the 128 of Cb and Cr."""
@@ -55,17 +41,7 @@ def measure_shown(bands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     for band in bands:
         ycc = _shown(band)
         parts.append((ycc.shape[2], ycc.mean((2, 3), keepdim=True), ycc.std((2, 3), correction=0, keepdim=True)))
-    return together(parts)
-
-
-def together(parts: Sequence[tuple[float, Any, Any]]) -> tuple[Any, Any]:
-    """(weight, mean, standard deviation) of each part, arrays or tensors -> mean and standard deviation of the whole.
-
-    One part comes back as it is.
-    """
-    total = sum(weight for weight, _, _ in parts)
-    mean = sum(m * (weight / total) for weight, m, _ in parts)
-    return mean, sum((std**2 + (m - mean) ** 2) * (weight / total) for weight, m, std in parts) ** 0.5
+    return merge_moments(parts)
 
 
 def _shown(x: Tensor) -> Tensor:
@@ -95,7 +71,7 @@ class ImageStatistics:
         for strip in strips:
             ycc = strip @ np.array(TO_YCC).T + (0, 128, 128)
             parts.append((len(strip), ycc.mean(0), ycc.std(0)))
-        mean, std = together(parts)
+        mean, std = merge_moments(parts)
         (y, cb, cr), (y_std, cb_std, cr_std) = mean.tolist(), std.tolist()
         return cls(mean=(y, cb, cr), std=(y_std, cb_std, cr_std))
 

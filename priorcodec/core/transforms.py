@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from priorcodec.core.entropy.entropy_model import Prior, interpolate, relaxed_bits
+from priorcodec.core.entropy.entropy_model import EntropyModel, interpolate, relaxed_bits
 from priorcodec.core.entropy.integer import round_ste
 
 STRIDE = 16
@@ -128,7 +128,7 @@ class Transforms(nn.Module):
         self.g_a = Analysis(c.n8, c.n16, c.m, c.depth)
         self.g_s = Synthesis(c.n8, c.n16, c.m, c.depth)
         self.h_a = HyperAnalysis(c.m, c.n, c.m_h)
-        start = torch.linspace(-1.2, 1.2, c.levels)[:, None]
+        start = torch.linspace(-1.2, 1.2, c.levels, device="cpu")[:, None]  # on "meta" it would import torch's compiler
         self.log_gain = nn.Parameter(start.repeat(1, c.m))
         self.log_inverse = nn.Parameter(-start.repeat(1, c.m))
         self.log_hyper_gain = nn.Parameter(0.5 * start.repeat(1, c.m_h))
@@ -149,7 +149,7 @@ class ImageEncoder(Transforms):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        self.prior = Prior(config.m, config.m_h, config.n, config.levels)
+        self.entropy_model = EntropyModel(config.m, config.m_h, config.n, config.levels)
 
     def code(
         self,
@@ -166,11 +166,11 @@ class ImageEncoder(Transforms):
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             y_q, z = self.scaled(self.g_a(x).float(), quality)
         z, y_q = z.float(), y_q.float()
-        z_mean, z_index = self.prior.hyper_parameters(quality)
+        z_mean, z_index = self.entropy_model.hyper_parameters(quality)
         symbols = round_ste(z - z_mean)
         z_bits = relaxed_bits(z - z_mean, z_index.expand_as(z), uniform)
-        phi = self.prior.features(symbols + z_mean, quality)
-        mean, index = self.prior(y_q, phi)
+        phi = self.entropy_model.features(symbols + z_mean, quality)
+        mean, index = self.entropy_model(y_q, phi)
         symbols = round_ste(y_q - mean)
         y_bits = relaxed_bits(y_q - mean, index, uniform)
         y_hat = self.dequantize(symbols + mean, quality)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,43 +12,57 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from priorcodec.core.entropy.entropy_model import QUALITY_STEPS, SCALES, Prior
-from priorcodec.core.entropy.frozen import ExactPrior, check_tables, gaussian_tables
+from priorcodec.core import shipped
+from priorcodec.core.entropy.frozen import FrozenEntropyModel
+from priorcodec.core.entropy.tables import Tables, check_tables, gaussian_tables
 from priorcodec.core.errors import WeightsError
+from priorcodec.core.exact_reader import TABLES, encoder_id
 from priorcodec.core.io import atomic, safetensors
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder, Transforms
 
 Model = TypeVar("Model", bound=Transforms)
 KIND = "priorcodec encoder 1"
+TRAINED = "entropy_model."  # before the names of what they were frozen from
 LIMITS = {"levels": (2, 8), "depth": (0, 64)}  # of a config in a stranger's file; widths: 1 to 4096
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderWeights:
-    """A loaded encoder. id: first 32 bits of the file's SHA-256; metadata: what the file says of its making."""
+    """A loaded encoder.
+
+    Attributes:
+        id: first 32 bits of the file's SHA-256.
+        transforms: on the device that was asked for.
+        entropy_model: on the CPU, whatever the device.
+        metadata: what the file says of its making.
+    """
 
     id: int
     transforms: Transforms
-    prior: ExactPrior
+    entropy_model: FrozenEntropyModel
     metadata: dict[str, str]
 
 
 def save_encoder(model: ImageEncoder, path: Path, metadata: Mapping[str, str]) -> int:
-    """Freeze a trained encoder into one safetensors file (fp16 transforms, integer tables); returns its id."""
+    """Freeze a trained encoder into one safetensors file (fp16 transforms, integer tables); returns its id.
+
+    Raises WeightsError: a value does not fit its type; nothing is written.
+    """
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        if not name.startswith("prior."):
+        if not name.startswith(TRAINED):
             tensors[name] = value.detach().cpu().to(torch.float32 if name in FULL_PRECISION else torch.float16)
-    tensors |= {f"prior.{key}": value for key, value in (model.prior.tables() | gaussian_tables()).items()}
+            if not bool(tensors[name].isfinite().all()):
+                raise WeightsError(
+                    f"{name} is not finite in half precision: the training diverged, freeze an earlier checkpoint"
+                )
+    tables = model.entropy_model.tables() | gaussian_tables()
+    tensors |= {f"{TABLES}{key}": torch.from_numpy(value) for key, value in tables.items()}
     header = {"kind": KIND, "config": json.dumps(dataclasses.asdict(model.config)), **metadata}
     data = safetensors.to_bytes(tensors, header)
     atomic.write(path, data)
     return encoder_id(data)
-
-
-def encoder_id(data: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(data).digest()[:4], "little")
 
 
 def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeights:
@@ -59,7 +72,7 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeigh
     return EncoderWeights(
         id=file.id,
         transforms=transforms.to(device, memory_format=torch.channels_last),  # pyright: ignore
-        prior=ExactPrior(file.tables, device),
+        entropy_model=FrozenEntropyModel(file.tables),
         metadata=file.metadata,
     )
 
@@ -68,8 +81,8 @@ def load_simulation(path: Path) -> ImageEncoder:
     """The same frozen encoder as one module that models coding in floating point: what adapters are trained against."""
     file = _read(path)
     model = ImageEncoder(file.config)
-    model.prior.load_tables(file.tables)
-    file.tensors.update({key: value for key, value in model.state_dict().items() if key.startswith("prior.")})
+    model.entropy_model.load_tables(file.tables)
+    file.tensors.update({key: value for key, value in model.state_dict().items() if key.startswith(TRAINED)})
     return _filled(model, file)
 
 
@@ -78,24 +91,27 @@ class _File:
     id: int
     config: EncoderConfig
     tensors: dict[str, Tensor]
-    tables: dict[str, Tensor]
+    tables: Tables
     metadata: dict[str, str]
 
 
 def _read(path: Path) -> _File:
     metadata, tensors = safetensors.read(path, KIND, WeightsError, "reinstall priorcodec")
-    tables = {key.removeprefix("prior."): tensors.pop(key) for key in list(tensors) if key.startswith("prior.")}
+    data = path.read_bytes()
+    shipped.verify(path, data)
+    names = [key for key in tensors if key.startswith(TABLES)]
     try:
+        tables = {key.removeprefix(TABLES): tensors.pop(key).numpy() for key in names}
         config = EncoderConfig(**json.loads(metadata["config"]))
         _check(config, tensors, tables)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else safetensors.shown(error, 200)
         raise WeightsError(f"{path} is a damaged encoder ({reason}): reinstall priorcodec") from error
-    return _File(id=encoder_id(path.read_bytes()), config=config, tensors=tensors, tables=tables, metadata=metadata)
+    return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
 
 
-def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: dict[str, Tensor]) -> None:
-    """A stranger's weights: sizes before anything is allocated, then values; the entropy coder itself checks neither.
+def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) -> None:
+    """Weights of unknown origin: sizes before anything is allocated, then values; the entropy coder itself checks neither.
 
     Raises ValueError, KeyError.
     """
@@ -105,19 +121,13 @@ def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: dict[str, 
             raise ValueError(f"{field.name} is {value!r}, wanted {low} to {high}")
     with torch.device("meta"):
         transforms = Transforms(config).state_dict()
-        prior = Prior(config.m, config.m_h, config.n, config.levels).state_dict()
-    rows = (config.levels - 1) * QUALITY_STEPS + 1
-    shapes = {name: value.shape for name, value in prior.items()}
-    shapes |= {"quality_bias": (rows, config.n), "z_mean": (rows, config.m_h), "z_index": (rows, config.m_h)}
-    shapes |= {"cdf": (SCALES, *tables["cdf"].shape[1:]), "cdf_length": (SCALES,), "cdf_offset": (SCALES,)}
-    wanted = {name: (tensors[name], value.shape) for name, value in transforms.items()}
-    wanted |= {name: (tables[name], shape) for name, shape in shapes.items()}
-    for name, (value, shape) in wanted.items():
-        if value.shape != tuple(shape):
-            raise ValueError(f"{name} is {tuple(value.shape)}, wanted {tuple(shape)}")
-        if value.is_floating_point() != (name in transforms) or not torch.isfinite(value).all():
+    for name, wanted in transforms.items():
+        value = tensors[name]
+        if value.shape != wanted.shape:
+            raise ValueError(f"{name} is {tuple(value.shape)}, wanted {tuple(wanted.shape)}")
+        if not value.is_floating_point() or not torch.isfinite(value).all():
             raise ValueError(f"{name} holds values of the wrong kind, or not finite")
-    check_tables(tables)
+    check_tables(tables, config.m, config.m_h, config.n, config.levels)
 
 
 def _filled(model: Model, file: _File) -> Model:

@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
-from priorcodec.core.image import color
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import metrics
 
@@ -198,7 +197,7 @@ def _read_jxl(path: Path) -> metrics.Pixels:
 
     try:
         with Image.open(path) as image:
-            return np.array(color.to_srgb(image, background=None)[0])
+            return image_io.from_any(image).pixels
     except (OSError, ValueError) as error:
         raise ImageError(f"{path}: not a readable JPEG XL file ({error})") from error
 

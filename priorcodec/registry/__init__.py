@@ -1,6 +1,6 @@
-"""Who exists: backbones, their weights and adapters, through pluggy. Nothing here imports torch, nothing is global."""
+"""Plugins and what they provide: backbones, weights and adapters, found through pluggy. Imports no torch; has no globals."""
 
+from priorcodec.registry.plugins import Problem
 from priorcodec.registry.registry import PluginRecord, Registry, open_registry
-from priorcodec.registry.validation import Problem
 
 __all__ = ["PluginRecord", "Problem", "Registry", "open_registry"]

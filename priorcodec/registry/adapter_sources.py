@@ -1,4 +1,4 @@
-"""Where trained adapters come from and go to: a file here, or one on the Hugging Face Hub at a pinned commit."""
+"""Fetches trained adapters and publishes them: a local file, or one on the Hugging Face Hub at a pinned commit."""
 
 from __future__ import annotations
 
@@ -11,60 +11,69 @@ from priorcodec.core.errors import AdapterError
 
 SUFFIX = ".safetensors"
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
-REPOSITORY = r"\w[\w.-]*/\w[\w.-]*"
-PLACE = re.compile(rf"({REPOSITORY})/(\w[\w.-]*(?:/\w[\w.-]*)*)")
+HUB_ID = r"(?!\S*(?:--|\.\.))\b[\w.-]{1,96}\b/\b[\w.-]{1,96}\b"  # OWNER/REPO, as huggingface_hub validates it
+HUB_PATH = re.compile(rf"({HUB_ID})/(\w[\w.-]*(?:/\w[\w.-]*)*)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def is_place(given: str) -> bool:
-    """Whether a person means a file, here or on the Hub, and not the name of a known adapter."""
+def is_location(given: str) -> bool:
+    """Whether `given` means a file, here or on the Hub, and not the name of a known adapter."""
     return "/" in given or Path(given).suffix in (SUFFIX, *PICKLES)
 
 
 def source(given: str) -> AdapterSource:
-    """What a person wrote: a path, or OWNER/REPO/FILE.safetensors@COMMIT."""
+    """Parse a user's words: a path, or OWNER/REPO/FILE.safetensors@COMMIT."""
     location, _, revision = given.partition("@")
-    if Path(given).expanduser().exists() or not PLACE.fullmatch(location):
+    if Path(given).expanduser().exists() or not HUB_PATH.fullmatch(location):
         location, revision = given, ""
     return AdapterSource(name=given, location=location, revision=revision)
 
 
 def fetch(source: AdapterSource) -> Path:
-    """The file: the path itself, or from the Hugging Face cache, or from the Hub.
+    """The file: the path itself, or from the Hugging Face cache, or downloaded from the Hub.
 
     Raises:
-        AdapterError: not to be had, not pinned to a commit, a pickle, or not the file whose SHA-256 was pinned.
+        AdapterError: It cannot be downloaded, is not pinned to a commit, is a pickle, or has another SHA-256 than pinned.
     """
-    path = here(source)
+    path = local_path(source)
     if path is not None:
         return path
-    repository = _on_the_hub(source)
-    return _same(source, _download(*repository)) if repository else Path(source.location).expanduser()
+    repository = _hub_file(source)
+    return _verify_sha256(source, _download(*repository)) if repository else Path(source.location).expanduser()
 
 
-def here(source: AdapterSource) -> Path | None:
-    """The file if it is on this machine, without touching the network. Raises AdapterError, as `fetch` does."""
-    from huggingface_hub import try_to_load_from_cache
-
-    repository = _on_the_hub(source)
+def local_path(source: AdapterSource) -> Path | None:
+    """The file if it is on this machine, without using the network. Raises AdapterError as `fetch` does."""
+    repository = _hub_file(source)
     if repository is None:
         path = Path(source.location).expanduser()
-        return _same(source, path) if path.is_file() else None
+        return _verify_sha256(source, path) if path.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
     repo, name, revision = repository
     found = try_to_load_from_cache(repo, name, revision=revision)
-    return _same(source, Path(found)) if isinstance(found, str) else None
+    return _verify_sha256(source, Path(found)) if isinstance(found, str) else None
 
 
 def push(file: Path, card: Path, repo: str, *, private: bool = False, branch: str = "main") -> AdapterSource:
-    """Upload an adapter and its card ("OWNER/REPO" in it becomes `repo`) in one commit; returns the pinned source.
+    """Upload an adapter and its card in one commit.
 
-    private: of a repository that does not exist yet; branch: made if it does not exist.
+    Args:
+        file: The adapter, FILE.safetensors.
+        card: Its model card; "OWNER/REPO" in it becomes `repo`.
+        repo: Repository on the Hub, created if it does not exist.
+        private: Whether a repository created here is private.
+        branch: Created if it does not exist.
+
+    Returns:
+        The uploaded file, pinned by its commit and SHA-256.
+
     Raises:
-        AdapterError: a name that the Hub or `fetch` would not take; no network, no token, no right to write.
+        AdapterError: A name that the Hub or `fetch` would not take; no network, no token, no permission to write.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    if not re.fullmatch(REPOSITORY, repo) or not PLACE.fullmatch(f"{repo}/{file.name}") or file.suffix != SUFFIX:
+    if not re.fullmatch(HUB_ID, repo) or not HUB_PATH.fullmatch(f"{repo}/{file.name}") or file.suffix != SUFFIX:
         raise AdapterError(
             f"cannot push {file.name} to {repo}: wanted a FILE{SUFFIX} and OWNER/REPO, letters, digits, - _ . only"
         )
@@ -80,7 +89,7 @@ def push(file: Path, card: Path, repo: str, *, private: bool = False, branch: st
         if branch != "main":
             api.create_branch(repo, branch=branch, exist_ok=True)
         commit = api.create_commit(repo, added, commit_message=f"{file.stem}: adapter and card", revision=branch)
-    except Exception as exc:  # offline, no token, no right to write: huggingface_hub has a dozen classes for it
+    except Exception as exc:  # offline, no token, no permission: huggingface_hub has a dozen classes for it
         reason = (str(exc).splitlines() or [""])[0]
         raise AdapterError(
             f"the Hub did not take {file.name} for {repo} ({type(exc).__name__}: {reason}): "
@@ -95,21 +104,22 @@ def push(file: Path, card: Path, repo: str, *, private: bool = False, branch: st
 
 
 def sha256(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _on_the_hub(source: AdapterSource) -> tuple[str, str, str] | None:
-    """(repository, file, commit), or None for a local path. Raises AdapterError: neither can be meant."""
+def _hub_file(source: AdapterSource) -> tuple[str, str, str] | None:
+    """(repository, file, commit), or None for a local path. Raises AdapterError: it is neither."""
     location, revision = source.location, source.revision
     suffix = Path(location).suffix
     if suffix != SUFFIX:
         why = ", a pickle, which can run any code" if suffix in PICKLES else ""
         raise AdapterError(f"{location} is no {SUFFIX} file{why}: give an adapter's {SUFFIX} file")
-    place = PLACE.fullmatch(location)
+    place = HUB_PATH.fullmatch(location)
     if revision and not place:
         raise AdapterError(
-            f"{location} is no place on the Hub like owner/repo/file{SUFFIX}, but has revision {revision}"
+            f"{location} is no file on the Hub like owner/repo/file{SUFFIX}, but has revision {revision}"
         )
     if revision and not COMMIT.fullmatch(revision):
         raise AdapterError(
@@ -136,7 +146,7 @@ def _download(repo: str, name: str, revision: str) -> Path:
         ) from exc
 
 
-def _same(source: AdapterSource, path: Path) -> Path:
+def _verify_sha256(source: AdapterSource, path: Path) -> Path:
     got = sha256(path) if source.sha256 else ""
     if got != source.sha256:
         raise AdapterError(

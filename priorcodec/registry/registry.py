@@ -1,28 +1,46 @@
-"""Loads plugins one by one: a broken one is named with its reason and stops nobody else (after datasette and tox).
+"""The loaded plugins and what they provide. A plugin that fails is kept with its reason and does not stop the others.
 
-candidate -load-> module -quarantine (a pluggy manager of its own)-> specs -checked-> registered for real
+Candidate --load_plugin, validate_plugin--> specs --no name taken?--> registered; weights and adapters by hooks
 """
 
 from __future__ import annotations
 
 import difflib
 import os
-import warnings
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
-from priorcodec.core.errors import AdapterError, BackboneError, PluginWarning, PriorCodecError, WeightsError
-from priorcodec.registry import adapter_sources, isolation, validation, weights
-from priorcodec.registry.plugins import DEFAULT_PLUGINS, Candidate, default_candidates, installed_candidates
-from priorcodec.registry.validation import Problem, Refused, one_line
+from priorcodec.core.errors import AdapterError, BackboneError, PriorCodecError, WeightsError
+from priorcodec.registry import adapter_sources, weights
+from priorcodec.registry.plugins import (
+    Candidate,
+    PluginRejected,
+    Problem,
+    default_candidates,
+    installed_candidates,
+    load_plugin,
+    new_manager,
+    one_line,
+    validate_plugin,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PluginRecord:
-    """One plugin as `priorcodec plugins` shows it. problem and error are empty for a plugin that works."""
+    """One plugin as `priorcodec plugins` lists it.
+
+    Attributes:
+        name: Name of its entry point.
+        origin: Where it comes from, for people.
+        version: Version of its package; empty for a built-in plugin.
+        backbones: Names of the backbones it provides.
+        problem: Kind of fault; None for a plugin that works.
+        error: The fault in one line; empty for a plugin that works.
+        disabled: Whether it was left out on request, and so not imported.
+    """
 
     name: str
     origin: str
@@ -34,35 +52,30 @@ class PluginRecord:
 
 
 class Registry:
-    """The plugins of one session and what they bring. Make one with `open_registry`."""
+    """A set of plugins and what they provide, independent of every other registry. Made by `open_registry`."""
 
     def __init__(self) -> None:
-        self._manager = validation.new_manager()
+        self._manager = new_manager()
         self._specs: dict[str, BackboneSpec] = {}
         self._records: list[PluginRecord] = []
 
-    def add(self, candidate: Candidate) -> PluginRecord:
-        """Load and check one plugin; whatever is wrong with it ends in the record, never in an exception."""
-        record = PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version)
+    def add(self, candidate: Candidate, *, disabled: bool = False) -> PluginRecord:
+        """Load one plugin, or only list it as disabled. Whatever is wrong with it ends in the record, never in an exception."""
+        record = PluginRecord(
+            name=candidate.name, origin=candidate.origin, version=candidate.version, disabled=disabled
+        )
         try:
-            plugin, specs, told = validation.admit(candidate)
-            self._check_names(candidate.name, specs)
-        except Refused as exc:
+            if not disabled:
+                plugin = load_plugin(candidate)
+                specs = validate_plugin(candidate.name, plugin)
+                self._check_names(candidate.name, specs)
+                self._manager.register(plugin, candidate.name)
+                self._specs |= {spec.name: spec for spec in specs}
+                record = replace(record, backbones=tuple(spec.name for spec in specs))
+        except PluginRejected as exc:
             record = replace(record, problem=exc.problem, error=f"{exc.problem}: {exc}")
-        else:
-            self._manager.register(plugin, candidate.name)
-            self._specs |= {spec.name: spec for spec in specs}
-            record = replace(record, backbones=tuple(spec.name for spec in specs))
-            if told:
-                record = replace(record, problem=Problem.SIDE, error=f"{Problem.SIDE}: it {' and '.join(told)}")
         self._records.append(record)
         return record
-
-    def skip(self, candidate: Candidate) -> None:
-        """Remember a plugin that the caller does not want; it is not imported."""
-        self._records.append(
-            PluginRecord(name=candidate.name, origin=candidate.origin, version=candidate.version, disabled=True)
-        )
 
     def plugins(self) -> list[PluginRecord]:
         """Every plugin that was found: working, failed and disabled ones."""
@@ -73,10 +86,10 @@ class Registry:
         return dict(self._specs)
 
     def spec(self, name: str) -> BackboneSpec:
-        """The backbone of that name.
+        """Return the backbone of that name.
 
         Raises:
-            BackboneError: there is none; the text names the nearest ones and the plugins that failed.
+            BackboneError: There is none; the text names the nearest ones and the plugins that failed.
         """
         if name in self._specs:
             return self._specs[name]
@@ -84,154 +97,154 @@ class Registry:
         text = f"no backbone {name!r}; "
         text += f"nearest: {', '.join(near)}" if near else f"known: {', '.join(self._specs) or 'none'}"
         failed = [f"{r.name} ({r.error})" for r in self._records if r.error]
-        off = [r.name for r in self._records if r.disabled]
+        disabled = [r.name for r in self._records if r.disabled]
         text += f"; plugins that failed: {'; '.join(failed)}" if failed else ""
-        text += f"; plugins disabled: {', '.join(off)}" if off else ""
+        text += f"; plugins disabled: {', '.join(disabled)}" if disabled else ""
         raise BackboneError(f"{text}; `priorcodec backbones` lists all")
 
     def weights(self, spec: BackboneSpec, given: str | None = None) -> Path:
-        """The weights that `spec.build` takes.
+        """Find or download the weights that `spec.build` takes.
 
-        given: a local folder or file, or the id of a mirror on the Hub ("owner/repo" or "owner/repo@revision"); None
-        asks the plugins, then the local caches, then the Hub at the pinned revision.
+        Args:
+            spec: The backbone.
+            given: A local folder or file, or a mirror on the Hub, "OWNER/REPO@COMMIT". None asks the plugins, then looks in
+                the local folders and caches, then downloads from the Hub at the pinned commit.
 
         Raises:
-            WeightsError: not to be had; the one line says how to get them and under which license.
+            WeightsError: Not found; the text says how to get them and under which license.
         """
         if given:
             return weights.resolve_given(spec, given)
-        for found in self._ask("priorcodec_weights", spec, Path):
+        for found in self._call("priorcodec_weights", Path, spec=spec, download=True):
             return found
         raise WeightsError(weights.missing_line(spec))
 
     def weights_here(self, spec: BackboneSpec) -> Path | None:
-        """The weights if they are on this machine already. Never downloads, so strangers' plugins are not asked."""
-        ours = set(DEFAULT_PLUGINS) - {"hub"}
-        found = [weights.find_local(spec), *self._ask("priorcodec_weights", spec, Path, among=ours)]
-        return next((path for path in found if path is not None), None)
+        """The weights if they are on this machine. Downloads nothing.
+
+        Raises:
+            WeightsError: They are here but damaged or incomplete.
+        """
+        return next(iter(self._call("priorcodec_weights", Path, spec=spec, download=False)), None)
 
     def adapters(self, spec: BackboneSpec) -> list[AdapterSource]:
-        """All adapters that plugins know of for `spec`."""
-        return [source for sources in self._ask("priorcodec_adapters", spec, _sources) for source in sources]
+        """All adapters for `spec` that plugins know of."""
+        return [source for sources in self._call("priorcodec_adapters", _sources, spec=spec) for source in sources]
 
     def adapter(self, spec: BackboneSpec, given: str = "default") -> Path:
-        """The file of an adapter for `spec`, fetched if it is not here.
+        """Find or download the file of an adapter for `spec`.
 
-        given: a name that a plugin knows, a local file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
+        Args:
+            spec: The backbone.
+            given: A name that a plugin knows, a local file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
+
         Raises:
-            AdapterError: no such name; or not to be had, see `registry.adapters.fetch`.
+            AdapterError: No such name, or as `adapter_sources.fetch` raises it.
         """
         known = {source.name: source for source in self.adapters(spec)}
         if given in known:
             return adapter_sources.fetch(known[given])
-        if adapter_sources.is_place(given):
+        if adapter_sources.is_location(given):
             return adapter_sources.fetch(adapter_sources.source(given))
         raise AdapterError(
             f"backbone {spec.name} has no adapter {given!r} (known: {', '.join(known) or 'none'}): give "
             f"adapter=FILE.safetensors, or train one with `priorcodec train adapter backbone={spec.name}`"
         )
 
-    def build(self, spec: BackboneSpec, weights: Path, *, dtype: Any) -> Any:
-        """`spec.build`. What it changes in torch's switches is put back, named in `plugins()` and warned of.
+    def build(self, spec: BackboneSpec, weights: Path | None, *, dtype: Any) -> Any:
+        """Call `spec.build`.
 
         Raises:
-            BackboneError: it raised something of its own; PriorCodecErrors pass.
+            BackboneError: It raised something that is not a PriorCodecError; those pass through.
         """
-        owner = next((r.name for r in self._records if spec.name in r.backbones), spec.name)
         try:
-            built, told = isolation.visit(lambda: spec.build(weights, dtype=dtype))
+            return spec.build(weights, dtype=dtype)
         except PriorCodecError:
             raise
-        except (Exception, SystemExit) as exc:  # a stranger's code
+        except (Exception, SystemExit) as exc:  # third-party code
+            owner = next((r.name for r in self._records if spec.name in r.backbones), spec.name)
             text = f"build of {spec.name} raised {type(exc).__name__}: {one_line(exc)}"
-            self._fail(owner, f"{Problem.SPEC}: {text}")
-            raise BackboneError(f"{text}; tell the authors of plugin {owner!r}, or take another backbone") from exc
-        if told:
-            text = f"build of {spec.name} {' and '.join(told)}"
-            self._fail(owner, f"{Problem.SIDE}: {text}", Problem.SIDE)
-            warnings.warn(PluginWarning(f"plugin {owner!r}: {text}; it was put back"), stacklevel=2)
-        return built
+            self._fail(owner, text)
+            raise BackboneError(f"{text}; report it to the authors of plugin {owner!r}") from exc
 
-    def _ask(
-        self, hook: str, spec: BackboneSpec, read: Callable[[Any], Any], among: Collection[str] | None = None
-    ) -> Iterable[Any]:
-        """Call one plugin after the other in pluggy's order and read its answer, so that one that raises stops nobody else."""
-        impls = getattr(self._manager.hook, hook).get_hookimpls()
-        for impl in reversed(impls):
-            if among is not None and impl.plugin_name not in among:
-                continue
-            caller = self._manager.subset_hook_caller(hook, [other.plugin for other in impls if other is not impl])
+    def _call(self, hook: str, read: Callable[[Any], Any], **arguments: Any) -> Iterator[Any]:
+        """Call a hook of one plugin after the other, in pluggy's order, and read each answer that is not None.
 
-            def ask(caller: Any = caller) -> Any:
-                answer = caller(spec=spec)
-                return None if answer is None else read(answer)
-
+        One at a time, because pluggy's own call stops at the first plugin that raises.
+        """
+        for impl in reversed(getattr(self._manager.hook, hook).get_hookimpls()):
             try:
-                answer, told = isolation.visit(ask)
-            except PriorCodecError:
+                answer = impl.function(*(arguments[name] for name in impl.argnames))
+                answer = None if answer is None else read(answer)
+            except WeightsError:  # says what is wrong with the user's files
                 raise
-            except (Exception, SystemExit) as exc:  # a stranger's code
-                self._fail(impl.plugin_name, f"{Problem.SPEC}: {hook} raised {type(exc).__name__}: {one_line(exc)}")
+            except (Exception, SystemExit) as exc:  # third-party code
+                self._fail(impl.plugin_name, f"{hook} raised {type(exc).__name__}: {one_line(exc)}")
                 continue
-            if told:
-                self._fail(impl.plugin_name, f"{Problem.SIDE}: {hook} {' and '.join(told)}", Problem.SIDE)
             if answer is not None:
                 yield answer
 
-    def _fail(self, name: str, error: str, problem: Problem = Problem.SPEC) -> None:
-        self._records = [replace(r, problem=problem, error=error) if r.name == name else r for r in self._records]
+    def _fail(self, name: str, error: str) -> None:
+        failed = {"problem": Problem.SPEC, "error": f"{Problem.SPEC}: {error}"}
+        self._records = [replace(r, **failed) if r.name == name else r for r in self._records]
 
     def _check_names(self, name: str, specs: list[BackboneSpec]) -> None:
         if self._manager.has_plugin(name):
-            raise Refused(Problem.DUPLICATE, f"another plugin is already called {name!r}; rename the entry point")
+            raise PluginRejected(
+                Problem.DUPLICATE, f"another plugin is already called {name!r}; rename the entry point"
+            )
         for spec in specs:
-            taken = spec.name in self._specs or [s.name for s in specs].count(spec.name) > 1
-            if taken:
+            if spec.name in self._specs or [other.name for other in specs].count(spec.name) > 1:
                 owner = next((r.name for r in self._records if spec.name in r.backbones), name)
-                raise Refused(
-                    Problem.DUPLICATE, f"backbone {spec.name!r} is already brought by plugin {owner!r}; rename it"
+                raise PluginRejected(
+                    Problem.DUPLICATE, f"backbone {spec.name!r} is already provided by plugin {owner!r}; rename it"
                 )
 
 
 def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
-    """Load our own plugins, then the installed ones.
+    """Load the built-in plugins, then the installed ones.
 
-    disabled: plugin or package names to leave out, besides `PRIORCODEC_DISABLE_PLUGINS` (comma separated).
-    `PRIORCODEC_LOAD_PLUGINS` loads only the installed plugins it names (empty: none); ours always load.
+    `PRIORCODEC_LOAD_PLUGINS` (comma separated) loads only the installed plugins it names, none when it is empty; the built-in
+    ones are always loaded.
+
+    Args:
+        disabled: Plugin or package names to leave out, in addition to those in `PRIORCODEC_DISABLE_PLUGINS`.
 
     Raises:
-        BackboneError: a plugin failed and `PRIORCODEC_STRICT_PLUGINS=1`.
+        BackboneError: A plugin failed and `PRIORCODEC_STRICT_PLUGINS=1`.
     """
     unwanted = {*disabled, *_names("PRIORCODEC_DISABLE_PLUGINS")}
-    only = _names("PRIORCODEC_LOAD_PLUGINS") if "PRIORCODEC_LOAD_PLUGINS" in os.environ else None
-    installed = [c for c in installed_candidates() if only is None or {c.name, c.distribution} & set(only)]
-    for name in only or ():
-        if not any(name in (c.name, c.distribution) for c in installed):
-            installed.append(
-                Candidate(name=name, origin="PRIORCODEC_LOAD_PLUGINS", distribution="", version="", load=_absent)
-            )
     registry = Registry()
-    for candidate in [*default_candidates(), *installed]:
-        if unwanted & {candidate.name, candidate.distribution}:
-            registry.skip(candidate)
-        else:
-            registry.add(candidate)
+    for candidate in [*default_candidates(), *_installed()]:
+        registry.add(candidate, disabled=bool(unwanted & {candidate.name, candidate.distribution}))
     failed = [f"{r.name} from {r.origin} ({r.error})" for r in registry.plugins() if r.error]
     if failed and os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") not in ("", "0"):
         raise BackboneError(f"PRIORCODEC_STRICT_PLUGINS is set and {len(failed)} plugins failed: {'; '.join(failed)}")
     return registry
 
 
-def _sources(answers: Iterable[Iterable[Any]]) -> list[AdapterSource]:
-    """What one plugin's `priorcodec_adapters` gave. Raises TypeError: not adapters."""
-    sources = [source for answer in answers for source in answer]
+def _installed() -> list[Candidate]:
+    found = list(installed_candidates())
+    if "PRIORCODEC_LOAD_PLUGINS" not in os.environ:
+        return found
+    wanted = _names("PRIORCODEC_LOAD_PLUGINS")
+    absent = [name for name in wanted if not any(name in (c.name, c.distribution) for c in found)]
+    return [
+        *(c for c in found if {c.name, c.distribution} & set(wanted)),
+        *(Candidate(name=name, origin="PRIORCODEC_LOAD_PLUGINS", load=_raise_absent) for name in absent),
+    ]
+
+
+def _sources(answer: Iterable[Any]) -> list[AdapterSource]:
+    """Read an answer to `priorcodec_adapters`. Raises TypeError: these are no adapters."""
+    sources = list(answer)
     for source in sources:
         if not isinstance(source, AdapterSource):
             raise TypeError(f"gave {type(source).__name__}, wanted priorcodec.AdapterSource")
     return sources
 
 
-def _absent() -> object:
+def _raise_absent() -> object:
     raise ModuleNotFoundError("no installed package offers a plugin or has that name")
 
 

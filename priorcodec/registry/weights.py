@@ -1,59 +1,60 @@
-"""Where weights come from: a local folder, the Hugging Face cache, the Hub at the pinned revision; safetensors only.
+"""Finds weights: in a local folder, the Hugging Face cache, or on the Hub at a pinned commit. Safetensors only.
 
-Only denoiser, autoencoder and scheduler config of a diffusers folder are ever asked for; a text encoder never is.
+From a repository in diffusers layout only the denoiser, the autoencoder and the scheduler's config are requested.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 import re
 from pathlib import Path
 
 import priorcodec.core
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
+from priorcodec.core import shipped
 from priorcodec.core.errors import WeightsError
+from priorcodec.registry.adapter_sources import COMMIT, HUB_ID, PICKLES, sha256
 from priorcodec.registry.hookspecs import hookimpl
 
-DENOISER = {"unet": "unet", "transformer": "transformer"}  # BackboneSpec.family -> folder of a diffusers pipeline
-WEIGHT_FILE = "diffusion_pytorch_model"
-PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+STEM = "diffusion_pytorch_model"
+FULL = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")  # in one file or in shards with an index
+HALF = (f"{STEM}.fp16.safetensors", f"{STEM}.safetensors.index.fp16.json")
 PACKAGE = Path(priorcodec.core.__file__).parent.parent
-SHIPPED = 64  # a revision this long is the SHA-256 of a file in this package
 
 
 @hookimpl(trylast=True)
-def priorcodec_weights(spec: BackboneSpec) -> Path | None:
-    """Ours, asked last: shipped file, `$PRIORCODEC_WEIGHTS/NAME`, Hugging Face cache, then the Hub."""
-    found = find_local(spec)
-    if found is not None or not _on_the_hub(spec):
-        return found
-    return _download(spec, spec.source, spec.revision)
+def priorcodec_weights(spec: BackboneSpec, download: bool) -> Path | None:
+    """Asked last: `$PRIORCODEC_WEIGHTS/NAME`, the shipped file, the Hugging Face cache, then the Hub."""
+    root = os.environ.get("PRIORCODEC_WEIGHTS")
+    if root and (Path(root) / spec.name).exists():
+        return check_folder(spec, Path(root) / spec.name)
+    if spec.sha256:
+        return _shipped(spec)
+    if not on_the_hub(spec):
+        return None
+    found = _cached(spec, spec.source, spec.hub_revision)
+    return _download(spec, spec.source, spec.hub_revision) if found is None and download else found
 
 
 @hookimpl(trylast=True)
 def priorcodec_adapters(spec: BackboneSpec) -> list[AdapterSource]:
-    """Ours: the adapter this package ships for `spec`, if it does."""
-    path = PACKAGE / "weights" / f"{spec.name}.adapter.safetensors"
-    return [AdapterSource(name="default", location=str(path))] if path.is_file() else []
+    """The adapter that this package ships for `spec`, if any."""
+    name = f"{spec.name}.adapter.safetensors"
+    pin = shipped.manifest().get(name)
+    return [AdapterSource(name="default", location=str(shipped.FOLDER / name), sha256=pin)] if pin else []
 
 
-def find_local(spec: BackboneSpec) -> Path | None:
-    """The weights if they are on this machine, without touching the network."""
-    root = os.environ.get("PRIORCODEC_WEIGHTS")
-    if root and (Path(root) / spec.name).exists():
-        return check_folder(spec, Path(root) / spec.name)
-    if len(spec.revision) == SHIPPED:
-        return _shipped(spec)
-    return _cached(spec, spec.source, spec.revision) if _on_the_hub(spec) else None
+def on_the_hub(spec: BackboneSpec) -> bool:
+    """Whether the weights of `spec` can be downloaded from its `source`."""
+    return bool(spec.hub_revision and spec.denoiser_subfolder and re.fullmatch(HUB_ID, spec.source))
 
 
 def resolve_given(spec: BackboneSpec, given: str) -> Path:
-    """What the user said instead of the default: an existing folder or file, or a mirror "owner/repo[@revision]".
+    """Resolve the setting `backbone.weights`: an existing folder or file, or a mirror on the Hub, "OWNER/REPO@COMMIT".
 
     Raises:
-        WeightsError: neither; or a pickle; or an incomplete folder.
+        WeightsError: Neither; a mirror without its commit; a pickle; an incomplete folder.
     """
     path = Path(given).expanduser()
     if path.is_dir():
@@ -62,94 +63,91 @@ def resolve_given(spec: BackboneSpec, given: str) -> Path:
         if path.suffix != ".safetensors":
             raise WeightsError(f"{spec.name}: got {path}, wanted a .safetensors file{_why_no_pickle(path)}")
         return path
-    if not _on_the_hub(spec) or not re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w./-]+)?", given):
-        raise WeightsError(f"{spec.name}: {given} is no folder or file here and no Hub id like {spec.source}")
-    repo, _, revision = given.partition("@")
-    revision = revision or "main"
-    return _cached(spec, repo, revision) or _download(spec, repo, revision)
+    repo, _, commit = given.partition("@")
+    if not spec.denoiser_subfolder or not re.fullmatch(HUB_ID, repo):
+        raise WeightsError(f"{spec.name}: {given} is no folder or file here and no Hub id like OWNER/REPO@COMMIT")
+    if not COMMIT.fullmatch(commit):
+        raise WeightsError(
+            f"{spec.name}: {given} is no folder or file here, and for the Hub it lacks its commit (a branch or tag can move): "
+            f"write {repo}@COMMIT with its 40 hex digits"
+        )
+    return _cached(spec, repo, commit) or _download(spec, repo, commit)
 
 
 def check_folder(spec: BackboneSpec, folder: Path) -> Path:
-    """The folder again, if it holds what `spec` needs; backbones with a layout of their own check it themselves.
+    """Return the folder if it holds what `spec` needs; a backbone with a layout of its own checks that itself.
 
     Raises:
-        WeightsError: pickles, or files missing.
+        WeightsError: Files are missing, or there are only pickles.
     """
-    if not _on_the_hub(spec):
-        return folder
-    missing = _missing(spec, folder)
+    missing = _missing(spec, folder) if spec.denoiser_subfolder else []
     if missing:
-        parts = [folder / DENOISER[spec.family], folder / "vae"]
+        parts = [folder / spec.denoiser_subfolder, folder / "vae"]
         pickle = next((f for part in parts if part.is_dir() for f in part.iterdir() if f.suffix in PICKLES), None)
         why = _why_no_pickle(pickle) if pickle else ""
-        raise WeightsError(
-            f"{spec.name}: {folder} lacks {', '.join(missing)}{why}; get them with `{download_command(spec)}`"
-        )
+        how = f"; get them with `{download_command(spec)}`" if on_the_hub(spec) else ""
+        raise WeightsError(f"{spec.name}: {folder} lacks {', '.join(missing)}{why}{how}")
     return folder
 
 
 def download_command(spec: BackboneSpec) -> str:
-    """What to type on a machine with a network; the files then lie in the Hugging Face cache."""
-    files = " ".join(_wanted(spec))
-    return f"hf download {spec.source} {files} --revision {spec.revision}"
+    """The command that puts the weights into the Hugging Face cache."""
+    return f"hf download {spec.source} {' '.join(_required_files(spec))} --revision {spec.hub_revision}"
 
 
 def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     """One line: what is missing, how to get it, under which license."""
     where = f"{spec.name}: its weights are not on this machine{f' and {reason}' if reason else ''}"
-    if len(spec.revision) == SHIPPED:
-        return (
-            f"{where}: {spec.source} should have come with the package; reinstall priorcodec (license: {spec.license})"
-        )
-    if spec.family not in DENOISER:
-        return f"{where}: give backbone.weights=PATH with {spec.source} at {spec.revision} (license: {spec.license})"
-    return f"{where}: run `{download_command(spec)}`, or give backbone.weights=FOLDER (license: {spec.license})"
+    if spec.sha256:
+        remedy = f"{spec.source} should have come with the package; reinstall priorcodec"
+    elif on_the_hub(spec):
+        remedy = f"run `{download_command(spec)}`, or give backbone.weights=FOLDER"
+    else:
+        remedy = f"give backbone.weights=PATH with {spec.source}"
+    return f"{where}: {remedy} (license: {spec.license})"
 
 
-def _on_the_hub(spec: BackboneSpec) -> bool:
-    return len(spec.revision) != SHIPPED and spec.family in DENOISER
-
-
-def _wanted(spec: BackboneSpec) -> list[str]:
-    parts = [DENOISER[spec.family], "vae"]
-    files = [f"{part}/{name}" for part in parts for name in ("config.json", f"{WEIGHT_FILE}.safetensors")]
-    return [*files, "scheduler/scheduler_config.json"]
+def _required_files(spec: BackboneSpec) -> list[str]:
+    parts = [spec.denoiser_subfolder, "vae"]
+    return [
+        *(f"{part}/{name}" for part in parts for name in ("config.json", FULL[0])),
+        "scheduler/scheduler_config.json",
+    ]
 
 
 def _missing(spec: BackboneSpec, folder: Path) -> list[str]:
-    return [name for name in _wanted(spec) if not any((folder / form).exists() for form in _forms(name))]
+    """Required files that are not in `folder`; weights may be sharded, of half precision, or both."""
+    missing = [name for name in _required_files(spec) if not (folder / name).exists()]
+    return [
+        n for n in missing if not (n.endswith(FULL[0]) and any((folder / n).with_name(f).exists() for f in FULL + HALF))
+    ]
 
 
-def _forms(name: str) -> tuple[str, ...]:
-    """Names a file may have instead: weights may be sharded (then the index counts), half precision, or both."""
-    if not name.endswith(".safetensors"):
-        return (name,)
-    half = name.replace(".safetensors", ".fp16.safetensors")
-    return name, f"{name}.index.json", half, f"{name}.index.fp16.json"
-
-
-def _cached(spec: BackboneSpec, repo: str, revision: str) -> Path | None:
+def _cached(spec: BackboneSpec, repo: str, commit: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, "scheduler/scheduler_config.json", revision=revision)
+    config = try_to_load_from_cache(repo, "scheduler/scheduler_config.json", revision=commit)
     if not isinstance(config, str):
         return None
     folder = Path(config).parent.parent
     return None if _missing(spec, folder) else folder
 
 
-def _download(spec: BackboneSpec, repo: str, revision: str) -> Path:
+def _download(spec: BackboneSpec, repo: str, commit: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    def patterns(names: list[str], *forms: int) -> list[str]:
-        found = [_forms(name)[i] for name in names for i in forms if i < len(_forms(name))]
-        return found + [f.replace(".safetensors", "-*.safetensors") for f in found if f.endswith(".safetensors")]
+    def download(names: list[str], variants: tuple[str, str]) -> Path:
+        weights = [name.removesuffix(FULL[0]) for name in names if name.endswith(FULL[0])]
+        shards = variants[0].replace(".safetensors", "-*.safetensors")
+        patterns = [name for name in names if not name.endswith(FULL[0])]
+        patterns += [part + name for part in weights for name in (*variants, shards)]
+        return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
 
     try:
-        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns(_wanted(spec), 0, 1)))
-        missing = [name for name in _missing(spec, folder) if name.endswith(".safetensors")]
-        if missing:  # a mirror may hold half precision only; asked for last, or both would come
-            folder = Path(snapshot_download(repo, revision=revision, allow_patterns=patterns(missing, 2, 3)))
+        folder = download(_required_files(spec), FULL)
+        missing = [name for name in _missing(spec, folder) if name.endswith(FULL[0])]
+        if missing:  # a mirror may hold half precision only; requested last, or both would be downloaded
+            folder = download(missing, HALF)
     except Exception as exc:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
         raise WeightsError(missing_line(spec, f"the Hub did not give them ({type(exc).__name__})")) from exc
     return check_folder(spec, folder)
@@ -160,18 +158,18 @@ def _shipped(spec: BackboneSpec) -> Path | None:
     if not path.is_file():
         return None
     stat = path.stat()
-    digest = _sha256(path, stat.st_size, stat.st_mtime_ns)
-    if digest != spec.revision:
+    digest = _cached_sha256(path, stat.st_size, stat.st_mtime_ns)
+    if digest != spec.sha256:
         raise WeightsError(
-            f"{spec.name}: {spec.source} has SHA-256 {digest[:12]}, wanted {spec.revision[:12]}; reinstall priorcodec"
+            f"{spec.name}: {spec.source} has SHA-256 {digest[:12]}, wanted {spec.sha256[:12]}; reinstall priorcodec"
         )
     return path
 
 
 @functools.lru_cache(maxsize=32)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    """Keyed by size and time too, so that a changed file is read again."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _cached_sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Size and time are part of the key, so that a changed file is read again."""
+    return sha256(path)
 
 
 def _why_no_pickle(path: Path) -> str:

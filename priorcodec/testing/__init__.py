@@ -1,8 +1,8 @@
-"""A kit that tells whether a backbone keeps the contract, for plugin authors and us (after scikit-learn's checks).
+"""Checks that a backbone keeps its contract, for plugin authors and for ours (after scikit-learn's estimator checks).
 
-tier 0  plain data, light import               no torch needed
-tier 1  the tiny model, the empty full model   offline, CPU, seconds
-tier 2  the real weights                       minutes, memory of the real model
+tier 0  plain data, light import                     imports no torch
+tier 1  the tiny model, the full one without values  offline, CPU, seconds
+tier 2  the real weights                             minutes, memory of the real model
 """
 
 from __future__ import annotations
@@ -28,10 +28,16 @@ def check_backbone(
 ) -> list[Result]:
     """Run every check up to `tier`.
 
-    backbone: a spec or a name in the registry; weights: for tier 2, a folder, file or Hub id, else what is found;
-    expected_failures: check name -> reason; such a check must fail, passing is reported as a failure of its own.
+    Args:
+        backbone: A spec or a name in the registry.
+        tier: 0 plain data, 1 the tiny model, 2 the real weights.
+        weights: For tier 2: a folder, a file or OWNER/REPO@COMMIT; None takes what the registry finds.
+        expected_failures: Check name -> reason. Such a check must fail; if it passes, that is reported as a failure.
+
     Raises:
-        ConfigError: an expected failure names no check. BackboneError: no such backbone.
+        ConfigError: An expected failure names no check.
+        BackboneError: No such backbone.
+        WeightsError: Tier 2, and the weights cannot be found.
     """
     expected = _expected(expected_failures)
     subject = _subject(backbone, tier, weights)
@@ -41,7 +47,7 @@ def check_backbone(
 def parametrize_backbones(
     *backbones: BackboneSpec | str, tier: int = 1, expected_failures: Mapping[str, str] | None = None
 ) -> Callable[..., Any]:
-    """One pytest case for each backbone and check: decorates `def test_conformance(check): check()`."""
+    """Decorator: one pytest case for each backbone and check, of `def test_conformance(check): check()`."""
     import pytest
 
     expected = _expected(expected_failures)

@@ -15,16 +15,15 @@ TIMES = (150.0, 300.0, 450.0)
 
 
 def check_real_size(subject: Subject) -> None:
-    """The loaded denoiser has exactly the stated number of parameters."""
-    module = subject.spec.build(subject.weights, dtype=torch.float32).module
-    count = sum(p.numel() for p in module.parameters())
-    require(count == subject.spec.parameters, f"got {count} parameters, the spec says {subject.spec.parameters}")
+    """The loaded denoiser has as many parameters as the architecture that build(None) gives."""
+    loaded, alone = (sum(p.numel() for p in b.module.parameters()) for b in (subject.real(), subject.full()))
+    require(loaded == alone, f"the weights hold {loaded} parameters, build(None) makes {alone}: is it the same model?")
 
 
 @torch.no_grad()
 def check_autoencoder(subject: Subject) -> str:
     """An image comes back from the autoencoder at 20 dB or better."""
-    backbone = subject.spec.build(subject.weights, dtype=torch.float32)
+    backbone = subject.real()
     x = image()
     back = backbone.to_pixels(backbone.to_latents(x)).clamp(-1, 1)
     psnr = 10 * torch.log10(4 / (back - x).square().mean()).item()
@@ -35,7 +34,7 @@ def check_autoencoder(subject: Subject) -> str:
 @torch.no_grad()
 def check_prediction_type(subject: Subject) -> str:
     """Read as the stated prediction type, the output denoises better than read as any other."""
-    backbone = subject.spec.build(subject.weights, dtype=torch.float32)
+    backbone = subject.real()
     z = backbone.to_latents(image())
     noise = torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
     tokens = torch.zeros(1, 8, subject.spec.token_dim)
@@ -58,9 +57,11 @@ def check_prediction_type(subject: Subject) -> str:
 
 @torch.no_grad()
 def check_memory(subject: Subject) -> str:
-    """One step and the autoencoder at the model's own size run; the peak memory is told."""
+    """One step and the autoencoder at the model's own size run; the peak memory is reported."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = subject.spec.build(subject.weights, dtype=torch.bfloat16 if device.type == "cuda" else torch.float32)
+    backbone = subject.real()
+    if device.type == "cuda":
+        backbone = subject.spec.build(subject.weights, dtype=torch.bfloat16)
     for part in (backbone, backbone.module):
         if isinstance(part, torch.nn.Module):
             part.to(device)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import importlib
+import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +19,18 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-
-PARTS = ((0, "_plain"), (1, "_tiny"), (1, "_adapter"), (2, "_full"))
+PARTS = ((0, "_plain"), (1, "_tiny"), (1, "_counts"), (1, "_adapter"), (2, "_full"))
+BUILTIN = "priorcodec.backbones.builtin."
+LIBRARIES = {
+    "priorcodec",
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "numpy",
+    *sys.stdlib_module_names,
+}
 
 
 class CheckError(AssertionError):
@@ -25,10 +38,12 @@ class CheckError(AssertionError):
 
 
 class SkipCheck(Exception):
-    """The check does not apply to this backbone."""
+    """The check does not apply to this backbone, or what it needs failed and was reported already."""
 
 
 class Status(enum.StrEnum):
+    """Outcome of one check."""
+
     PASSED = "passed"
     FAILED = "failed"
     SKIPPED = "skipped"
@@ -37,18 +52,35 @@ class Status(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """message: why it failed or was skipped, or what a passing check measured; seconds: it took."""
+    """Outcome of one check.
+
+    Attributes:
+        check: Name of the check.
+        tier: Its tier, 0 to 2.
+        status: The outcome.
+        message: Why it failed or was skipped, or what a passing check measured, in one line.
+        seconds: Time it took.
+        traceback: Of the exception that ended it; empty when the check itself found the fault.
+    """
 
     check: str
     tier: int
     status: Status
     message: str = ""
     seconds: float = 0.0
+    traceback: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """run: raises CheckError or SkipCheck; may return a line of measurements."""
+    """One check.
+
+    Attributes:
+        name: As listed and as expected failures name it.
+        tier: 0 plain data, 1 the tiny model, 2 the real weights.
+        summary: What it requires, in one sentence.
+        run: Raises CheckError or SkipCheck; may return a line of measurements.
+    """
 
     name: str
     tier: int
@@ -56,16 +88,60 @@ class Check:
     run: Callable[[Subject], str | None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)
 class Subject:
-    """The backbone under test, with seeded inputs that fit it."""
+    """The backbone under test, with seeded inputs that fit it. What is built is built once, or fails once.
+
+    Attributes:
+        spec: The backbone.
+        weights: Its real weights, for tier 2.
+    """
 
     spec: BackboneSpec
     weights: Path | None = None
+    _made: dict[str, Any] = field(default_factory=dict, repr=False)
+    _failed: set[str] = field(default_factory=set, repr=False)
 
     def tiny(self) -> Any:
         """A new tiny model, so that no check sees what another left behind."""
-        return self.spec.build_tiny()
+        return self.attempt("build_tiny()", self.spec.build_tiny)
+
+    def full(self) -> Any:
+        """The full architecture without weights, on torch's meta device, in bfloat16."""
+        import torch
+
+        def build() -> Any:
+            with torch.device("meta"):
+                return self.spec.build(None, dtype=torch.bfloat16)
+
+        return self.once("build(None, dtype=torch.bfloat16) on the meta device", build)
+
+    def real(self) -> Any:
+        """The model with its real weights, in float32."""
+        import torch
+
+        return self.once("build() with the real weights", lambda: self.spec.build(self.weights, dtype=torch.float32))
+
+    def once(self, what: str, make: Callable[[], Any]) -> Any:
+        """The result of `make`, called for the first check that needs it."""
+        if what not in self._made:
+            self._made[what] = self.attempt(what, make)
+        return self._made[what]
+
+    def attempt(self, what: str, make: Callable[[], Any]) -> Any:
+        """Call `make`. If it raises, the first check that needs it fails with that exception and later ones are skipped."""
+        if what in self._failed:
+            raise SkipCheck(f"{what} failed, as reported above")
+        try:
+            return make()
+        except SkipCheck:
+            raise
+        except CheckError as exc:
+            self._failed.add(what)
+            raise CheckError(f"{what}: {exc}") from exc.__cause__
+        except (Exception, SystemExit) as exc:  # third-party code
+            self._failed.add(what)
+            raise CheckError(f"{what} raised {describe(exc)}") from exc
 
     def inputs(self, batch: int = 2, height: int = 8, width: int = 8, tokens: int = 4) -> dict[str, Any]:
         """Keyword arguments of `predict`."""
@@ -82,7 +158,7 @@ class Subject:
 
 
 def all_checks(tier: int = 2) -> list[Check]:
-    """Every check up to `tier`, in the order they run; the first tier loads no torch."""
+    """Every check up to `tier`, in the order they run; tier 0 imports no torch."""
     found = []
     for level, part in PARTS:
         if level > tier:
@@ -95,35 +171,70 @@ def all_checks(tier: int = 2) -> list[Check]:
     return found
 
 
-def run(check: Check, subject: Subject, expected: str | None) -> Result:
-    """expected: the reason why this check must fail, or None."""
+def run(check: Check, subject: Subject, expected: str | None = None) -> Result:
+    """Run one check. expected: the reason why it must fail, or None."""
     start = time.perf_counter()
-    status, message = Status.PASSED, ""
+    status, message, trace = Status.PASSED, "", ""
     try:
-        message = check.run(subject) or ""
+        with _one_thread() if check.tier == 1 else contextlib.nullcontext():
+            message = check.run(subject) or ""
     except SkipCheck as exc:
         status, message = Status.SKIPPED, str(exc)
     except CheckError as exc:
         status, message = Status.FAILED, str(exc)
-    except Exception as exc:  # a stranger's code
-        status, message = Status.FAILED, f"{type(exc).__name__}: {' '.join(str(exc).split())}"
+        trace = "" if exc.__cause__ is None else "".join(traceback.format_exception(exc.__cause__))
+    except Exception as exc:  # third-party code
+        status, message, trace = Status.FAILED, describe(exc), "".join(traceback.format_exception(exc))
     if expected is not None and status is Status.FAILED:
         status, message = Status.EXPECTED, f"{expected} ({message})"
     elif expected is not None and status is Status.PASSED:
         status, message = Status.FAILED, f"passes, but was expected to fail: {expected}"
-    seconds = time.perf_counter() - start
-    return Result(check=check.name, tier=check.tier, status=status, message=message, seconds=round(seconds, 3))
+    seconds = round(time.perf_counter() - start, 3)
+    return Result(check=check.name, tier=check.tier, status=status, message=message, seconds=seconds, traceback=trace)
 
 
-def report(name: str, results: Sequence[Result], *, as_json: bool = False) -> tuple[str, bool]:
-    """The text that `priorcodec check` prints, and whether all is well."""
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Tiny models gain nothing from more threads, which only wait for each other on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def describe(exc: BaseException) -> str:
+    """An exception in one line, with the file and line of the plugin's own code that it came through last."""
+    frames = list(traceback.walk_tb(exc.__traceback__))
+    own = [(frame, line) for frame, line in frames if _is_plugin(frame.f_globals.get("__name__", ""))]
+    text = f"{type(exc).__name__}: {' '.join(str(exc).split())}"
+    if not frames:
+        return text
+    frame, line = (own or frames)[-1]
+    return f"{text} ({Path(frame.f_code.co_filename).name}, line {line})"
+
+
+def _is_plugin(module: str) -> bool:
+    return module.startswith(BUILTIN) or module.partition(".")[0] not in LIBRARIES
+
+
+def report(
+    name: str, results: Sequence[Result], *, as_json: bool = False, tracebacks: bool = False
+) -> tuple[str, bool]:
+    """The text that `priorcodec check` prints, and whether no check failed."""
     import json
 
     good = not any(r.status is Status.FAILED for r in results)
     if as_json:
         return json.dumps({"backbone": name, "passed": good, "checks": [asdict(r) for r in results]}, indent=2), good
     width = max(len(r.check) for r in results)
-    lines = [f"{r.tier}  {r.check:<{width}}  {r.status}{f': {r.message}' if r.message else ''}" for r in results]
+    lines = []
+    for r in results:
+        lines.append(f"{r.tier}  {r.check:<{width}}  {r.status}{f': {r.message}' if r.message else ''}")
+        lines += r.traceback.rstrip().splitlines() if tracebacks and r.traceback else []
     count = {status: sum(r.status is status for r in results) for status in Status}
     lines.append(f"{name}: " + ", ".join(f"{n} {status}" for status, n in count.items() if n))
     return "\n".join(lines), good

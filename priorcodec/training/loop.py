@@ -1,6 +1,7 @@
-"""One training loop for everything that ships: budget in steps or minutes, EMA, atomic resumable checkpoints, a JSON log.
+"""One training loop for everything that ships: budget in steps or minutes, averaged weights, resumable checkpoints, a JSON log.
 
-With an `accelerate.Accelerator` the same loop runs in one process, in several, or on many machines.
+With an `accelerate.Accelerator` the same loop runs in one process, in several, or on many machines. Whatever depends on a clock
+is decided by the first process and reduced with the loss, so that all processes take the same branch at the same step.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,44 +20,38 @@ from torch import Tensor, nn
 
 from priorcodec.core.errors import TrainingError
 from priorcodec.core.io import atomic
+from priorcodec.training import checkpoint
+from priorcodec.training.schedule import Budget, averaged
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-CHECKPOINT, LOG = "checkpoint.pt", "log.jsonl"
+    from priorcodec.training.critic import CriticTrainer
 
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """When to stop and how the learning rate falls on the way (linear warm-up, then cosine to `final` times `lr`).
-
-    Progress is the larger of steps done / `steps` and minutes spent / `max_minutes` (earlier runs of a resumed training
-    counted), so the schedule always comes to its end.
-    """
-
-    lr: float
-    steps: int
-    max_minutes: float = math.inf
-    warmup: int = 200
-    final: float = 0.02
-    clip: float = 1.0
-    ema: float = 0.998
-    save_minutes: float = 4.0
-    log_every: int = 50
+CHECKPOINT, LOG = checkpoint.NAME, "log.jsonl"
 
 
 class Loop:
     """Runs `loss(step) -> (scalar, scalars to log)` until the budget is spent.
 
-    With gradient accumulation (the accelerator's) `loss` is called several times a step, `part` counts them.
+    With gradient accumulation (the accelerator's) `loss` is called several times a step.
 
     Args:
-        model: what is trained and averaged; folder: `checkpoint.pt` (own format, for resuming only) and `log.jsonl` go there;
-        parameters: the ones to optimize (default: all that need a gradient);
-        accelerator: its device, precision, processes; `wrapped` is then the model to call in `loss`;
-        identity: what the run must not be resumed without (hashes of frozen parts).
+        model: what is trained and averaged.
+        folder: for `checkpoint.pt` (own format, for resuming only) and `log.jsonl`.
+        budget: see there.
+        parameters: those to optimize; default: all that need a gradient.
+        accelerator: its device, precision and processes; `wrapped` is then the model to call in `loss`.
+        identity: hashes of frozen parts; a checkpoint made with others is refused.
+        critic: trained beside the model, behind each step, by its own optimizer; `loss` calls its `backward`.
+
+    Attributes:
+        step: optimizer steps done, those of resumed runs included.
+        minutes: time spent, likewise.
+        wrapped: `model`, as the accelerator wraps it.
+
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint is of another run.
+        TrainingError: the loss is not finite, or the checkpoint is damaged or of another run.
     """
 
     def __init__(
@@ -69,19 +63,26 @@ class Loop:
         parameters: Iterable[Tensor] | None = None,
         accelerator: Accelerator | None = None,
         identity: Mapping[str, str] | None = None,
+        critic: CriticTrainer | None = None,
     ):
-        self.model, self.folder, self.budget, self.accelerator = model, folder, budget, accelerator
+        self.model, self.folder, self.budget, self.accelerator, self.critic = model, folder, budget, accelerator, critic
         self.identity = dict(identity or {})
         self.parameters = [p for p in (parameters or model.parameters()) if p.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=budget.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True
         )
-        self.average = [p.detach().clone() for p in self.parameters]
-        self.step, self.minutes, self.part = 0, 0.0, 0
+        self.trained = nn.ParameterList(self.parameters)
+        self.ema = averaged(self.trained, budget.ema)
+        self.step, self.minutes = 0, 0.0
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / CHECKPOINT).exists():
             self._resume()
         self.wrapped: Any = accelerator.prepare_model(model) if accelerator else model
+
+    @property
+    def average(self) -> list[Tensor]:
+        """The averaged weights, in the order of `parameters`."""
+        return [parameter.detach() for parameter in self.ema.module.parameters()]
 
     @property
     def progress(self) -> float:
@@ -99,15 +100,21 @@ class Loop:
         *,
         after: Callable[[dict[str, float] | None], None] = lambda row: None,
     ) -> None:
-        """after: called behind every step, with the logged row every `log_every` steps, else None."""
+        """Train to the end of the budget and write the last checkpoint.
+
+        Args:
+            loss: gradients of its first result are taken; the scalars are averaged over parts, steps and processes.
+            after: called behind every step, with the logged row every `log_every` steps, else None.
+        """
         started = saved = time.monotonic()
         spent = self.minutes
         sums: dict[str, float] = {}
-        with self._log() as log:
+        with self._open_log() as rows:
             while self.progress < 1:
                 value, scalars = self._backward(loss)
-                minutes = spent + (time.monotonic() - started) / 60
-                value, minutes = self._together([value, minutes])
+                now = time.monotonic()
+                due = self.main and now - saved > 60 * self.budget.save_minutes
+                value, minutes, due = self._reduce([value, spent + (now - started) / 60, float(due)])
                 if not math.isfinite(value):
                     raise self._stop("loss", value)
                 self._update()
@@ -118,13 +125,13 @@ class Loop:
                 row = None
                 if self.step % self.budget.log_every == 0:
                     count = sums.pop("steps")
-                    means = self._together([x / count for x in sums.values()])
+                    means = self._reduce([x / count for x in sums.values()])
                     row = {"step": self.step, "minutes": round(self.minutes, 2)}
                     row |= {key: round(x, 5) for key, x in zip(sums, means, strict=True)}
-                    print(json.dumps(row), file=log, flush=True)
+                    print(json.dumps(row), file=rows, flush=True)
                     sums = {}
                 after(row)
-                if time.monotonic() - saved > 60 * self.budget.save_minutes:
+                if due:
                     saved = time.monotonic()
                     self.save()
         self.save()
@@ -138,8 +145,8 @@ class Loop:
             return value.item(), scalars
         parts = self.accelerator.gradient_accumulation_steps
         total, means = 0.0, dict[str, float]()
-        for self.part in range(parts):
-            last = self.part == parts - 1
+        for part in range(parts):
+            last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 value, scalars = loss(self.step)
                 self.accelerator.backward(value)  # divides by the number of parts
@@ -148,21 +155,18 @@ class Loop:
         return total, means
 
     def _update(self) -> None:
-        budget = self.budget
-        cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
-        lr = budget.lr * min(1.0, (self.step + 1) / budget.warmup) * (budget.final + (1 - budget.final) * cosine)
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, budget.clip)
+            group["lr"] = self.budget.learning_rate(self.step, self.progress)
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.budget.clip)
         if not torch.isfinite(norm):
             raise self._stop("gradient", norm.item())
         self.optimizer.step()
         self.step += 1
-        decay = min(budget.ema, (1 + self.step) / (10 + self.step))
-        for average, parameter in zip(self.average, self.parameters, strict=True):
-            average.lerp_(parameter.detach(), 1 - decay)
+        self.ema.update_parameters(self.trained)
+        if self.critic is not None:
+            self.critic.update()
 
-    def _together(self, values: list[float]) -> list[float]:
+    def _reduce(self, values: list[float]) -> list[float]:
         """Means over all processes, the same numbers in each: so all of them stop at the same step."""
         if self.accelerator is None or self.accelerator.num_processes == 1:
             return values
@@ -183,29 +187,30 @@ class Loop:
             a.copy_(kept)
 
     def save(self) -> None:
-        """Written beside and renamed: whenever the process dies, a whole checkpoint is there."""
+        """Write the checkpoint. Raises TrainingError, in every process: the first one cannot write it."""
+        problem = None
         if self.main:
             state = {
                 "model": self.model.state_dict(),
                 "average": self.average,
+                "averaged": int(self.ema.n_averaged),
                 "optimizer": self.optimizer.state_dict(),
+                "critic": self.critic.state_dict() if self.critic else {},
                 "step": self.step,
                 "minutes": self.minutes,
                 "rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
                 "identity": self.identity,
             }
-            part = self.folder / "checkpoint.part"
-            with part.open("wb") as file:
-                torch.save(state, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.folder / CHECKPOINT)
-        if self.accelerator is not None:
-            self.accelerator.wait_for_everyone()
+            try:
+                checkpoint.write(self.folder / CHECKPOINT, state)
+            except TrainingError as error:
+                problem = error
+        if self._reduce([float(problem is not None)])[0]:
+            raise problem or TrainingError("the first process cannot write the checkpoint")
 
     def _resume(self) -> None:
-        state = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=True)
+        state = checkpoint.read(self.folder / CHECKPOINT)
         old = state.get("identity", {})
         for key in sorted(old.keys() & self.identity.keys()):
             if old[key] != self.identity[key]:
@@ -217,25 +222,28 @@ class Loop:
             self.optimizer.load_state_dict(state["optimizer"])
             for a, b in zip(self.average, state["average"], strict=True):
                 a.copy_(b)
-        except (RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            self.ema.n_averaged.fill_(state.get("averaged", state["step"]))
+            if self.critic is not None:
+                self.critic.load_state_dict(state["critic"])
+            torch.set_rng_state(state["rng"])
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error).partition("\n")[0]
             raise TrainingError(
                 f"{self.folder} holds another model's run ({reason}): use another run folder"
             ) from error
         self.step, self.minutes = state["step"], state["minutes"]
-        torch.set_rng_state(state["rng"])
         if torch.cuda.is_available() and len(state.get("cuda_rng", [])) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(state["cuda_rng"])
 
-    def _log(self) -> contextlib.AbstractContextManager[Any]:
+    def _open_log(self) -> contextlib.AbstractContextManager[Any]:
         """The open log, without rows that a killed run wrote after its last checkpoint."""
         if not self.main:
             return open(os.devnull, "w")
         path = self.folder / LOG
         if path.exists():
             kept = []
-            for line in path.read_text().splitlines():
-                with contextlib.suppress(ValueError):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                with contextlib.suppress(ValueError, TypeError, KeyError):
                     kept += [line] if json.loads(line)["step"] <= self.step else []
             atomic.write(path, "".join(f"{line}\n" for line in kept).encode())
         return path.open("a")

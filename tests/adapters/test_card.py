@@ -56,8 +56,8 @@ def test_the_hubs_own_reader_finds_everything(write):
         "tags": ["priorcodec", "image-compression", "sd15"],
     }
     for part in (
-        "priorcodec decode photo.gic backbone=sd15 adapter=sd15.adapter.safetensors",
-        "adapter=OWNER/REPO/sd15.adapter.safetensors@COMMIT",
+        "priorcodec decode photo.gic --backbone sd15 --adapter sd15.adapter.safetensors",
+        "--adapter OWNER/REPO/sd15.adapter.safetensors@COMMIT",
         "| parameters | 40 (4.00% of the backbone's): bridge 30, lora 4, tokens 6 |",
         hashlib.sha256(path.read_bytes()).hexdigest(),
         "`569850c2`",

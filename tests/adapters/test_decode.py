@@ -12,8 +12,10 @@ from priorcodec.adapters import decode as adapter_decode
 from priorcodec.adapters.adapter import Estimate
 from priorcodec.adapters.bridge import StatisticsHead
 from priorcodec.backbones.diffusion import seeded_noise
+from priorcodec.core import tiling
 from priorcodec.core.image import io as image_io
-from priorcodec.core.statistics import ImageStatistics, measure_shown, together
+from priorcodec.core.moments import merge_moments
+from priorcodec.core.statistics import ImageStatistics, measure_shown
 from tests.core.test_codec import DEMO
 
 
@@ -24,11 +26,11 @@ def photo() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def file(photo) -> bytes:
-    return open_session().encode(photo, 3, statistics=True)
+    return open_session().encode(photo, quality=3, statistics=True)
 
 
-def decoded_with(file, *words, backbone="nano_unet"):
-    return open_session(backbone, overrides=words).decode_pixels(file).astype(float)
+def decoded_with(file, backbone="nano_unet", **settings):
+    return open_session(backbone, **settings).decode(file, output="np").astype(float)
 
 
 def step(image, column):
@@ -43,27 +45,27 @@ def seam(tiles, whole, column):
 
 
 def test_seams_are_far_below_the_images_own_variation_and_a_hard_cut_is_not(file, monkeypatch):
-    whole, tiles = decoded_with(file, "tile=0"), decoded_with(file, "tile=256")
+    whole, tiles = decoded_with(file, tile=0), decoded_with(file, tile=256)
     columns = [192]  # 440 pixels are padded to 448, of which the first of two tiles takes 192
     variation = np.mean([np.abs(np.diff(whole[:, c - 16 : c + 16].mean(-1), axis=1)).mean() for c in columns])
     assert max(seam(tiles, whole, c) for c in columns) < 0.1 * variation
     near, far = np.abs(tiles - whole)[:, 128:256].mean(), np.abs(tiles - whole)[:, :128].mean()
     assert near < 2 * far + 0.1  # group norm sees other pixels; nothing happens where tiles meet
     monkeypatch.setattr(adapter_decode, "MARGIN", 0)
-    cut = decoded_with(file, "tile=256")
+    cut = decoded_with(file, tile=256)
     assert max(seam(cut, whole, c) for c in columns) > 0.1 * variation  # the same measure does see a border
 
 
-@pytest.mark.parametrize("words", [["renorm=predicted"], ["steps=2"]])
-def test_every_setting_works_in_tiles_as_in_one_piece(file, photo, words):
-    whole, tiles = decoded_with(file, "tile=0", *words), decoded_with(file, "tile=256", *words)
+@pytest.mark.parametrize("settings", [{"renorm": "predicted"}, {"steps": 2}])
+def test_every_setting_works_in_tiles_as_in_one_piece(file, photo, settings):
+    whole, tiles = decoded_with(file, tile=0, **settings), decoded_with(file, tile=256, **settings)
     assert tiles.shape == photo.shape
     assert np.abs(tiles - whole).mean() < 0.2 * np.abs(whole - photo).mean()
 
 
 def test_written_statistics_are_met_by_the_whole_image(file, photo):
     wanted = ImageStatistics.measure(photo)
-    found = ImageStatistics.measure(decoded_with(file, "tile=128", "renorm=written", backbone="toy").astype(np.uint8))
+    found = ImageStatistics.measure(decoded_with(file, tile=128, renorm="written", backbone="toy").astype(np.uint8))
     assert np.abs(np.subtract([*found.mean, *found.std], [*wanted.mean, *wanted.std])).max() < 1.5
 
 
@@ -71,10 +73,10 @@ def test_statistics_of_parts_together_are_those_of_the_whole():
     torch.manual_seed(0)
     x = torch.randn(1, 3, 50, 40) + torch.linspace(-1, 1, 50)[:, None]
     parts = [(len(p[0, 0]), p.mean((2, 3)), p.std((2, 3), correction=0)) for p in x.split((10, 25, 15), 2)]
-    mean, std = together(parts)
+    mean, std = merge_moments(parts)
     torch.testing.assert_close(mean, x.mean((2, 3)))
     torch.testing.assert_close(std, x.std((2, 3), correction=0))
-    assert all(torch.equal(a, b) for a, b in zip(together(parts[:1]), parts[0][1:], strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(merge_moments(parts[:1]), parts[0][1:], strict=True))
     for whole, banded in zip(measure_shown([x]), measure_shown(x.split(7, 2)), strict=True):
         torch.testing.assert_close(whole, banded)
 
@@ -104,13 +106,14 @@ class Pointwise:
 def test_noise_statistics_and_preview_are_those_of_the_whole(file):
     session = open_session()
     decoded, adapter = session.codec.decode(file), Pointwise()
-    plan, whole = decoded.tiles(128, adapter_decode.MARGIN), decoded.tiles(0, adapter_decode.MARGIN)
+    preview = session.codec.preview_tensor(decoded)
+    plan, whole = (tiling.plan(decoded.height, decoded.width, side, adapter_decode.MARGIN) for side in (128, 0))
     assert len(plan) == 12 and len(whole) == 1
     with torch.inference_mode():
-        parts, one = (adapter_decode.latent(adapter, decoded, p, steps=2) for p in (plan, whole))
+        parts, one = (adapter_decode.latent(adapter, decoded, preview, p, steps=2) for p in (plan, whole))
         torch.testing.assert_close(parts.z, one.z, rtol=0, atol=1e-4)
         noise = seeded_noise([decoded.seed], one.z.shape, "cpu", torch.float32)(1)
-        torch.testing.assert_close(one.z, F.avg_pool2d(decoded.preview, 8) + 0.01 * noise, rtol=0, atol=1e-4)
+        torch.testing.assert_close(one.z, F.avg_pool2d(preview, 8) + 0.01 * noise, rtol=0, atol=1e-4)
         for got, wanted in zip((parts.mean, parts.std), adapter.statistics(one.z, one.z.abs()), strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
         images = [adapter_decode.image(adapter, decoded, one, p).astype(int) for p in (plan, whole)]
@@ -125,12 +128,13 @@ def test_a_value_that_is_not_finite_is_noticed_in_any_tile(file, monkeypatch):
     monkeypatch.setattr(
         adapter, "to_pixels", lambda *given: to_pixels(*given) * (float("nan") if next(calls) == 5 else 1)
     )
-    plan = decoded.tiles(128, adapter_decode.MARGIN)
+    plan = tiling.plan(decoded.height, decoded.width, 128, adapter_decode.MARGIN)
+    preview = session.codec.preview_tensor(decoded)
     with torch.inference_mode(), pytest.raises(FloatingPointError):
-        found = adapter_decode.latent(adapter, decoded, plan, steps=1)
+        found = adapter_decode.latent(adapter, decoded, preview, plan, steps=1)
         adapter_decode.image(adapter, decoded, found, plan)
 
 
 def test_the_fingerprint_knows_the_tiles_but_not_their_reason(file):
-    one, same, other = (open_session(overrides=[f"tile={side}"]).fingerprint(file) for side in (0, 448, 256))
+    one, same, other = (open_session(tile=side).fingerprint(file) for side in (0, 448, 256))
     assert one == same != other

@@ -83,7 +83,7 @@ def test_a_file_from_before_a_setting_has_what_was_built_then(later, make, featu
 
 @pytest.mark.parametrize(
     "change, word",
-    [({"revision": "1" * 40}, "revision"), ({"name": "other"}, "backbone"), ({"lora": ()}, "rules")],
+    [({"hub_revision": "1" * 40}, "revision"), ({"name": "other"}, "backbone"), ({"lora": ()}, "rules")],
 )
 def test_wrong_backbone_revision_or_rules(change, word, path, specs):
     spec = replace(specs["toy"], **change)

@@ -6,7 +6,7 @@ import torch
 from priorcodec import BackboneError, FusionSite
 from priorcodec.adapters.fusion import Fusion, Pyramid, graft
 
-SITE = FusionSite(module="block", channels=12, tiny_channels=12, stride=2)
+SITE = FusionSite(module="block", channels=12, stride=2)
 
 
 def opened(**settings):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from priorcodec import AdapterError
-from priorcodec.adapters import lora
+from priorcodec.adapters import lora, rules
 
 BACKBONES = ("nano_unet", "toy", "sd15", "sdxl", "pixart")
 
@@ -37,7 +37,7 @@ def test_inject_changes_no_bit_and_eject_restores_everything(name, make, call, f
     before, weights, answer = portrait(module), bits(module), call(backbone, spec)
     adapter.inject(backbone)
     assert torch.equal(call(backbone, spec), answer), "a fresh adapter changes nothing"
-    assert len(adapter.lora) == 2 * sum(rule.tiny_modules for rule in spec.lora)
+    assert len(adapter.lora) == 2 * sum(rule.modules for rule in rules.tiny_spec(spec).lora)
     assert {n for n, p in module.named_parameters() if p.requires_grad} == set(adapter.lora)
     train_a_little(adapter)
     assert not torch.equal(call(backbone, spec), answer), "a trained one does"

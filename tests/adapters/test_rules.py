@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from priorcodec import BackboneError, LoraRule
+from priorcodec import BackboneError, FusionSite, LoraRule
 from priorcodec.adapters import rules
+from priorcodec.registry import open_registry
 
 
 def tree():
@@ -17,7 +18,7 @@ def tree():
 
 
 def rule(pattern, modules, rank=16):
-    return LoraRule(pattern=pattern, modules=modules, tiny_modules=1, rank=rank)
+    return LoraRule(pattern=pattern, modules=modules, rank=rank)
 
 
 def test_every_match_with_its_rank():
@@ -25,8 +26,25 @@ def test_every_match_with_its_rank():
     assert found == {"a.to_q": 4, "b.to_q": 4, "a.proj": 8}
 
 
-def test_the_tiny_count_is_the_one_that_counts_for_a_tiny_model():
-    assert rules.match([rule(r"a\.proj", 28)], tree(), tiny=True) == {"a.proj": 16}
+def test_counts_and_widths_of_the_tiny_model_are_worked_out():
+    spec = open_registry().spec("sdxl")
+    tiny = rules.tiny_spec(spec)
+    module = spec.build_tiny().module
+    assert [rule.modules for rule in tiny.lora] == [len(rules.matches(rule, module)) for rule in spec.lora]
+    assert all(0 < a.channels < b.channels for a, b in zip(tiny.fusion, spec.fusion, strict=True))
+    assert len(rules.match(tiny.lora, module)) == sum(rule.modules for rule in tiny.lora)
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"lora": (LoraRule(pattern="nope", modules=1),)}, "'nope' matches no module of the tiny toy"),
+        ({"fusion": (FusionSite(module="nope", channels=16, stride=1),)}, "toy has no module nope"),
+    ],
+)
+def test_a_rule_or_site_without_a_module_is_refused(change, words):
+    with pytest.raises(BackboneError, match=words):
+        rules.tiny_spec(replace(open_registry().spec("toy"), **change))
 
 
 @pytest.mark.parametrize("pattern, modules", [(r".*\.to_q", 3), (r"to_q", 2), (r"nope", 1), (r".*\.to", 2)])
@@ -45,8 +63,7 @@ def test_two_rules_for_one_module_are_refused():
         rules.match([rule(r".*\.to_q", 2), rule(r"a\..*q", 1)], tree())
 
 
-def test_the_digest_follows_pattern_count_and_rank_but_not_the_tiny_count():
+def test_the_digest_follows_pattern_count_and_rank():
     one = rule("a", 1)
-    assert rules.digest([one]) == rules.digest([replace(one, tiny_modules=9)])
     others = [replace(one, pattern="b"), replace(one, modules=2), replace(one, rank=8)]
     assert len({rules.digest([r]) for r in [one, *others]}) == 4

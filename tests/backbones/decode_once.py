@@ -10,16 +10,17 @@ from pathlib import Path
 
 import torch
 
+from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.core.codec import Codec
 from priorcodec.core.image import io as image_io
 from priorcodec.registry import open_registry
 
 
-def main(name: str, folder: str, encoder: Path, adapter_file: Path, gic: Path) -> None:
+def main(name: str, folder: str, encoder: Path, trained: Path, gic: Path) -> None:
     registry = open_registry()
     spec, codec = registry.spec(name), Codec(encoder)
-    file = adapter_file.read(adapter_file)
+    file = adapter_file.read(trained)
     adapter_file.check(file, spec, encoder_id=codec.id)
     weights = None if folder == "-" else registry.weights(spec, folder)
     backbone = spec.build(weights, dtype=torch.float32) if weights else spec.build_tiny()
@@ -28,7 +29,7 @@ def main(name: str, folder: str, encoder: Path, adapter_file: Path, gic: Path) -
     adapter_file.load(file, adapter)
     decoded = codec.decode(gic.read_bytes())
     with torch.inference_mode():
-        z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), decoded.preview).z
+        z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), codec.preview_tensor(decoded)).z
         pixels = image_io.to_pixels(image_io.crop(backbone.to_pixels(z), decoded.height, decoded.width))
     text_models = sorted(
         n for n in sys.modules if n.startswith(("transformers.models.clip.modeling", "transformers.models.t5.m"))

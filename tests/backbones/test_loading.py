@@ -27,7 +27,7 @@ def write_folder(name, folder, *, dtype=torch.float32, **how):
     """The folder a download would give, with tiny weights; how: for save_pretrained."""
     spec = SPECS[name]
     backbone = spec.build_tiny().to(dtype)
-    backbone.module.save_pretrained(folder / spec.family, **how)
+    backbone.module.save_pretrained(folder / spec.denoiser_subfolder, **how)
     backbone.vae.save_pretrained(folder / "vae", **how)
     linear = name.startswith("pixart")
     SCHEDULERS[name](
@@ -60,7 +60,7 @@ def inputs(spec, side=8):
 def test_a_hub_folder_gives_the_same_model(folders, name):
     folder, saved = folders[name]
     spec = SPECS[name]
-    assert (folder / spec.family / "diffusion_pytorch_model.safetensors").is_file()
+    assert (folder / spec.denoiser_subfolder / "diffusion_pytorch_model.safetensors").is_file()
     path = open_registry().weights(spec, str(folder))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -89,8 +89,8 @@ def test_a_folder_of_half_precision_files_only_is_read(name, shards, tmp_path):
     saved = write_folder(name, tmp_path, dtype=torch.float16, **how).to(torch.float32)
     stem = "diffusion_pytorch_model"
     expected = f"{stem}.safetensors.index.fp16.json" if shards else f"{stem}.fp16.safetensors"
-    assert (tmp_path / spec.family / expected).is_file()
-    assert not (tmp_path / spec.family / f"{stem}.safetensors").exists()
+    assert (tmp_path / spec.denoiser_subfolder / expected).is_file()
+    assert not (tmp_path / spec.denoiser_subfolder / f"{stem}.safetensors").exists()
     loaded = spec.build(open_registry().weights(spec, str(tmp_path)), dtype=torch.float32)
     x = inputs(spec)
     with torch.no_grad():

@@ -1,13 +1,19 @@
 """Our own small backbones: stated sizes and rules hold; the transformer's positions do not depend on the image's size."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
 
-from priorcodec.backbones.builtin import nano_dit, nano_unet
+import priorcodec
+from priorcodec.adapters import rules
+from priorcodec.backbones.builtin import _nano, nano_dit, nano_unet
 from priorcodec.backbones.builtin._nano_dit import Patches, Transformer
+from priorcodec.backbones.builtin._nano_layers import linear_betas_squared
+from priorcodec.backbones.builtin._nano_unet import UNet
 
+PACKAGE = Path(priorcodec.__file__).parent
 SPECS = [nano_unet.SPEC, nano_dit.SPEC]
 SIZES = [("full", "meta"), ("tiny", "cpu")]
 
@@ -32,15 +38,15 @@ def test_the_transformer_is_the_smaller_one():
 @pytest.mark.parametrize(("size", "device"), SIZES)
 def test_rules_match_exactly(spec, size, device):
     modules = dict(build(spec, size).module.named_modules())
-    for rule in spec.lora:
+    for rule in (spec if size == "full" else rules.tiny_spec(spec)).lora:
         hits = [path for path in modules if re.fullmatch(rule.pattern, path)]
-        assert len(hits) == (rule.modules if size == "full" else rule.tiny_modules), rule.pattern
+        assert len(hits) == rule.modules > 0, rule.pattern
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 @pytest.mark.parametrize(("size", "device"), SIZES)
 def test_fusion_sites_have_the_stated_channels_and_stride(spec, size, device):
-    backbone, seen = build(spec, size), {}
+    backbone, seen, spec = build(spec, size), {}, spec if size == "full" else rules.tiny_spec(spec)
 
     def watch(path):
         return lambda module, args, output: seen.update({path: output[0] if isinstance(output, tuple) else output})
@@ -52,16 +58,15 @@ def test_fusion_sites_have_the_stated_channels_and_stride(spec, size, device):
     with torch.no_grad(), torch.device(device):
         assert backbone.predict(x_t, t, tokens, None).shape == x_t.shape
     for site in spec.fusion:
-        channels = site.channels if size == "full" else site.tiny_channels
         h, w = 16 // site.stride, 24 // site.stride
-        want = (1, channels, h, w) if seen[site.module].ndim == 4 else (1, h * w, channels)
+        want = (1, site.channels, h, w) if seen[site.module].ndim == 4 else (1, h * w, site.channels)
         assert tuple(seen[site.module].shape) == want, site.module
 
 
 @pytest.fixture
 def patches():
     torch.manual_seed(0)
-    return Patches(8, 8, 2, in_channels=8, embed_dim=16)
+    return Patches(8, 16, 2)
 
 
 def test_a_patch_has_the_same_place_in_a_larger_image(patches):
@@ -79,15 +84,56 @@ def test_the_origin_moves_all_places(patches):
     torch.testing.assert_close(patches(z[..., 4:, 10:]).view(4, 5, 16), whole[2:, 5:])
 
 
-def test_at_the_training_size_the_places_are_those_of_pixart():
+def test_at_the_training_size_the_transformer_is_that_of_diffusers():
     from diffusers.models.transformers.pixart_transformer_2d import PixArtTransformer2DModel
 
-    ours, theirs = Transformer(**nano_dit.TINY), PixArtTransformer2DModel(**nano_dit.TINY)
+    c = nano_dit.TINY
+    ours = Transformer(**c).eval()
+    theirs = PixArtTransformer2DModel(
+        sample_size=32, in_channels=8, out_channels=8, patch_size=2, num_layers=c["layers"],
+        num_attention_heads=c["heads"], attention_head_dim=c["width"] // c["heads"], cross_attention_dim=c["width"],
+        caption_channels=c["token_dim"], use_additional_conditions=False,
+    ).eval()  # fmt: skip
     theirs.load_state_dict(ours.state_dict())
-    x_t, t, tokens = torch.randn(2, 8, 32, 32), torch.tensor([3, 700]), torch.randn(2, 3, 64)
+    x_t, t, tokens = torch.randn(2, 8, 32, 32), torch.tensor([3.5, 700]), torch.randn(2, 3, 64)
     with torch.no_grad():
-        want = nano_dit.predict(theirs, x_t, t, tokens, None)
-        torch.testing.assert_close(nano_dit.predict(ours, x_t, t, tokens, None), want)
+        want = theirs(x_t, tokens, timestep=t, return_dict=False)[0]
+        torch.testing.assert_close(ours(x_t, t, tokens), want)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (7, 9), (5, 16)])
+def test_the_unet_is_that_of_diffusers(size):
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+
+    c = nano_unet.TINY
+    ours = UNet(**c).eval()
+    theirs = UNet2DConditionModel(
+        sample_size=8, in_channels=8, out_channels=8, block_out_channels=c["widths"], layers_per_block=1,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        cross_attention_dim=c["context"], attention_head_dim=c["heads"], norm_num_groups=c["groups"],
+    ).eval()  # fmt: skip
+    theirs.load_state_dict(ours.state_dict())
+    x_t, t, tokens = torch.randn(2, 8, *size), torch.tensor([3.5, 700]), torch.randn(2, 3, 64)
+    with torch.no_grad():
+        want = theirs(x_t, t, encoder_hidden_states=tokens, return_dict=False)[0]
+        torch.testing.assert_close(ours(x_t, t, tokens), want)
+
+
+def test_the_noise_schedule_is_that_of_diffusers():
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+
+    first, last = _nano.SCHEDULE
+    want = DDPMScheduler(beta_start=first, beta_end=last, beta_schedule="scaled_linear").alphas_cumprod
+    assert torch.equal(linear_betas_squared(first, last), want)
+
+
+def test_loading_uses_no_random_numbers_of_the_process():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    for spec in SPECS:
+        spec.build(PACKAGE / spec.source, dtype=torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_odd_latents_keep_their_size():

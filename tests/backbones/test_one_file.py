@@ -43,7 +43,7 @@ def encoded(tmp_path_factory):
 
 def write_weights(spec, folder):
     backbone = spec.build_tiny()
-    backbone.module.save_pretrained(folder / spec.family)
+    backbone.module.save_pretrained(folder / spec.denoiser_subfolder)
     backbone.vae.save_pretrained(folder / "vae")
     import diffusers
 
@@ -73,7 +73,7 @@ def test_one_file_through_every_backbone(encoded, name, tmp_path):
     spec, gic = SPECS[name], folder / "image.gic"
     before = hashlib.sha256(gic.read_bytes()).hexdigest()
     weights = "-"
-    if spec.family in ("unet", "transformer"):
+    if spec.denoiser_subfolder:
         weights = tmp_path / "weights"
         write_weights(spec, weights)
     write_adapter(spec, codec, tmp_path / "adapter.safetensors")

@@ -17,14 +17,21 @@ runner = CliRunner()
 def test_tier_0_as_text():
     done = runner.invoke(app, ["check", "sdxl", "--tier", "0"])
     assert done.exit_code == 0
-    assert done.stdout.splitlines()[-1] == "sdxl: 4 passed"
+    assert done.stdout.splitlines()[-1] == "sdxl: 6 passed"
 
 
 def test_json():
     done = runner.invoke(app, ["check", "sd15", "--tier", "0", "--json"])
     report = json.loads(done.stdout)
     assert report["passed"] is True
-    assert {c["check"] for c in report["checks"]} == {"texts", "numbers", "rules_stated", "light_import"}
+    assert {c["check"] for c in report["checks"]} == {
+        "texts",
+        "source",
+        "numbers",
+        "rules_stated",
+        "light_import",
+        "quiet_import",
+    }
 
 
 def test_a_failing_check_is_exit_status_1(monkeypatch):

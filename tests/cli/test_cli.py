@@ -49,7 +49,7 @@ def test_encode_decode_preview_info_of_a_folder(folder):
         assert (folder / "gic" / name).exists()
     status, out, _ = quick("info", folder / "gic" / "a.gic", "--json")
     info = json.loads(out)[0]
-    assert info["header_bytes"] + info["hyper_bytes"] + info["latent_bytes"] == info["bytes"] == rows[0]["bytes"]
+    assert info["header_bytes"] + info["string_bytes"] == info["bytes"] == rows[0]["bytes"]
     assert (info["quality"], info["width"], info["height"]) == (2.0, 90, 70)
 
 
@@ -69,13 +69,13 @@ def test_steps_and_renorm_as_options_and_as_words(folder):
         "decode", folder / "plain.gic", "backbone=toy", "--renorm", "written", "-o", folder / "x.png"
     )
     assert status == 2 and "encode --statistics" in message and "\n" not in message
-    strength = {"soft": ("--strength", 0.25), "word": ("strength=0.25",)}
+    strength = {"soft": ("--blend", 0.25), "word": ("blend=0.25",)}
     for name, words in strength.items():
         assert quick("decode", file, "backbone=toy", *words, "-o", folder / f"strength-{name}.png")[0] == 0
     soft, word = ((folder / f"strength-{name}.png").read_bytes() for name in strength)
     assert soft == word != off
-    status, _, message = quick("decode", file, "--strength", -1)
-    assert status == 2 and "strength=-1: wanted 0" in message
+    status, _, message = quick("decode", file, "--blend", -1)
+    assert status == 2 and "blend=-1: wanted 0" in message
     status, _, message = quick("decode", file, "--steps", 9)
     assert status == 2 and "1 to 8" in message
 

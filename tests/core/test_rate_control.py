@@ -9,11 +9,12 @@ import torch
 
 from priorcodec import ConfigError, open_session
 from priorcodec.core import rate_control
-from priorcodec.core.codec import Codec, Encoded
+from priorcodec.core.codec import Codec
 from priorcodec.core.container import Container
-from priorcodec.core.entropy.entropy_model import QUALITY_STEPS
+from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.types import Encoded
 from priorcodec.core.weights import save_encoder
 from tests.core.test_codec import DEMO
 
@@ -22,8 +23,8 @@ def sized(sizes):
     """Files of these sizes, one for each quality byte."""
 
     def write(byte):
-        stream = Container(encoder_id=0, quality=byte, height=100, width=100, hyper=b"", latent=b"")
-        return Encoded(data=bytes(sizes[byte]), stream=stream, hyper_bits=0, latent_bits=0, symbols_sha256="")
+        stream = Container(encoder_id=0, quality=byte, height=100, width=100, string=b"")
+        return Encoded(data=bytes(sizes[byte]), container=stream, z_bits=0, y_bits=0, symbols_sha256="")
 
     return write
 
@@ -57,20 +58,20 @@ def test_the_result_fits_and_is_the_best_among_its_neighbors(kind):
         try:
             found = rate_control.search(sized(sizes), target, 224)
         except ConfigError:
-            assert min(sizes[: rate_control.NEAR + 1]) > target
+            assert min(sizes[: rate_control.NEIGHBORS + 1]) > target
             continue
-        byte, size = found.encoded.stream.quality, len(found.encoded.data)
+        byte, size = found.encoded.container.quality, len(found.encoded.data)
         assert size == sizes[byte] <= target
         assert found.highest == (byte == 224) and found.hit == (size >= 0.97 * target)
         written.append(found.written)
         if sizes[224] <= target:
             assert byte == 224
         else:
-            near = range(max(0, byte - rate_control.NEAR), min(224, byte + rate_control.NEAR) + 1)
+            near = range(max(0, byte - rate_control.NEIGHBORS), min(224, byte + rate_control.NEIGHBORS) + 1)
             assert (size, byte) == max((sizes[b], b) for b in near if sizes[b] <= target)
             if kind == "smooth":
                 assert size == max(s for s in sizes if s <= target)
-    assert max(written) <= 2 + rate_control.GUESSES + 8 + 4 * rate_control.NEAR
+    assert max(written) <= 2 + rate_control.GUESSES + 8 + 4 * rate_control.NEIGHBORS
     if kind in ("smooth", "wobbling"):
         assert np.mean(written) < 10
 
@@ -83,7 +84,7 @@ def test_the_shipped_encoder_hits_from_below(codec, photo, target):
     hook.remove()
     assert len(runs) == 1
     assert len(found.encoded.data) <= target and found.hit and found.note() is None
-    byte = found.encoded.stream.quality
+    byte = found.encoded.container.quality
     assert codec.encode(photo, byte / QUALITY_STEPS).data == found.encoded.data
     assert codec.decode(found.encoded.data).symbols_sha256 == found.encoded.symbols_sha256
     near = [len(codec.encode(photo, b / QUALITY_STEPS).data) for b in range(byte - 2, byte + 3)]
@@ -103,8 +104,8 @@ def test_a_target_out_of_reach(codec, photo):
 
 def test_the_statistics_count(codec, photo):
     plain, found = codec.encode_to(photo, 300), codec.encode_to(photo, 300, statistics=True)
-    assert found.encoded.stream.segments and len(found.encoded.data) <= 300
-    assert found.encoded.stream.quality < plain.encoded.stream.quality
+    assert found.encoded.container.segments and len(found.encoded.data) <= 300
+    assert found.encoded.container.quality < plain.encoded.container.quality
 
 
 def test_between_two_qualities_too_far_apart_it_says_so():
@@ -124,8 +125,8 @@ def test_a_random_encoder_against_trying_everything(tmp_path):
     assert max(sizes) > 1.3 * min(sizes)
     for target in np.linspace(sizes[0], sizes[-1] + 10, 8).astype(int).tolist():
         found = codec.encode_to(pixels, target)
-        byte = found.encoded.stream.quality
-        near = sizes[max(0, byte - rate_control.NEAR) : byte + rate_control.NEAR + 1]
+        byte = found.encoded.container.quality
+        near = sizes[max(0, byte - rate_control.NEIGHBORS) : byte + rate_control.NEIGHBORS + 1]
         assert len(found.encoded.data) == sizes[byte] <= target
         assert sizes[byte] == max(size for size in near if size <= target) or byte == 64
 

@@ -5,16 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from priorcodec import ConfigError
 from priorcodec.config import decode_config
 from priorcodec.core import tiling
 from priorcodec.core.codec import Codec
-from priorcodec.core.entropy import frozen, integer
-from priorcodec.core.entropy.integer import LIMIT, exact_conv
 from priorcodec.core.image import io as image_io
-from tests.core.entropy.test_frozen import latents, small_prior
 from tests.core.test_codec import DEMO
 
 PLANS = [(64, 64, 0, 64), (200, 700, 128, 64), (1000, 130, 256, 128), (192, 192, 128, 128), (640, 4096, 192, 20)]
@@ -104,42 +100,6 @@ def test_a_local_network_in_parts_is_the_network():
                 assert (alone - whole[..., rows.own(4), columns.own(4)]).abs().max() > 0.01  # the border does matter
 
 
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_the_exact_convolution_in_strips_is_bit_identical(kernel, monkeypatch):
-    torch.manual_seed(kernel)
-    a = torch.randint(-LIMIT, LIMIT + 1, (5, 37, 12)).double()
-    weight = torch.randint(-LIMIT, LIMIT + 1, (7, 5, kernel, kernel)).short()
-    bias = torch.randint(-(2**30), 2**30, (7,)).int()
-    whole = exact_conv(a, weight, bias, relu=False)
-    assert torch.equal(
-        whole,
-        F.conv2d(a[None], weight.double(), bias.double(), padding=kernel // 2)[0]
-        .div(1024)
-        .add(0.5)
-        .floor()
-        .clamp(-LIMIT, LIMIT),
-    )
-    for strip in (1, 5 * kernel**2 * 12 * 10):
-        monkeypatch.setattr(integer, "STRIP", strip)
-        assert torch.equal(exact_conv(a, weight, bias, relu=False), whole)
-
-
-@pytest.mark.parametrize("size", [(8, 12), (20, 4)])
-def test_entropy_coding_in_strips_and_chunks_is_bit_identical(size, monkeypatch):
-    whole = small_prior().encode(*latents(3.0, size), 17)
-    for strip in (1, 30):
-        monkeypatch.setattr(frozen, "STRIP", strip)
-        monkeypatch.setattr(frozen, "CHUNK", 7 * strip)
-        monkeypatch.setattr(frozen, "GROUP", 100 * strip)
-        monkeypatch.setattr(integer, "STRIP", 100 * strip)
-        prior = small_prior()
-        coded = prior.encode(*latents(3.0, size), 17)
-        assert (coded.hyper, coded.latent, coded.symbols_sha256) == (whole.hyper, whole.latent, whole.symbols_sha256)
-        assert torch.equal(coded.y_hat_q, whole.y_hat_q) and coded.latent_bits == pytest.approx(whole.latent_bits)
-        values, digest = prior.decode(coded.hyper, coded.latent, 17, *size)
-        assert torch.equal(values, whole.y_hat_q) and digest == whole.symbols_sha256
-
-
 def test_encoder_and_preview_in_tiles_are_those_of_the_whole_image(photo):
     whole, tiled = Codec(tile=0), Codec(tile=128)
     with torch.inference_mode():
@@ -151,7 +111,7 @@ def test_encoder_and_preview_in_tiles_are_those_of_the_whole_image(photo):
     decoded = tiled.decode(data)
     shown, wanted = tiled.preview(decoded).astype(int), whole.preview(decoded).astype(int)
     assert shown.shape == photo.shape and np.abs(shown - wanted).max() <= 1
-    assert np.array_equal(wanted, image_io.to_pixels(image_io.crop(decoded.preview, *photo.shape[:2])))
+    assert np.array_equal(wanted, image_io.to_pixels(image_io.crop(tiled.preview_tensor(decoded), *photo.shape[:2])))
 
 
 def test_the_automatic_side_follows_the_memory(monkeypatch, tmp_path):

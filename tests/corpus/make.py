@@ -14,8 +14,9 @@ from tests.core.test_codec import DEMO
 HERE = Path(__file__).parent
 
 
-def sealed(body: bytes) -> bytes:
-    return body + zlib.crc32(body).to_bytes(4, "little")
+def sealed(body: bytes, encoder_id: int = 0) -> bytes:
+    """With a check that fits the body and its encoder."""
+    return body + (zlib.crc32(body) ^ encoder_id).to_bytes(4, "little")
 
 
 def seeds() -> dict[str, bytes]:
@@ -30,15 +31,18 @@ def seeds() -> dict[str, bytes]:
         "row": codec.encode(photo[:1, :200], 0).data,
         "flat": codec.encode(np.full((64, 64, 3), 128, np.uint8), 5).data,
         "segments": container.pack(Container(**{**stream, "segments": later})),
-        "empty-strings": container.pack(Container(**{**stream, "hyper": b"", "latent": b""})),
-        "escapes": container.pack(Container(**{**stream, "hyper": b"\xff" * 64, "latent": b"\xff" * 128})),
+        "empty-string": container.pack(Container(**{**stream, "string": b""})),
+        "escapes": container.pack(Container(**{**stream, "string": b"\xff" * 192})),
         "large": container.pack(Container(**{**stream, "height": 65535, "width": 65535})),
-        "critical": sealed(b"GIC\x01\0\0\0\0\x20\x01\x01\x01\x00\x00\x81\x00"),
-        "long-varint": sealed(b"GIC\x01\0\0\0\0\x20\x00" + b"\x80" * 8 + b"\x10\x01\x00"),
+        "version-1": sealed(b"GIC\x01" + codec.id.to_bytes(4, "little") + b"\x20\x00\x01\x01\x00"),
+        "critical": sealed(b"GIC\x12\0\x20\x01\x01\x00\x81\x00"),
+        "long-varint": sealed(b"GIC\x02\0\x20" + b"\x80" * 8 + b"\x10\x01\x00"),
     }
 
 
 if __name__ == "__main__":
+    for old in HERE.glob("*.gic"):
+        old.unlink()
     for name, data in seeds().items():
         (HERE / f"{name}.gic").write_bytes(data)
         print(f"{name:16} {len(data)} bytes")

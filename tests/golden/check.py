@@ -1,84 +1,58 @@
 """Do all golden files hold their symbols here?   python tests/golden/check.py [SETTING...] [--json]
 
-Every file --Codec.read, under each setting--> SHA-256 of its symbols == the one in symbols.json. Exit status 1 where one is not.
-Needs torch, numpy, Pillow, pluggy, safetensors and compressai's compiled module, so that another environment with another torch
-can run it: `make conformance OLD=PATH/TO/python`. Settings are switched inside one process and put back.
+Every file --ExactReader.read, under each setting, in a process of its own--> SHA-256 of its symbols == the one in symbols.json.
+Exit status 1 where one is not. Needs numpy, constriction and safetensors; settings with torch need torch and Pillow as well, so
+that another environment with another torch can run them: `make conformance OLD=PATH/TO/python`.
+    python tests/golden/check.py --symbols FILE.npz    writes the symbols themselves, for `make.py`
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
-import shutil
+import os
+import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
-
-import torch
-
-from priorcodec.core.codec import Codec
-from priorcodec.core.entropy import integer
-from priorcodec.core.errors import StreamError
 
 FOLDER = Path(__file__).parent
+ENCODER = FOLDER.parents[1] / "priorcodec" / "weights" / "encoder.safetensors"
+if __name__ == "__main__":
+    sys.path.insert(0, str(FOLDER.parents[1]))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What must not change a symbol. autocast: to bfloat16; tf32: for float32 products on a GPU."""
+    """What must not change a symbol.
 
-    device: str = "cpu"
-    threads: int = 1
-    mkldnn: bool = True
-    float64: bool = False
-    autocast: bool = False
-    tf32: bool = False
-    compiled: bool = False
+    Attributes:
+        environment: variables of the process.
+        torch: "blocked": importing it fails; "float64", "autocast": through `Codec`, with that default dtype, or under bfloat16
+            autocast; a device: through `Codec` there.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    torch: str = "blocked"
+
+
+def _blas(threads: int, kernels: str = "") -> dict[str, str]:
+    return {"OPENBLAS_NUM_THREADS": str(threads)} | ({"OPENBLAS_CORETYPE": kernels} if kernels else {})
 
 
 SETTINGS = {
-    "1 thread": Setting(),
-    "2 threads": Setting(threads=2),
-    "1 thread, no mkldnn": Setting(mkldnn=False),
-    "2 threads, no mkldnn": Setting(threads=2, mkldnn=False),
-    "default dtype float64": Setting(float64=True),
-    "bf16 autocast": Setting(autocast=True),
-    "torch.compile": Setting(compiled=True),
-    "GPU": Setting(device="cuda"),
-    "GPU, bf16 autocast": Setting(device="cuda", autocast=True),
-    "GPU, TF32": Setting(device="cuda", tf32=True),
+    "1 thread": Setting(environment=_blas(1)),
+    "2 threads": Setting(environment=_blas(2)),
+    "kernels for SSE": Setting(environment=_blas(1, "Nehalem")),
+    "kernels for AVX": Setting(environment=_blas(1, "Sandybridge")),
+    "kernels for AVX2, 2 threads": Setting(environment=_blas(2, "Haswell")),
+    "torch, default dtype float64": Setting(torch="float64"),
+    "torch, bf16 autocast": Setting(torch="autocast"),
+    "torch, GPU": Setting(torch="cuda"),
 }
-COMPILER = any(map(shutil.which, ("c++", "g++", "clang++")))  # torch.compile needs one on the PATH
-
-
-@contextmanager
-def under(setting: Setting) -> Iterator[None]:
-    """Torch's switches as the setting says; afterwards as they were."""
-    threads, dtype, mkldnn = torch.get_num_threads(), torch.get_default_dtype(), torch.backends.mkldnn.enabled
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    with ExitStack() as stack:
-        stack.enter_context(torch.autocast(setting.device, torch.bfloat16, enabled=setting.autocast))
-        if setting.compiled:  # every integer network; fullgraph: an error instead of a silent step back to eager
-            fast = torch.compile(integer.exact_strip, dynamic=True, fullgraph=True)
-            stack.enter_context(mock.patch.object(integer, "exact_strip", fast))
-            config = torch._dynamo.config
-            limit = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"  # before torch 2.7
-            stack.enter_context(config.patch({limit: 64}))  # kernels, strides, with relu and without
-        try:
-            torch.set_num_threads(setting.threads)
-            torch.set_default_dtype(torch.float64 if setting.float64 else torch.float32)
-            torch.backends.mkldnn.enabled = setting.mkldnn
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = setting.tf32
-            yield
-        finally:
-            torch.set_num_threads(threads)
-            torch.set_default_dtype(dtype)
-            torch.backends.mkldnn.enabled = mkldnn
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
 def golden() -> dict[str, tuple[bytes, str]]:
@@ -87,50 +61,111 @@ def golden() -> dict[str, tuple[bytes, str]]:
     return {name: ((FOLDER / f"{name}.gic").read_bytes(), row["symbols_sha256"]) for name, row in known.items()}
 
 
-def disagreements(codec: Codec, files: Mapping[str, tuple[bytes, str]], setting: Setting) -> list[str]:
-    """Names of the files that give other symbols, or none, under the setting. The codec is on the setting's device."""
+def disagreements(reader: Any, files: Mapping[str, tuple[bytes, str]]) -> list[str]:
+    """Names of the files that give other symbols, or none. reader: an `ExactReader` or a `Codec`."""
+    from priorcodec.core.errors import StreamError
+
     found = []
-    with under(setting):
-        for name, (data, wanted) in files.items():
-            try:
-                got = codec.read(data)[2]
-            except StreamError:
-                got = ""
-            if got != wanted:
-                found.append(name)
+    for name, (data, wanted) in files.items():
+        try:
+            got = reader.read(data)[2]
+        except StreamError:
+            got = ""
+        if got != wanted:
+            found.append(name)
     return found
 
 
-def check(names: list[str]) -> list[dict[str, Any]]:
-    """One row per setting."""
-    files, codecs, rows = golden(), {}, []
-    for name in names:
-        setting = SETTINGS[name]
-        if setting.device not in codecs:
-            codecs[setting.device] = Codec(device=setting.device)
-        differ = disagreements(codecs[setting.device], files, setting)
-        rows.append(
-            {"setting": name, "torch": torch.__version__, **asdict(setting), "files": len(files), "differ": differ}
-        )
-    return rows
+def here(mode: str, files: Mapping[str, tuple[bytes, str]]) -> list[str]:
+    """`disagreements` in this process; mode: `Setting.torch`."""
+    if mode == "blocked":
+        sys.modules["torch"] = None  # type: ignore[assignment]  # `import torch` raises ImportError from now on
+        from priorcodec.core.exact_reader import ExactReader
+
+        return disagreements(ExactReader.load(ENCODER), files)
+    import torch
+
+    from priorcodec.core.codec import Codec
+
+    if mode == "float64":
+        torch.set_default_dtype(torch.float64)
+    codec = Codec(device="cuda" if mode == "cuda" else "cpu")
+    with torch.autocast("cuda" if mode == "cuda" else "cpu", torch.bfloat16, enabled=mode == "autocast"):
+        return disagreements(codec, files)
+
+
+def run(name: str, script: str = str(Path(__file__)), *arguments: str) -> dict[str, Any]:
+    """One row, from a process of its own under the setting."""
+    setting = SETTINGS[name]
+    done = subprocess.run(
+        [sys.executable, script, "--here", setting.torch, *arguments],
+        env={**os.environ, **setting.environment}, capture_output=True, text=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise RuntimeError(f"{name}: {done.stderr.strip()[-2000:]}")
+    return {"setting": name, **asdict(setting), **json.loads(done.stdout)}
+
+
+def possible() -> list[str]:
+    """Names of the settings that this environment can run."""
+    torch = importlib.util.find_spec("torch") is not None
+    gpu = False
+    if torch:
+        import torch as found
+
+        gpu = found.cuda.is_available()
+    return [name for name, s in SETTINGS.items() if s.torch == "blocked" or torch and (gpu or s.torch != "cuda")]
+
+
+def save_symbols(path: Path) -> None:
+    """Every file's quality, size and symbols, pass by pass."""
+    import numpy as np
+
+    from priorcodec.core import container
+    from priorcodec.core.entropy.coder import Decoder
+    from priorcodec.core.exact_reader import STRIDE, ExactReader
+
+    model, out = ExactReader.load(ENCODER).entropy_model, {}
+    for name, (data, _) in golden().items():
+        content, passes = container.unpack(data), iter(("z", "first", "second"))
+        decoder = Decoder(model.coder, content.string)
+
+        def take(mean, index, at, name=name, passes=passes, decoder=decoder):
+            symbols = out[f"{name}/{next(passes)}"] = decoder.take(index, skip_certain=at is not None)
+            return symbols
+
+        h, w = (side // STRIDE for side in container.padded(content.height, content.width))
+        model.walk(content.quality, h, w, take)
+        out[f"{name}/head"] = np.array([content.quality, content.height, content.width])
+    np.savez_compressed(path, **out)
 
 
 def main() -> int:
-    gpu = torch.cuda.is_available()
-    here = [name for name, s in SETTINGS.items() if (COMPILER or not s.compiled) and (gpu or s.device == "cpu")]
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("settings", nargs="*", help=f"some of {', '.join(SETTINGS)}; default: what works here")
     cli.add_argument("--json", action="store_true", help="print rows as JSON")
+    cli.add_argument("--here", metavar="TORCH", help=argparse.SUPPRESS)
+    cli.add_argument("--symbols", type=Path, help="write the symbols of all files")
     given = cli.parse_args()
+    if given.symbols:
+        save_symbols(given.symbols)
+        return 0
+    if given.here:
+        files = golden()
+        differ = here(given.here, files)
+        version = sys.modules["torch"].__version__ if sys.modules.get("torch") else None
+        print(json.dumps({"version": version, "files": len(files), "differ": differ}))
+        return 0
     if unknown := set(given.settings) - set(SETTINGS):
         cli.error(f"no setting {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
-    rows = check(given.settings or here)
+    rows = [run(name) for name in given.settings or possible()]
     if given.json:
         print(json.dumps(rows))
     else:
         for row in rows:
-            told = f"{len(row['differ'])} differ: {', '.join(row['differ'])}" if row["differ"] else "all agree"
-            print(f"torch {row['torch']}, {row['setting']}: {row['files']} files, {told}")
+            text = f"{len(row['differ'])} differ: {', '.join(row['differ'])}" if row["differ"] else "all agree"
+            with_torch = f"torch {row['version']}" if row["version"] else "no torch"
+            print(f"{row['setting']} ({with_torch}): {row['files']} files, {text}")
     return 1 if any(row["differ"] for row in rows) else 0
 
 

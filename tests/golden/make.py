@@ -1,16 +1,23 @@
-"""Remake the golden files after a new encoder was frozen.   python tests/golden/make.py
+"""Make the golden files again.   python tests/golden/make.py [--symbols SYMBOLS.npz]
 
 images (seeded, or crops of the demo photograph and of `generated.webp`) --encoder--> NAME.gic, SHA-256 of its symbols
-Needs nothing but the encoder in priorcodec/weights: adapters may be trained later. Files of an older encoder go.
+After a new encoder was frozen: without arguments; adapters may be trained later, and files of an older encoder go.
+After a new file format: with the symbols of the old files (`check.py --symbols` writes them), since another torch rounds a few
+features the other way. symbols.json must stay as it is then.
 """
 
+import argparse
 import json
 from pathlib import Path
 
 import numpy as np
 
+from priorcodec.core import container
 from priorcodec.core.codec import Codec
+from priorcodec.core.container import Container
+from priorcodec.core.entropy.coder import Encoder
 from priorcodec.core.image import io as image_io
+from priorcodec.core.transforms import STRIDE
 
 FOLDER = Path(__file__).parent
 PHOTO = FOLDER.parents[1] / "priorcodec" / "demo" / "coffee.webp"
@@ -58,19 +65,55 @@ def image(kind: str, width: int, height: int) -> np.ndarray:
             return np.where(page[..., None], np.uint8(20), np.uint8(250)).repeat(3, 2)
 
 
-def main() -> None:
-    codec, known = Codec(), {}
-    for old in FOLDER.glob("*.gic"):
-        old.unlink()
+def rewritten(codec: Codec, symbols: dict[str, np.ndarray]) -> dict[str, tuple[bytes, str]]:
+    """Name -> a file with these symbols, and their SHA-256. Raises ValueError: they are not those of symbols.json."""
+    files, known = {}, json.loads((FOLDER / "symbols.json").read_text())
+    for name, row in known.items():
+        quality, height, width = symbols[f"{name}/head"].tolist()
+        parts, coder = (
+            iter([symbols[f"{name}/{part}"] for part in ("z", "first", "second")]),
+            Encoder(codec.entropy_model.coder),
+        )
+
+        def next_pass(mean, index, at, parts=parts, coder=coder):
+            values = next(parts)
+            if at is not None and values[codec.entropy_model.coder.certain[index]].any():
+                raise ValueError("a symbol that is not coded is not zero")
+            coder.add(values, index, skip_certain=at is not None)
+            return values
+
+        h, w = (side // STRIDE for side in container.padded(height, width))
+        _, digest = codec.entropy_model.walk(quality, h, w, next_pass)
+        if digest != row["symbols_sha256"]:
+            raise ValueError(f"{name}: other symbols than in symbols.json")
+        content = Container(encoder_id=codec.id, quality=quality, height=height, width=width, string=coder.finish())
+        files[name] = container.pack(content), digest
+    return files
+
+
+def encoded(codec: Codec) -> dict[str, tuple[bytes, str]]:
+    """Name -> a file of each case, and the SHA-256 of its symbols."""
+    files = {}
     for kind, cases in CASES.items():
         for width, height, quality in cases:
-            name = f"{kind}-{width}x{height}-q{quality:g}"
-            encoded = codec.encode(image(kind, width, height), quality)
-            (FOLDER / f"{name}.gic").write_bytes(encoded.data)
-            known[name] = {"encoder": f"{codec.id:08x}", "symbols_sha256": encoded.symbols_sha256}
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in known.items())
+            coded = codec.encode(image(kind, width, height), quality)
+            files[f"{kind}-{width}x{height}-q{quality:g}"] = coded.data, coded.symbols_sha256
+    return files
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("--symbols", type=Path, help="write files with these symbols instead of encoding the images")
+    given, codec = cli.parse_args(), Codec()
+    files = rewritten(codec, dict(np.load(given.symbols))) if given.symbols else encoded(codec)
+    for old in FOLDER.glob("*.gic"):
+        old.unlink()
+    for name, (data, _) in files.items():
+        (FOLDER / f"{name}.gic").write_bytes(data)
+    rows = {name: {"encoder": f"{codec.id:08x}", "symbols_sha256": digest} for name, (_, digest) in files.items()}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
     (FOLDER / "symbols.json").write_text(f"{{\n{lines}\n}}\n")
-    print(f"{len(known)} files, {sum(path.stat().st_size for path in FOLDER.glob('*.gic'))} bytes")
+    print(f"{len(files)} files, {sum(len(data) for data, _ in files.values())} bytes")
 
 
 if __name__ == "__main__":

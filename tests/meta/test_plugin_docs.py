@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from priorcodec.registry import hookspecs, validation
-from priorcodec.registry.plugins import DEFAULT_PLUGINS
+from priorcodec.registry import hookspecs
+from priorcodec.registry.plugins import DEFAULT_PLUGINS, HOOKS, Problem
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "plugins"
@@ -38,7 +38,7 @@ def snippets():
 
 
 def test_the_hooks_are_the_three():
-    assert tuple(hooks()) == validation.HOOKS == ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
+    assert tuple(hooks()) == HOOKS == ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
 
 
 @pytest.mark.parametrize("name", hooks())
@@ -67,7 +67,7 @@ def test_every_snippet_is_a_piece_of_a_tested_file():
 
 def test_every_check_is_listed_with_its_sentence():
     listed = (DOCS / "testing.md").read_text().split("<!-- checks -->")[1]
-    for tier, part in ((0, "_plain"), (1, "_tiny"), (1, "_adapter"), (2, "_full")):
+    for tier, part in ((0, "_plain"), (1, "_tiny"), (1, "_counts"), (1, "_adapter"), (2, "_full")):
         tree = ast.parse((ROOT / "priorcodec" / "testing" / f"{part}.py").read_text())
         checks = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name.startswith("check_")]
         assert checks
@@ -78,7 +78,7 @@ def test_every_check_is_listed_with_its_sentence():
 
 def test_every_reason_and_every_setting_is_explained():
     index = (DOCS / "index.md").read_text()
-    for problem in validation.Problem:
+    for problem in Problem:
         assert f"| `{problem}` |" in index
     code = "".join(file.read_text() for file in (ROOT / "priorcodec" / "registry").glob("*.py"))
     assert {v for v in re.findall(r"PRIORCODEC_[A-Z_]+", code) if v not in index} == set()
@@ -102,7 +102,7 @@ def test_each_command_of_the_docs_exists():
 
 def test_demo_package_is_short():
     lines = [line for file in (DOCS / "plugin-demo" / "priorcodec_sd3").glob("*.py") for line in file.open()]
-    assert 0 < len(lines) <= 80
+    assert 0 < len(lines) <= 85
 
 
 @pytest.mark.parametrize("name", ["sd15", "sd21", "sdxl", "pixart"])

@@ -38,16 +38,16 @@ def hub(**fields):
 
 
 def refused(match, source):
-    for ask in (adapter_sources.fetch, adapter_sources.here):
+    for ask in (adapter_sources.fetch, adapter_sources.local_path):
         with pytest.raises(AdapterError, match=match) as caught:
             ask(source)
         assert "\n" not in str(caught.value)
 
 
 def test_the_cache_is_asked_first_at_the_pinned_commit_only(cached):
-    assert adapter_sources.here(hub()) == adapter_sources.fetch(hub()) == cached
+    assert adapter_sources.local_path(hub()) == adapter_sources.fetch(hub()) == cached
     assert adapter_sources.fetch(hub(sha256=hashlib.sha256(DATA).hexdigest())) == cached
-    assert adapter_sources.here(hub(revision="f" * 40)) is None
+    assert adapter_sources.local_path(hub(revision="f" * 40)) is None
 
 
 def test_offline_and_not_cached_gives_the_command(cached):
@@ -74,8 +74,8 @@ def test_no_commit_or_a_branch_is_refused_with_the_remedy(cached):
 @pytest.mark.parametrize(
     "location", ["toy.safetensors", "/a/b/c.safetensors", "a/b/../c.safetensors", "a//c.safetensors"]
 )
-def test_what_is_no_place_on_the_hub(location):
-    refused("is no place on the Hub like owner/repo/file.safetensors", hub(location=location))
+def test_what_is_no_file_on_the_hub(location):
+    refused("is no file on the Hub like owner/repo/file.safetensors", hub(location=location))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".ckpt"])
@@ -84,7 +84,7 @@ def test_a_pickle_is_refused_before_it_is_fetched(suffix):
     refused("a pickle, which can run any code: give", hub(location=f"adapter{suffix}", revision=""))
 
 
-def test_what_a_person_may_write(cached, tmp_path):
+def test_what_a_user_may_write(cached, tmp_path):
     registry = open_registry()
     toy = registry.spec("toy")
     local = tmp_path / "runs" / "toy" / "a@2.safetensors"

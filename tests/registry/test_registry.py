@@ -1,9 +1,10 @@
-"""Plugins: ours, strangers', broken ones; each named with its reason, none stopping another."""
+"""Loading plugins, built-in, installed and broken ones: each named with its reason, none stopping another."""
 
 import os
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -16,11 +17,11 @@ from priorcodec import BackboneSpec, LatentSpace, Prediction, hookimpl
 
 def spec(name, **more):
     return BackboneSpec(
-        name=name, summary="s", family="other", license="MIT", source="here", revision="0" * 40, parameters=1,
+        name=name, summary="s", license="MIT", source="here", parameters=1,
         latent=LatentSpace(channels=1, stride=8, scale=1.0, mean=(0.0,), std=(1.0,)), prediction=Prediction.NOISE,
         token_dim=8, build=lambda weights, *, dtype: None, build_tiny=lambda: None, **more)
 """
-GOOD = SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('stranger')]\n"
+GOOD = SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('other')]\n"
 BROKEN = {
     "b_import": "import no_such_library\n",
     "b_misspelt": SPEC + "\n@hookimpl\ndef priorcodec_backbone():\n    return [spec('a1')]\n",
@@ -33,7 +34,7 @@ REASONS = {
     "b_import": (Problem.IMPORT, "no_such_library"),
     "b_misspelt": (Problem.HOOK, "nearest: priorcodec_backbones"),
     "b_api": (Problem.API, "upgrade priorcodec"),
-    "b_duplicate": (Problem.DUPLICATE, "'sd15' is already brought by plugin 'sd15'"),
+    "b_duplicate": (Problem.DUPLICATE, "'sd15' is already provided by plugin 'sd15'"),
     "b_argument": (Problem.ARGUMENT, "device"),
     "b_spec": (Problem.SPEC, "Not A Name"),
 }
@@ -73,11 +74,11 @@ def test_six_broken_plugins_at_once_and_every_good_one_works(site):
         assert found[name].error.startswith(str(problem))
         assert "\n" not in found[name].error
         assert found[name].backbones == ()
-    assert found["good"].backbones == ("stranger",)
+    assert found["good"].backbones == ("other",)
     assert (found["good"].origin, found["good"].version) == ("package good-pkg", "1.2")
-    assert {"sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "stranger"} <= set(registry.specs())
+    assert {"sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "other"} <= set(registry.specs())
     assert not {"a1", "a2", "a3", "a4"} & set(registry.specs())
-    assert registry.spec("stranger").license == "MIT"
+    assert registry.spec("other").license == "MIT"
 
 
 def test_unknown_backbone_names_the_nearest_and_the_failed_plugins(site):
@@ -108,10 +109,10 @@ def test_every_default_plugin_works(site, monkeypatch):
 
 
 def test_disable_by_variable_by_argument_and_by_package_name(site, monkeypatch):
-    install(site, {"good": GOOD, "other": GOOD.replace("stranger", "guest")})
+    install(site, {"good": GOOD, "other": GOOD.replace("other", "third")})
     monkeypatch.setenv("PRIORCODEC_DISABLE_PLUGINS", "other-pkg, sd21")
     registry = open_registry(disabled=["good"])
-    assert not {"stranger", "guest", "sd21", "sd21.base"} & set(registry.specs())
+    assert not {"other", "third", "sd21", "sd21.base"} & set(registry.specs())
     assert {n for n, r in records(registry).items() if r.disabled} == {"good", "other", "sd21"}
     with pytest.raises(BackboneError, match="disabled: .*sd21"):
         registry.spec("sd21")
@@ -124,18 +125,18 @@ def test_a_disabled_plugin_is_not_even_imported(site):
 
 
 def test_load_plugins_names_the_only_ones_and_empty_means_none(site, monkeypatch):
-    install(site, {"good": GOOD, "other": GOOD.replace("stranger", "guest")})
+    install(site, {"good": GOOD, "other": GOOD.replace("other", "third")})
     monkeypatch.setenv("PRIORCODEC_LOAD_PLUGINS", "")
-    assert not {"stranger", "guest"} & set(open_registry().specs())
+    assert not {"other", "third"} & set(open_registry().specs())
     monkeypatch.setenv("PRIORCODEC_LOAD_PLUGINS", "other,absent")
     registry = open_registry()
-    assert "guest" in registry.specs()
-    assert "stranger" not in registry.specs()
+    assert "third" in registry.specs()
+    assert "other" not in registry.specs()
     assert "sd15" in registry.specs()
     assert "no installed package" in records(registry)["absent"].error
 
 
-def test_an_unmarked_hook_a_stray_class_and_a_doubled_name_are_told(site):
+def test_an_unmarked_hook_a_wrong_type_and_a_repeated_name_are_named(site):
     install(site, {
         "bare": SPEC + "\ndef priorcodec_backbones():\n    return [spec('a5')]\n",
         "empty": "x = 1\n",
@@ -155,6 +156,23 @@ def test_an_unmarked_hook_a_stray_class_and_a_doubled_name_are_told(site):
     assert errors["sdxl", "package sdxl-pkg"][0] is Problem.DUPLICATE
 
 
+def test_eight_threads_load_plugins_at_once_and_standard_output_stays_the_programs(site, capsys):
+    install(site, {"good": GOOD + "\nprint('imported')\n", "zbad": BAD_HOOKS})
+    stdout = sys.stdout
+
+    def load(_):
+        registry = open_registry()
+        assert sys.stdout is stdout
+        for spec in registry.specs().values():
+            registry.adapters(spec)
+        return set(registry.specs()), records(registry)["zbad"].problem
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(load, range(16)))
+    assert all(names == found[0][0] and "other" in names and problem is Problem.SPEC for names, problem in found)
+    assert capsys.readouterr().out == "imported\n"
+
+
 def test_two_registries_share_nothing(site):
     one, two = open_registry(), open_registry(disabled=["sdxl"])
     assert "sdxl" in one.specs()
@@ -169,7 +187,7 @@ HOOKS = GOOD + textwrap.dedent("""
 
     @hookimpl
     def priorcodec_weights(spec):
-        return Path("/somewhere/stranger") if spec.name == "stranger" else None
+        return Path("/somewhere/other") if spec.name == "other" else None
 
     @hookimpl
     def priorcodec_adapters(spec):
@@ -180,20 +198,72 @@ BAD_HOOKS = "from priorcodec import hookimpl\n" + "\n".join(
 )
 
 
-def test_strangers_can_bring_weights_and_adapters_and_a_raising_one_stops_nobody(site):
+def test_a_plugin_can_provide_weights_and_adapters_and_one_that_raises_stops_no_other(site):
     install(site, {"hooks": HOOKS, "zbad": BAD_HOOKS})
     registry = open_registry()
     assert not records(registry)["zbad"].error
-    assert str(registry.weights(registry.spec("stranger"))) == "/somewhere/stranger"
+    assert str(registry.weights(registry.spec("other"))) == "/somewhere/other"
     assert "mine" in [a.name for a in registry.adapters(registry.spec("sd15"))]
     assert "ZeroDivisionError" in records(registry)["zbad"].error
 
 
-def test_listing_asks_no_stranger_for_weights(site):
+def test_a_listing_finds_weights_by_a_plugins_own_hook(site):
+    """A hook that takes only `spec` is called for listings too."""
     install(site, {"hooks": HOOKS})
     registry = open_registry()
-    assert registry.weights_here(registry.spec("stranger")) is None
+    assert str(registry.weights_here(registry.spec("other"))) == "/somewhere/other"
     assert registry.weights_here(registry.spec("toy")) is not None
+
+
+DOWNLOADS = GOOD + textwrap.dedent("""
+    from pathlib import Path
+
+    @hookimpl
+    def priorcodec_weights(spec, download):
+        if spec.name == "other" and not download:
+            return None
+        return Path("/downloaded") if spec.name == "other" else None
+""")
+
+
+def test_a_listing_downloads_nothing(site):
+    install(site, {"hooks": DOWNLOADS})
+    registry = open_registry()
+    spec = registry.spec("other")
+    assert registry.weights_here(spec) is None
+    assert str(registry.weights(spec)) == "/downloaded"
+
+
+def test_what_a_plugin_imports_is_not_a_misspelt_hook(site):
+    """A module, a class or a value whose name begins like a hook."""
+    (site / "priorcodec_flux.py").write_text("x = 1\n")
+    install(site, {"flux": "import priorcodec_flux\n\nclass priorcodec_thing: pass\n\npriorcodec_size = 3\n" + GOOD})
+    assert records(open_registry())["flux"].error == ""
+
+
+def test_a_hook_wrapper_is_refused(site):
+    code = "from priorcodec import hookimpl\n\n@hookimpl(wrapper=True)\ndef priorcodec_weights(spec):\n    return (yield)\n"
+    install(site, {"wrapping": code})
+    assert "priorcodec_weights is a hook wrapper" in records(open_registry())["wrapping"].error
+
+
+def test_a_source_that_is_no_hub_id_stops_no_listing(site, monkeypatch, tmp_path):
+    """With the standard layout and a commit, as a spec for a model on the Hub has them."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    sources = ["computed when built", "/models/flux", "flux", "a/b/c", "a--b/c", "-a/b", "a/b..c", "a/" + "b" * 97]
+    specs = ", ".join(
+        f"BackboneSpec(**(vars(spec('b{i}')) | dict(source={source!r}, denoiser_subfolder='unet', hub_revision='1' * 40)))"
+        for i, source in enumerate(sources)
+    )
+    install(site, {"flux": SPEC + f"\n@hookimpl\ndef priorcodec_backbones():\n    return [{specs}]\n"})
+    registry = open_registry()
+    assert records(registry)["flux"].error == ""
+    for i, source in enumerate(sources):
+        spec = registry.spec(f"b{i}")
+        assert registry.weights_here(spec) is None
+        with pytest.raises(PriorCodecError, match=r"give backbone\.weights=PATH with ") as caught:
+            registry.weights(spec)
+        assert source in str(caught.value)
 
 
 def test_the_command_line_names_all_six_and_strict_ends_it(tmp_path):
@@ -208,7 +278,7 @@ def test_the_command_line_names_all_six_and_strict_ends_it(tmp_path):
     assert listed.returncode == 0
     for name, (problem, words) in REASONS.items():
         assert any(line.startswith(name) and problem in line and words in line for line in listed.stdout.splitlines())
-    assert "stranger" in cli("backbones").stdout
+    assert "other" in cli("backbones").stdout
     assert "b_import" not in cli("plugins", PRIORCODEC_LOAD_PLUGINS="").stdout
     strict = cli("backbones", PRIORCODEC_STRICT_PLUGINS="1")
     assert strict.returncode == 2
@@ -220,7 +290,7 @@ def test_a_backbone_without_weights_ends_in_one_line(site):
     install(site, {"good": GOOD})
     registry = open_registry()
     with pytest.raises(PriorCodecError, match=r"backbone\.weights=PATH.*MIT"):
-        registry.weights(registry.spec("stranger"))
+        registry.weights(registry.spec("other"))
 
 
 def test_listing_backbones_imports_no_heavy_library():

@@ -84,10 +84,17 @@ def test_order_given_folder_then_own_folder_then_cache(registry, tmp_path, monke
 def test_a_mirror_is_taken_from_the_cache(registry, tmp_path):
     spec = registry.spec("sd15")
     folder = cache(tmp_path, "someone/mirror", "1" * 40, ref="main")
-    assert registry.weights(spec, "someone/mirror") == folder
     assert registry.weights(spec, f"someone/mirror@{'1' * 40}") == folder
     with pytest.raises(WeightsError, match="the Hub did not give them"):
-        registry.weights(spec, "someone/else")
+        registry.weights(spec, f"someone/else@{'1' * 40}")
+
+
+@pytest.mark.parametrize("given", ["someone/mirror", "someone/mirror@main", "someone/mirror@1111111"])
+def test_a_mirror_is_pinned_by_its_commit_as_an_adapter_is(registry, tmp_path, given):
+    cache(tmp_path, "someone/mirror", "1" * 40, ref="main")
+    with pytest.raises(WeightsError, match="write someone/mirror@COMMIT with its 40 hex digits") as caught:
+        registry.weights(registry.spec("sd15"), given)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_hub_is_asked_for_nothing_but_what_is_needed(registry, tmp_path, monkeypatch):
@@ -115,7 +122,7 @@ def test_pickles_are_refused_with_a_reason(registry, tmp_path):
         registry.weights(spec, str(tmp_path / "model.ckpt"))
 
 
-def test_an_incomplete_folder_and_nonsense_are_told(registry, tmp_path):
+def test_an_incomplete_folder_and_nonsense_are_one_line(registry, tmp_path):
     spec = registry.spec("sd15")
     fill(tmp_path / "half", FILES[:2])
     with pytest.raises(WeightsError, match="lacks vae/config.json"):
@@ -140,7 +147,7 @@ def test_half_precision_files_count_as_there(registry, tmp_path):
     sharded = fill(tmp_path / "shards", [f.replace(".fp16.safetensors", ".safetensors.index.fp16.json") for f in HALF])
     assert registry.weights(spec, str(sharded)) == sharded
     cache(tmp_path, "someone/half", "2" * 40, ref="main", files=HALF)
-    assert registry.weights(spec, "someone/half").name == "2" * 40
+    assert registry.weights(spec, f"someone/half@{'2' * 40}").name == "2" * 40
 
 
 def test_half_precision_is_downloaded_only_where_there_is_nothing_else(registry, tmp_path, monkeypatch):
@@ -154,7 +161,7 @@ def test_half_precision_is_downloaded_only_where_there_is_nothing_else(registry,
         return str(fill(tmp_path / "downloaded", given))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
-    assert registry.weights(registry.spec("sd15"), "someone/half") == tmp_path / "downloaded"
+    assert registry.weights(registry.spec("sd15"), f"someone/half@{'2' * 40}") == tmp_path / "downloaded"
     assert [any("fp16" in pattern for pattern in patterns) for patterns in asked] == [False, True]
     assert not list((tmp_path / "downloaded").rglob("*non_ema*"))
 
@@ -162,7 +169,9 @@ def test_half_precision_is_downloaded_only_where_there_is_nothing_else(registry,
 def test_a_shipped_file_is_checked_against_its_hash(registry, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "PACKAGE", tmp_path)
     (tmp_path / "w.safetensors").write_bytes(b"weights")
-    spec = replace(registry.spec("sd15"), source="w.safetensors", revision=hashlib.sha256(b"weights").hexdigest())
+    spec = replace(
+        registry.spec("sd15"), source="w.safetensors", hub_revision="", sha256=hashlib.sha256(b"weights").hexdigest()
+    )
     assert registry.weights(spec) == tmp_path / "w.safetensors"
     (tmp_path / "w.safetensors").write_bytes(b"something else")
     with pytest.raises(WeightsError, match="reinstall"):

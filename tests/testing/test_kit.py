@@ -2,8 +2,12 @@
 
 import json
 import math
+import random
+import re
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +15,10 @@ from torch import nn
 
 from priorcodec import BackboneError, BackboneSpec, ConfigError, FusionSite, LatentSpace, LoraRule, Prediction
 from priorcodec.testing import Status, Subject, check_backbone, parametrize_backbones, report
+from priorcodec.testing import _side_effects as side_effects
 from priorcodec.testing._run import all_checks, run
+
+HERE = Path(__file__)  # any path: the backbone of these tests has no weights to load
 
 
 class Denoiser(nn.Module):
@@ -59,17 +66,20 @@ def make(kind=Good, **changes):
         return kind(16).to(dtype)
 
     def build_tiny():
-        torch.manual_seed(0)
-        return kind()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = kind()
+        getattr(model, "after", lambda: None)()
+        return model
 
     build.__module__ = "json"  # light, and importable by itself
     count = sum(p.numel() for p in Denoiser(16).parameters())
     fields = {
-        "name": "good", "summary": "s", "family": "f", "license": "MIT", "source": "here", "revision": "0" * 40,
+        "name": "good", "summary": "s", "license": "MIT", "source": "here",
         "latent": LatentSpace(channels=4, stride=8, scale=1.0, mean=(0.0,) * 4, std=(1.0,) * 4),
         "prediction": Prediction.SAMPLE, "size": 64, "parameters": count, "token_dim": 6, "pooled_dim": 5,
-        "lora": (LoraRule(pattern=r"conv[12]|text|vector", modules=4, tiny_modules=4, rank=2),),
-        "fusion": (FusionSite(module="conv1", channels=16, tiny_channels=8, stride=1),),
+        "lora": (LoraRule(pattern=r"conv[12]|text|vector", modules=4, rank=2),),
+        "fusion": (FusionSite(module="conv1", channels=16, stride=1),),
         "build": build, "build_tiny": build_tiny,
     }  # fmt: skip
     return BackboneSpec(**fields | changes)
@@ -78,7 +88,7 @@ def make(kind=Good, **changes):
 def bad(method, function):
     """A class like Good but for one method; `function` gets the good one as its first argument."""
     good = getattr(Good, method)
-    return type("Bad", (Good,), {method: lambda self, *args, **kwargs: function(good, self, *args, **kwargs)})
+    return type("Bad", (Good,), {method: lambda self, *args, **kwargs: function(good, self, *args, *kwargs.values())})
 
 
 def after_init(function):
@@ -122,9 +132,10 @@ def touch_the_codec(self):
     codec.QUALITY_STEPS = 16
 
 
-def heavy_build():
+def build_in(module):
+    """The good spec, its `build` in another module."""
     spec = make()
-    spec.build.__module__ = "torch"
+    spec.build.__module__ = module
     return spec
 
 
@@ -132,13 +143,16 @@ def pixels_that_peek(good, self, z):
     return good(self, self.to_latents(good(self, z)))
 
 
-LORA = LoraRule(pattern=r"conv[12]|text|vector", modules=4, tiny_modules=4)
+LORA = LoraRule(pattern=r"conv[12]|text|vector", modules=4)
 BAD = {
     "texts": lambda: make(license=" "),
     "numbers": lambda: make(latent=replace(make().latent, stride=12)),
     "rules_stated": lambda: make(lora=(replace(LORA, pattern="conv["),)),
-    "light_import": heavy_build,
+    "source": lambda: make(hub_revision="0" * 40, source="computed when built"),
+    "light_import": lambda: build_in("torch"),
+    "quiet_import": lambda: build_in("this"),  # prints a poem
     "builds": lambda: make(after_init(random_weights)),
+    "side_effects": lambda: make(after_init(lambda self: torch.set_default_dtype(torch.float64))),
     "frozen": lambda: make(after_init(lambda self: self.module.conv1.requires_grad_(True))),
     "predict_shape": lambda: make(Variance),
     "odd_sizes": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest)[..., : x.shape[-1] // 2 * 2]),
@@ -148,9 +162,10 @@ BAD = {
     "gradients": lambda: predict(lambda good, self, x, *rest: good(self, x.detach(), *rest)),
     "alpha_bar": lambda: make(bad("alpha_bar", lambda good, self, t: 1 - good(self, t))),
     "pixels": lambda: make(bad("to_pixels", lambda good, self, z: good(self, z)[..., :-1])),
-    "lora_rules": lambda: make(lora=(replace(LORA, tiny_modules=3),)),
-    "fusion_sites": lambda: make(fusion=(FusionSite(module="conv1", channels=16, tiny_channels=9, stride=1),)),
-    "full_architecture": lambda: make(parameters=7),
+    "lora_rules": lambda: make(lora=(LORA, replace(LORA, pattern="conv1", modules=1))),
+    "fusion_sites": lambda: make(fusion=(FusionSite(module="conv1", channels=16, stride=2),)),
+    "full_architecture": lambda: make(build=lambda weights, *, dtype: Good(16)),
+    "counts": lambda: make(parameters=7),
     "fresh_adapter": lambda: predict(
         lambda good, self, *x: good(self, *x) + (0 if isinstance(self.module.conv1, nn.Conv2d) else 1e-6)
     ),
@@ -161,7 +176,7 @@ BAD = {
     "wrong_partner_refused": lambda: make(),
     "decodes_from_bytes": lambda: make(bad("to_pixels", pixels_that_peek)),
     "file_ignores_backbone": lambda: make(after_init(touch_the_codec)),
-    "real_size": lambda: make(parameters=7),
+    "real_size": lambda: make(build=lambda weights, *, dtype: Good(16 if weights is None else 17).to(dtype)),
     "autoencoder": lambda: make(bad("to_pixels", lambda good, self, z: 3 * good(self, z))),
     "prediction_type": lambda: make(prediction=Prediction.NOISE),
     "memory": lambda: make(bad("to_pixels", lambda good, self, z: good(self, z) / 0)),
@@ -171,7 +186,7 @@ CHECKS = {check.name: check for check in all_checks()}
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_good_backbone_passes(name):
-    result = run(CHECKS[name], Subject(spec=make()), None)
+    result = run(CHECKS[name], Subject(spec=make(), weights=HERE))
     assert result.status is Status.PASSED, result.message
 
 
@@ -184,10 +199,118 @@ def test_the_bad_backbone_fails_with_a_sentence(name, monkeypatch):
     monkeypatch.setattr("priorcodec.core.codec.QUALITY_STEPS", 32)  # one of them changes it
     if name == "wrong_partner_refused":  # ours to get right, not the backbone's
         monkeypatch.setattr("priorcodec.adapters.file.check", lambda *args, **kwargs: None)
-    result = run(CHECKS[name], Subject(spec=BAD[name]()), None)
+    result = run(CHECKS[name], Subject(spec=BAD[name](), weights=HERE))
     assert result.status is Status.FAILED
     assert result.message
     assert "\n" not in result.message
+
+
+SIDE_EFFECTS = {
+    "default dtype": lambda: torch.set_default_dtype(torch.float64),
+    "grad mode": lambda: torch.set_grad_enabled(not torch.is_grad_enabled()),
+    "deterministic flag": lambda: torch.use_deterministic_algorithms(True),
+    "number of threads": lambda: torch.set_num_threads(torch.get_num_threads() + 1),
+    "float32 matmul precision": lambda: torch.set_float32_matmul_precision("medium"),
+    "mkldnn switch": lambda: setattr(torch.backends.mkldnn, "enabled", False),
+    "cudnn switches": lambda: setattr(torch.backends.cudnn, "benchmark", True),
+    "torch's random state": lambda: torch.manual_seed(7),
+    "Python's random state": lambda: random.seed(7),
+    "numpy's random state": lambda: np.random.seed(7),  # noqa: NPY002
+    "prints 'building' to standard output": lambda: print("building"),
+}
+METHODS = {
+    "changes numpy's random state": lambda self: np.random.seed(7),  # noqa: NPY002
+    "prints 'hello": lambda self: print("hello"),
+    "changes modes or hooks of its modules": lambda self: self.module.train(),
+}
+
+
+@pytest.mark.parametrize("words", SIDE_EFFECTS)
+def test_every_side_effect_of_building_is_named_and_undone(words):
+    spec = make(type("Bad", (Good,), {"after": lambda self: SIDE_EFFECTS[words]()}))
+    before = side_effects._state()
+    result = run(CHECKS["side_effects"], Subject(spec=spec))
+    assert result.status is Status.FAILED
+    assert "build_tiny() " in result.message and words in result.message
+    assert {k: v for k, (v, _) in side_effects._state().items()} == {k: v for k, (v, _) in before.items()}
+
+
+@pytest.mark.parametrize("words", METHODS)
+@pytest.mark.parametrize("method", ["alpha_bar", "predict", "to_latents", "to_pixels"])
+def test_every_side_effect_of_a_call_is_named(words, method):
+    def function(good, self, *args):
+        METHODS[words](self)
+        return good(self, *args)
+
+    result = run(CHECKS["side_effects"], Subject(spec=make(bad(method, function))))
+    assert result.status is Status.FAILED and f"calling the model {words}" in result.message
+
+
+def failed(spec):
+    return {result.check: result.message for result in check_backbone(spec) if result.status is Status.FAILED}
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"parameters": 7}, "state parameters=1400 (the spec says 7)"),
+        ({"lora": (replace(LORA, modules=3),)}, "modules=4 (the spec says 3)"),
+        ({"fusion": (FusionSite(module="conv1", channels=9, stride=1),)}, "channels=16 (the spec says 9)"),
+    ],
+)
+def test_one_wrong_count_fails_one_check(change, words):
+    found = failed(make(**change))
+    assert set(found) == {"counts"} and words in found["counts"]
+
+
+def test_all_wrong_counts_are_reported_together():
+    spec = make(
+        parameters=7,
+        lora=(replace(LORA, modules=3),),
+        fusion=(FusionSite(module="conv1", channels=9, stride=1),),
+    )
+    (message,) = failed(spec).values()
+    assert all(f"the spec says {stated}" in message for stated in (7, 3, 9))
+
+
+def explode():
+    raise ZeroDivisionError("no\nmodel")
+
+
+@pytest.mark.parametrize(
+    "change, check",
+    [({"build_tiny": explode}, "builds"), ({"build": lambda weights, *, dtype: explode()}, "full_architecture")],
+)
+def test_a_build_that_raises_is_reported_once_with_file_and_line(change, check, monkeypatch):
+    monkeypatch.setattr("priorcodec.testing._plain._probe", lambda module: {"heavy": [], "printed": ""})
+    results = check_backbone(make(**change))
+    (result,) = [r for r in results if r.status is Status.FAILED]
+    line = explode.__code__.co_firstlineno + 1
+    assert result.check == check
+    assert result.message.endswith(f"raised ZeroDivisionError: no model (test_kit.py, line {line})")
+    assert "Traceback" in result.traceback and "explode" in result.traceback
+    assert any(r.status is Status.SKIPPED and r.message.endswith("failed, as reported above") for r in results)
+    text, _ = report("bad", results, tracebacks=True)
+    assert "Traceback" in text and "Traceback" not in report("bad", results)[0]
+
+
+def test_what_is_raised_below_the_plugin_is_traced_to_the_plugins_own_line():
+    spec = predict(lambda good, self, x, *rest: F.conv2d(x, torch.zeros(1, 2, 3, 3)))
+    result = run(CHECKS["predict_shape"], Subject(spec=spec))
+    assert re.search(r"RuntimeError: .* \(test_kit\.py, line \d+\)$", result.message)
+
+
+def test_an_import_that_hangs_or_fails_is_one_line(monkeypatch, tmp_path):
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(600)\n")
+    (tmp_path / "breaks.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("priorcodec.testing._plain.IMPORT_SECONDS", 0.5)
+    for module, words in (("hangs", "no end after 0.5 s"), ("breaks", "ZeroDivisionError: division by zero")):
+        if module == "breaks":
+            monkeypatch.setattr("priorcodec.testing._plain.IMPORT_SECONDS", 60.0)
+        found = [r for r in check_backbone(build_in(module), tier=0) if r.status is not Status.PASSED]
+        assert [r.check for r in found] == ["light_import", "quiet_import"]
+        assert words in found[0].message and found[1].status is Status.SKIPPED
 
 
 def test_expected_failures_are_the_callers_and_strict():
@@ -210,7 +333,7 @@ def test_the_report_as_text_and_as_json():
     assert not good
     assert "texts" in text
     assert "license is empty" in text
-    assert text.splitlines()[-1] == "bad: 3 passed, 1 failed"
+    assert text.splitlines()[-1] == "bad: 5 passed, 1 failed"
     data, good = report("good", check_backbone(make(), tier=0), as_json=True)
     assert good
     assert json.loads(data)["checks"][0] == json.loads(data)["checks"][0] | {"check": "texts", "status": "passed"}

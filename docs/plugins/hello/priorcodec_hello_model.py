@@ -20,8 +20,9 @@ class Denoiser(nn.Module):
 class Hello(nn.Module):
     def __init__(self, width):
         super().__init__()
-        torch.manual_seed(0)
-        self.module = Denoiser(width)
+        with torch.random.fork_rng(devices=[]):  # the process's random numbers stay as they were
+            torch.manual_seed(0)
+            self.module = Denoiser(width)
         self.requires_grad_(False).eval()
 
     def alpha_bar(self, t):

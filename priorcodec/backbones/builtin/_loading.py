@@ -80,7 +80,7 @@ def load(spec: BackboneSpec, model: Model, weights: Path | None, *, dtype: torch
     from priorcodec.backbones.builtin._latent_diffusion import LatentDiffusion
 
     classes: Any = diffusers  # it fills its namespace lazily, unseen by type checkers
-    kind = getattr(classes, DENOISER_CLASS[spec.family])
+    kind = getattr(classes, DENOISER_CLASS[spec.denoiser_subfolder])
     vae_dtype = torch.float32 if dtype is torch.float16 and not model.fp16_autoencoder else dtype
     if weights is None:
         # torch's own `to`: the one of diffusers warns each time, even about nothing
@@ -88,7 +88,7 @@ def load(spec: BackboneSpec, model: Model, weights: Path | None, *, dtype: torch
         vae = torch.nn.Module.to(classes.AutoencoderKL(**model.autoencoder), dtype=vae_dtype)
         scheduler = classes.DDPMScheduler(**model.scheduler)
     else:
-        denoiser = _read(spec, kind, weights / spec.family, dtype)
+        denoiser = _read(spec, kind, weights / spec.denoiser_subfolder, dtype)
         vae = _read(spec, classes.AutoencoderKL, weights / "vae", vae_dtype)
         scheduler = _read(spec, classes.DDPMScheduler, weights / "scheduler", None)
         _check_identity(spec, model, weights, denoiser, vae, scheduler)

@@ -16,9 +16,11 @@ from torch.nn.functional import leaky_relu
 
 from priorcodec import BackboneSpec, WeightsError
 from priorcodec.backbones.builtin._latent_diffusion import LatentDiffusion
+from priorcodec.backbones.builtin._nano_layers import linear_betas_squared
 
 AUTOENCODER_FILE = "nano_vae.safetensors"
 LATENT_CHANNELS = 8
+SCHEDULE = (0.00085, 0.012)  # first and last beta
 
 
 class Block(nn.Module):
@@ -111,37 +113,40 @@ class NanoDiffusion(LatentDiffusion):
 
 def load(
     spec: BackboneSpec,
-    denoiser: nn.Module,
+    denoiser: Callable[[], nn.Module],
     predict: Callable[..., Tensor],
     weights: Path | None,
     *,
     dtype: torch.dtype,
-    autoencoder: Autoencoder | None = None,
+    autoencoder: Callable[[], Autoencoder] = Autoencoder,
 ) -> NanoDiffusion:
     """The backbone from a safetensors file with the autoencoder's beside it, or with fresh weights for `weights=None`.
 
+    From a file, the networks are made without content, so that no random numbers of the process are used.
+
     Raises:
-        WeightsError: a file is missing, damaged, or not the one its partner was trained with.
+        WeightsError: A file is missing, damaged, or not the one its partner was trained with.
     """
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
     from safetensors import SafetensorError
     from safetensors.torch import load as from_bytes
     from safetensors.torch import load_file
 
-    vae = autoencoder or Autoencoder()
-    if weights is not None:
+    if weights is None:
+        module, vae = denoiser(), autoencoder()
+    else:
         try:
             data = (weights.parent / AUTOENCODER_FILE).read_bytes()
             wanted = _metadata(weights).get("autoencoder", "")
             if hashlib.sha256(data).hexdigest() != wanted:
                 raise WeightsError(f"{spec.name}: {AUTOENCODER_FILE} beside {weights.name} is not the one it needs")
-            denoiser.load_state_dict(load_file(weights))
-            vae.load_state_dict(from_bytes(data))
+            with torch.device("meta"):
+                module, vae = denoiser(), autoencoder()
+            for network, values in ((module, load_file(weights)), (vae, from_bytes(data))):
+                network.load_state_dict({name: value.to(dtype) for name, value in values.items()}, assign=True)
         except (OSError, RuntimeError, SafetensorError) as error:
             raise WeightsError(f"{spec.name}: cannot load {weights} ({str(error).splitlines()[0]})") from error
-    scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    denoiser, vae = nn.Module.to(denoiser, dtype=dtype), nn.Module.to(vae, dtype=dtype)
-    return NanoDiffusion(denoiser, vae, scheduler.alphas_cumprod, spec.latent, predict)
+    alphas = linear_betas_squared(*SCHEDULE)
+    return NanoDiffusion(module.to(dtype), vae.to(dtype), alphas, spec.latent, predict)
 
 
 def load_tiny(spec: BackboneSpec, denoiser: Callable[[], nn.Module], predict: Callable[..., Tensor]) -> NanoDiffusion:
@@ -149,7 +154,7 @@ def load_tiny(spec: BackboneSpec, denoiser: Callable[[], nn.Module], predict: Ca
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         module, autoencoder = denoiser(), tiny_autoencoder()
-    return load(spec, module, predict, None, dtype=torch.float32, autoencoder=autoencoder)
+    return load(spec, lambda: module, predict, None, dtype=torch.float32, autoencoder=lambda: autoencoder)
 
 
 def _metadata(weights: Path) -> dict[str, str]:

@@ -26,7 +26,8 @@ class Toy(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.module = TwoConvolutions(width)
+        with torch.random.fork_rng(devices=[]):  # torch's layers draw weights, which are replaced at once
+            self.module = TwoConvolutions(width)
         self.requires_grad_(False).eval()
 
     def alpha_bar(self, t: Tensor) -> Tensor:

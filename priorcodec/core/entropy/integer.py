@@ -1,25 +1,18 @@
-"""Integer convolutions: the arithmetic behind exact entropy decoding (Balle et al., "Integer Networks for
-Data Compression with Latent-Variable Models", ICLR 2019).
+"""The trainable form of an integer layer: rounding simulated in float32, straight-through gradients (Balle et al., ICLR 2019).
 
-Activations are fixed-point integers with `FRACTION_BITS` fractional bits, weights with `WEIGHT_BITS`.
-    a (integers) --unfold + matmul in float64--> sum (exact: |sum| < 2**53) --floor(sum / 2**WEIGHT_BITS + 1/2)--> clamp --> a'
-Every sum is exact whatever its order, so every device, thread count and library version gives the same integers.
-Training simulates the same arithmetic in float32 with straight-through gradients.
+`tables()` freezes it into the integers that `exact.ExactLayer` evaluates.
 """
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-FRACTION_BITS = 8
-WEIGHT_BITS = 10
-ONE = 1 << FRACTION_BITS
-LIMIT = (1 << 15) - 1
-WEIGHT_LIMIT = (1 << 15) - 1
-STRIP = 1 << 22  # numbers of a strip that `exact_conv` works on at a time: 32 MiB
-MAX_FAN_IN = 1 << 20  # 2**15 * 2**15 * 2**20 + bias < 2**53: the bound under which float64 sums are exact
+from priorcodec.core.entropy.exact import LIMIT, MAX_FAN_IN, ONE, WEIGHT_BITS, WEIGHT_LIMIT
+from priorcodec.core.errors import WeightsError
 
 
 def round_ste(x: Tensor) -> Tensor:
@@ -46,15 +39,31 @@ def clamp_ste(x: Tensor, low: float, high: float) -> Tensor:
     return _Clamp.apply(x, low, high)  # pyright: ignore[reportReturnType]
 
 
+def to_integers(name: str, value: Tensor, dtype: type[np.signedinteger]) -> NDArray:
+    """Rounds half up and stores. Raises WeightsError: a value is not finite, or does not fit the type (it would wrap)."""
+    rounded = torch.floor(value.detach().cpu().double() + 0.5).numpy()
+    least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+    if not np.isfinite(rounded).all():
+        raise WeightsError(
+            f"{name} holds values that are not finite: the training diverged, freeze an earlier checkpoint"
+        )
+    if rounded.size and not least <= rounded.min() <= rounded.max() <= most:
+        found = rounded.flat[np.abs(rounded).argmax()]
+        raise WeightsError(
+            f"{name} holds {found:.0f} in fixed point, wanted {least} to {most}: the training diverged, "
+            "freeze an earlier checkpoint"
+        )
+    return rounded.astype(dtype)
+
+
 class IntConv2d(nn.Module):
     """A convolution on fixed-point integers; stride 1, zero padding that keeps the size.
 
-    Training (`forward`): float tensors that hold the real value of the integers; weights and outputs are
-    rounded to the fixed-point grid with straight-through gradients.
-    Coding (`exact`): float64 tensors that hold the integers themselves; runs on the frozen integer tables.
+    `forward` takes float tensors that hold the real value of the integers; weights and outputs are rounded to the fixed-point
+    grid with straight-through gradients.
 
     Args:
-        c_in, c_out: channels; kernel: odd side of the square kernel; relu: clamp the output at zero.
+        c_in, c_out: channels; kernel: side of the square kernel, 1 or 3; relu: clamp the output at zero.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, *, relu: bool = True):
@@ -73,37 +82,14 @@ class IntConv2d(nn.Module):
         out = F.conv2d(a, weight, self.bias, padding=self.kernel // 2)
         return round_ste(out * ONE).clamp(0 if self.relu else -LIMIT, LIMIT) / ONE
 
-    def tables(self) -> dict[str, Tensor]:
-        """The integers this layer is made of: weight int16, bias int32 (in units of the exact sum)."""
+    def tables(self) -> dict[str, NDArray]:
+        """The integers this layer is made of: weight int16, clamped as in `forward`, and bias int32 (in units of the exact sum).
+
+        Raises WeightsError: a value is not finite, or the bias does not fit.
+        """
         scale = 1 << WEIGHT_BITS
-        weight = torch.floor(self.weight.detach().double() * scale + 0.5).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
-        bias = torch.floor(self.bias.detach().double() * scale * ONE + 0.5)
-        return {"weight": weight.to(torch.int16), "bias": bias.to(torch.int32)}
-
-
-def exact_conv(a: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
-    """The same layer on integers: (c_in, h, w) float64 integers -> (c_out, h, w) float64 integers.
-
-    Unfold + matmul only: a library convolution could choose a transform-domain algorithm, which is not exact. Rows are done in
-    strips, since the columns of a large image would fill gigabytes; sums of integers do not mind.
-    Args: weight int16 (c_out, c_in, k, k) and bias int32 (c_out,), as `IntConv2d.tables` gives them.
-    """
-    c_out, c_in, kernel, _ = weight.shape
-    _, h, w = a.shape
-    out = a.new_empty(c_out, h, w)
-    matrix, offset, pad = weight.flatten(1).double(), bias.double(), kernel // 2
-    rows = max(1, STRIP // (max(c_in * kernel**2, c_out) * w))
-    for top in range(0, h, rows):
-        end = min(h, top + rows)
-        strip = a[:, max(0, top - pad) : end + pad]
-        if kernel > 1:
-            strip = F.pad(strip, (pad, pad, max(0, pad - top), max(0, end + pad - h)))
-        out[:, top:end] = exact_strip(strip, matrix, offset, kernel, relu).view(c_out, end - top, w)
-    return out
-
-
-def exact_strip(strip: Tensor, matrix: Tensor, bias: Tensor, kernel: int, relu: bool) -> Tensor:
-    """One strip of `exact_conv`, padded: (c_in, h, w) -> (c_out, positions), float64 integers all of them."""
-    columns = F.unfold(strip[None], kernel)[0] if kernel > 1 else strip.flatten(1)
-    total = (matrix @ columns).add_(bias[:, None])
-    return total.div_(1 << WEIGHT_BITS).add_(0.5).floor_().clamp_(0 if relu else -LIMIT, LIMIT)
+        weight = (self.weight.detach().double() * scale).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        return {
+            "weight": to_integers("weight", weight, np.int16),
+            "bias": to_integers("bias", self.bias.detach().double() * scale * ONE, np.int32),
+        }

@@ -1,218 +1,208 @@
-"""Images in and out: files, Pillow images, arrays and tensors <-> 8-bit sRGB pixels; padding to the codec's grid.
+"""Images in and out: files, Pillow images, arrays and tensors <-> 8-bit sRGB pixels.
 
     file ─load─▶ pixels uint8 (h, w, 3) ─to_tensor─▶ (1, 3, h, w) in [-1, 1] ─pad─▶ both sides a multiple of 64
     file ◀─save─ pixels uint8 (h, w, 3) ◀─to_pixels─ (1, 3, h, w) in [-1, 1] ◀─crop─ what the decoder made
 
-torch is imported inside the functions that need it.
+`load` is the only reader of images: encoding, training and evaluation see the same pixels.
 """
 
 from __future__ import annotations
 
-import io
 import sys
-import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from priorcodec.core.container import MAX_PIXELS
-from priorcodec.core.errors import ImageError
-from priorcodec.core.image import color
-from priorcodec.core.io import atomic
+from priorcodec.core.errors import ImageError, ImageWarning
+from priorcodec.core.image import color, decoders, exif, pillow_modes
+from priorcodec.core.image.raster import DAMAGED, check_size, reason
+from priorcodec.core.image.tensors import crop, pad, to_pixels, to_planes, to_range, to_tensor
+from priorcodec.core.image.writing import SAVE, note_of, save, save_options
+from priorcodec.core.io.names import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "TIFF")
-SAVE: dict[str, dict[str, Any]] = {  # by suffix: how `save` writes; lossless where the format can
-    "": {"format": "PNG"},
-    ".png": {"format": "PNG"},
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0},
-    ".webp": {"format": "WEBP", "lossless": True},
-    ".avif": {"format": "AVIF", "quality": 90, "subsampling": "4:4:4"},
-    ".tif": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-    ".tiff": {"format": "TIFF", "compression": "tiff_adobe_deflate"},
-}
-NOTE = "priorcodec"  # keyword of a PNG text chunk
-_pillow = threading.Lock()  # its limit is a global
+__all__ = [
+    "SAVE", "SUFFIXES", "Loaded", "crop", "from_any", "load", "note_of", "pad", "save", "save_options", "to_pixels",
+    "to_planes", "to_range", "to_tensor",
+]  # fmt: skip
+
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"}
+)  # of `load`
+MAX_FILE = 2**32  # bytes; an endless device must not fill the memory
+CHUNK = 2**24  # bytes a read
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """pixels: sRGB, uint8 (h, w, 3); notes: what was changed on the way in, one short phrase each."""
+    """An image as the codec wants it.
+
+    Attributes:
+        pixels: sRGB, uint8 (h, w, 3).
+        notes: What was changed on the way in, and damage that was found; one short phrase each.
+    """
 
     pixels: np.ndarray
     notes: tuple[str, ...] = ()
 
+    @property
+    def damaged(self) -> bool:
+        """Whether some of the pixels may be wrong because the file is damaged; a note says how."""
+        return any(note.startswith(DAMAGED) for note in self.notes)
+
 
 def load(
-    source: str | Path | bytes | IO[bytes], *, background: str | None = None, max_pixels: int = MAX_PIXELS
+    source: str | Path | bytes | IO[bytes],
+    *,
+    background: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    name: str | None = None,
 ) -> Loaded:
-    """Read a PNG, JPEG, WebP, AVIF or TIFF: upright by EXIF, colors in sRGB, 8 bit, first frame of several.
+    """Read an image file: upright by EXIF, colors in sRGB, 8 bit, the first frame of several.
 
-    source: path, the file's bytes, or an open binary file; background: color under transparent parts, a name or
-    #rrggbb; max_pixels: a larger image is refused before its pixels are decoded.
+    PNG, JPEG, WebP, AVIF and TIFF are read, and HEIC where pillow-heif is installed. Safe to call from many threads:
+    no lock is held and no setting of the process is changed.
+
+    Args:
+        source: Path, the file's bytes, or an open binary file, seekable or not.
+        background: Color under transparent parts, a name or #rrggbb.
+        max_pixels: A larger image is refused before its pixels are decoded.
+        name: What error messages call the image; a path's or file's own name by default.
 
     Raises:
-        ImageError: not a readable image, too large, or transparent without a background; one line.
+        ImageError: Not a readable image, too large, or transparent without a background; one line.
     """
-    name = str(source) if isinstance(source, str | Path) else "the image"
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
+    if name is None:
+        given = source if isinstance(source, str | Path) else getattr(source, "name", None)
+        name = str(given) if isinstance(given, str | Path) and str(given) else "the image"
     try:
-        with _pillow_limit(None):
-            image = Image.open(file, formats=FORMATS)
-        with image:
-            return _loaded(image, background, max_pixels)
+        raster = decoders.decode(_bytes_of(source), max_pixels)
+        pixels, notes = color.to_srgb(raster, background=background)
+        return Loaded(pixels=pixels, notes=notes)
     except ImageError as error:
-        raise ImageError(f"{name}: {error}") from error
+        raise ImageError(f"{printable(name)}: {error}") from error
     except Exception as error:  # decoders meet hostile bytes here and raise whatever they like
-        raise ImageError(f"{name}: {_reason(error)}") from error
+        raise ImageError(f"{printable(name)}: {reason(error)}") from error
 
 
 def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX_PIXELS) -> Loaded:
     """Whatever a caller has -> pixels.
 
-    image: a Pillow image; a uint8 array (h, w), (h, w, 3) or (h, w, 4); a tensor (3, h, w) or (1, 3, h, w), uint8
-    or floating point in [-1, 1]; or anything `load` reads. Floating-point arrays are refused: their range is a guess.
+    Args:
+        image: A Pillow image; a uint8 array (h, w), (h, w, 1), (h, w, 2: gray and alpha), (h, w, 3) or (h, w, 4); a
+            tensor (3, h, w) or (1, 3, h, w), uint8 or floating point in [-1, 1]; or anything `load` reads.
+            Floating-point arrays are refused: their range would be a guess.
+        background: As for `load`.
+        max_pixels: As for `load`.
 
     Raises:
-        ImageError: another type, shape or range, or as for `load`.
+        ImageError: Another type, shape or range, or as for `load`.
+
+    Warns:
+        ImageWarning: A tensor whose values look like [0, 1], or a damaged file.
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(image, torch.Tensor):
-        return Loaded(pixels=_within(_tensor_pixels(image), max_pixels))
+        pixels = _tensor_pixels(image)
+        check_size(pixels.shape[1], pixels.shape[0], max_pixels)
+        return Loaded(pixels=pixels)
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] in (3, 4))):
-            got = f"{image.dtype} array of shape {image.shape}"
-            raise ImageError(f"got a {got}, wanted uint8 (h, w), (h, w, 3) or (h, w, 4): scale to 0..255 and convert")
-        if image.size == 0:
-            raise ImageError(f"the array of shape {image.shape} has no pixels")
-        image = Image.fromarray(np.ascontiguousarray(image))
+        image = _array_image(image)
     if isinstance(image, Image.Image):
-        try:
-            return _loaded(image, background, max_pixels)
-        except ImageError:
-            raise
-        except Exception as error:  # a lazily opened file decodes here
-            raise ImageError(_reason(error)) from error
-    if isinstance(image, str | Path | bytes) or hasattr(image, "read"):
-        return load(image, background=background, max_pixels=max_pixels)
+        return _from_pillow(image, background, max_pixels)
+    if isinstance(image, str | Path | bytes | bytearray | memoryview) or hasattr(image, "read"):
+        source = bytes(image) if isinstance(image, bytearray | memoryview) else image
+        loaded = load(source, background=background, max_pixels=max_pixels)
+        for note in loaded.notes:
+            if note.startswith(DAMAGED):
+                _warn(f"{printable(image) if isinstance(image, str | Path) else 'the image'}: {note}")
+        return loaded
     raise ImageError(f"got {type(image).__name__}, wanted an image: path, bytes, Pillow image, array or tensor")
 
 
-def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
-    """Write uint8 (h, w, 3) in the format of the suffix (none: PNG), whole or not at all.
+def _bytes_of(source: str | Path | bytes | IO[bytes]) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    if isinstance(source, str | Path):
+        if "\0" in str(source):
+            raise ImageError("a path cannot hold a NUL character")
+        with open(source, "rb") as file:
+            return _read(file)
+    return _read(source)
 
-    note: a short ASCII text that a PNG keeps for `note_of`; other formats drop it.
 
-    Raises:
-        ImageError: unknown suffix, or the format cannot hold the image. PriorCodecError: the path cannot be written.
-    """
-    path = Path(path)
-    options = SAVE.get(path.suffix.lower())
-    if options is None:
-        raise ImageError(
-            f"cannot write {path}: no format for {path.suffix!r}, wanted one of {', '.join(filter(None, SAVE))}"
-        )
-    if note and options["format"] == "PNG":
-        options = {**options, "pnginfo": PngInfo()}
-        options["pnginfo"].add_text(NOTE, note)
-    data = io.BytesIO()
+def _read(file: IO[bytes]) -> bytes:
+    """All of a file, in parts: a single large read would reserve its size in memory first."""
+    parts, size = [], 0
+    while part := file.read(CHUNK):
+        if not isinstance(part, bytes):
+            raise ImageError(f"the file gives {type(part).__name__}: open it in binary mode")
+        parts.append(part)
+        size += len(part)
+        if size > MAX_FILE:
+            raise ImageError(f"the file is larger than {MAX_FILE >> 30} GiB: scale the image down")
+    return b"".join(parts)
+
+
+def _from_pillow(image: Image.Image, background: str | None, max_pixels: int) -> Loaded:
     try:
-        Image.fromarray(np.ascontiguousarray(pixels)).save(data, **options)
-    except (ValueError, OSError) as error:
-        raise ImageError(f"cannot write {path}: {_reason(error)}") from error
-    atomic.write(path, data.getvalue())
+        check_size(*image.size, max_pixels)
+        data = _undecoded_file(image)
+        if data is not None:
+            return load(data, background=background, max_pixels=max_pixels)
+        frames = getattr(image, "n_frames", 1)
+        notes = [f"only one of {frames} frames or pages"] if frames > 1 else []
+        icc = image.info.get("icc_profile")
+        image.load()
+        orientation = _orientation(image, notes)
+        raster = pillow_modes.to_raster(image, icc=icc, orientation=orientation, notes=notes)
+        pixels, phrases = color.to_srgb(raster, background=background)
+        return Loaded(pixels=pixels, notes=phrases)
+    except ImageError:
+        raise
+    except Exception as error:  # a lazily opened file decodes here
+        raise ImageError(reason(error)) from error
 
 
-def note_of(path: Path) -> str:
-    """The note that `save` put into a PNG whose checksums hold; empty if it has none or is no such file."""
+def _orientation(image: Image.Image, notes: list[str]) -> int:
     try:
-        with _pillow_limit(None), Image.open(path, formats=["PNG"]) as image:
-            note = image.info.get(NOTE, "")
-            image.verify()
-    except Exception:  # as in `load`
-        return ""
-    return note if isinstance(note, str) else ""
+        return image.getexif().get(exif.ORIENTATION, 1)
+    except Exception:  # whatever a damaged block makes the parser raise, the pixels are there
+        notes.append(exif.UNREADABLE)
+        return 1
 
 
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (h, w, 3) -> float32 (1, 3, h, w) in [-1, 1]."""
-    return to_range(to_planes(pixels))
+def _undecoded_file(image: Any) -> bytes | None:
+    """The bytes behind an opened but not yet decoded PNG, TIFF or AVIF, of which Pillow would lose depth or color."""
+    file = getattr(image, "fp", None)
+    if image.format not in ("PNG", "TIFF", "AVIF") or not image.tile or file is None or image.tell() != 0:
+        return None
+    try:
+        at = file.tell()
+        file.seek(0)
+        data = file.read()
+        file.seek(at)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return data if data[:4] in (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or data[4:8] == b"ftyp" else None
 
 
-def to_planes(pixels: np.ndarray) -> Tensor:
-    """uint8 (h, w, 3) -> uint8 (1, 3, h, w), the same memory where torch can use it: a large image is not copied."""
-    import torch
-
-    return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)[None]
-
-
-def to_range(planes: Tensor) -> Tensor:
-    """uint8 of any shape -> float32 in [-1, 1]."""
-    return planes.float() / 127.5 - 1
-
-
-def to_pixels(x: Tensor) -> np.ndarray:
-    """(1, 3, h, w) or (3, h, w), [-1, 1], any floating type -> uint8 (h, w, 3): clamped, then rounded once, halves up.
-
-    Raises:
-        ImageError: another shape, or a value that is not a number.
-    """
-    if x.ndim not in (3, 4) or x.shape[-3] != 3 or (x.ndim == 4 and x.shape[0] != 1):
-        raise ImageError(f"got a tensor of shape {tuple(x.shape)}, wanted (1, 3, h, w) or (3, h, w)")
-    x = x.detach().reshape(x.shape[-3:]).float()
-    if bool(x.isnan().any()):
-        raise ImageError("the image has values that are not numbers: try another dtype, float32 for one")
-    levels = ((x + 1) * 127.5).clamp(0, 255).add(0.5).floor()
-    return np.ascontiguousarray(levels.byte().permute(1, 2, 0).cpu().numpy())
-
-
-def pad(x: Tensor, multiple: int = 64) -> Tensor:
-    """(b, c, h, w) -> both sides a multiple of `multiple`, mirrored at the right and the bottom, for any size from 1x1.
-
-    Where the image is smaller than the padding the mirror image repeats; one pixel is simply repeated.
-    """
-    import torch
-
-    for dim in (-2, -1):
-        size = x.shape[dim]
-        target = -(-size // multiple) * multiple
-        if target != size:
-            period = max(2 * size - 2, 1)
-            index = torch.arange(target, device=x.device) % period
-            x = x.index_select(dim, torch.minimum(index, period - index) if size > 1 else index)
-    return x
-
-
-def crop(x: Tensor, height: int, width: int) -> Tensor:
-    """(..., h, w) -> (..., height, width), the top left corner: undoes `pad`. Raises ImageError where x is smaller."""
-    if x.shape[-2] < height or x.shape[-1] < width:
-        raise ImageError(
-            f"cannot crop {x.shape[-1]}x{x.shape[-2]} to {width}x{height}: wanted at least as large an image"
-        )
-    return x[..., :height, :width]
-
-
-def _loaded(image: Image.Image, background: str | None, max_pixels: int) -> Loaded:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise ImageError(
-            f"the image is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
-        )
-    frames = getattr(image, "n_frames", 1)
-    notes = (f"only one of {frames} frames or pages",) if frames > 1 else ()
-    with _pillow_limit(max_pixels):
-        rgb, more = color.to_srgb(image, background=background)
-    return Loaded(pixels=np.array(rgb), notes=notes + more)
+def _array_image(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 2, 3, 4))):
+        got = f"{array.dtype} array of shape {array.shape}"
+        raise ImageError(f"got a {got}, wanted uint8 (h, w), (h, w, 3) or (h, w, 4): scale to 0..255 and convert")
+    if array.size == 0:
+        raise ImageError(f"the array of shape {array.shape} has no pixels")
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[..., 0]
+    return Image.fromarray(np.ascontiguousarray(array))
 
 
 def _tensor_pixels(x: Tensor) -> np.ndarray:
@@ -229,36 +219,17 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
         raise ImageError(
             f"the tensor's values go from {low:.4g} to {high:.4g}, wanted [-1, 1]: use 2 * x - 1 on [0, 1]"
         )
+    if 0 <= low < high:
+        _warn(
+            f"the tensor's values go from {low:.4g} to {high:.4g}, taken as [-1, 1]: if black is 0, give 2 * x - 1 "
+            "instead, or the image comes out washed out"
+        )
     return to_pixels(x)
 
 
-def _within(pixels: np.ndarray, max_pixels: int) -> np.ndarray:
-    height, width = pixels.shape[:2]
-    if width * height > max_pixels:
-        raise ImageError(
-            f"the image is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
-        )
-    return pixels
-
-
-@contextmanager
-def _pillow_limit(pixels: int | None) -> Iterator[None]:
-    """Pillow warns above 89 million pixels and fails above twice that, also for one tile; here `max_pixels` decides."""
-    with _pillow, warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixels
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _reason(error: Exception) -> str:
-    """One line on why an image could not be read."""
-    if isinstance(error, Image.UnidentifiedImageError):
-        return "not an image that can be read: wanted PNG, JPEG, WebP, AVIF or TIFF"
-    if isinstance(error, MemoryError):
-        return "the image does not fit into memory: scale it down or cut it"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"damaged, cut short or not supported ({' '.join(str(error).split()) or type(error).__name__})"
+def _warn(text: str) -> None:
+    """Warn at the line outside this package that called."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "priorcodec":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, ImageWarning, stacklevel=level)

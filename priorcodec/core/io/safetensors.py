@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.io.names import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,10 +21,9 @@ if TYPE_CHECKING:
 MAX_HEADER = 2**24  # bytes of names, shapes and metadata; a large adapter's are 100 thousand
 
 
-def shown(text: object, most: int = 60) -> str:
-    """A stranger's text for one line of ours: printable, and cut."""
-    line = "".join(c if c.isprintable() else "?" for c in str(text)[: most + 1])
-    return line if len(line) <= most else f"{line[:most]}..."
+def shown(text: object, limit: int = 60) -> str:
+    """Text from a file as one printable line, cut after `limit` characters."""
+    return printable(text, limit)
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -42,10 +42,19 @@ def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> byte
 def read(
     path: Path, kind: str, error: type[PriorCodecError], advice: str = "get it again"
 ) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """-> (metadata, tensors) of a file whose metadata says it is of this kind, e.g. "priorcodec adapter 2".
+    """Read a file whose metadata says that it is of the wanted kind.
+
+    Args:
+        path: The file.
+        kind: Wanted value of the metadata's "kind", e.g. "priorcodec adapter 2".
+        error: Raised for anything else.
+        advice: What to do about an unreadable file.
+
+    Returns:
+        Metadata and tensors.
 
     Raises:
-        error: missing, unreadable (advice: what to do then), a pickle, or of another kind.
+        error: Missing, unreadable, a pickle, or of another kind.
     """
     stem = kind.rpartition(" ")[0]
     thing = stem.rpartition(" ")[2]
@@ -60,7 +69,7 @@ def read(
 
 
 def describe(path: Path, error: type[PriorCodecError]) -> tuple[dict[str, str], dict[str, int]]:
-    """-> (metadata, number of values by tensor name) from the header alone. Raises `error`: missing or unreadable."""
+    """Read the header alone: metadata, and the number of values by tensor name. Raises `error`: missing or unreadable."""
     with _opened(path, "numpy", error, "a readable safetensors file", "get it again") as file:
         sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
         return dict(file.metadata() or {}), sizes

@@ -1,109 +1,252 @@
-"""Entropy coding is exact, whatever the thread count, the library switches or the process."""
+"""Entropy coding is exact in any shape, in numpy alone, whatever the threads and the kernels of the library."""
 
-import json
+import os
 import subprocess
 import sys
+import tracemalloc
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from priorcodec.core.entropy.entropy_model import SCALES, gaussian_bits
-from priorcodec.core.entropy.frozen import ExactPrior, gaussian_tables
+from priorcodec.core import container
+from priorcodec.core.codec import Codec
+from priorcodec.core.entropy import exact
+from priorcodec.core.entropy.frozen import FrozenEntropyModel
+from priorcodec.core.entropy.tables import check_tables, gaussian_tables
 from priorcodec.core.errors import StreamError
+from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from tests.golden.check import ENCODER
 
 SMALL = EncoderConfig(n8=8, n16=8, m=12, m_h=4, n=8, depth=1, levels=3)
 
 
-def small_prior() -> ExactPrior:
+def small_model() -> FrozenEntropyModel:
     torch.manual_seed(0)
-    prior = ImageEncoder(SMALL).prior
-    for parameter in prior.parameters():  # away from the symmetric start, so that every network matters
+    model = ImageEncoder(SMALL).entropy_model
+    for parameter in model.parameters():  # away from the symmetric start, so that every network matters
         parameter.data += 0.3 * torch.randn_like(parameter)
-    return ExactPrior(prior.tables() | gaussian_tables())
+    tables = model.tables() | gaussian_tables()
+    check_tables(tables, SMALL.m, SMALL.m_h, SMALL.n, SMALL.levels)
+    return FrozenEntropyModel(tables)
 
 
 def latents(scale: float = 3.0, size=(8, 12)):
-    torch.manual_seed(1)
-    return scale * torch.randn(SMALL.m, *size), scale * torch.randn(SMALL.m_h, size[0] // 4, size[1] // 4)
+    dice = np.random.default_rng(1)
+    y, z = dice.normal(size=(SMALL.m, *size)), dice.normal(size=(SMALL.m_h, size[0] // 4, size[1] // 4))
+    return (scale * y).astype(np.float32), (scale * z).astype(np.float32)
 
 
 @pytest.mark.parametrize("quality", [0, 17, 64])
-@pytest.mark.parametrize("scale", [0.0, 0.3, 3.0, 3000.0])
+@pytest.mark.parametrize("scale", [0.0, 0.3, 3.0, 3000.0, 1e9])
 def test_round_trip(quality, scale):
-    prior = small_prior()
-    coded = prior.encode(*latents(scale), quality)
-    values, digest = prior.decode(coded.hyper, coded.latent, quality, 8, 12)
+    model = small_model()
+    coded = model.encode(*latents(scale), quality)
+    values, digest = model.decode(coded.string, quality, 8, 12)
     assert digest == coded.symbols_sha256
-    assert torch.equal(values, coded.y_hat_q)
+    np.testing.assert_array_equal(values, coded.y_hat_q)
 
 
-def test_values_are_within_half_a_step():
+@pytest.mark.parametrize("size", [(4, 4), (4, 400), (400, 4), (36, 52)])
+def test_strips_of_any_shape_change_nothing(size, monkeypatch):
+    coded = small_model().encode(*latents(3.0, size), 17)
+    monkeypatch.setattr(exact, "STRIP", 1000)
+    monkeypatch.setattr("priorcodec.core.entropy.frozen.GROUP", 50)
+    model = small_model()
+    assert model.encode(*latents(3.0, size), 17).string == coded.string
+    values, digest = model.decode(coded.string, 17, *size)
+    np.testing.assert_array_equal(values, coded.y_hat_q)
+    assert digest == coded.symbols_sha256
+
+
+def test_values_are_within_half_a_step_where_they_are_coded():
     y, z = latents()
-    coded = small_prior().encode(y, z, 5)
-    assert (coded.y_hat_q - y).abs().max() <= 0.5 + 1e-6
+    model = small_model()
+    assert model.coder.certain.any()
+    model.coder.certain[:] = False
+    assert np.abs(model.encode(y, z, 5).y_hat_q - y).max() <= 0.5 + 1e-6
 
 
-def test_estimated_bits_are_the_length_of_the_strings():
-    y, z = latents(3.0, (48, 48))
-    coded = small_prior().encode(y, z, 5)
-    for data, bits in ((coded.hyper, coded.hyper_bits), (coded.latent, coded.latent_bits)):
-        assert abs(len(data) - bits / 8) <= max(8, 0.01 * bits / 8)
+def test_a_certain_zero_is_forced_and_costs_nothing():
+    tables = dict(small_model().tables)
+    for head in ("anchor.1", "other.1"):
+        tables[f"{head}.weight"] = np.zeros_like(tables[f"{head}.weight"])
+        tables[f"{head}.bias"] = np.repeat(np.array([0, -(2**20)], np.int32), SMALL.m)  # mean 0, table 0
+    model = FrozenEntropyModel(tables)
+    y, z = latents(50.0)
+    coded = model.encode(y, z, 17)
+    assert not coded.y_hat_q.any() and coded.y_bits == 0
+    assert model.decode(coded.string, 17, 8, 12)[1] == coded.symbols_sha256
 
 
-def test_the_tables_are_the_gaussians_training_assumes():
-    tables = gaussian_tables()
-    for i in (0, 20, SCALES - 1):
-        length, offset = int(tables["cdf_length"][i]), int(tables["cdf_offset"][i])
-        cdf = tables["cdf"][i, :length]
-        assert cdf[0] == 0 and cdf[-1] == 65536 and (cdf.diff() > 0).all()
-        middle = (cdf.diff()[-offset] / 65536).item()
-        assert abs(-torch.log2(torch.tensor(middle)) - gaussian_bits(torch.zeros(1), torch.tensor([float(i)]))) < 0.02
+def test_estimated_bits_are_the_length_of_the_string():
+    coded = small_model().encode(*latents(3.0, (48, 48)), 5)
+    assert 0 <= len(coded.string) - (coded.z_bits + coded.y_bits) / 8 <= 1 + 1e-3 * len(coded.string)
 
 
 PROBE = """
-import json, sys, torch
+import json, sys
+sys.modules["torch"] = None
 sys.path.insert(0, {root!r})
-from tests.core.entropy.test_frozen import small_prior, latents
-torch.set_num_threads({threads})
-torch.backends.mkldnn.enabled = {mkldnn}
-torch.set_default_dtype(torch.{dtype})
-prior = small_prior()
-hyper, latent = (bytes.fromhex(part) for part in json.load(sys.stdin))
-print(prior.decode(hyper, latent, 17, 40, 56)[1])
+import numpy as np
+from priorcodec.core.entropy.frozen import FrozenEntropyModel
+tables = dict(np.load({tables!r}))
+string = bytes.fromhex(sys.stdin.read())
+print(FrozenEntropyModel(tables).decode(string, 17, 40, 56)[1])
 """
 
 
-def test_other_processes_threads_and_switches_read_the_same_symbols(pytestconfig):
-    coded = small_prior().encode(*latents(3.0, (40, 56)), 17)
-    strings = json.dumps([coded.hyper.hex(), coded.latent.hex()])
-    for threads, mkldnn in ((1, True), (2, True), (2, False)):
-        code = PROBE.format(root=str(pytestconfig.rootpath), threads=threads, mkldnn=mkldnn, dtype="float32")
-        out = subprocess.run([sys.executable, "-c", code], input=strings, capture_output=True, text=True, check=True)
-        assert out.stdout.strip() == coded.symbols_sha256
+def test_other_processes_threads_and_kernels_read_the_same_symbols_without_torch(pytestconfig, tmp_path):
+    model = small_model()
+    coded = model.encode(*latents(3.0, (40, 56)), 17)
+    np.savez(tmp_path / "tables.npz", **model.tables)
+    code = PROBE.format(root=str(pytestconfig.rootpath), tables=str(tmp_path / "tables.npz"))
+    for threads, kernels in ((1, "Haswell"), (2, "Haswell"), (2, "Nehalem")):
+        blas = {"OPENBLAS_NUM_THREADS": str(threads), "OPENBLAS_CORETYPE": kernels}
+        command = [sys.executable, "-c", code]
+        out = subprocess.run(
+            command, input=coded.string.hex(), capture_output=True, text=True, env={**os.environ, **blas}
+        )
+        assert out.stdout.strip() == coded.symbols_sha256, out.stderr
 
 
-def test_default_dtype_changes_nothing():
-    prior = small_prior()
-    coded = prior.encode(*latents(), 17)
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert prior.decode(coded.hyper, coded.latent, 17, 8, 12)[1] == coded.symbols_sha256
-    finally:
-        torch.set_default_dtype(torch.float32)
+def test_reading_symbols_imports_no_torch_and_no_pillow(pytestconfig):
+    code = f"""
+import json, sys
+sys.path.insert(0, {str(pytestconfig.rootpath)!r})
+from priorcodec.core.exact_reader import ExactReader
+from tests.golden.check import ENCODER, golden
+data, digest = golden()["photo-17x15-q6.5"]
+assert ExactReader.load(ENCODER).read(data)[2] == digest
+print(sorted(name for name in ("torch", "PIL", "pluggy", "diffusers") if name in sys.modules))
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout.strip() == "[]", out.stdout + out.stderr
+
+
+class NoFloat64(TorchDispatchMode):
+    """A device without float64, as mps is: torch raises there what this raises."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        parts = out if isinstance(out, tuple | list) else [out]
+        if any(isinstance(part, torch.Tensor) and part.dtype == torch.float64 for part in parts):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+        return out
+
+
+def test_a_device_without_float64_encodes_previews_and_decodes():
+    codec, pixels = Codec(), np.random.default_rng(0).integers(0, 256, (70, 90, 3), dtype=np.uint8)
+    wanted = codec.encode(pixels, 3)
+    with NoFloat64():
+        with pytest.raises(TypeError):
+            torch.zeros(1, dtype=torch.float64)
+        encoded = codec.encode(pixels, 3)
+        decoded = codec.decode(encoded.data)
+        assert codec.preview(decoded).shape == pixels.shape
+    assert encoded.data == wanted.data
 
 
 def test_strings_that_are_cut_or_forged_end_in_an_error_or_in_symbols_never_elsewhere():
-    prior = small_prior()
-    coded = prior.encode(*latents(), 17)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(50):
-        length = int(torch.randint(0, 60, (1,), generator=generator))
-        forged = bytes(torch.randint(0, 256, (length,), generator=generator).tolist())
-        for hyper, latent in ((forged, coded.latent), (coded.hyper, forged), (b"\xff" * length, b"\xff" * length)):
+    model, dice = small_model(), np.random.default_rng(0)
+    coded = model.encode(*latents(), 17)
+    for _ in range(150):
+        forged = dice.bytes(int(dice.integers(0, 90)))
+        for string in (forged, coded.string[: len(forged)], coded.string + forged, b"\xff" * len(forged)):
             try:
-                values, _ = prior.decode(hyper, latent, 17, 8, 12)
+                values, _ = model.decode(string, 17, 8, 12)
             except StreamError as error:
                 assert "\n" not in str(error)
             else:
                 assert values.shape == (SMALL.m, 8, 12)
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return ExactReader.load(ENCODER)
+
+
+def shortest(reader, quality, height, width):
+    """Bytes of the shortest string that passes for an image of this size."""
+    h, w = (side // 64 for side in container.padded(height, width))
+    low, high = -1, 1 << 24
+    while high - low > 1:
+        middle = (low + high) // 2
+        try:
+            reader.entropy_model.check_length(middle, quality, h, w)
+            high = middle
+        except StreamError:
+            low = middle
+    return high
+
+
+@given(
+    st.integers(1, 65535), st.integers(1, 65535), st.integers(0, 7), st.booleans(), st.binary(min_size=16, max_size=16)
+)
+@settings(max_examples=15, deadline=None)
+def test_memory_and_work_of_the_shortest_file_are_bounded_by_its_length(reader, height, width, level, wide, noise):
+    """Random sizes, one side cut so that the padded image has at most 2**20 pixels; its shortest string, of any content."""
+    limit = 2**20
+    if wide:
+        height = min(height, 64 * max(1, limit // 64 // (-(-width // 64) * 64)))
+    else:
+        width = min(width, 64 * max(1, limit // 64 // (-(-height // 64) * 64)))
+    rows, columns = container.padded(height, width)
+    length = shortest(reader, 32 * level, height, width)
+    string = (noise * (length // 16 + 1))[: max(0, length - 1)] + b"\1" * (length > 0)
+    content = container.Container(
+        encoder_id=reader.encoder_id, quality=32 * level, height=height, width=width, string=string
+    )
+    data, done = container.pack(content), []
+    product = exact.ExactLayer.product
+
+    def counted(self, columns):
+        done.append(len(columns) * self.matrix.size)
+        return product(self, columns)
+
+    exact.ExactLayer.product = counted
+    tracemalloc.start()
+    try:
+        reader.read(data)
+    except StreamError as error:
+        assert "\n" not in str(error)
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        exact.ExactLayer.product = product
+    blocks = rows * columns // 4096
+    assert 8 * (length + 8) >= 2.9 * blocks  # every 64x64 pixels that are worked on cost bits
+    assert sum(done) <= 7e6 * blocks and sum(done) <= 2e7 * (len(data) + 8)
+    assert peak <= 80e6 + 1.5e5 * blocks and peak <= 80e6 + 5e5 * len(data)
+
+
+def test_one_byte_less_than_the_shortest_is_refused_before_anything_is_allocated(reader):
+    length = shortest(reader, 0, 8192, 8192)
+    assert length > 5000
+    tracemalloc.start()
+    with pytest.raises(StreamError, match="an image of this size needs"):
+        reader.entropy_model.decode(b"\1" * (length - 1), 0, 512, 512)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize("size", [(1, 65535), (65535, 1)])
+@pytest.mark.parametrize("shipped", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_longest_strip_of_an_image(reader, size, shipped):
+    """One pixel wide, as long as a file can say: both directions, within the memory of any other image of its padded area."""
+    model, (rows, columns) = reader.entropy_model if shipped else small_model(), container.padded(*size)
+    y = np.zeros((model.m, rows // 16, columns // 16), np.float32)
+    y[:, 0, 0] = y[:, -1, -1] = 9
+    tracemalloc.start()
+    coded = model.encode(y, np.zeros((model.m_h, rows // 64, columns // 64), np.float32), 32)
+    values, digest = model.decode(coded.string, 32, rows // 16, columns // 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert digest == coded.symbols_sha256
+    np.testing.assert_array_equal(values, coded.y_hat_q)
+    assert peak < (250e6 if shipped else 80e6)

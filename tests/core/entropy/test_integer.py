@@ -1,49 +1,15 @@
-"""The integer convolution is exact, and training simulates exactly what coding computes."""
+"""The trainable integer layer: gradients, bounds, and freezing that never wraps."""
 
 import numpy as np
 import pytest
 import torch
 
-from priorcodec.core.entropy.integer import LIMIT, ONE, WEIGHT_BITS, IntConv2d, exact_conv
+from priorcodec.core.entropy.integer import IntConv2d, to_integers
+from priorcodec.core.errors import WeightsError
+from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.weights import save_encoder
 
-
-def reference(a: np.ndarray, weight: np.ndarray, bias: np.ndarray, relu: bool) -> np.ndarray:
-    """Python integers, position by position."""
-    c_out, _, k, _ = weight.shape
-    padded = np.pad(a, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
-    _, h, w = a.shape
-    out = np.empty((c_out, h, w), dtype=object)
-    for o in range(c_out):
-        for i in range(h):
-            for j in range(w):
-                total = int((weight[o].astype(object) * padded[:, i : i + k, j : j + k]).sum()) + int(bias[o])
-                value = (total + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS
-                out[o, i, j] = max(0 if relu else -LIMIT, min(LIMIT, value))
-    return out.astype(np.float64)
-
-
-@pytest.mark.parametrize("kernel", [1, 3])
-@pytest.mark.parametrize("relu", [True, False])
-def test_equals_integer_arithmetic_at_the_extremes(kernel, relu):
-    rng = np.random.default_rng(kernel + relu)
-    a = rng.choice([-LIMIT, LIMIT, 0, 7], size=(6, 3, 4)).astype(object)
-    weight = rng.integers(-LIMIT, LIMIT + 1, (5, 6, kernel, kernel)).astype(np.int16)
-    bias = rng.integers(-(2**31), 2**31, 5).astype(np.int32)
-    got = exact_conv(torch.tensor(a.astype(np.float64)), torch.tensor(weight), torch.tensor(bias), relu=relu)
-    np.testing.assert_array_equal(got.numpy(), reference(a, weight, bias, relu))
-
-
-@pytest.mark.parametrize("kernel", [1, 3])
-def test_training_simulates_the_exact_layer(kernel):
-    torch.manual_seed(0)
-    layer = IntConv2d(8, 8, kernel)
-    a = torch.randint(-500, 500, (8, 5, 6)).double()
-    with torch.no_grad():
-        simulated = layer(a[None].float() / ONE)[0].double() * ONE
-    tables = layer.tables()
-    exact = exact_conv(a, tables["weight"], tables["bias"], relu=True)
-    assert (simulated - exact).abs().max() <= 1  # float32 sums may fall on the other side of a half
-    assert (simulated == exact).double().mean() > 0.99
+TINY = EncoderConfig(n8=8, n16=8, m=8, m_h=4, n=8, depth=1, levels=2)
 
 
 def test_gradients_pass_the_rounding():
@@ -55,3 +21,43 @@ def test_gradients_pass_the_rounding():
 def test_a_fan_in_beyond_exactness_is_refused():
     with pytest.raises(ValueError, match="exactness"):
         IntConv2d(1 << 17, 1, 3)
+
+
+@pytest.mark.parametrize("value", [32767.4, -32768.4, 0.5, -0.5])
+def test_what_fits_is_rounded_half_up(value):
+    assert to_integers("x", torch.tensor([value]), np.int16) == [np.floor(value + 0.5)]
+
+
+@pytest.mark.parametrize(
+    "name, value, says",
+    [
+        ("z_mean", 200.0, "z_mean holds 51200 in fixed point, wanted -32768 to 32767"),
+        ("z_mean", -200.0, "z_mean holds -51200"),
+        ("z_mean", float("nan"), "z_mean holds values that are not finite"),
+        ("quality_bias", 128.0, "quality_bias holds 32768"),
+        ("z_index", float("inf"), "z_index holds values that are not finite"),
+        ("z_index", float("nan"), "z_index holds values that are not finite"),
+        ("context.bias", 2**13 + 0.0, "context.bias holds 2147483648"),
+        ("context.bias", float("-inf"), "context.bias holds values that are not finite"),
+        ("h_s.1.weight", float("nan"), "h_s.1.weight holds values that are not finite"),
+        ("h_s.1.weight", 1e9, None),  # clamped, as training clamps it
+    ],
+)
+def test_freezing_refuses_what_would_wrap(tmp_path, name, value, says):
+    """`z_mean` 200 used to become -56: no file is written instead."""
+    torch.manual_seed(0)
+    model, path = ImageEncoder(TINY), tmp_path / "encoder.safetensors"
+    model.entropy_model.get_parameter(name).data.view(-1)[0] = value
+    if says is None:
+        save_encoder(model, path, {})
+        return
+    with pytest.raises(WeightsError, match=says) as caught:
+        save_encoder(model, path, {})
+    assert "\n" not in str(caught.value) and not path.exists()
+
+
+def test_freezing_refuses_a_transform_beyond_half_precision(tmp_path):
+    model = ImageEncoder(TINY)
+    model.g_a[1].weight.data[0, 0, 0, 0] = 1e6
+    with pytest.raises(WeightsError, match="g_a.1.weight is not finite in half precision"):
+        save_encoder(model, tmp_path / "encoder.safetensors", {})

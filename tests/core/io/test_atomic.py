@@ -75,6 +75,146 @@ def test_no_folder_a_folder_and_a_long_name(tmp_path):
     assert [p.stat().st_size for p in tmp_path.iterdir()] == [len(NEW)]
 
 
+LEGAL = [
+    "x" * 232,
+    "ß" * 116,
+    "漢" * 84,
+    "😀" * 63,
+    "x" * 255,
+    "ü" * 127,
+    "a b\nc",
+    b"caf\xe9\xff".decode("utf-8", "surrogateescape"),
+]
+
+
+@pytest.mark.parametrize("name", LEGAL)
+def test_every_legal_name(tmp_path, name):
+    assert len(os.fsencode(name)) <= 255
+    atomic.write(tmp_path / name, OLD)
+    atomic.write(tmp_path / name, NEW)
+    assert os.listdir(tmp_path) == [name] and (tmp_path / name).read_bytes() == NEW
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    for name, reason in (
+        ("x" * 256, "File name too long"),
+        ("a\0b", "no possible name"),
+        ("\ud800", "no possible name"),
+    ):
+        with pytest.raises(PriorCodecError, match=reason) as caught:
+            atomic.write(f"{tmp_path}/{name}", NEW)
+        assert str(caught.value).isprintable()
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_link_is_written_through_and_stays(tmp_path, relative):
+    (tmp_path / "folder").mkdir()
+    real, link, second = tmp_path / "folder" / "real", tmp_path / "link", tmp_path / "second"
+    real.write_bytes(OLD)
+    real.chmod(0o600)
+    link.symlink_to("folder/real" if relative else real)
+    second.symlink_to("link")
+    atomic.write(second, NEW)
+    assert link.is_symlink() and second.is_symlink() and real.read_bytes() == NEW
+    assert real.stat().st_mode & 0o777 == 0o600
+    real.unlink()
+    atomic.write(link, OLD)  # a dangling link is the name of a file to be made
+    assert link.is_symlink() and real.read_bytes() == OLD
+    assert sorted(os.listdir(tmp_path)) == ["folder", "link", "second"] and os.listdir(tmp_path / "folder") == ["real"]
+
+
+def test_links_in_a_circle(tmp_path):
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    refused(tmp_path / "a", "links")
+    assert (tmp_path / "a").is_symlink() and (tmp_path / "b").is_symlink()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o444])
+def test_an_existing_file_keeps_its_mode(tmp_path, mode):
+    path = tmp_path / "a"
+    path.write_bytes(OLD)
+    path.chmod(mode)
+    atomic.write(path, NEW)
+    assert path.stat().st_mode & 0o7777 == mode and path.read_bytes() == NEW
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_a_new_file_follows_the_umask(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        atomic.write(tmp_path / "a", NEW)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_the_owner_stays_too(tmp_path):
+    if os.getuid():
+        pytest.skip("only root may give files away")
+    path = tmp_path / "a"
+    path.write_bytes(OLD)
+    os.chown(path, 1234, 2345)
+    path.chmod(0o600)
+    atomic.write(path, NEW)
+    found = path.stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (1234, 2345, 0o600)
+
+
+WRITES = """
+import sys
+from priorcodec.core.io import atomic
+print("first")
+atomic.write(sys.argv[1], b"second\\xff")
+print("third")
+"""
+
+
+@pytest.mark.parametrize("target", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_standard_output_to_a_pipe_and_to_a_file(tmp_path, target):
+    if target == "link":
+        target = str(tmp_path / "link")
+        os.symlink("/dev/stdout", target)
+    command = [sys.executable, "-c", WRITES, target]
+    said = subprocess.run(command, capture_output=True, check=True).stdout
+    assert said == b"first\nsecond\xffthird\n"
+    file = tmp_path / "out"
+    file.write_bytes(b"before ")
+    with file.open("ab") as out:  # as the shell's >>
+        subprocess.run(command, stdout=out, check=True)
+    assert file.read_bytes() == b"before first\nsecond\xffthird\n"
+
+
+def test_standard_error_and_other_streams(tmp_path):
+    said = subprocess.run([sys.executable, "-c", WRITES, "/dev/stderr"], capture_output=True, check=True)
+    assert said.stderr == b"second\xff" and said.stdout == b"first\nthird\n"
+    read, write = os.pipe()
+    atomic.write(f"/dev/fd/{write}", b"through a pipe")
+    os.close(write)
+    with os.fdopen(read, "rb") as file:
+        assert file.read() == b"through a pipe"
+
+
+def test_a_reader_that_left_is_one_line():
+    code = "import sys\n" + WRITES.replace('b"second\\xff"', "bytes(10**6)").replace(
+        'print("first")', "import priorcodec.core.errors as e"
+    ).replace("atomic.write", "try: atomic.write").replace(
+        'print("third")', "except e.PriorCodecError as x: print(x, file=sys.stderr)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    said = process.stderr.read().decode()
+    process.wait()
+    assert said.splitlines()[0] == "cannot write -: Broken pipe"
+
+
+def test_devices_and_folders(tmp_path):
+    atomic.write("/dev/null", NEW)
+    assert os.path.exists("/dev/null") and not os.path.isfile("/dev/null")
+    refused(tmp_path, "Is a directory")
+
+
 def test_a_pipe_is_written_directly(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     read = []

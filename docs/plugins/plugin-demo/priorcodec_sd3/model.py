@@ -20,9 +20,10 @@ class SD3(torch.nn.Module):
             self.module = SD3Transformer2DModel.from_pretrained(weights / "transformer", **options)
             self.vae = AutoencoderKL.from_pretrained(weights / "vae", **options)
         else:
-            torch.manual_seed(0)
-            self.module = SD3Transformer2DModel(**(TINY if tiny else FULL))
-            self.vae = AutoencoderKL(**(TINY_VAE if tiny else FULL_VAE))
+            with torch.random.fork_rng(devices=[]):  # the process's random numbers stay as they were
+                torch.manual_seed(0)
+                self.module = SD3Transformer2DModel(**(TINY if tiny else FULL))
+                self.vae = AutoencoderKL(**(TINY_VAE if tiny else FULL_VAE))
             self.to(dtype)
         self.requires_grad_(False).eval()
 

@@ -1,0 +1,155 @@
+"""The entropy coder: asymmetric numeral systems (Duda 2013) by `constriction` (Bamler 2022), whole arrays at a time. No torch.
+
+    symbols with table indices, passes in the order of decoding --Encoder--> one string --Decoder--> the same symbols
+Frequencies are the integers of the tables, shifted to `CODER_PRECISION` bits. constriction takes probabilities and quantizes
+them: its entry i begins at floor(sum of p before i * (2**24 - n) / sum of p) + i. For p = frequency - 1 that sum is 2**24 - n,
+the factor exactly 1, and every entry begins at its integer cumulative frequency. All of them are multiples of 2**8, so the
+first byte written is always zero and is left out. docs/format.md specifies all of it without constriction.
+"""
+
+from __future__ import annotations
+
+import constriction
+import numpy as np
+from numpy.typing import NDArray
+
+from priorcodec.core.entropy.tables import LARGEST_SYMBOL, PRECISION, Tables
+from priorcodec.core.errors import StreamError
+
+CODER_PRECISION = 24
+LENGTH_BITS = 5  # of an escaped symbol's length field
+MOST_LENGTH = 17  # bits of the largest escaped distance, 2 * 65535
+
+_model = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
+_Ans = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAccessIssue]
+
+
+class CoderTables:
+    """The tables in the coder's own form.
+
+    Attributes:
+        certain: bool (tables,): every entry but that of zero has the smallest frequency, 1 of 2**PRECISION. A y symbol with
+            such a table is zero and not coded.
+        least_bits: float (tables,): what a table's likeliest entry costs.
+        cdf: int64 (tables, n): frequencies add up to 2**PRECISION.
+    """
+
+    def __init__(self, tables: Tables):
+        self.lengths = tables["cdf_length"].astype(np.int64)
+        self.offsets = tables["cdf_offset"].astype(np.int64)
+        self.escapes = self.lengths - 2
+        cdf = tables["cdf"].astype(np.int64)
+        frequency = np.diff(cdf, axis=1)
+        valid = np.arange(frequency.shape[1]) < self.lengths[:, None] - 1
+        self.bits = np.where(valid, PRECISION - np.log2(np.where(valid, frequency, 1)), 0.0)
+        self.least_bits = np.where(valid, self.bits, PRECISION).min(1)
+        zero, zero_inside = -self.offsets, (self.offsets <= 0) & (-self.offsets < self.escapes)
+        at_zero = np.arange(frequency.shape[1]) == zero[:, None]
+        self.certain = zero_inside & (np.where(valid & ~at_zero, frequency, 1) == 1).all(1)
+        scale = 1 << (CODER_PRECISION - PRECISION)
+        self.models = [
+            _model.Categorical((row[: n - 1] * scale - 1).astype(np.float64), perfect=False)
+            for row, n in zip(frequency, self.lengths, strict=True)
+        ]
+
+    def groups(self, index: NDArray[np.uint8], skip_certain: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """-> positions that are coded, by table and then as they stand, and how many each table has."""
+        flat = index.reshape(-1)
+        live = np.flatnonzero(~self.certain[flat]) if skip_certain else np.arange(flat.size)
+        chosen = flat[live]
+        return live[np.argsort(chosen, kind="stable")], np.bincount(chosen, minlength=len(self.models))
+
+
+class Encoder:
+    """Collects the passes of one image, then writes its string.
+
+    Attributes:
+        bits: what the tables say each pass costs, in the order of `add`.
+    """
+
+    def __init__(self, tables: CoderTables):
+        self.tables, self.bits = tables, []
+        self._parts: list[tuple[NDArray[np.int32], object]] = []
+
+    def add(self, symbols: NDArray, index: NDArray[np.uint8], *, skip_certain: bool) -> None:
+        """symbols (any shape), zero where the table is certain and skipped; index: their tables."""
+        t = self.tables
+        order, counts = t.groups(index, skip_certain)
+        table = index.reshape(-1)[order]
+        entry = symbols.reshape(-1)[order].astype(np.int64) - t.offsets[table]
+        escape = t.escapes[table]
+        outside = (entry < 0) | (entry >= escape)
+        distance = np.where(entry < 0, -2 * entry - 1, 2 * (entry - escape))[outside] + 1
+        entry = np.where(outside, escape, entry).astype(np.int32)
+        ends = np.cumsum(counts)
+        for i in np.flatnonzero(counts):
+            self._parts.append((entry[ends[i] - counts[i] : ends[i]], t.models[i]))
+        bits = float(t.bits[table, entry].sum())
+        if distance.size:
+            length = np.frexp(distance.astype(np.float64))[1].astype(np.int32) - 1  # bits below the leading one
+            bits += float((LENGTH_BITS + length).sum())
+            self._parts.append((length, _model.Uniform(1 << LENGTH_BITS)))
+            long = length > 0
+            if long.any():
+                sizes = (1 << length[long]).astype(np.int32)
+                self._parts.append(((distance[long] - sizes).astype(np.int32), sizes))
+        self.bits.append(bits)
+
+    def finish(self) -> bytes:
+        """The string: the coder's 32-bit words, little endian, without the first byte, a zero, and the zero bytes at the end."""
+        coder = _Ans()
+        for symbols, model in reversed(self._parts):  # the first symbol to be read is written last
+            if isinstance(model, np.ndarray):
+                coder.encode_reverse(symbols, _model.Uniform(), model)
+            else:
+                coder.encode_reverse(symbols, model)
+        return coder.get_compressed().astype("<u4").tobytes()[1:].rstrip(b"\0")
+
+
+class Decoder:
+    """Reads the passes back, in the same order. Any bytes give symbols or a StreamError.
+
+    Raises:
+        StreamError: the string ends with a zero byte, so it was not written by an encoder.
+    """
+
+    def __init__(self, tables: CoderTables, data: bytes):
+        if data.endswith(b"\0"):
+            raise StreamError("the entropy string ends with a zero byte: the file is damaged or forged")
+        self.tables = tables
+        words = np.frombuffer(b"\0" + data + bytes((-1 - len(data)) % 4), "<u4").astype(np.uint32)
+        self._coder = _Ans(words) if data else _Ans()
+
+    def take(self, index: NDArray[np.uint8], *, skip_certain: bool) -> NDArray[np.int16]:
+        """Tables (any shape) -> symbols of that shape. Raises StreamError: an escaped symbol is beyond the range."""
+        t, coder = self.tables, self._coder
+        order, counts = t.groups(index, skip_certain)
+        parts = [coder.decode(t.models[i], int(counts[i])) for i in np.flatnonzero(counts)]
+        out = np.zeros(index.size, np.int16)
+        if parts:
+            table, entry = index.reshape(-1)[order], np.concatenate(parts)
+            symbol = entry + t.offsets[table]
+            escaped = np.flatnonzero(entry == t.escapes[table])
+            if escaped.size:
+                symbol[escaped] = self._escaped(t.offsets[table[escaped]], t.escapes[table[escaped]])
+            out[order] = symbol
+        return out.reshape(index.shape)
+
+    def _escaped(self, offset: NDArray[np.int64], escape: NDArray[np.int64]) -> NDArray[np.int64]:
+        length = self._coder.decode(_model.Uniform(1 << LENGTH_BITS), len(offset)).astype(np.int64)
+        if length.max() >= MOST_LENGTH:
+            raise StreamError("the entropy string holds an impossible symbol: the file is damaged or forged")
+        distance, long = 1 << length, length > 0
+        if long.any():
+            distance[long] += self._coder.decode(_model.Uniform(), distance[long].astype(np.int32))
+        distance -= 1
+        below = distance % 2 == 1
+        symbol = offset + np.where(below, -(distance + 1) // 2, escape + distance // 2)
+        if np.abs(symbol).max() > LARGEST_SYMBOL:
+            raise StreamError("the entropy string holds an impossible symbol: the file is damaged or forged")
+        return symbol
+
+    def finish(self) -> None:
+        """Raises StreamError: the string holds more than the symbols read."""
+        if not self._coder.is_empty():
+            raise StreamError("the entropy string does not end where its symbols end: the file is damaged or forged")

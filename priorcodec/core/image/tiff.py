@@ -1,0 +1,128 @@
+"""TIFF 6.0 and BigTIFF: pages and tags, the choice of the page, and who decodes it.
+
+Samples of 1 to 16 bits in gray, RGB, CMYK or a palette are read by `tiff_samples`, at full depth and with their alpha.
+JPEG and fax compression, YCbCr and CIELAB go to Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from dataclasses import dataclass
+
+from PIL import Image, TiffImagePlugin
+
+from priorcodec.core.errors import ImageError
+from priorcodec.core.image import pillow_modes, tiff_samples
+from priorcodec.core.image.raster import Raster, check_size
+from priorcodec.core.image.tiff_tags import Tags, directory, numbers, one
+
+MAX_PAGES = 10_000
+NEW_SUBFILE, SUBFILE, WIDTH, HEIGHT, ORIENTATION, SUB_IFDS, ICC = 254, 255, 256, 257, 274, 330, 34675
+REDUCED, MASK = 1, 4  # bits of NewSubfileType
+MUCH_LARGER = 2  # in each direction: what makes an unmarked first page a thumbnail
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """One image file directory: where it starts, and its tags."""
+
+    offset: int
+    tags: Tags
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return one(self.tags, WIDTH, 0), one(self.tags, HEIGHT, 0)
+
+    @property
+    def area(self) -> int:
+        return self.size[0] * self.size[1]
+
+    @property
+    def reduced(self) -> bool:
+        """Whether the page says that it is a smaller version of another, or a mask."""
+        kind = one(self.tags, NEW_SUBFILE, 0)
+        return bool(kind & (REDUCED | MASK)) or one(self.tags, SUBFILE, 1) == 2
+
+
+def decode(data: bytes, max_pixels: int) -> Raster:
+    """Read the full-size page of a TIFF.
+
+    Args:
+        data: The file.
+        max_pixels: A larger image is refused before its pixels are decoded.
+
+    Raises:
+        ImageError: Damaged, cut short, too large, or samples that are not supported.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    notes: list[str] = []
+    page = _chosen(_pages(data, order), notes)
+    check_size(*page.size, max_pixels)
+    stored = page.tags.get(ICC, b"")
+    icc = stored if isinstance(stored, bytes) else bytes(value & 255 for value in stored)
+    if not tiff_samples.supports(page.tags):
+        return _by_pillow(data, page, order, notes, icc)
+    samples, model, alpha, bits = tiff_samples.read(data, page.tags, order, notes)
+    turned = one(page.tags, ORIENTATION, 1)
+    return Raster(samples=samples, model=model, alpha=alpha, bits=bits, icc=icc, orientation=turned, notes=tuple(notes))
+
+
+def _pages(data: bytes, order: str) -> list[Page]:
+    """All pages of the file, and the pages below the first one where that is only a thumbnail."""
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    try:
+        at = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)[0]
+    except struct.error:
+        raise ImageError("damaged or cut short (no directory)") from None
+    pages: list[Page] = []
+    seen: set[int] = set()
+    while at and at not in seen and len(pages) < MAX_PAGES:
+        seen.add(at)
+        try:
+            tags, following = directory(data, at, order, big)
+        except struct.error:
+            if pages:
+                break
+            raise ImageError("damaged or cut short (its directory lies outside the file)") from None
+        pages.append(Page(offset=at, tags=tags))
+        at = following
+    if pages and pages[0].reduced:
+        for below in numbers(pages[0].tags, SUB_IFDS)[:100]:
+            try:
+                pages.append(Page(offset=below, tags=directory(data, below, order, big)[0]))
+            except struct.error:
+                continue
+    return pages
+
+
+def _chosen(pages: list[Page], notes: list[str]) -> Page:
+    """The page to code: the first that is no reduced version, or the largest where the first is far smaller."""
+    if not pages:
+        raise ImageError("damaged, cut short or not supported (no page in it)")
+    full = [page for page in pages if not page.reduced] or [max(pages, key=lambda page: page.area)]
+    page, largest = full[0], max(full, key=lambda page: page.area)
+    if all(big >= MUCH_LARGER * max(small, 1) for big, small in zip(largest.size, page.size, strict=True)):
+        page = largest
+    others = sorted({other.size for other in pages} - {page.size})
+    if page is not pages[0] or others:
+        sizes = ", ".join(f"{w}x{h}" for w, h in others[:3]) or "the same size"
+        notes.append(
+            f"page {pages.index(page) + 1} of {len(pages)} taken ({page.size[0]}x{page.size[1]}); others are {sizes}"
+        )
+    elif len(pages) > 1:
+        notes.append(f"only one of {len(pages)} frames or pages")
+    return page
+
+
+def _by_pillow(data: bytes, page: Page, order: str, notes: list[str], icc: bytes) -> Raster:
+    big = struct.unpack_from(order + "H", data, 2)[0] == 43
+    start = (
+        data[:8] + struct.pack(order + "Q", page.offset) if big else data[:4] + struct.pack(order + "I", page.offset)
+    )
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(start + data[len(start) :])) as image:
+        image.im = Image.new(image.mode, image.size).im  # allocated here: Pillow would ask a limit that is global
+        image.load()
+        turned = image.getexif().get(ORIENTATION, 1)  # Pillow turns some itself and then says so
+        return pillow_modes.to_raster(image, icc=icc, orientation=turned, notes=notes)

@@ -1,0 +1,247 @@
+"""The samples of one TIFF page (TIFF 6.0, Adobe supplements 1 and 2): any depth to 16 bits, strips or tiles, both planar
+configurations, both byte orders. LZW, Deflate, PackBits, LZMA and Zstandard are undone by Pillow's libtiff, as bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+from typing import Literal
+
+import numpy as np
+from PIL import Image, TiffImagePlugin
+
+from priorcodec.core.errors import ImageError
+from priorcodec.core.image.raster import to_8_bit
+from priorcodec.core.image.tiff_tags import Tags, numbers, one
+
+Model = Literal["gray", "rgb", "cmyk", "lab"]
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
+STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES, PLANAR, PREDICTOR, COLOR_MAP = 273, 277, 278, 279, 284, 317, 320
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
+RAW, BYTE_CODERS = 1, {5, 8, 32773, 32946, 34925, 50000}  # LZW, Deflate, PackBits, Deflate, LZMA, Zstandard
+WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+COLORS: dict[int, tuple[int, Model]] = {  # by photometric interpretation
+    WHITE_IS_ZERO: (1, "gray"),
+    BLACK_IS_ZERO: (1, "gray"),
+    RGB: (3, "rgb"),
+    PALETTE: (1, "rgb"),
+    CMYK: (4, "cmyk"),
+}
+ASSOCIATED, UNASSOCIATED = 1, 2  # ExtraSamples
+FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}  # SampleFormat; 1 and 4 are unsigned
+MAX_SAMPLES = 16  # channels of a page; more is no photograph
+
+
+def supports(tags: Tags) -> bool:
+    """Whether `read` is the right reader: a known color model, and compression by bytes.
+
+    Raises:
+        ImageError: Samples that neither `read` nor Pillow turns into 8 bits without a guess.
+    """
+    kinds, bits = set(numbers(tags, SAMPLE_FORMAT)) & set(FORMATS), set(numbers(tags, BITS))
+    if kinds or max(bits, default=1) > 16:
+        what = f"{FORMATS.get(min(kinds, default=0), 'unsigned')} samples of {max(bits, default=1)} bits"
+        raise ImageError(f"{what} are not supported: wanted 8 or 16 bit gray, RGB or CMYK; convert the image first")
+    compression = one(tags, COMPRESSION, RAW)
+    if one(tags, PHOTOMETRIC, -1) in COLORS and (compression == RAW or compression in BYTE_CODERS):
+        return True
+    if max(bits, default=1) not in (1, 8):
+        raise ImageError(
+            f"TIFF of photometric type {one(tags, PHOTOMETRIC, -1)}, compression {compression} and {max(bits)} bits is "
+            "not supported: wanted 8 or 16 bit gray, RGB or CMYK; convert the image first"
+        )
+    return False
+
+
+def read(data: bytes, tags: Tags, order: str, notes: list[str]) -> tuple[np.ndarray, Model, np.ndarray | None, int]:
+    """Decode a page for which `supports` holds.
+
+    Args:
+        data: The file.
+        tags: The page's tags.
+        order: Byte order, "<" or ">".
+        notes: Gets a phrase about channels that are left out.
+
+    Returns:
+        Samples (h, w, c), uint8 or uint16 over the whole range of the type; color model; alpha (h, w) uint8 or None;
+        bits a sample in the file.
+
+    Raises:
+        ImageError: Damaged, cut short, or a combination that is not supported.
+    """
+    photometric, per_pixel = one(tags, PHOTOMETRIC, -1), one(tags, SAMPLES, 1)
+    bits = (numbers(tags, BITS) or (1,))[0]
+    colors, model = COLORS[photometric]
+    if set(numbers(tags, BITS)) - {bits}:
+        raise ImageError(f"samples of {numbers(tags, BITS)[:4]} bits in one pixel are not supported: convert the image")
+    if not 1 <= bits <= 16 or not colors <= per_pixel <= MAX_SAMPLES:
+        raise ImageError(f"damaged or not supported ({per_pixel} samples of {bits} bits for {model})")
+    stored = _stored(data, tags, order, per_pixel, bits)
+    color, alpha = stored[..., :colors], None
+    if photometric == PALETTE:
+        color = _through_palette(color[..., 0], numbers(tags, COLOR_MAP), bits)
+    elif photometric == WHITE_IS_ZERO:
+        color = _full_range(2**bits - 1 - color, bits)
+    else:
+        color = _full_range(color, bits)
+    extra = numbers(tags, EXTRA_SAMPLES)[: per_pixel - colors]
+    at = next((i for i, kind in enumerate(extra) if kind in (ASSOCIATED, UNASSOCIATED)), None)
+    if at is not None:
+        deep = _full_range(stored[..., colors + at], bits)
+        if extra[at] == ASSOCIATED:
+            color = _unmultiplied(color, deep)
+        alpha = to_8_bit(deep)
+    if per_pixel - colors > (at is not None):
+        notes.append(f"{per_pixel - colors - (at is not None)} extra channels left out")
+    return color, model, alpha, bits
+
+
+def _stored(data: bytes, tags: Tags, order: str, per_pixel: int, bits: int) -> np.ndarray:
+    """-> (h, w, samples), uint8 or uint16, the numbers as they are in the file."""
+    width, height = one(tags, WIDTH, 0), one(tags, HEIGHT, 0)
+    tiled = TILE_OFFSETS in tags
+    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS)
+    counts = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES)
+    separate = per_pixel > 1 and one(tags, PLANAR, 1) == 2
+    planes, together = (per_pixel, 1) if separate else (1, per_pixel)
+    if tiled:
+        part = one(tags, TILE_WIDTH, 0), one(tags, TILE_HEIGHT, 0)
+    else:
+        part = width, min(one(tags, ROWS_PER_STRIP, height) or height, height)
+    if min(part) < 1 or part[0] > 2 * width + 4096 or part[1] > 2 * height + 4096:
+        raise ImageError(f"damaged or not supported (parts of {part[0]}x{part[1]} for an image of {width}x{height})")
+    across, down = math.ceil(width / part[0]), math.ceil(height / part[1])
+    row_bytes = math.ceil(part[0] * together * bits / 8)
+    if not counts and one(tags, COMPRESSION, RAW) == RAW and len(offsets) == planes:  # allowed in old files
+        counts = (row_bytes * part[1],) * planes
+    if min(len(offsets), len(counts)) < planes * across * down:
+        raise ImageError("damaged or cut short (parts of the image are missing)")
+    stored = []
+    for plane in range(planes):
+        at = plane * across * down
+        rows = down * across * part[1] if tiled else height
+        which = slice(at, at + across * down)
+        raw = _bytes(data, tags, offsets[which], counts[which], (rows, row_bytes), part[1])
+        samples = _unpacked(raw, part[0] * together, bits, order).reshape(rows, part[0], together)
+        samples = _unpredicted(samples, one(tags, PREDICTOR, 1), bits)
+        if tiled:
+            samples = samples.reshape(down, across, part[1], part[0], together).swapaxes(1, 2)
+            samples = samples.reshape(down * part[1], across * part[0], together)[:height, :width]
+        stored.append(samples)
+    return stored[0] if planes == 1 else np.concatenate(stored, -1)
+
+
+def _bytes(
+    data: bytes,
+    tags: Tags,
+    offsets: tuple[int, ...],
+    counts: tuple[int, ...],
+    shape: tuple[int, int],
+    rows_per_part: int,
+) -> np.ndarray:
+    """The unpacked bytes of strips or tiles one below the other -> uint8 of `shape`.
+
+    Compressed ones become strips of an 8-bit gray TIFF of that shape, which libtiff decodes whatever they mean.
+    """
+    parts = [data[at : at + size] for at, size in zip(offsets, counts, strict=True)]
+    compression, fill = one(tags, COMPRESSION, RAW), one(tags, FILL_ORDER, 1)
+    if compression == RAW:
+        needed = [min(rows_per_part, shape[0] - i * rows_per_part) * shape[1] for i in range(len(parts))]
+        if any(len(part) < size for part, size in zip(parts, needed, strict=True)):
+            raise ImageError("damaged or cut short (the file ends before the image)")
+        raw = np.frombuffer(b"".join(part[:size] for part, size in zip(parts, needed, strict=True)), np.uint8)
+        return (_reversed_bits()[raw] if fill == 2 else raw).reshape(shape)
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(_gray_tiff(parts, shape, rows_per_part, compression, fill))) as image:
+        image.im = Image.new("L", image.size).im  # allocated here: Pillow would ask a limit that is global
+        image.load()
+        return np.asarray(image)
+
+
+def _gray_tiff(parts: list[bytes], shape: tuple[int, int], rows_per_part: int, compression: int, fill: int) -> bytes:
+    """A little-endian TIFF of 8-bit gray with these compressed strips."""
+    count = len(parts)
+    entries = {
+        WIDTH: shape[1], HEIGHT: shape[0], BITS: 8, COMPRESSION: compression, PHOTOMETRIC: BLACK_IS_ZERO,
+        FILL_ORDER: fill, STRIP_OFFSETS: 0, SAMPLES: 1, ROWS_PER_STRIP: rows_per_part, STRIP_BYTES: 0,
+    }  # fmt: skip
+    lists = 8 + 2 + 12 * len(entries) + 4
+    at, offsets = lists + 8 * count, []
+    for part in parts:
+        offsets.append(at)
+        at += len(part)
+    if at >= 2**32:
+        raise ImageError("compressed data of more than 4 GiB is not supported: convert the image first")
+    sizes = [len(part) for part in parts]
+    out = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
+    for tag, value in entries.items():
+        if tag in (STRIP_OFFSETS, STRIP_BYTES):
+            place = lists + (4 * count if tag == STRIP_BYTES else 0)
+            single = sizes[0] if tag == STRIP_BYTES else offsets[0]
+            out += struct.pack("<HHII", tag, 4, count, single if count == 1 else place)
+        else:
+            out += struct.pack("<HHII", tag, 4, 1, value)
+    return out + struct.pack(f"<I{count}I{count}I", 0, *offsets, *sizes) + b"".join(parts)
+
+
+def _unpacked(raw: np.ndarray, count: int, bits: int, order: str) -> np.ndarray:
+    """Rows of bytes -> rows of `count` samples, uint8 up to 8 bits, else uint16."""
+    if bits == 8:
+        return raw
+    if bits == 16:
+        return np.ascontiguousarray(raw).view(order + "u2").astype(np.uint16, copy=False)
+    dtype = np.uint8 if bits < 8 else np.uint16
+    out = np.empty((len(raw), count), dtype)
+    weights = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
+    step = max(1, 2**20 // max(count, 1))
+    for top in range(0, len(raw), step):
+        each = np.unpackbits(raw[top : top + step], axis=1)[:, : count * bits].reshape(-1, count, bits)
+        out[top : top + step] = (each * weights).sum(-1)
+    return out
+
+
+def _unpredicted(samples: np.ndarray, predictor: int, bits: int) -> np.ndarray:
+    """Undo horizontal differencing (section 14); (rows, columns, samples), sums wrap at the type's range."""
+    if predictor == 1:
+        return samples
+    if predictor != 2 or bits not in (8, 16):
+        raise ImageError(f"damaged or not supported (predictor {predictor} with {bits} bits a sample)")
+    out = np.empty_like(samples)
+    for top in range(0, len(samples), 64):
+        np.cumsum(samples[top : top + 64], axis=1, dtype=samples.dtype, out=out[top : top + 64])
+    return out
+
+
+def _full_range(samples: np.ndarray, bits: int) -> np.ndarray:
+    """Samples of any depth -> the whole range of uint8 (up to 8 bits) or uint16."""
+    if bits in (8, 16):
+        return samples
+    if bits < 8:
+        return (np.arange(2**bits) * 255 // (2**bits - 1)).astype(np.uint8)[samples]
+    return (samples << (16 - bits)) | (samples >> (2 * bits - 16))
+
+
+def _through_palette(index: np.ndarray, color_map: tuple[int, ...], bits: int) -> np.ndarray:
+    """Indices (h, w) -> 8-bit RGB; the map has all reds, then greens, then blues, 16 bits each."""
+    if len(color_map) < 3 * 2**bits:
+        raise ImageError("damaged or not supported (a palette image without a whole palette)")
+    colors = np.array(color_map[: 3 * 2**bits]).reshape(3, -1).T
+    return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)[index]
+
+
+def _unmultiplied(color: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Undo the multiplication by alpha, in bands of rows; nothing is known of the color where alpha is 0."""
+    out = np.zeros_like(color)
+    full = np.uint32(np.iinfo(color.dtype).max)
+    rows = max(1, 2**20 // color.shape[1])
+    for top in range(0, len(color), rows):
+        a = alpha[top : top + rows, :, None].astype(np.uint32)
+        value = (color[top : top + rows].astype(np.uint32) * full + a // 2) // np.maximum(a, 1)
+        out[top : top + rows] = np.where(a > 0, np.minimum(value, full), 0)
+    return out
+
+
+def _reversed_bits() -> np.ndarray:
+    """Byte -> the byte with its bits in the other order."""
+    return np.packbits(np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1)[:, ::-1], axis=1)[:, 0]

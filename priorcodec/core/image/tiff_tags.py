@@ -1,0 +1,59 @@
+"""The tags of a TIFF or EXIF directory (TIFF 6.0, section 2); damaged entries are left out."""
+
+from __future__ import annotations
+
+import struct
+
+Tags = dict[int, "tuple[int, ...] | bytes"]  # integers as tuples, anything else as bytes
+TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # integers
+SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+
+def directory(data: bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:
+    """Read the directory at an offset.
+
+    Args:
+        data: The file.
+        at: Where the directory starts.
+        order: Byte order, "<" or ">".
+        big: Whether the file is a BigTIFF.
+
+    Returns:
+        Its tags, and the offset of the next directory, 0 if there is none.
+
+    Raises:
+        struct.error: It lies outside the data.
+    """
+    head, entry, link = ("Q", "HHQ8s", "Q") if big else ("H", "HHI4s", "I")
+    count = struct.unpack_from(order + head, data, at)[0]
+    at += struct.calcsize(order + head)
+    step, inline = struct.calcsize("<" + entry), 8 if big else 4
+    if at + count * step > len(data):
+        raise struct.error
+    tags: Tags = {}
+    for i in range(count):
+        tag, kind, number, value = struct.unpack_from(order + entry, data, at + i * step)
+        size = SIZES.get(kind, 0) * number
+        if not size:
+            continue
+        if size > inline:
+            offset = struct.unpack(order + link, value)[0]
+            value = data[offset : offset + size]
+        if len(value) >= size and tag not in tags:
+            value = value[:size]
+            tags[tag] = struct.unpack(f"{order}{number}{TYPES[kind]}", value) if kind in TYPES else value
+    try:
+        return tags, struct.unpack_from(order + link, data, at + count * step)[0]
+    except struct.error:
+        return tags, 0
+
+
+def numbers(tags: Tags, tag: int) -> tuple[int, ...]:
+    """The integers of a tag; none if it is missing or of another type."""
+    value = tags.get(tag, ())
+    return () if isinstance(value, bytes) else value
+
+
+def one(tags: Tags, tag: int, default: int) -> int:
+    """The first integer of a tag."""
+    return (numbers(tags, tag) or (default,))[0]

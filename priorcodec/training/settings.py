@@ -1,0 +1,271 @@
+"""Settings of the training commands, each stated once: the help text, the table in docs/train.md and `run/config.yaml` come from
+these fields."""
+
+from __future__ import annotations
+
+import enum
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, get_type_hints
+
+from priorcodec.adapters.config import AdapterConfig
+from priorcodec.config import Dtype, split_list
+from priorcodec.core.errors import AdapterError
+from priorcodec.core.transforms import EncoderConfig
+
+
+class Precision(enum.StrEnum):
+    """bf16: bfloat16 autocast, trained weights stay float32; no: float32 throughout."""
+
+    bf16 = "bf16"
+    no = "no"
+
+
+class Device(enum.StrEnum):
+    """auto: a GPU if there is one (under `accelerate launch` each process has its own)."""
+
+    auto = "auto"
+    cpu = "cpu"
+
+
+class Part(enum.StrEnum):
+    """What is trained; the rest of the adapter stays as it starts."""
+
+    all = "all"
+    lora = "lora"
+    bridge = "bridge"
+    detail = "detail"
+
+
+class Distance(enum.StrEnum):
+    """The perceptual distance of the adapter's loss."""
+
+    auto = "auto"
+    lpips = "lpips"
+    stlpips = "stlpips"
+
+
+def split_paths(text: str) -> list[str]:
+    """`a,b`, `[a, b]` or `"a,b",c` -> paths; a text that is the path of something that exists is that one path."""
+    return [text] if os.path.exists(text) else split_list(text)
+
+
+def setting(default: Any, text: str, **metadata: Any) -> Any:
+    """A field with its help text; a mutable default is copied."""
+    metadata = {"help": text, **metadata}
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def settings_from(frozen: type, name: str, texts: Mapping[str, str]) -> Any:
+    """The fields of a frozen dataclass as settings (OmegaConf makes frozen ones read-only), with a help text for each."""
+    hints = get_type_hints(frozen)
+    return make_dataclass(name, [(f.name, hints[f.name], setting(f.default, texts[f.name])) for f in fields(frozen)])
+
+
+@dataclass
+class RunConfig:
+    """Settings of every training command."""
+
+    data: list[str] = setting(
+        [],
+        "images, folders, .tar or .tar.gz shards, with commas between: `data=a,b` or `data=[a,b]`; quote a path that has "
+        "a comma: `data='\"a,b\",c'`",
+        parse=split_paths,
+    )
+    run: str = setting("", "run folder: settings, checkpoint, log, samples and result; a checkpoint there is resumed")
+    start: str | None = setting(None, "adapter file (train adapter) or run folder (train encoder) to start from")
+    steps: int = setting(100_000, "number of optimizer steps")
+    minutes: float | None = setting(None, "time limit; the schedule ends with it")
+    batch: int = setting(12, "images per step, over all processes and accumulated parts")
+    accumulate: int = setting(1, "number of parts a step is split into, to save memory")
+    crop: int = setting(128, "side of the training crops in pixels, a multiple of 64")
+    enlarged: float = setting(0.0, "share of the crops that show a smaller part, enlarged: smooth, as large images are")
+    background: str | None = setting("white", "color behind transparent images; null leaves such images out")
+    lr: float = setting(2.5e-4, "peak learning rate")
+    warmup: int = setting(200, "steps until the peak learning rate")
+    clip: float = setting(1.0, "largest norm of the gradient")
+    ema: float = setting(0.998, "decay of the averaged weights, which are the result")
+    seed: int = setting(0, "seed of crops, qualities, noise and fresh weights")
+    precision: Precision = setting(Precision.bf16, "bf16 (autocast) or no (float32)")
+    device: Device = setting(Device.auto, "auto or cpu")
+    workers: int | None = setting(None, "data loader processes; default: up to 8 on a GPU, else 0")
+    samples: str | None = setting(None, "folder of images to show while training (run/samples, TensorBoard)")
+    sample_every: int = setting(1000, "steps between sample images")
+    save_minutes: float = setting(4.0, "minutes between checkpoints; 0 saves after every step")
+    log_every: int = setting(50, "steps between rows of log.jsonl and TensorBoard")
+    data_note: str = setting("not stated", "description of the training images, written into the result")
+    license: str = setting("unknown", "license of the result, written into it")
+
+    def problems(self) -> list[str]:
+        """One line for each value that the types allow and training does not."""
+        found = [f"{key}=: not given" for key in ("data", "run") if not getattr(self, key)]
+        positive = ("steps", "batch", "accumulate", "crop", "lr", "clip", "warmup", "sample_every", "log_every")
+        found += [f"{key}={getattr(self, key)}: wanted more than 0" for key in positive if not getattr(self, key) > 0]
+        found += [
+            f"{k}={getattr(self, k)}: wanted a finite number" for k in ("lr", "clip") if math.isinf(getattr(self, k))
+        ]
+        if self.crop % 64:
+            found.append(f"crop={self.crop}: wanted a multiple of 64")
+        if not 0 <= self.enlarged <= 1:
+            found.append(f"enlarged={self.enlarged}: wanted 0 to 1")
+        if not 0 <= self.ema < 1:
+            found.append(f"ema={self.ema}: wanted 0 <= ema < 1")
+        if self.minutes is not None and not self.minutes > 0:
+            found.append(f"minutes={self.minutes}: wanted more than 0")
+        if not self.save_minutes >= 0:
+            found.append(f"save_minutes={self.save_minutes}: wanted 0 or more")
+        if self.workers is not None and self.workers < 0:
+            found.append(f"workers={self.workers}: wanted 0 or more")
+        if self.seed < 0:
+            found.append(f"seed={self.seed}: wanted 0 or more")
+        return found
+
+
+@dataclass
+class BackboneChoice:
+    """Which backbone, and where its weights are."""
+
+    name: str = setting("nano_unet", "backbone, as `priorcodec backbones` lists them; `backbone=NAME` is short for it")
+    weights: str | None = setting(None, "folder, file or Hub id of a mirror; default: the backbone's own source")
+
+
+@dataclass
+class LossWeights:
+    """Weights of the adapter's loss terms, those of the shipped adapters; 0 leaves a term out altogether."""
+
+    latent: float = setting(0.1, "weight of the squared error of the latent")
+    pixel: float = setting(1.0, "weight of the absolute error of the pixels")
+    perceptual: float = setting(2.0, "weight of the perceptual distance")
+    statistics: float = setting(0.1, "weight of the error of the predicted latent mean and standard deviation")
+    gradient_difference: float = setting(1.0, "weight of the difference of Sobel gradients")
+    periodic_artifact: float = setting(
+        4.0, "weight of the error that repeats with a period of up to 16 pixels (regular dots)"
+    )
+    spectral: float = setting(1.0, "weight of the difference of local power spectra (strength of texture)")
+    diversity: float = setting(
+        0.5, "weight of the difference between two noise draws, falling to 0 at the highest quality"
+    )
+    adversarial: float = setting(0.0, "weight of the critic's score; 0 trains no critic")
+
+
+@dataclass
+class CriticConfig:
+    """The critic has an optimizer and a schedule of its own; it is neither clipped nor averaged with the adapter."""
+
+    lr: float = setting(2e-4, "learning rate of the critic, constant after its warm-up")
+    warmup: int = setting(100, "steps until that learning rate")
+
+
+ADAPTER_HELP = {
+    "width": "channels of the bridge on the latent grid",
+    "depth": "residual blocks of the bridge on the latent grid",
+    "fine_width": "channels of the bridge at half the latent's stride",
+    "fine_depth": "residual blocks of the bridge at half the latent's stride",
+    "fusion": "channels of the attentive fusion's bottleneck; 0: no fusion",
+    "window": "side of the attentive fusion's window, in latent positions",
+    "detail": "channels of the residual refiner in pixels; 0: no refiner",
+    "detail_depth": "residual blocks of the residual refiner",
+    "grain": "noise channels of the residual refiner",
+    "tokens": "number of condition tokens",
+    "mapper": "whether the condition tokens depend on the file",
+    "statistics": "whether the latent's mean and standard deviation are predicted, for renormalization",
+    "start": "pseudo-timestep at the lowest and at the highest quality",
+    "lora_rank": "LoRA rank of every layer; null: the ranks of the backbone's rules; 0: no LoRA",
+}
+ENCODER_HELP = {
+    "n8": "channels at stride 8",
+    "n16": "channels at stride 16",
+    "m": "coded channels",
+    "m_h": "channels of the hyper-latent",
+    "n": "width of the entropy model",
+    "depth": "residual blocks per stride",
+    "levels": "number of quality levels",
+}
+AdapterSizes: Any = settings_from(AdapterConfig, "AdapterSizes", ADAPTER_HELP)
+EncoderSizes: Any = settings_from(EncoderConfig, "EncoderSizes", ENCODER_HELP)
+
+
+@dataclass
+class AdapterRunConfig(RunConfig):
+    """Settings of `priorcodec train adapter`."""
+
+    backbone: BackboneChoice = field(default_factory=BackboneChoice)
+    encoder: str | None = setting(None, "encoder weight file; default: the shipped one")
+    adapter: AdapterSizes = field(default_factory=AdapterSizes)  # pyright: ignore[reportInvalidTypeForm]
+    loss: LossWeights = field(default_factory=LossWeights)
+    critic: CriticConfig = field(default_factory=CriticConfig)
+    train: Part = setting(Part.all, "part of the adapter that is trained: all, lora, bridge or detail")
+    perceptual: Distance = setting(
+        Distance.auto, "auto, lpips or stlpips; auto: LPIPS if its weights are in torch's cache"
+    )
+    window: int = setting(64, "side of the random window in which the perceptual distance is taken, in pixels")
+    dtype: Dtype = setting(Dtype.float32, "data type of the frozen backbone; bfloat16 halves its memory")
+    gradient_checkpointing: bool = setting(False, "recompute the backbone's activations, to save memory")
+    compile: bool = setting(True, "compile the perceptual network if there is a C++ compiler")
+    tiny: bool = setting(False, "dry run in seconds: the backbone's tiny random model and small defaults for the rest")
+
+    def problems(self) -> list[str]:
+        """As of `RunConfig`, with those of the adapter and its losses."""
+        found = super().problems()
+        try:
+            self.sizes()
+        except AdapterError as error:
+            found.append(str(error))
+        weights = {f.name: getattr(self.loss, f.name) for f in fields(self.loss)}
+        found += [
+            f"loss.{key}={value}: wanted 0 or more" for key, value in weights.items() if not 0 <= value < math.inf
+        ]
+        if not any(weights.values()):
+            found.append("loss: every weight is 0, wanted one above")
+        found += [f"critic.{k}={v}: wanted more than 0" for k, v in vars(self.critic).items() if not 0 < v < math.inf]
+        if not 16 <= self.window <= self.crop:
+            found.append(f"window={self.window}: wanted 16 to crop={self.crop}")
+        return found
+
+    def sizes(self) -> AdapterConfig:
+        """Raises AdapterError: an impossible size."""
+        values = {f.name: getattr(self.adapter, f.name) for f in fields(AdapterConfig)}
+        return AdapterConfig(**{**values, "start": tuple(values["start"])})
+
+
+TINY = {  # defaults of a dry run
+    "steps": "10", "batch": "2", "crop": "64", "window": "32", "warmup": "2", "log_every": "1", "sample_every": "5",
+    "compile": "false", "precision": "no", "workers": "0", "adapter.width": "16", "adapter.depth": "1",
+    "adapter.fine_width": "16", "adapter.fine_depth": "1", "adapter.detail": "16", "adapter.detail_depth": "1",
+}  # fmt: skip
+
+
+@dataclass
+class LambdaConfig:
+    """The rate-distortion trade-off; see `core.rd_loss.LambdaSchedule`."""
+
+    lowest: float = setting(6e-5, "lambda at quality 0")
+    highest: float = setting(1e-2, "lambda at the highest quality")
+    balance: float = setting(0.4, "emphasis on low rates: level s is weighted by lambda_s ** -balance")
+
+
+@dataclass
+class EncoderRunConfig(RunConfig):
+    """Settings of `priorcodec train encoder`."""
+
+    batch: int = setting(8, "images per step, over all processes and accumulated parts")
+    crop: int = setting(256, "side of the training crops in pixels, a multiple of 64")
+    lr: float = setting(6e-4, "peak learning rate")
+    encoder: EncoderSizes = field(default_factory=EncoderSizes)  # pyright: ignore[reportInvalidTypeForm]
+    lambdas: LambdaConfig = field(default_factory=LambdaConfig)
+
+    def problems(self) -> list[str]:
+        """As of `RunConfig`, with those of the encoder and its schedule."""
+        found = super().problems()
+        sizes = {f.name: getattr(self.encoder, f.name) for f in fields(EncoderConfig)}
+        found += [f"encoder.{key}={value}: wanted at least 1" for key, value in sizes.items() if value < 1]
+        if self.encoder.levels < 2:
+            found.append(f"encoder.levels={self.encoder.levels}: wanted at least 2")
+        if not 0 < self.lambdas.lowest <= self.lambdas.highest < math.inf:
+            got = f"lambdas.lowest={self.lambdas.lowest}, lambdas.highest={self.lambdas.highest}"
+            found.append(f"{got}: wanted 0 < lowest <= highest")
+        return found

@@ -1,0 +1,211 @@
+"""A second reader, written from docs/format.md alone: Python integers for the coder, int64 for the networks, no constriction.
+
+python -m tests.core.entropy.reference FILE.gic...    prints the digest of each file's symbols
+"""
+
+import hashlib
+import json
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+ENCODER = Path(__file__).parents[3] / "priorcodec" / "weights" / "encoder.safetensors"
+DTYPES = {"I16": np.int16, "I32": np.int32, "U8": np.uint8}
+
+
+class Refused(Exception):
+    pass
+
+
+class Encoder:
+    """Section 3."""
+
+    def __init__(self, path=ENCODER):
+        data = path.read_bytes()
+        self.id = int.from_bytes(hashlib.sha256(data).digest()[:4], "little")
+        start = 8 + int.from_bytes(data[:8], "little")
+        header = json.loads(data[8:start])
+        config = json.loads(header.pop("__metadata__")["config"])
+        self.m, self.m_h, self.n, self.levels = (config[key] for key in ("m", "m_h", "n", "levels"))
+        self.t = {}
+        for name, entry in header.items():
+            if name.startswith("prior."):
+                begin, end = (start + offset for offset in entry["data_offsets"])
+                values = np.frombuffer(data[begin:end], np.dtype(DTYPES[entry["dtype"]]).newbyteorder("<"))
+                self.t[name.removeprefix("prior.")] = values.astype(np.int64).reshape(entry["shape"])
+        self.cdf = [row[:length].tolist() for row, length in zip(self.t["cdf"], self.t["cdf_length"], strict=True)]
+        self.offset = self.t["cdf_offset"].tolist()
+        self.certain = []
+        for cdf, offset in zip(self.cdf, self.offset, strict=True):
+            others = [b - a for e, (a, b) in enumerate(zip(cdf, cdf[1:], strict=False)) if e + offset != 0]
+            self.certain.append(0 <= -offset < len(cdf) - 2 and all(f == 1 for f in others))
+
+
+def unpack(data):
+    """Section 1 -> (encoder id, quality, H, W, string)."""
+    at = 6
+
+    def varint():
+        nonlocal at
+        value = shift = 0
+        while True:
+            if at >= len(data) - 4:
+                raise Refused("cut short")
+            byte = data[at]
+            at += 1
+            value |= (byte & 127) << shift
+            shift += 7
+            if byte < 128:
+                if value >= 2**32 or (shift > 7 and byte == 0):
+                    raise Refused("varint")
+                return value
+
+    if len(data) < 10 or data[:3] != b"GIC" or data[3] & 0xEF != 2:
+        raise Refused("no file of version 2")
+    identity = int.from_bytes(data[-4:], "little") ^ zlib.crc32(data[:-4])
+    if identity & 0xFF != data[4]:
+        raise Refused("damaged")
+    height, width = varint(), varint()
+    if not (1 <= height <= 65535 and 1 <= width <= 65535 and data[5] <= 224):
+        raise Refused("out of range")
+    if not data[3] & 0x10:
+        return identity, data[5], height, width, data[at:-4]
+    length = varint()
+    string = data[at : at + length]
+    at += length
+    seen = set()
+    while at < len(data) - 4 or not seen:
+        kind, at = data[at], at + 1
+        at += varint()
+        if kind >= 128 or kind in seen or at > len(data) - 4:
+            raise Refused("segment")
+        seen.add(kind)
+    return identity, data[5], height, width, string
+
+
+class Coder:
+    """Section 6."""
+
+    def __init__(self, string):
+        if string[-1:] == b"\0":
+            raise Refused("zero byte at the end")
+        if string:
+            string = b"\0" + string + bytes(-(len(string) + 1) % 4)
+        self.words = [int.from_bytes(string[i : i + 4], "little") for i in range(0, len(string), 4)]
+        self.state = 0
+        self.refill()
+        self.refill()
+
+    def refill(self):
+        if self.words:
+            self.state = (self.state << 32) + self.words.pop()
+
+    def entry(self, cdf):
+        """cdf: cumulative frequencies that end with 65536."""
+        quantile = self.state % 2**24
+        low, high = 0, len(cdf) - 1  # cdf[low] * 256 <= quantile < cdf[high] * 256
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if cdf[middle] * 256 <= quantile else (low, middle)
+        self.advance(quantile, cdf[low] * 256, (cdf[high] - cdf[low]) * 256)
+        return low
+
+    def raw(self, bits):
+        quantile, frequency = self.state % 2**24, 2 ** (24 - bits)
+        value = quantile // frequency
+        self.advance(quantile, value * frequency, frequency)
+        return value
+
+    def advance(self, quantile, cumulative, frequency):
+        self.state = (self.state >> 24) * frequency + quantile - cumulative
+        assert self.state < 2**64
+        if self.state < 2**32:
+            self.refill()
+
+
+def read_pass(encoder, coder, index, skip_certain):
+    """Section 7; index: flat list -> flat list of symbols."""
+    symbols, escapes = [0] * len(index), []
+    places = {}
+    for place, table in enumerate(index):
+        if not (skip_certain and encoder.certain[table]):
+            places.setdefault(table, []).append(place)
+    for table in sorted(places):
+        cdf = encoder.cdf[table]
+        for place in places[table]:
+            entry = coder.entry(cdf)
+            if entry == len(cdf) - 2:
+                escapes.append((place, table))
+            symbols[place] = entry + encoder.offset[table]
+    lengths = [coder.raw(5) for _ in escapes]
+    for (place, table), length in zip(escapes, lengths, strict=True):
+        if length > 16:
+            raise Refused("length")
+        d = 2**length + (coder.raw(length) if length else 0) - 1
+        offset, last = encoder.offset[table], len(encoder.cdf[table]) - 2
+        symbols[place] = offset - (d + 1) // 2 if d % 2 else offset + last + d // 2
+        if abs(symbols[place]) > 32767:
+            raise Refused("symbol")
+    return symbols
+
+
+def layer(encoder, name, a, relu):
+    """Section 4. a: int64 (c, h, w)."""
+    weight, bias = encoder.t[f"{name}.weight"], encoder.t[f"{name}.bias"]
+    o, i, k, _ = weight.shape
+    _, h, w = a.shape
+    padded = np.pad(a, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+    s = np.zeros((o, h * w), np.int64) + bias[:, None]
+    for dy in range(k):
+        for dx in range(k):
+            s += np.einsum("oi,ip->op", weight[:, :, dy, dx], padded[:, dy : dy + h, dx : dx + w].reshape(i, -1))
+    return np.clip((s + 512) >> 10, 0 if relu else -32767, 32767).reshape(o, h, w)
+
+
+def shuffle(a):
+    c, h, w = a.shape
+    out = np.zeros((c // 4, 2 * h, 2 * w), np.int64)
+    for u in (0, 1):
+        for v in (0, 1):
+            out[:, u::2, v::2] = a[2 * u + v :: 4]
+    return out
+
+
+def decode(encoder, data):
+    """Sections 1 to 9 -> (v, digest): v int64 (m, h, w), 256 times y_hat_q."""
+    identity, q, height, width, string = unpack(data)
+    if identity != encoder.id:
+        raise Refused("another encoder")
+    h, w = 4 * -(-height // 64), 4 * -(-width // 64)
+    coder, digest = Coder(string), hashlib.sha256()
+    index = np.broadcast_to(encoder.t["z_index"][q][:, None, None], (encoder.m_h, h // 4, w // 4))
+    symbols = read_pass(encoder, coder, index.ravel().tolist(), skip_certain=False)
+    digest.update(np.array(symbols, "<i4").tobytes())
+    sz = np.array(symbols).reshape(index.shape)
+    z_hat = np.clip(256 * sz + encoder.t["z_mean"][q][:, None, None], -32767, 32767)
+    a = layer(encoder, "h_s.0", z_hat, True)
+    a = np.clip(a + encoder.t["quality_bias"][q][:, None, None], 0, 32767)
+    a = shuffle(layer(encoder, "h_s.1", a, True))
+    a = shuffle(layer(encoder, "h_s.2", a, True))
+    phi = layer(encoder, "h_s.3", a, True)
+    v, even = np.zeros((encoder.m, h, w), np.int64), np.indices((h, w)).sum(0) % 2 == 0
+    for mask, name in ((even, "anchor"), (~even, "other")):
+        a = phi
+        if name == "other":
+            a = np.concatenate([phi, layer(encoder, "context", np.clip(v, -32767, 32767), False)])
+        here = a[:, mask][:, None]
+        out = layer(encoder, f"{name}.1", layer(encoder, f"{name}.0", here, True), False)[:, 0]
+        mean, index = out[: encoder.m], np.clip(((8 * out[encoder.m :] + 128) >> 8) + 16, 0, 63)
+        symbols = read_pass(encoder, coder, index.ravel().tolist(), skip_certain=True)
+        digest.update(np.array(symbols, "<i4").tobytes())
+        v[:, mask] = 256 * np.array(symbols).reshape(index.shape) + mean
+    if coder.state or coder.words:
+        raise Refused("more than its symbols")
+    return v, digest.hexdigest()
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        print(name, decode(Encoder(), Path(name).read_bytes())[1])

@@ -1,0 +1,157 @@
+"""Run folders: bound to their settings once data was found; damage and mistakes are one line, and nothing is lost."""
+
+import json
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from priorcodec import ConfigError, PriorCodecError, TrainingError
+from priorcodec.adapters import file as adapter_file
+from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.weights import save_encoder
+from priorcodec.training.adapter import train_adapter
+from priorcodec.training.encoder import start_from, train_encoder
+from priorcodec.training.run import CONFIG
+from tests.training.helpers import ENCODER, state
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    """A copy of a finished run: (folder, words that resume it)."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / CONFIG).write_text((folder / CONFIG).read_text().replace(str(finished[0]), str(folder)))
+    return folder, [*finished[1], f"run={folder}"]
+
+
+def one_line(words, match, train=train_adapter):
+    with pytest.raises(PriorCodecError, match=match) as caught:
+        train(words)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_settings_need_another_folder(copied):
+    folder, words = copied
+    one_line([*words, "lr=0.02"], r"began with other settings: lr=0.02 \(was 0.01\).*another run folder")
+    one_line([*words, "adapter.width=16"], "adapter.width=16")
+    train_adapter([*words, "steps=3", "log_every=2", "data_note=three mosaics"])
+    assert state(folder)["step"] == 3
+    file = adapter_file.read(folder / "toy.adapter.safetensors")
+    assert (file.metadata["steps"], file.metadata["data"]) == ("3", "three mosaics")
+    assert (folder / "README.md").exists()
+
+
+def test_a_mistake_in_data_does_not_bind_the_folder(words, world, tmp_path):
+    one_line(words("run", "steps=1", "data=/no/such/place"), "no such folder")
+    (tmp_path / "empty").mkdir()
+    one_line(words("run", "steps=1", f"data={tmp_path / 'empty'}"), "no image")
+    one_line(words("run", "steps=1", "crop=192"), "no image has 192 pixels")
+    one_line(words("run", "steps=1", f"samples={tmp_path / 'empty'}"), "samples=.*no image there")
+    assert not (tmp_path / "run" / CONFIG).exists()
+    train_adapter(words("run", "steps=1"))
+    assert (tmp_path / "run" / CONFIG).exists()
+
+
+def test_a_resumed_run_keeps_its_index_when_other_data_is_refused(copied, world):
+    folder, words = copied
+    before = (folder / "images.json").read_bytes()
+    one_line([*words, f"data={world / 'images' / '0.png'}"], "began with other settings: data=")
+    assert (folder / "images.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 5000, -1])
+def test_a_cut_checkpoint(copied, size):
+    folder, words = copied
+    whole = (folder / "checkpoint.pt").read_bytes()
+    (folder / "checkpoint.pt").write_bytes(whole[:size])
+    one_line([*words, "steps=3"], "checkpoint.pt is damaged: delete it to start over")
+    assert (folder / "checkpoint.pt").read_bytes() == whole[:size]
+
+
+@pytest.mark.parametrize(
+    "content", [{}, [1], {"model": 1, "average": 1, "optimizer": 1, "step": 1, "minutes": 1, "rng": 1}]
+)
+def test_another_file_as_a_checkpoint(copied, content):
+    folder, words = copied
+    torch.save(content, folder / "checkpoint.pt")
+    one_line([*words, "steps=3"], "not a checkpoint|another model's run")
+
+
+def test_a_pickle_is_not_run(copied):
+    folder, words = copied
+    (folder / "checkpoint.pt").write_bytes(pickle.dumps({"step": print}))
+    one_line([*words, "steps=3"], "checkpoint.pt is damaged")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"a: [1", b"- a\n- b\n", b"\x00\xff\xfe", b"word", b"steps: many\n", b"nothing: 1\n", b"run: ${oc.env:HOME}\n"],
+)
+def test_broken_saved_settings(copied, content):
+    folder, words = copied
+    (folder / CONFIG).write_bytes(content)
+    one_line([*words, "steps=3"], "config.yaml is damaged")
+
+
+def test_a_damaged_log_is_kept_up_to_the_checkpoint(copied):
+    folder, words = copied
+    (folder / "log.jsonl").write_bytes(b'{"step": 1}\n[]\n{"step": "x"}\n\xff\xfe\n{"step": 2, "lo')
+    train_adapter([*words, "steps=3"])
+    assert [json.loads(line)["step"] for line in (folder / "log.jsonl").read_text().splitlines()] == [1, 3]
+
+
+def test_a_damaged_index_is_made_again(copied):
+    folder, words = copied
+    (folder / "images.json").write_bytes(b"[")
+    train_adapter([*words, "steps=3"])
+    assert state(folder)["step"] == 3
+
+
+def test_a_file_as_the_run_folder(words, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    one_line(words("run", "steps=1"), "run=.*: a file, wanted a folder")
+    one_line(words("run/below", "steps=1"), "run=.*wanted a folder")
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(copied, monkeypatch):
+    folder, words = copied
+    before = (folder / "checkpoint.pt").read_bytes()
+
+    def full(state, file):
+        file.write(b"some")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    one_line([*words, "steps=3"], "cannot write .*checkpoint.pt .No space left on device.")
+    assert (folder / "checkpoint.pt").read_bytes() == before
+    assert not list(folder.glob("*.part"))
+
+
+def test_another_encoder_is_not_taken_for_the_first(copied, tmp_path, world):
+    folder, words = copied
+    torch.manual_seed(1)
+    save_encoder(ImageEncoder(EncoderConfig(**ENCODER)), tmp_path / "e.safetensors", {})
+    settings = (folder / CONFIG).read_text()
+    (folder / CONFIG).write_text(settings.replace(str(world / "encoder.safetensors"), str(tmp_path / "e.safetensors")))
+    one_line([*words, "steps=3", f"encoder={tmp_path / 'e.safetensors'}"], "trained with encoder")
+
+
+def test_an_encoder_starts_from_another_run(encoder_words, tmp_path):
+    train_encoder(encoder_words("one", "steps=1"))
+    train_encoder(encoder_words("next", "steps=1", f"start={tmp_path / 'one'}", "lr=1e-9"))
+    old, new = (state(tmp_path / run) for run in ("one", "next"))
+    assert torch.allclose(new["average"][0], old["average"][0], atol=1e-6)
+    one_line(encoder_words("odd", f"start={tmp_path / 'one'}", "encoder.m=8"), "another shape", train_encoder)
+    one_line(encoder_words("none", f"start={tmp_path / 'nowhere'}"), "no checkpoint.pt there", train_encoder)
+    (tmp_path / "one" / "checkpoint.pt").write_bytes(b"cut")
+    with pytest.raises(TrainingError, match="damaged"):
+        start_from(ImageEncoder(EncoderConfig(**ENCODER)), tmp_path / "one")
+
+
+def test_a_batch_that_cannot_be_shared_does_not_bind_the_folder(words, tmp_path):
+    with pytest.raises(ConfigError, match="multiple of 3"):
+        train_adapter(words("run", "accumulate=3"))
+    assert not (tmp_path / "run" / CONFIG).exists()
