@@ -131,7 +131,7 @@ def test_links_in_a_circle(tmp_path):
     assert (tmp_path / "a").is_symlink() and (tmp_path / "b").is_symlink()
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o444])
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o755, 0o444, 0o666])
 def test_an_existing_file_keeps_its_mode(tmp_path, mode):
     path = tmp_path / "a"
     path.write_bytes(OLD)
