@@ -33,7 +33,7 @@ def test_one_step_at_512_on_the_cpu(model, limit):
 
 
 def test_the_kept_result_is_of_real_models():
-    """Three families at full size, in one step at 512x512; a model that did not run would be told by its own row."""
+    """Three families at full size, in one step at 512x512; a model that did not run would have a row that says so."""
     result = json.loads((SCRIPT.parent / "results" / "full_size.json").read_text())
     specs = open_registry().specs()
     assert [row["backbone"] for row in result["rows"]] == ["sd15", "pixart", "sdxl"]
