@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,5 +149,6 @@ def _decode(
         outputs=[suffix for suffix in image_io.SAVE if suffix],
         force=task.force or task.skip,
     )
-    outcome = runner.run(jobs, task, workers=workers, label="decoding")
+    with contextlib.nullcontext() if target == STREAM else options.plugin_output_to_stderr():
+        outcome = runner.run(jobs, task, workers=workers, label="decoding")
     options.finish(outcome, "{input} -> {output}: {width}x{height}", as_json=as_json, to_stderr=target == STREAM)

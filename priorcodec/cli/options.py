@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import logging
@@ -18,6 +19,11 @@ from priorcodec.core.errors import ConfigError
 if TYPE_CHECKING:
     from priorcodec.batch.jobs import Outcome
     from priorcodec.config import DecodeConfig
+
+
+def plugin_output_to_stderr() -> contextlib.AbstractContextManager[Any]:
+    """Around code of plugins: what they print goes to standard error, which leaves standard output to the command."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 def log_details(verbose: bool) -> bool:
@@ -105,7 +111,8 @@ def decode_config(file: Path | None = None, *, no_plugin: Sequence[str] = (), **
     from priorcodec.registry import open_registry
 
     words = [f"{key}={value}" for key, value in options.items() if value is not None]
-    names = open_registry(disabled=no_plugin).specs() if "backbone" in options else None
+    with plugin_output_to_stderr():
+        names = open_registry(disabled=no_plugin).specs() if "backbone" in options else None
     return config.decode_config(words, file=file, backbones=names)
 
 

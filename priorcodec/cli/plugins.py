@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from priorcodec.cli import options
-from priorcodec.core.errors import AdapterError, BackboneError, WeightsError
+from priorcodec.core.errors import AdapterError, BackboneError, ConfigError, WeightsError
 
 if TYPE_CHECKING:
     from priorcodec.backbones.spec import AdapterSource
@@ -26,7 +26,8 @@ def backbones(
     """List available backbones: size, latent, prediction type, license, whether weights are here, and known adapters."""
     from priorcodec.registry import open_registry
 
-    rows = backbone_rows(open_registry(disabled=no_plugin or ()), name)
+    with options.plugin_output_to_stderr():
+        rows = backbone_rows(open_registry(disabled=no_plugin or ()), name)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     elif name:
@@ -41,7 +42,8 @@ def list_adapters(no_plugin: options.NoPlugin = None, as_json: options.Json = Fa
     """List the adapters that plugins know, for every backbone. Nothing is downloaded."""
     from priorcodec.registry import open_registry
 
-    rows = adapter_rows(open_registry(disabled=no_plugin or ()))
+    with options.plugin_output_to_stderr():
+        rows = adapter_rows(open_registry(disabled=no_plugin or ()))
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
@@ -57,7 +59,8 @@ def show(
     """Show what one adapter file holds, what it was trained for, and whether it can be used here."""
     from priorcodec.registry import open_registry
 
-    row = explain(open_registry(disabled=no_plugin or ()), file)
+    with options.plugin_output_to_stderr():
+        row = explain(open_registry(disabled=no_plugin or ()), file)
     typer.echo(json.dumps(row, indent=2) if as_json else lines(row))
 
 
@@ -88,7 +91,8 @@ def plugins(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -
     """List the plugins found, what they provide, and why one failed."""
     from priorcodec.registry import open_registry
 
-    rows = plugin_rows(open_registry(disabled=no_plugin or ()))
+    with options.plugin_output_to_stderr():
+        rows = plugin_rows(open_registry(disabled=no_plugin or ()))
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:
@@ -98,14 +102,24 @@ def plugins(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -
 def check(
     name: Annotated[str, typer.Argument(help="A backbone, as `priorcodec backbones` lists them.")],
     tier: Annotated[int, typer.Option(min=0, max=2, help="0: plain data, 1: the tiny model, 2: the real weights.")] = 1,
-    weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or Hub id.")] = None,
+    weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or OWNER/REPO@COMMIT.")] = None,
+    expect: Annotated[
+        list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that must fail; may be repeated.")
+    ] = None,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Print the traceback of every exception.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Check that a backbone keeps the plugin contract. Exit status 1 when a check fails."""
     from priorcodec import testing
 
-    results = testing.check_backbone(name, tier=tier, weights=weights)
-    text, good = testing.report(name, results, as_json=as_json)
+    pairs = [word.partition("=") for word in expect or ()]
+    if bare := [word for word, equals, reason in pairs if not (equals and reason)]:
+        raise ConfigError(f"got --expect {bare[0]}, wanted CHECK=REASON: say why it fails")
+    with options.plugin_output_to_stderr():
+        results = testing.check_backbone(
+            name, tier=tier, weights=weights, expected_failures={check: reason for check, _, reason in pairs}
+        )
+    text, good = testing.report(name, results, as_json=as_json, tracebacks=traceback)
     typer.echo(text)
     if not good:
         raise typer.Exit(1)
