@@ -106,7 +106,8 @@ def elsewhere(python: str) -> list[dict[str, Any]]:
     rows = json.loads(done.stdout.splitlines()[-1])
     count = {"tries": sum(r["files"] for r in rows), "failures": sum(len(r["differ"]) for r in rows), "left_out": 0}
     settings = ", ".join(r["setting"] for r in rows)
-    promise = f"same symbols with torch {rows[0]['torch']}: {settings}"
+    version = next((r["version"] for r in rows if r["version"]), "none")
+    promise = f"same symbols with torch {version}: {settings}"
     return [
         {"promise": promise, "test": "tests/golden/check.py", **count, "seconds": round(time.monotonic() - started)}
     ]

@@ -9,6 +9,8 @@ first byte written is always zero and is left out. docs/format.md specifies all 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import constriction
 import numpy as np
 from numpy.typing import NDArray
@@ -52,12 +54,12 @@ class CoderTables:
             for row, n in zip(frequency, self.lengths, strict=True)
         ]
 
-    def groups(self, index: NDArray[np.uint8], skip_certain: bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """-> positions that are coded, by table and then as they stand, and how many each table has."""
+    def groups(self, index: NDArray[np.uint8], skip_certain: bool) -> Iterator[tuple[int, NDArray[np.intp]]]:
+        """Each table that is coded with, in order, and the positions of its symbols."""
         flat = index.reshape(-1)
-        live = np.flatnonzero(~self.certain[flat]) if skip_certain else np.arange(flat.size)
-        chosen = flat[live]
-        return live[np.argsort(chosen, kind="stable")], np.bincount(chosen, minlength=len(self.models))
+        for table in np.flatnonzero(np.bincount(flat, minlength=len(self.models))).tolist():
+            if not (skip_certain and self.certain[table]):
+                yield table, np.flatnonzero(flat == table)
 
 
 class Encoder:
@@ -73,18 +75,18 @@ class Encoder:
 
     def add(self, symbols: NDArray, index: NDArray[np.uint8], *, skip_certain: bool) -> None:
         """symbols (any shape), zero where the table is certain and skipped; index: their tables."""
-        t = self.tables
-        order, counts = t.groups(index, skip_certain)
-        table = index.reshape(-1)[order]
-        entry = symbols.reshape(-1)[order].astype(np.int64) - t.offsets[table]
-        escape = t.escapes[table]
-        outside = (entry < 0) | (entry >= escape)
-        distance = np.where(entry < 0, -2 * entry - 1, 2 * (entry - escape))[outside] + 1
-        entry = np.where(outside, escape, entry).astype(np.int32)
-        ends = np.cumsum(counts)
-        for i in np.flatnonzero(counts):
-            self._parts.append((entry[ends[i] - counts[i] : ends[i]], t.models[i]))
-        bits = float(t.bits[table, entry].sum())
+        t, flat, distances = self.tables, symbols.reshape(-1), []
+        bits = 0.0
+        for table, at in t.groups(index, skip_certain):
+            escape = int(t.escapes[table])
+            entry = flat[at].astype(np.int32) - int(t.offsets[table])
+            outside = (entry < 0) | (entry >= escape)
+            beyond = entry[outside]
+            distances.append(np.where(beyond < 0, -2 * beyond, 2 * (beyond - escape) + 1))
+            entry[outside] = escape
+            bits += float(t.bits[table, entry].sum())
+            self._parts.append((entry, t.models[table]))
+        distance = np.concatenate([*distances, np.empty(0, np.int32)])
         if distance.size:
             length = np.frexp(distance.astype(np.float64))[1].astype(np.int32) - 1  # bits below the leading one
             bits += float((LENGTH_BITS + length).sum())
@@ -122,17 +124,16 @@ class Decoder:
 
     def take(self, index: NDArray[np.uint8], *, skip_certain: bool) -> NDArray[np.int16]:
         """Tables (any shape) -> symbols of that shape. Raises StreamError: an escaped symbol is beyond the range."""
-        t, coder = self.tables, self._coder
-        order, counts = t.groups(index, skip_certain)
-        parts = [coder.decode(t.models[i], int(counts[i])) for i in np.flatnonzero(counts)]
-        out = np.zeros(index.size, np.int16)
-        if parts:
-            table, entry = index.reshape(-1)[order], np.concatenate(parts)
-            symbol = entry + t.offsets[table]
-            escaped = np.flatnonzero(entry == t.escapes[table])
-            if escaped.size:
-                symbol[escaped] = self._escaped(t.offsets[table[escaped]], t.escapes[table[escaped]])
-            out[order] = symbol
+        t, out, escaped = self.tables, np.zeros(index.size, np.int16), []
+        for table, at in t.groups(index, skip_certain):
+            entry = self._coder.decode(t.models[table], len(at))
+            out[at] = entry + int(t.offsets[table])
+            beyond = at[entry == t.escapes[table]]
+            if beyond.size:
+                escaped.append((beyond, np.full(beyond.size, table)))
+        if escaped:
+            at, table = (np.concatenate(part) for part in zip(*escaped, strict=True))
+            out[at] = self._escaped(t.offsets[table], t.escapes[table])
         return out.reshape(index.shape)
 
     def _escaped(self, offset: NDArray[np.int64], escape: NDArray[np.int64]) -> NDArray[np.int64]:
