@@ -74,7 +74,7 @@ def plan(
             existing.append(target)
         jobs.append(job)
     if existing:
-        more = f" and {len(existing) - 1} others exist" if existing[1:] else " exists"
+        more = f" and {_count(len(existing) - 1, 'other output')} exist" if existing[1:] else " exists"
         raise ConfigError(f"{existing[0]}{more} already: give --force to replace outputs, or another -o")
     return jobs
 
@@ -173,13 +173,16 @@ def _in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
     taken = [path for path in taken if os.path.isfile(path) or not os.path.exists(path)]
     rest = set(entries) - set(taken)
     if rest:
-        folders = sum(os.path.isdir(path) for path in rest)
-        kinds = sorted({path.suffix.lower() or path.name for path in rest if not os.path.isdir(path)})
+        files = [path for path in rest if not os.path.isdir(path)]
+        kinds = sorted({path.suffix.lower() or path.name for path in files})
         shown = f" ({printable(', '.join(kinds[:5]))}{', ...' if kinds[5:] else ''})" if kinds else ""
-        logger.info(
-            "%s: passed over %d other files%s and %d folders", printable(folder), len(rest) - folders, shown, folders
-        )
+        found = [_count(len(files), "other file") + shown, _count(len(rest) - len(files), "folder")]
+        logger.info("%s: passed over %s", printable(folder), " and ".join(text for text in found if text[0] != "0"))
     return taken
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _inode(path: Path) -> tuple[int, int] | None:

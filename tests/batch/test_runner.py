@@ -31,7 +31,7 @@ def test_a_folder_and_what_it_holds_besides(folder, caplog):
     targets = [(job.source.name, job.target.name) for job in jobs]
     assert targets == [("a.jpg", "a.jpg.gic"), ("a.png", "a.png.gic"), ("b.PNG", "b.gic"), ("d.png", "d.gic")]
     assert not any(job.problem for job in jobs)
-    assert caplog.messages == [f"{folder}: passed over 3 other files (.hidden, .png, .txt) and 1 folders"]
+    assert caplog.messages == [f"{folder}: passed over 3 other files (.hidden, .png, .txt) and 1 folder"]
 
 
 def test_a_file_given_twice_is_done_once(folder):
@@ -125,7 +125,7 @@ def test_where_outputs_go(folder):
 def test_existing_outputs_stop_a_run_before_it_begins(folder):
     (folder / "b.gic").write_bytes(b"")
     (folder / "d.gic").write_bytes(b"")
-    with pytest.raises(ConfigError, match="b.gic and 1 others exist already"):
+    with pytest.raises(ConfigError, match="b.gic and 1 other output exist already"):
         plan(folder)
     assert len(plan(folder, force=True)) == 4
 
