@@ -42,8 +42,9 @@ def start_from(run: Path) -> None:
     fresh = vae.state_dict()
     moved = {"decoder.9.": "decoder.11."}  # two blocks came in before the last convolution
     for name, value in values.items():
-        for a, b in moved.items():
-            name = name.replace(a, b)
+        if name not in fresh:
+            for a, b in moved.items():
+                name = name.replace(a, b)
         fresh[name].copy_(value)
 
 

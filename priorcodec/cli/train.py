@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,13 +13,34 @@ from priorcodec.core.errors import ConfigError
 
 app = typer.Typer(help="Train an adapter for a backbone, or a new encoder.", no_args_is_help=True)
 Settings = Annotated[
-    list[str], typer.Argument(metavar="KEY=VALUE...", help="Settings, or config=FILE; docs/train.md lists all.")
+    list[str], typer.Argument(metavar="KEY=VALUE...", help="Settings, or config=FILE; --settings lists all.")
 ]
+
+
+def _list(schema: str) -> Callable[[bool], None]:
+    def callback(wanted: bool) -> None:
+        if wanted:
+            from priorcodec.training import settings, words
+
+            typer.echo(words.help_text(getattr(settings, schema)), nl=False)
+            raise typer.Exit
+
+    return callback
+
+
+def _listing(schema: str) -> typer.models.OptionInfo:
+    return typer.Option(
+        "--settings", is_eager=True, callback=_list(schema), help="List all settings with their defaults and meaning."
+    )
+
+
+AdapterListing = Annotated[bool, _listing("AdapterRunConfig")]
+EncoderListing = Annotated[bool, _listing("EncoderRunConfig")]
 AS_WORDS = {"ignore_unknown_options": True}  # so that `--steps` reaches us and its line can say how to write it
 
 
 @app.command(context_settings=AS_WORDS)
-def adapter(settings: Settings, verbose: options.Verbose = False) -> None:
+def adapter(settings: Settings, listing: AdapterListing = False, verbose: options.Verbose = False) -> None:
     """Train the adapter of one backbone: backbone=NAME data=FOLDER,SHARD.tar run=FOLDER. Resumes a run found in that folder."""
     from priorcodec.training.adapter import train_adapter
 
@@ -27,7 +48,7 @@ def adapter(settings: Settings, verbose: options.Verbose = False) -> None:
 
 
 @app.command(context_settings=AS_WORDS)
-def encoder(settings: Settings, verbose: options.Verbose = False) -> None:
+def encoder(settings: Settings, listing: EncoderListing = False, verbose: options.Verbose = False) -> None:
     """Train a new encoder: data=FOLDER,SHARD.tar run=FOLDER. No other encoder reads its files. Resumes a run in that folder."""
     from priorcodec.training.encoder import train_encoder
 

@@ -13,7 +13,7 @@ from priorcodec.core.weights import load_simulation
 from priorcodec.training.adapter import train_adapter
 from priorcodec.training.encoder import train_encoder
 from tests.training import helpers
-from tests.training.helpers import close, same, state
+from tests.training.helpers import clocks_that_disagree, close, same, state
 
 
 def kill_and_resume(words, folder, *, kills, steps, seed):
@@ -84,39 +84,32 @@ def test_encoder_in_one_and_two_processes(encoder_words, tmp_path, caplog):
     assert close(state(tmp_path / "one"), state(tmp_path / "two"))
 
 
-def count_checkpoints(rank):
-    """Each process's clock is its own; the first one counts its checkpoints in the run folder."""
-    from priorcodec.training import checkpoint
-
-    helpers.clocks_that_disagree(rank)
-    write = checkpoint.write
-
-    def counting(path, state):
-        write(path, state)
-        with (path.parent / "count").open("a") as file:
-            file.write(".")
-
-    checkpoint.write = counting
-
-
 def test_two_processes_whose_clocks_disagree_save_thirty_times_without_a_stall(words, world, tmp_path):
     """Whether to save is decided by the first process: each deciding for itself ends in a deadlock at the first checkpoint."""
     more = (
-        "steps=64",
+        "steps=32",
         "save_minutes=0.02",
         "log_every=10",
-        "sample_every=20",
+        "sample_every=10",
         f"samples={world / 'images'}",
         "batch=2",
     )
-    helpers.two_processes(words("run", *more), prepare=count_checkpoints)
+    helpers.two_processes(words("run", *more), prepare=clocks_that_disagree)
     assert len((tmp_path / "run" / "count").read_text()) >= 30
-    assert state(tmp_path / "run")["step"] == 64
-    assert {p.name for p in (tmp_path / "run" / "samples").iterdir()} == {f"00000{n}.png" for n in (20, 40, 60, 64)}
+    assert state(tmp_path / "run")["step"] == 32
+    assert {p.name for p in (tmp_path / "run" / "samples").iterdir()} == {f"00000{n}.png" for n in (10, 20, 30, 32)}
 
 
 @pytest.mark.slow
 def test_two_processes_save_by_a_real_clock(words, world, tmp_path):
-    more = ("minutes=0.8", "save_minutes=0.02", "sample_every=50", f"samples={world / 'images'}", "batch=2")
-    helpers.two_processes(words("run", *more))
+    more = (
+        "steps=1000000",
+        "minutes=0.8",
+        "save_minutes=0.02",
+        "sample_every=50",
+        f"samples={world / 'images'}",
+        "batch=2",
+    )
+    helpers.two_processes(words("run", *more), prepare=helpers.count_checkpoints)
     assert state(tmp_path / "run")["minutes"] >= 0.8
+    assert len((tmp_path / "run" / "count").read_text()) > 1

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from priorcodec import ConfigError
+from priorcodec.cli import train
 from priorcodec.training.adapter import train_adapter
 from priorcodec.training.settings import TINY, AdapterRunConfig, EncoderRunConfig, RunConfig
 from priorcodec.training.words import from_words, help_text, rows, table
@@ -25,6 +27,12 @@ def test_every_setting_says_what_it_is(schema):
     texts = {name: text for name, _, text in rows(schema)}
     assert [name for name, text in texts.items() if len(text) < 6] == []
     assert all(f"{name}=" in help_text(schema) for name in texts)
+
+
+@pytest.mark.parametrize("command, schema", [("adapter", AdapterRunConfig), ("encoder", EncoderRunConfig)])
+def test_the_command_lists_its_settings(command, schema):
+    result = CliRunner().invoke(train.app, [command, "--settings"])
+    assert result.exit_code == 0 and result.output == help_text(schema)
 
 
 @pytest.mark.parametrize(
