@@ -39,8 +39,7 @@ conformance: $(STAMP) $(OLDEST)/installed
 
 $(OLDEST)/installed: $(STAMP)
 	test -x $(OLDEST)/bin/python || $(BIN)/python -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet torch==2.6.0 'numpy<2' pillow pluggy safetensors
-	$(OLDEST)/bin/python -m pip install --quiet --no-deps compressai
+	$(OLDEST)/bin/python -m pip install --quiet torch==2.6.0 'numpy>=2' constriction pillow pluggy safetensors simplejpeg
 	touch $@
 
 audit: $(STAMP)

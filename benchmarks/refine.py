@@ -24,6 +24,7 @@ from priorcodec import open_session
 from priorcodec.batch.runner import IMAGES
 from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
+from priorcodec.core.latent_refinement import RefineConfig
 from priorcodec.core.types import Encoded
 from priorcodec.evaluation import bd_rate, evaluate, metrics
 from priorcodec.session import Session
@@ -44,7 +45,7 @@ def measure(session: Session, path: Path, args: argparse.Namespace) -> tuple[lis
         once = time.process_time() - started
         crops = [_middle(pixels)]
         for target in (PLAIN, *(t for t in args.targets if t != STRUCTURE or quality in low)):
-            refined = None if target == PLAIN else session.refinement(args.steps, target)
+            refined = None if target == PLAIN else RefineConfig(steps=args.steps, metric=target)  # pyright: ignore[reportArgumentType]
             started = time.process_time()
             encoded = session.codec.encode(pixels, quality, refined=refined)
             seconds = time.process_time() - started
@@ -62,9 +63,9 @@ def _score(
     session: Session, pixels: np.ndarray, encoded: Encoded, *, through: bool
 ) -> tuple[dict[str, Any], np.ndarray]:
     """Scores of the preview, and with `through` of the backbone's image."""
-    preview = session.preview_pixels(encoded.data)
+    preview = session.preview(encoded.data, output="np")
     row = evaluate.score(pixels, preview, len(encoded.data), ("psnr", "gmsd"))
-    decoded = session.decode_pixels(encoded.data) if through else None
+    decoded = session.decode(encoded.data, output="np") if through else None
     last = None if decoded is None else metrics.score(pixels, decoded, ["stlpips_alex"])["stlpips_alex"]
     return {**row, "stlpips_alex": None if last is None else round(last, evaluate.DIGITS)}, preview
 
@@ -107,9 +108,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("--first", type=int, help="so many images only")
     cli.add_argument("--qualities", nargs="+", type=float, default=[0, 1, 3, 5])
     cli.add_argument("--steps", type=int, default=100)
-    cli.add_argument(
-        "--targets", nargs="+", default=[PSNR, STRUCTURE], help="psnr, gmsd"
-    )
+    cli.add_argument("--targets", nargs="+", default=[PSNR, STRUCTURE], help="psnr, gmsd")
     cli.add_argument("--through", help="score the files through this backbone too, though none is refined for it")
     cli.add_argument("--adapter", help="the backbone's adapter, if not the default")
     cli.add_argument("--encoder", type=Path, help="another encoder's weight file")

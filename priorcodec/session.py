@@ -307,30 +307,6 @@ class Session:
         unseen = ("device", "max_pixels", "tile")
         return [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
 
-    # The names below are those of before; each goes when its last caller has moved.
-
-    def decode_pixels(self, data: Data) -> np.ndarray:
-        return self.decode(data, output="np")
-
-    def preview_pixels(self, data: Data) -> np.ndarray:
-        return self.preview(data, output="np")
-
-    def encode_to(self, image: Any, **settings: Any) -> EncodedImage:
-        if (settings.get("bpp") is None) == (settings.get("max_bytes") is None):
-            raise ConfigError("wanted one of max_bytes and bpp")
-        return self.encode(image, **settings)
-
-    def encode_details(
-        self, image: Any, quality: float = 3.0, *, refined: RefineConfig | None = None, **settings: Any
-    ) -> Any:
-        pixels = image_io.from_any(
-            image, background=settings.get("background"), max_pixels=self.config.max_pixels
-        ).pixels
-        return self.codec.encode(pixels, quality, statistics=settings.get("statistics", False), refined=refined)
-
-    def refinement(self, steps: int, towards: str = "psnr", *, progress: Any = None) -> RefineConfig | None:
-        return _refinement(steps, towards, progress)  # pyright: ignore
-
     def _convert(self, decode: Callable[[bytes], np.ndarray], data: Data | Sequence[Data], output: str) -> Any:
         """Apply `decode`, which gives uint8 (h, w, 3), to one file or several, and convert the result."""
         if output not in OUTPUTS:
@@ -416,11 +392,11 @@ class Session:
 
     def _load_adapter(self, dtype: torch.dtype) -> Adapter:
         """A newly built backbone and, merged into it, the adapter."""
-        from priorcodec.adapters import file as adapter_file
+        from priorcodec.adapters.adapter import Adapter
 
         spec, codec = self.spec, self.codec
         path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
-        adapter = adapter_file.open_adapter(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
+        adapter = Adapter.open(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
         weights = self.registry.weights(spec, self.config.weights)
         built: Any = self.registry.build(spec, weights, dtype=dtype)
         backbone: Any = built.to(self.device)
@@ -450,7 +426,6 @@ def open_session(
     encoder: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
     config: DecodeConfig | str | os.PathLike[str] | None = None,
-    overrides: Sequence[str] = (),
 ) -> Session:
     """Open a session. Nothing is loaded until it is needed.
 
@@ -495,11 +470,6 @@ def open_session(
         base = decode_config(file=Path(config))
     changed = {key: value for key, value in given.items() if value != getattr(plain, key)}
     settings = dataclasses.replace(base, **changed)
-    if overrides:  # words of before
-        names = {f.name for f in dataclasses.fields(DecodeConfig)}
-        extra = decode_config(list(overrides))
-        wanted = {w.partition("=")[0] for w in overrides} & names
-        settings = dataclasses.replace(settings, **{key: getattr(extra, key) for key in wanted})
     _check(settings)
     return Session(settings, encoder=None if encoder is None else Path(encoder), registry=registry)
 

@@ -26,8 +26,8 @@ def images():
 def alone(images):
     """What one thread makes of them: files, previews, images."""
     session = open_session("toy")
-    files = [session.encode(*image) for image in images]
-    return files, [session.preview_pixels(data) for data in files], [session.decode_pixels(data) for data in files]
+    files = [session.encode(image, quality=quality) for image, quality in images]
+    return files, [session.preview(data, output="np") for data in files], session.decode(files, output="np")
 
 
 def same(found, wanted):
@@ -37,8 +37,11 @@ def same(found, wanted):
 def test_one_session_in_eight_threads(images, alone, record_property):
     """Three kinds of work at once, in another order in each round; the session loads its parts while all of them wait for it."""
     session, rounds = open_session("toy"), 6
-    work = {"encode": lambda i: session.encode(*images[i]), "preview": lambda i: session.preview_pixels(alone[0][i]),
-            "decode": lambda i: session.decode_pixels(alone[0][i])}  # fmt: skip
+    work = {
+        "encode": lambda i: session.encode(images[i][0], quality=images[i][1]),
+        "preview": lambda i: session.preview(alone[0][i], output="np"),
+        "decode": lambda i: session.decode(alone[0][i], output="np"),
+    }
     jobs = [(kind, i) for kind in work for i in range(len(images))] * rounds
     np.random.default_rng(0).shuffle(jobs)
     with ThreadPoolExecutor(THREADS) as pool:

@@ -152,7 +152,31 @@ class Adapter(nn.Module):
         path = hub.locate(location, filename or adapter_file.name(spec), revision)
         weights = load_encoder(encoder or WEIGHTS / "encoder.safetensors")
         shape = weights.transforms.config
-        return adapter_file.open_adapter(path, spec, encoder_id=weights.id, m=shape.m, levels=shape.levels)
+        return cls.open(path, spec, encoder_id=weights.id, m=shape.m, levels=shape.levels)
+
+    @classmethod
+    def open(cls, path: Path, spec: BackboneSpec, *, encoder_id: int, m: int, levels: int) -> Adapter:
+        """Read an adapter file, frozen and not attached yet. No random numbers of the process are used.
+
+        Args:
+            path: The file.
+            spec: The backbone it must be for.
+            encoder_id: The encoder it must be for.
+            m: Coded channels of that encoder.
+            levels: Quality levels of that encoder.
+
+        Raises:
+            AdapterError: Not an adapter, or one of another backbone, revision, rule set or encoder, or it does not fit.
+        """
+        from priorcodec.adapters import file as adapter_file
+
+        file = adapter_file.read(path)
+        adapter_file.check(file, spec, encoder_id=encoder_id)
+        with torch.device("meta"):
+            adapter = cls(spec, file.config, m=m, levels=levels)
+        adapter_file.check_shapes(file, adapter)
+        adapter_file.load(file, adapter)
+        return adapter.requires_grad_(False).eval()
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write the adapter, as it was read and perhaps trained on, to FOLDER/BACKBONE.adapter.safetensors.

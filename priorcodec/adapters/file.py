@@ -39,30 +39,6 @@ def name(spec: BackboneSpec) -> str:
     return f"{spec.name}.adapter.safetensors"
 
 
-def open_adapter(path: Path, spec: BackboneSpec, *, encoder_id: int, m: int, levels: int) -> Adapter:
-    """Read an adapter, frozen and not attached yet. No random numbers of the process are used.
-
-    Args:
-        path: Its file.
-        spec: The backbone it must be for.
-        encoder_id: The encoder it must be for.
-        m: Coded channels of that encoder.
-        levels: Quality levels of that encoder.
-
-    Raises:
-        AdapterError: Not an adapter, or one of another backbone, revision, rule set or encoder, or it does not fit.
-    """
-    from priorcodec.adapters.adapter import Adapter
-
-    file = read(path)
-    check(file, spec, encoder_id=encoder_id)
-    check_shapes(file, spec, m=m, levels=levels)
-    with torch.device("meta"):
-        adapter = Adapter(spec, file.config, m=m, levels=levels)
-    load(file, adapter)
-    return adapter.requires_grad_(False).eval()
-
-
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
     """Write a trained (and still attached) adapter; metadata: trained steps, data, license, package version.
 
@@ -127,15 +103,14 @@ def check(file: AdapterFile, spec: BackboneSpec, *, encoder_id: int) -> None:
             )
 
 
-def check_shapes(file: AdapterFile, spec: BackboneSpec, *, m: int, levels: int) -> None:
-    """Before anything is allocated: a small file must not describe a huge adapter.
+def check_shapes(file: AdapterFile, adapter: Adapter) -> None:
+    """Compare the tensors with those of an adapter made from the file's config on the meta device, where it takes no memory.
 
-    Raises AdapterError: the tensors are not those of the file's own config on this backbone.
+    Raises:
+        AdapterError: They differ: a small file must not describe a huge adapter.
     """
-    from priorcodec.adapters.adapter import Adapter
-
-    with torch.device("meta"):
-        wanted = {f"own.{k}": v.shape for k, v in Adapter(spec, file.config, m=m, levels=levels).state_dict().items()}
+    spec = adapter.spec
+    wanted = {f"own.{name}": value.shape for name, value in adapter.state_dict().items()}
     for name, shape in wanted.items():
         value = file.tensors.get(name)
         if value is None or value.shape != shape:

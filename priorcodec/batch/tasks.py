@@ -162,6 +162,8 @@ class Decode:
         registry = None if self.preview else open_registry(disabled=self.no_plugin)
         session = Session(self.config, registry=registry)
         session.codec  # noqa: B018  loaded before the first file, the backbone with it
+        if not self.preview:
+            session.spec  # noqa: B018  a misspelled backbone is an error before the first file
         decode_one = session.preview if self.preview else session.decode
         fingerprint = fingerprints(session, preview=self.preview)
 

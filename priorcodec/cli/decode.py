@@ -65,7 +65,6 @@ def decode(
     disabled = tuple(no_plugin or ())
     settings = options.decode_config(
         config,
-        no_plugin=disabled,
         backbone=backbone,
         weights=weights,
         adapter=adapter,

@@ -96,24 +96,20 @@ def output_path(output: str | None, inputs: Sequence[Path]) -> Path | None:
     return None if output is None else _path(output)
 
 
-def decode_config(file: Path | None = None, *, no_plugin: Sequence[str] = (), **options: Any) -> DecodeConfig:
+def decode_config(file: Path | None = None, **options: Any) -> DecodeConfig:
     """Options -> settings; an option that is None is not set.
 
     Args:
         file: YAML file whose settings come before the options.
-        no_plugin: Plugins to leave out when the backbone's name is looked up.
         options: Values by name of the setting.
 
     Raises:
         ConfigError: One line for every wrong setting.
     """
     from priorcodec import config
-    from priorcodec.registry import open_registry
 
     words = [f"{key}={value}" for key, value in options.items() if value is not None]
-    with plugin_output_to_stderr():
-        names = open_registry(disabled=no_plugin).specs() if "backbone" in options else None
-    return config.decode_config(words, file=file, backbones=names)
+    return config.decode_config(words, file=file)
 
 
 def finish(outcome: Outcome, line: str, *, as_json: bool, to_stderr: bool = False) -> None:

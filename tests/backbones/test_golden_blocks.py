@@ -20,7 +20,7 @@ KEPT = HERE / "golden_blocks.json"
 FILES = {name: HERE.parent / "golden" / f"{name}.gic" for name in ("photo-128x96-q7", "photo-193x161-q2.71875")}
 DECODERS = ("preview", "nano_unet", "nano_dit", "toy")
 BLOCK = 16
-TOLERANCE = 0.5  # levels of 255
+TOLERANCE = 0.03  # levels of 255, mean over all blocks: last bits give 0.001, the mutations below 0.1 and more
 
 
 def blocks(image: np.ndarray) -> dict[str, list[float]]:
@@ -34,8 +34,8 @@ def blocks(image: np.ndarray) -> dict[str, list[float]]:
 
 
 def differs(got: dict[str, list[float]], wanted: dict[str, list[float]]) -> float:
-    """The largest difference of two blocks, in levels."""
-    return max(float(np.abs(np.subtract(got[key], wanted[key])).max()) for key in ("mean", "std"))
+    """Mean absolute difference of the blocks' means or of their spreads, whichever is larger, in levels."""
+    return max(float(np.abs(np.subtract(got[key], wanted[key])).mean()) for key in ("mean", "std"))
 
 
 def decoded(session, decoder: str, file: Path) -> np.ndarray:

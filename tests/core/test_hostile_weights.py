@@ -177,7 +177,7 @@ def again(path, config=None, tensors=None, **metadata):
 
 
 def shapes(path):
-    adapter_file.check_shapes(adapter_file.read(path), SPECS["toy"], m=8, levels=8)
+    Adapter.open(path, SPECS["toy"], encoder_id=1, m=8, levels=8)
 
 
 @pytest.mark.parametrize(

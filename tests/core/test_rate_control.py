@@ -133,9 +133,9 @@ def test_a_random_encoder_against_trying_everything(tmp_path):
 
 def test_the_session_takes_bytes_or_bits_per_pixel(photo):
     session = open_session()
-    data = session.encode_to(photo, bpp=0.12)
+    data = session.encode(photo, bpp=0.12)
     assert 0.97 * 0.12 <= 8 * len(data) / (photo.shape[0] * photo.shape[1]) <= 0.12
-    assert session.encode_to(photo, max_bytes=int(0.12 * photo.shape[0] * photo.shape[1] / 8)) == data
-    for wrong in ({}, {"bpp": 0.1, "max_bytes": 9}, {"bpp": 0}, {"bpp": math.nan}, {"max_bytes": -1}):
+    assert session.encode(photo, max_bytes=int(0.12 * photo.shape[0] * photo.shape[1] / 8)) == data
+    for wrong in ({"bpp": 0.1, "max_bytes": 9}, {"bpp": 0}, {"bpp": math.nan}, {"max_bytes": -1}):
         with pytest.raises(ConfigError, match="wanted"):
-            session.encode_to(photo, **wrong)
+            session.encode(photo, **wrong)
