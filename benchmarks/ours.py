@@ -3,11 +3,15 @@
 `preview` is the auxiliary decoder; any other name is a backbone, with decoder settings after a colon as on the command
 line, and `encoder=FILE` for another encoder: `nano_unet:adapter=FILE,steps=4`. All decoders read the same files, apart from
 those with `renorm=written`, whose files carry the statistics that they need.
+
+Two settings are for measuring alone, to see what the diffusion model brings. `denoiser=none` takes the adapter's latent as it
+is, before the denoiser's call; `start=FACTOR` multiplies the time at which the denoiser is called.
 """
 
 from __future__ import annotations
 
 import hashlib
+import types
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,8 +22,10 @@ import numpy as np
 import resultfile
 
 from priorcodec import open_session
-from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.image import io as image_io
+
+ABLATIONS = ("denoiser=", "start=")
 
 
 def coder(codec: str) -> coders.Coder:
@@ -53,9 +59,30 @@ def session(codec: str) -> Any:
     name, _, words = codec.partition(":")
     settings = [word for word in words.split(",") if word]
     encoder = [Path(word.removeprefix("encoder=")) for word in settings if word.startswith("encoder=")]
-    overrides = [word for word in settings if not word.startswith("encoder=")]
+    overrides = [word for word in settings if not word.startswith(("encoder=", *ABLATIONS))]
     backbone: Any = {} if name == "preview" else {"backbone": name}
-    return open_session(**backbone, overrides=overrides, encoder=encoder[0] if encoder else None)
+    made = open_session(**backbone, overrides=overrides, encoder=encoder[0] if encoder else None)
+    for word in settings:
+        if word.startswith(ABLATIONS):
+            _ablate(made.adapter, *word.split("="))
+    return made
+
+
+def _ablate(adapter: Any, what: str, value: str) -> None:
+    """Change one adapter object, for measuring only."""
+    forward, start_time = adapter.forward, adapter.start_time
+    if (what, value) == ("denoiser", "none"):
+
+        def without(_: Any, *args: Any, **kwargs: Any) -> Any:
+            estimate = forward(*args, **kwargs)
+            return replace(estimate, z=estimate.z_hat)
+
+        adapter.forward = types.MethodType(without, adapter)
+    elif what == "start":
+        factor = float(value)
+        adapter.start_time = lambda quality: (factor * start_time(quality)).clamp(max=999)
+    else:
+        raise ConfigError(f"no setting {what}={value}; for measuring there are denoiser=none and start=FACTOR")
 
 
 def _statistics(codec: str) -> bool:
