@@ -85,6 +85,12 @@ def _ablate(adapter: Any, what: str, value: str) -> None:
         raise ConfigError(f"no setting {what}={value}; for measuring there are denoiser=none and start=FACTOR")
 
 
+def encode_at_most(codec: str, pixels: np.ndarray, max_bytes: int) -> bytes:
+    """The largest file of at most this many bytes."""
+    made = session(codec)
+    return bytes(getattr(made, "encode_to", made.encode)(pixels, max_bytes=max_bytes))
+
+
 def _statistics(codec: str) -> bool:
     """Whether its files carry the image's statistics: then their bytes count."""
     return session(codec).config.renorm == "written"
