@@ -164,10 +164,13 @@ def _compressai_decode(path: Path, *, name: str, pretrained: bool) -> np.ndarray
 
 def _compressai_missing(name: str) -> str | None:
     if find_spec("compressai") is None:
-        return f"{name}: no python module compressai"
+        return f"{name}: no python module compressai; install priorcodec[zoo]"
     import torch
-    from compressai.zoo.image import model_urls
 
+    try:
+        from compressai.zoo.image import model_urls
+    except ImportError as error:
+        return f"{name}: CompressAI cannot be imported ({error}); install priorcodec[zoo]"
     urls = model_urls[name]["mse"].values()
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     lost = [url.rsplit("/", 1)[-1] for url in urls if not (folder / url.rsplit("/", 1)[-1]).is_file()]

@@ -93,7 +93,7 @@ def encode(source: Path, coded: Path, given: argparse.Namespace) -> dict[str, An
     from priorcodec.core import tiling
     from priorcodec.core.image import io as image_io
 
-    session = open_session(overrides=[f"tile={given.tile}"] if given.tile else [])
+    session = open_session(tile=given.tile or None)
     session.encode(np.zeros((256, 256, 3), np.uint8), given.quality)
     found = _timed(lambda: session.encode(source, given.quality), given.repeats)
     coded.write_bytes(found.pop("result"))
@@ -107,9 +107,9 @@ def decode(coded: Path, target: Path, given: argparse.Namespace) -> dict[str, An
     from priorcodec.adapters import decode as adapter_decode
     from priorcodec.core import tiling
 
-    session = open_session(given.backbone, overrides=[f"tile={given.tile}"] if given.tile else [])
-    session.decode_pixels(session.encode(np.zeros((256, 256, 3), np.uint8), given.quality))
-    found = _timed(lambda: session.decode_pixels(coded.read_bytes()), given.repeats)
+    session = open_session(given.backbone, tile=given.tile or None)
+    session.decode(session.encode(np.zeros((256, 256, 3), np.uint8), given.quality))
+    found = _timed(lambda: session.decode(coded, output="np"), given.repeats)
     pixels, found["peak_mib"] = found.pop("result"), peak_rss_mib()
     decoded = session.codec.decode(coded.read_bytes())
     plan = tiling.plan(decoded.height, decoded.width, session.tile, adapter_decode.MARGIN)

@@ -56,11 +56,11 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         word: ("nano_unet", [*SHIPPED, *([] if word == "default" else [word])])
         for word in (
             "default",
-            "loss.structure=0",
-            "loss.structure=4",
-            "loss.grid=0",
-            "loss.spectrum=0",
-            "loss.spread=0",
+            "loss.gradient_difference=0",
+            "loss.gradient_difference=4",
+            "loss.periodic_artifact=0",
+            "loss.spectral=0",
+            "loss.diversity=0",
         )
     },
     "silenced": dict.fromkeys(
@@ -132,7 +132,7 @@ def row(args: argparse.Namespace) -> None:
 def adapted(words: list[str], backbone: str) -> Any:
     """What `priorcodec train adapter` makes, as a session reads it from its file."""
     from priorcodec import open_session
-    from priorcodec.training.encoder import train_adapter
+    from priorcodec.training.adapter import train_adapter
 
     return open_session(backbone, adapter=str(train_adapter(words)))
 
@@ -172,27 +172,29 @@ def scratch(words: list[str]) -> Any:
     from priorcodec import open_registry, open_session
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.weights import load_simulation
-    from priorcodec.training import adapter as adapter_training
-    from priorcodec.training import losses, run
-    from priorcodec.training.encoder import settings
+    from priorcodec.training import losses
+    from priorcodec.training import words as settings
+    from priorcodec.training.adapter import Objective
+    from priorcodec.training.run import Run
+    from priorcodec.training.settings import AdapterRunConfig
 
-    config = settings(adapter_training.AdapterRunConfig, words)
-    run = run.Run(config)
+    config = settings.from_words(AdapterRunConfig, words, backbones=["nano_unet", "nano_dit"])
+    run = Run(config)
     spec = open_registry().spec(config.backbone.name)
     backbone: Any = spec.build(None, dtype=torch.float32).to(memory_format=torch.channels_last)  # pyright: ignore
     backbone.requires_grad_(True).train()
     encoder = load_simulation(WEIGHTS / "encoder.safetensors").to(memory_format=torch.channels_last)  # pyright: ignore
-    adapter = Adapter(spec, replace(config.shape(), lora_rank=0), m=encoder.config.m, levels=encoder.config.levels)
+    adapter = Adapter(spec, replace(config.sizes(), lora_rank=0), m=encoder.config.m, levels=encoder.config.levels)
     adapter.inject(backbone)
     distance = torch.compile(losses.perceptual(config.perceptual)[0].to(memory_format=torch.channels_last))  # pyright: ignore
-    objective = adapter_training.Objective(
-        adapter, encoder, config.loss, distance=distance, window=config.window, bf16=run.bf16
-    )
+    objective = Objective(adapter, encoder, config.loss, distance=distance, window=config.window, bf16=run.bf16)
     objective.backbone = backbone
-    count = sum(p.numel() for p in objective.parameters())
+    (run.folder / "trained.json").write_text(str(sum(p.numel() for p in objective.parameters())))
 
-    run.train(objective, objective.call, levels=encoder.config.levels, identity={}, draw=objective.show)
-    (run.folder / "trained.json").write_text(str(count))
+    loop = run.loop(objective, identity={})
+    batches = run.batches(loop, encoder.config.levels)
+    loop.run(lambda step: objective.step(loop.wrapped, next(batches)))
+    loop.swap_average()
     session = open_session(spec.name)
     session._adapter = adapter.requires_grad_(False).eval()  # no file holds a whole decoder
     backbone.eval()
@@ -216,7 +218,7 @@ def measure(session: Any, args: argparse.Namespace) -> list[dict[str, float]]:
                 part.write_bytes(session.encode(pixels, quality))
                 part.replace(file)
             started = time.process_time()
-            decoded = session.decode_pixels(file.read_bytes())
+            decoded = session.decode(file, output="np")
             row = {"decode_seconds": time.process_time() - started}
             row["bpp"] = metrics.bpp(file.stat().st_size, *pixels.shape[:2])
             scores.append(row | metrics.score(pixels, decoded, METRICS))
