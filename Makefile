@@ -1,7 +1,8 @@
 # make demo   installs everything into .venv and codes the demo photograph
 # make test   installs everything and runs the tests        make lint   ruff, pyright, import-linter
 # make docs   writes the tables of README.md and docs/ again from benchmarks/results
-# make kodak KODAK=images VVC=bitstreams   measures the README's Kodak table again; what is missing is named and left out
+# make quality KODAK=images AIGC=images [VVC=bitstreams]   measures every quality table again; what is missing is named and left out
+#   (VVC holds kodak/ and aigc/; CODECS="preview nano_unet vvc" measures fewer; the rest is decoded from the cache or known by its hash)
 # make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
 # make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
 # Needs Python 3.11 or newer, git and make. Another interpreter: make PYTHON=/path/to/python3.13 test
@@ -16,7 +17,7 @@ FIND := for p in python3.11 python3.12 python3.13 python3.14 python3 python; do 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
-.PHONY: demo test lint docs conformance audit kodak install clean
+.PHONY: demo test lint docs conformance audit quality install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -45,9 +46,14 @@ $(OLDEST)/installed: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit $(VENV)/audit $(BIN)/python runs/sbom.cdx.json
 
-kodak: $(STAMP)
-	@test -n "$(KODAK)" || { echo "make kodak wants the 24 images: make kodak KODAK=FOLDER [VVC=FOLDER of NAME-qpQP.266]" >&2; exit 1; }
-	$(BIN)/python benchmarks/rd.py kodak $(KODAK) $(if $(VVC),--vvc $(VVC)) $(if $(CODECS),--codecs $(CODECS)) --workers $$(nproc) --between 0.02 0.25
+CODECS ?= preview nano_unet nano_unet:denoiser=none nano_unet:start=0.5 nano_dit vvc avif jxl
+QUALITY = lite1_lpips lite1_dists lite1_frechet ssimulacra2 msssim psnr stlpips_alex
+quality: $(STAMP)
+	@test -n "$(KODAK)$(AIGC)" || { echo "make quality wants images: make quality KODAK=FOLDER AIGC=FOLDER [VVC=FOLDER of kodak/ and aigc/]" >&2; exit 1; }
+	$(if $(KODAK),$(BIN)/python benchmarks/rd.py kodak $(KODAK) $(if $(VVC),--vvc $(VVC)/kodak) --codecs $(CODECS) --metrics $(QUALITY) \
+		--qualities 0 1 2 3 5 7 --between 0.02 0.25 --workers $$(nproc))
+	$(if $(AIGC),$(BIN)/python benchmarks/rd.py aigc $(AIGC) $(if $(VVC),--vvc $(VVC)/aigc) --codecs $(CODECS:avif=avif:1,10,20,35) \
+		--metrics $(QUALITY) --qualities 0 1 3 5 7 --between 0.02 0.25 --workers $$(nproc))
 	$(BIN)/python benchmarks/readme.py
 
 install: $(STAMP)

@@ -31,9 +31,17 @@ from priorcodec.evaluation import evaluate
 
 @dataclass(frozen=True, kw_only=True)
 class Coder:
-    """name: as in results; settings: from low to high rate; encode(pixels, setting, image's name) -> file bytes;
-    decode(path) -> pixels; identity: whatever changes its output (versions, weight ids); writer: the same for its
-    files, where several decoders share them; missing: why it cannot run; ours: not an anchor.
+    """One codec of a comparison.
+
+    Attributes:
+        name: as in result files.
+        settings: from low to high rate.
+        encode: (pixels, setting, the image's name) -> bytes of a whole file.
+        decode: path of a file -> pixels.
+        identity: whatever changes the decoded image of given bytes (versions, weight ids).
+        writer: whatever changes the bytes, where that is something else: several decoders may share files.
+        missing: why it cannot run, one line.
+        ours: not an anchor.
     """
 
     name: str
@@ -156,10 +164,13 @@ def _compressai_decode(path: Path, *, name: str, pretrained: bool) -> np.ndarray
 
 def _compressai_missing(name: str) -> str | None:
     if find_spec("compressai") is None:
-        return f"{name}: no python module compressai"
+        return f"{name}: no python module compressai; install priorcodec[zoo]"
     import torch
-    from compressai.zoo.image import model_urls
 
+    try:
+        from compressai.zoo.image import model_urls
+    except ImportError as error:
+        return f"{name}: CompressAI cannot be imported ({error}); install priorcodec[zoo]"
     urls = model_urls[name]["mse"].values()
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     lost = [url.rsplit("/", 1)[-1] for url in urls if not (folder / url.rsplit("/", 1)[-1]).is_file()]
@@ -256,17 +267,16 @@ def anchor(name: str, *, vvc: Path | None = None) -> Coder:
 
 
 def _vvc(folder: Path | None, av_missing: str | None) -> Coder:
-    settings, encode, identity, missing = ("57", "52", "47", "42", "37", "32"), _vvenc, "vvencapp", av_missing
+    settings, encode, writer, missing = ("57", "52", "47", "42", "37", "32"), _vvenc, "vvencapp", av_missing
     if folder is not None:
         steps = sorted({int(p.stem.rsplit("-qp", 1)[1]) for p in folder.glob("*-qp*.266")}, reverse=True)
         settings, encode = tuple(map(str, steps)), partial(_vvc_folder, folder=folder)
-        identity = _listing(folder)
+        writer = _listing(folder)
         missing = missing or (None if steps else f"VVC: no NAME-qpQP.266 in {folder.name}")
     elif shutil.which("vvencapp") is None:
         missing = "VVC: no vvencapp on the PATH and no folder of bitstreams (--vvc FOLDER)"
-    identity = f"{identity}, {_versions('av')}"
     return Coder(name="vvc", title="VVC (VVenC slow)", suffix=".266", settings=settings, encode=encode,
-                 decode=evaluate.read, identity=identity, missing=missing)  # fmt: skip
+                 decode=evaluate.read, identity=_versions("av"), writer=writer, missing=missing)  # fmt: skip
 
 
 def _listing(folder: Path) -> str:

@@ -94,7 +94,7 @@ def encode(source: Path, coded: Path, given: argparse.Namespace) -> dict[str, An
     from priorcodec.core.image import io as image_io
 
     session = open_session(tile=given.tile or None)
-    session.encode(np.zeros((256, 256, 3), np.uint8), quality=given.quality)
+    session.encode(np.zeros((256, 256, 3), np.uint8), given.quality)
     found = _timed(lambda: session.encode(source, given.quality), given.repeats)
     coded.write_bytes(found.pop("result"))
     height, width = image_io.load(source).pixels.shape[:2]
@@ -108,7 +108,7 @@ def decode(coded: Path, target: Path, given: argparse.Namespace) -> dict[str, An
     from priorcodec.core import tiling
 
     session = open_session(given.backbone, tile=given.tile or None)
-    session.decode(session.encode(np.zeros((256, 256, 3), np.uint8), quality=given.quality), output="np")
+    session.decode(session.encode(np.zeros((256, 256, 3), np.uint8), given.quality))
     found = _timed(lambda: session.decode(coded, output="np"), given.repeats)
     pixels, found["peak_mib"] = found.pop("result"), peak_rss_mib()
     decoded = session.codec.decode(coded.read_bytes())

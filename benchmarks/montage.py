@@ -24,9 +24,8 @@ def run(args: argparse.Namespace) -> None:
     codec = open_session()
     for quality in args.qualities:
         data = codec.encode(original, quality)
-        images = {"preview": codec.preview(data, output="np")} | {
-            n: s.decode(data, output="np") for n, s in sessions.items()
-        }
+        images = {"preview": codec.preview(data, output="np")}
+        images |= {name: session.decode(data, output="np") for name, session in sessions.items()}
         shots = [demo.Shot(codec="original", size_bytes=0, pixels=original)]
         shots += [demo.Shot(codec=name, size_bytes=len(data), pixels=pixels) for name, pixels in images.items()]
         shots.append(demo.nearest("AVIF", original, len(data)))

@@ -1,13 +1,17 @@
 """PriorCodec as a Coder, through `priorcodec.open_session` like any user's program.
 
-`preview` is the auxiliary decoder; any other name is a backbone, with decoder settings after a colon as on the command
-line, and `encoder=FILE` for another encoder: `nano_unet:adapter=FILE,steps=4`. All decoders read the same files, apart from
+`preview` is the auxiliary decoder; any other name is a backbone, with decoder settings after a colon as of
+`open_session`: `nano_unet:adapter=FILE,steps=4`, `preview:encoder=FILE`. All decoders read the same files, apart from
 those with `renorm=written`, whose files carry the statistics that they need.
+
+Two settings are for measuring alone, to see what the diffusion model brings. `denoiser=none` takes the adapter's latent as it
+is, before the denoiser's call; `start=FACTOR` multiplies the time at which the denoiser is called.
 """
 
 from __future__ import annotations
 
 import hashlib
+import types
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,8 +22,12 @@ import numpy as np
 import resultfile
 
 from priorcodec import open_session
-from priorcodec.core.errors import PriorCodecError
-from priorcodec.core.image import io as image_io
+from priorcodec.core import container
+from priorcodec.core.errors import ConfigError, PriorCodecError
+
+ABLATIONS = ("denoiser", "start")
+NUMBERS = {"steps": int, "blend": float, "tile": int}
+"""Settings of `open_session` that are no text."""
 
 
 def coder(codec: str) -> coders.Coder:
@@ -28,12 +36,11 @@ def coder(codec: str) -> coders.Coder:
     shown = ", ".join(resultfile.scrub(word) for word in words.split(",") if word)
 
     def encode(pixels: np.ndarray, setting: str, _: str) -> bytes:
-        return session(codec).encode(pixels, float(setting), statistics=_statistics(codec))
+        return bytes(session(codec).encode(pixels, float(setting), statistics=_statistics(codec)))
 
     def decode(path: Path) -> np.ndarray:
-        data = path.read_bytes()
-        image = session(codec).preview(data) if name == "preview" else session(codec).decode(data)
-        return image_io.from_any(image).pixels
+        made = session(codec)
+        return (made.preview if name == "preview" else made.decode)(path, output="np")
 
     made = coders.Coder(
         name="-".join([name, *shown.replace(".../", "").split(", ")]).strip("-"),
@@ -51,11 +58,40 @@ def coder(codec: str) -> coders.Coder:
 def session(codec: str) -> Any:
     """One session per process and codec."""
     name, _, words = codec.partition(":")
-    settings = [word for word in words.split(",") if word]
-    encoder = [Path(word.removeprefix("encoder=")) for word in settings if word.startswith("encoder=")]
-    overrides = [word for word in settings if not word.startswith("encoder=")]
-    backbone: Any = {} if name == "preview" else {"backbone": name}
-    return open_session(**backbone, overrides=overrides, encoder=encoder[0] if encoder else None)
+    settings: dict[str, Any] = dict(word.split("=", 1) for word in words.split(",") if word)
+    ablations = {key: settings.pop(key) for key in ABLATIONS if key in settings}
+    for key, kind in NUMBERS.items():
+        if key in settings:
+            settings[key] = kind(settings[key])
+    try:
+        made = open_session(**({} if name == "preview" else {"backbone": name}), **settings)
+    except TypeError as error:
+        raise ConfigError(f"{codec}: {error}; settings are those of open_session") from error
+    for what, value in ablations.items():
+        _ablate(made.adapter, what, value)
+    return made
+
+
+def _ablate(adapter: Any, what: str, value: str) -> None:
+    """Change one adapter object, for measuring only."""
+    forward, start_time = adapter.forward, adapter.start_time
+    if (what, value) == ("denoiser", "none"):
+
+        def without(_: Any, *args: Any, **kwargs: Any) -> Any:
+            estimate = forward(*args, **kwargs)
+            return replace(estimate, z=estimate.z_hat)
+
+        adapter.forward = types.MethodType(without, adapter)
+    elif what == "start":
+        factor = float(value)
+        adapter.start_time = lambda quality: (factor * start_time(quality)).clamp(max=999)
+    else:
+        raise ConfigError(f"no setting {what}={value}; for measuring there are denoiser=none and start=FACTOR")
+
+
+def encode_at_most(codec: str, pixels: np.ndarray, max_bytes: int) -> bytes:
+    """The largest file of at most this many bytes."""
+    return bytes(session(codec).encode(pixels, max_bytes=max_bytes))
 
 
 def _statistics(codec: str) -> bool:
@@ -67,7 +103,7 @@ def _statistics(codec: str) -> bool:
 def _identity(codec: str) -> tuple[str, str, int]:
     """What decodes (encoder, backbone's pinned weights, adapter file, settings), what encodes, number of qualities."""
     made, (name, _, words) = session(codec), codec.partition(":")
-    writer = f"encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
+    writer = f"format {container.VERSION} encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
     if name == "preview":
         return f"{writer} preview", writer, made.codec.levels
     spec = made.registry.spec(name)

@@ -1,10 +1,12 @@
 """Rate-distortion of any codecs on any images, from files on disk.   python benchmarks/rd.py NAME IMAGES...
 
     image ─process 1: encode─▶ file in the cache ─process 2: read, decode─▶ evaluate.score ─▶ results/NAME.json
+                                                                        └▶ moments of all patches ─▶ distances of sets
 
 A codec is one of coders.ANCHORS, `preview`, a backbone, or a backbone with settings (`nano_unet:steps=4`); `avif:10,30`
 replaces an anchor's settings. Every file and every score is cached under a hash of what it depends on, so a stopped run
-goes on where it was. What cannot run here is named in one line and left out. Example, all anchors on Kodak:
+goes on where it was; scores that results/NAME.json holds of the same bytes are taken from there. What cannot run here is
+named in one line and left out. Example, all anchors on Kodak:
     python benchmarks/rd.py kodak kodak/ --codecs jpeg webp avif jxl hevc av1 vvc --vvc vvc/kodak
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import multiprocessing
 import os
@@ -27,20 +30,29 @@ from pathlib import Path
 from typing import Any
 
 import coders
+import numpy as np
 import resultfile
+from known import FILE_DIGITS, SCORERS, Known
 
 from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.io import atomic
-from priorcodec.evaluation import bd_rate, evaluate, metrics
+from priorcodec.evaluation import bd_rate, evaluate, features, metrics
 
 SECONDS = "decode_seconds"
-VERSIONS = resultfile.versions("torch", "numpy", "pytorch-msssim", "stlpips_pytorch", "ssimulacra2", "lpips")
+VERSIONS = resultfile.versions("torch", "numpy", *SCORERS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One file to make and to score. path: the reference; pixels: its hash; keep: folder for the decoded image."""
+    """One file to make and to score.
+
+    Attributes:
+        path: the reference.
+        pixels: hash of its pixels.
+        keep: folder for decoded images by codec, setting and name.
+        decoded: whether the decoded image stays in the cache, so that a later run can add metrics without decoding.
+    """
 
     path: Path
     pixels: str
@@ -49,6 +61,7 @@ class Job:
     vvc: Path | None
     cache: Path
     keep: Path | None = None
+    decoded: bool = False
 
     def file(self) -> Path:
         coder = make(self.codec, self.vvc)
@@ -76,39 +89,82 @@ def encode(job: Job) -> None:
         atomic.write(target, make(job.codec, job.vvc).encode(pixels, job.setting, job.path.stem))
 
 
-def score(jobs: list[Job], names: list[str]) -> list[dict[str, Any]]:
-    """Process 2, all files of one image: coded file -> row. It knows nothing but the file and the reference."""
+def score(jobs: list[Job], names: list[str], sets: list[str]) -> list[dict[str, Any]]:
+    """Process 2, all files of one image: coded file -> row. It knows nothing but the file and the reference.
+
+    names: metrics of a row; sets: metrics of a set, whose part of each image goes into the cache.
+    """
     reference, rows = image_io.load(jobs[0].path).pixels, []
+    for name in sets:
+        _measure(_moments(jobs[0].cache, jobs[0].pixels, name), name, reference)
     for job in jobs:
         try:
-            rows.append(_row(job, reference, names))
+            rows.append(_row(job, reference, names, sets))
         except Exception as error:  # one file must not lose the hours spent on the others
             print(f"{job.codec} {job.setting} {job.path.stem}: {_line(error)}", file=sys.stderr)
     return rows
 
 
-def _row(job: Job, reference: metrics.Pixels, names: list[str]) -> dict[str, Any]:
-    coder, file = make(job.codec, job.vvc), job.file()
-    data = file.read_bytes()
-    key = _hash(job.pixels, hashlib.sha256(data).hexdigest(), coder.name, coder.identity, VERSIONS)
-    store = job.cache / "scores" / key[:2] / f"{key}.json"
-    known = json.loads(store.read_text()) if store.exists() else {}
+def _row(job: Job, reference: metrics.Pixels, names: list[str], sets: list[str]) -> dict[str, Any]:
+    coder, data = make(job.codec, job.vvc), job.file().read_bytes()
+    key = _hash(job.pixels, _file_hash(data), coder.name, coder.identity)
+    scores = job.cache / "scores" / key[:2] / f"{_hash(key, VERSIONS)}.json"
+    known = json.loads(scores.read_text()) if scores.exists() else {}
     todo = [n for n in names if n not in known]
     kept = job.keep / coder.name / job.setting / f"{job.path.stem}.png" if job.keep else None
-    if todo or (kept and not kept.exists()):
-        started = time.process_time()
-        image = coder.decode(file)
+    wanted = [name for name in sets if not _moments(job.cache, key, name).exists()]
+    if todo or wanted or (kept and not kept.exists()):
+        image, seconds = _decoded(job, coder, key, fresh=SECONDS in todo)
         if SECONDS in todo:
             todo.remove(SECONDS)
-            known[SECONDS] = round(time.process_time() - started, 6)
+            known[SECONDS] = seconds
         known |= evaluate.score(reference, image, len(data), todo)
-        store.parent.mkdir(parents=True, exist_ok=True)
-        atomic.write(store, json.dumps(known).encode())
+        scores.parent.mkdir(parents=True, exist_ok=True)
+        atomic.write(scores, json.dumps(known).encode())
+        for name in wanted:
+            _measure(_moments(job.cache, key, name), name, image)
         if kept:
             kept.parent.mkdir(parents=True, exist_ok=True)
             image_io.save(image, kept)
     values = {k: known[k] for k in ("bytes", "bpp", *names)}
-    return {"codec": coder.name, "setting": job.setting, "image": job.path.stem, **values}
+    head = {"codec": coder.name, "setting": job.setting, "image": job.path.stem, "file": _file_hash(data)}
+    return {**head, **values}
+
+
+def _decoded(job: Job, coder: coders.Coder, key: str, *, fresh: bool) -> tuple[metrics.Pixels, float]:
+    """The decoded image, from the cache unless it must be decoded afresh, and processor seconds of decoding."""
+    stored = job.cache / "decoded" / key[:2] / f"{key}.png"
+    if stored.exists() and not fresh:
+        return image_io.load(stored).pixels, 0.0
+    started = time.process_time()
+    image = coder.decode(job.file())
+    seconds = round(time.process_time() - started, 6)
+    if job.decoded:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        image_io.save(image, stored)
+    return image, seconds
+
+
+def _moments(cache: Path, key: str, name: str) -> Path:
+    return cache / "moments" / key[:2] / f"{_hash(key, name, VERSIONS)}.npz"
+
+
+def _measure(path: Path, name: str, image: metrics.Pixels) -> None:
+    if not path.exists():
+        found = metrics.SET_METRICS[name].measure(image)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        out = io.BytesIO()
+        np.savez(out, count=found.count, total=found.total, products=found.products)
+        atomic.write(path, out.getvalue())
+
+
+def _measured(path: Path) -> features.Moments:
+    with np.load(path) as file:
+        return features.Moments(count=int(file["count"]), total=file["total"], products=file["products"])
+
+
+def _file_hash(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:FILE_DIGITS]
 
 
 def _line(error: Exception) -> str:
@@ -147,7 +203,8 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("name", help="results/NAME.json")
     cli.add_argument("images", type=Path, nargs="+", help="references: files or folders")
     cli.add_argument("--codecs", nargs="+", default=["preview", "nano_unet", "vvc", *coders.CLASSICAL])
-    cli.add_argument("--metrics", nargs="+", default=list(metrics.METRICS), choices=list(metrics.METRICS))
+    every = [*metrics.METRICS, *metrics.SET_METRICS]
+    cli.add_argument("--metrics", nargs="+", default=every, choices=every)
     cli.add_argument(
         "--anchor", nargs="+", help="codecs that BD-rates are against; default those measured of vvc avif jxl"
     )
@@ -164,6 +221,8 @@ def _arguments() -> argparse.Namespace:
     cli.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "priorcodec" / "benchmarks")
     cli.add_argument("--keep", type=Path, help="folder for decoded images, for `priorcodec report --images`")
     cli.add_argument("--keep-only", nargs="+", default=[], help="names of the images to keep; default all")
+    cli.add_argument("--decoded", action="store_true", help="keep every decoded image in the cache, for later metrics")
+    cli.add_argument("--fresh", action="store_true", help="take no score from an earlier results/NAME.json")
     cli.add_argument("--results", type=Path, default=resultfile.RESULTS)
     return cli.parse_args()
 
@@ -188,7 +247,8 @@ def _jobs(args: argparse.Namespace, codec: str, coder: coders.Coder, path: Path,
     given = codec.partition(":")[2].split(",") if codec.partition(":")[0] in coders.ANCHORS and ":" in codec else None
     given = args.qualities if coder.ours else given
     keep = args.keep if args.keep and (not args.keep_only or path.stem in args.keep_only) else None
-    every = {"path": path, "pixels": pixels, "codec": codec, "vvc": args.vvc, "cache": args.cache, "keep": keep}
+    every = {"path": path, "pixels": pixels, "codec": codec, "vvc": args.vvc, "cache": args.cache, "keep": keep,
+             "decoded": args.decoded}  # fmt: skip
     return [Job(setting=setting, **every) for setting in given or coder.settings]
 
 
@@ -209,9 +269,40 @@ def _bd_rates(
     return found, [f"BD-rate against {anchor}: it was not measured" for anchor in anchors if anchor not in measured]
 
 
+def _known_rows(
+    args: argparse.Namespace, known: Known, jobs: list[Job], columns: list[str]
+) -> dict[Job, dict[str, Any]]:
+    """Rows that an earlier result file holds of files with the same bytes; none where decoded images are to be kept."""
+    rows = {}
+    for job in jobs if not (args.fresh or args.keep or args.decoded) else ():
+        coder, file = make(job.codec, job.vvc), _file_hash(job.file().read_bytes())
+        if row := known.row(job.pixels, file, coder.name, coder.identity, ["bytes", "bpp", *columns]):
+            head = {"codec": coder.name, "setting": job.setting, "image": job.path.stem, "file": file}
+            rows[job] = {**head, **{k: row[k] for k in ("bytes", "bpp", *columns)}}
+    return rows
+
+
+def _set_scores(known: Known, jobs: list[Job], rows: list[dict[str, Any]], name: str) -> float | None:
+    """One distance over all images of a codec's setting; None if one of them is too small."""
+    coder = make(jobs[0].codec, jobs[0].vvc)
+    if (stored := known.set_score(coder.name, jobs[0].setting, rows, name)) is not None:
+        return stored
+    keys = [_hash(j.pixels, _file_hash(j.file().read_bytes()), coder.name, coder.identity) for j in jobs]
+    sides = ([j.pixels for j in jobs], keys)
+    paths = [[_moments(jobs[0].cache, key, name) for key in side] for side in sides]
+    references, images = ([_measured(path) for path in side] for side in paths)
+    return round(metrics.SET_METRICS[name].distance(references, images), evaluate.DIGITS)
+
+
 def run(args: argparse.Namespace) -> Path:
     names, lines = metrics.available(args.metrics)
     images = {p: image_io.load(p).pixels for p in evaluate.expand(args.images, evaluate.IMAGES)}
+    sets = [n for n in names if n in metrics.SET_METRICS]
+    for name in sets:
+        if min(min(x.shape[:2]) for x in images.values()) < metrics.SET_METRICS[name].smallest:
+            lines.append(f"{metrics.SET_METRICS[name].title}: an image is smaller than one patch")
+    sets = [n for n in sets if not any(line.startswith(metrics.SET_METRICS[n].title) for line in lines)]
+    names = [n for n in names if n in metrics.METRICS]
     hashes = {p: _hash(x.shape, hashlib.sha256(x.tobytes()).hexdigest()) for p, x in images.items()}
     found = _coders(args, lines)
     for line in lines:
@@ -221,8 +312,11 @@ def run(args: argparse.Namespace) -> Path:
     if todo:
         list(_each(encode, todo, args.workers, args.threads, "encode"))
     columns = [*names, SECONDS] if args.seconds else names
-    ready = [([j for j in js if j.file().exists()], columns) for js in jobs.values()]
-    rows = [
+    known = Known(args.results / f"{args.name}.json")
+    made = [j for js in jobs.values() for j in js if j.file().exists()]
+    stored = _known_rows(args, known, made, columns)
+    ready = [([j for j in js if j.file().exists() and j not in stored], columns, sets) for js in jobs.values()]
+    rows = list(stored.values()) + [
         row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part
     ]
     means = [m for m in bd_rate.means(rows) if m["images"] == len(images)]
@@ -236,18 +330,26 @@ def run(args: argparse.Namespace) -> Path:
     means.sort(key=lambda m: (order.index(m["codec"]), m["bpp"]))
     settings = {(m["codec"], m["setting"]): i for i, m in enumerate(means)}
     rows = [r for r in rows if (r["codec"], r["setting"]) in settings]
+    for m in means:
+        own = (m["codec"], m["setting"])
+        for name in sets:
+            part = [j for j in made if (found[j.codec].name, j.setting) == own]
+            m[name] = _set_scores(known, part, [r for r in rows if (r["codec"], r["setting"]) == own], name)
     for p, x in images.items() if args.keep else ():
         if not args.keep_only or p.stem in args.keep_only:
             (args.keep / "original").mkdir(parents=True, exist_ok=True)
             image_io.save(x, args.keep / "original" / f"{p.stem}.png")
-    shown = {n: metrics.METRICS[n] for n in names}
+    every = {**metrics.METRICS, **metrics.SET_METRICS}
+    shown = {n: m for n, m in every.items() if n in names or n in sets}
+    shown = dict(sorted(shown.items(), key=lambda item: (not item[1].independent, item[0] != metrics.HEADLINE)))
     higher = {n: m.higher_is_better for n, m in shown.items()}
     gains, without = _bd_rates(means, args.anchor, higher, tuple(args.between) if args.between else None)
     content = {
         "codecs": {c.name: c.title for c in found.values()},
         "ours": [c.name for c in found.values() if c.ours],
-        "metrics": {n: {"title": m.title, "unit": m.unit, "higher_is_better": m.higher_is_better}
-                    for n, m in shown.items()},
+        "decoders": {c.name: c.identity for c in found.values()},
+        "metrics": {n: {"title": m.title, "unit": m.unit, "higher_is_better": m.higher_is_better,
+                        "independent": m.independent} for n, m in shown.items()},
         "left_out": lines + without,
         "between": args.between,
         "threads": args.threads,

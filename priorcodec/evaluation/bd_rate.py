@@ -1,8 +1,8 @@
-"""Rate-distortion curves out of result rows: means per setting and the Bjontegaard delta rate (package bjontegaard).
+"""Rate-distortion curves of result rows: means per setting and the Bjontegaard delta rate (package bjontegaard).
 
-BD-rate after Bjontegaard, VCEG-M33 (2001), with piecewise cubic interpolation (pchip) of log rate over quality. It is
-taken between the curves of means over all images, and comes with the overlap of the two quality ranges: a figure from
-a short overlap says little.
+BD-rate after Bjontegaard, VCEG-M33 (2001), with piecewise cubic interpolation (pchip) of log rate over quality. It compares
+the curves of means over all images, and is given with the overlap of the two quality ranges: a BD-rate from a short overlap
+says little.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True, kw_only=True)
 class BDRate:
-    """percent: rate of the test over the anchor at equal quality, -50 is half; None without overlap or with one point.
+    """Mean rate difference at equal quality.
 
-    overlap: common part of the two quality ranges over their union, in [0, 1]; low, high: that part, in the metric.
+    Attributes:
+        percent: rate of the test over the anchor, -50 is half; None without overlap or with one point.
+        overlap: common part of the two quality ranges over their union, in [0, 1].
+        low: lower end of the common part, in the metric.
+        high: its upper end.
     """
 
     percent: float | None
@@ -33,8 +37,8 @@ class BDRate:
     high: float
 
 
-def front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
-    """Points by rising rate without those a cheaper point already equals: a curve that has one rate per quality."""
+def pareto_front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
+    """Points by rising rate, without those whose quality a cheaper point already reaches: one rate per quality."""
     kept: list[Point] = []
     sign = 1 if higher_is_better else -1
     for rate, value in sorted(points):
@@ -44,11 +48,15 @@ def front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
 
 
 def bd_rate(anchor: Sequence[Point], test: Sequence[Point], *, higher_is_better: bool) -> BDRate:
-    """Mean rate difference of `test` against `anchor`. Raises ConfigError for an empty curve or a rate of 0."""
+    """Mean rate difference of `test` against `anchor`.
+
+    Raises:
+        ConfigError: a curve is empty or has a rate of 0.
+    """
     if not anchor or not test or min(rate for rate, _ in [*anchor, *test]) <= 0:
         raise ConfigError("a curve has no point or a rate of 0; BD-rate wants at least two points with rates above 0")
     sign = 1 if higher_is_better else -1
-    a, t = front(anchor, higher_is_better=higher_is_better), front(test, higher_is_better=higher_is_better)
+    a, t = (pareto_front(points, higher_is_better=higher_is_better) for points in (anchor, test))
     ranges = [[sign * value for _, value in curve] for curve in (a, t)]
     low, high = max(r[0] for r in ranges), min(r[-1] for r in ranges)
     union = max(r[-1] for r in ranges) - min(r[0] for r in ranges)
@@ -67,9 +75,12 @@ def bd_rate(anchor: Sequence[Point], test: Sequence[Point], *, higher_is_better:
     return BDRate(percent=result, overlap=overlap, low=min(sign * low, sign * high), high=max(sign * low, sign * high))
 
 
-def between(curve: Sequence[Point], low: float, high: float) -> list[Point]:
-    """The part of a curve from `low` to `high` bits per pixel; where it runs on beyond, its value there is interpolated
-    (piecewise cubic in the logarithm of the rate, as `bd_rate` does)."""
+def clip_to_rate_range(curve: Sequence[Point], low: float, high: float) -> list[Point]:
+    """The part of a curve between `low` and `high` bits per pixel.
+
+    An end that lies inside the curve becomes a point of its own, interpolated as `bd_rate` does: piecewise cubic in the
+    logarithm of the rate.
+    """
     from scipy.interpolate import PchipInterpolator
 
     points = sorted(curve)
@@ -101,16 +112,23 @@ def bd_table(
     higher: dict[str, bool],
     rates: tuple[float, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """BD-rate of every codec against `anchor` under every metric (higher: metric -> higher is better).
+    """BD-rate of every codec against one anchor under every metric.
 
-    rates: of both curves only what lies between these, in bits per pixel.
+    Args:
+        mean_rows: as `means` gives them.
+        anchor: codec that the others are compared with.
+        higher: metric -> whether higher is better.
+        rates: range in bits per pixel that both curves are clipped to.
+
+    Returns:
+        One entry per codec and metric: codec, anchor, metric, percent, overlap, low, high.
     """
     table, codecs = [], dict.fromkeys(r["codec"] for r in mean_rows)
     for codec in codecs:
         for metric, up in higher.items():
             base, test = curve(mean_rows, anchor, metric), curve(mean_rows, codec, metric)
             if rates:
-                base, test = between(base, *rates), between(test, *rates)
+                base, test = clip_to_rate_range(base, *rates), clip_to_rate_range(test, *rates)
             if codec == anchor or not base or not test:
                 continue
             bd = bd_rate(base, test, higher_is_better=up)

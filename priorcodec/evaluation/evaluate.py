@@ -21,6 +21,7 @@ import numpy as np
 from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import metrics
+from priorcodec.evaluation.table import Table
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".jxl"}
 STREAMS = {".266": "vvc", ".vvc": "vvc", ".265": "hevc", ".hevc": "hevc", ".obu": "obu"}
@@ -141,12 +142,10 @@ def render(rows: Sequence[Row], style: str) -> str:
         writer.writeheader()
         writer.writerows(every)
         return out.getvalue()
-    heads = [metrics.METRICS[k].title if k in metrics.METRICS else k for k in rows[0]]
-    cells = [heads, *([_cell(k, row[k]) for k in row] for row in every)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ["  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
-             for line in cells]  # fmt: skip
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    heads = [metrics.METRICS[k].label if k in metrics.METRICS else k for k in rows[0]]
+    marked = any(k in metrics.METRICS and not metrics.METRICS[k].independent for k in rows[0])
+    cells = [[_cell(k, row[k]) for k in row] for row in every]
+    return Table(heads=heads, rows=cells, texts=2, note=metrics.MARK_NOTE if marked else "").text()
 
 
 def _cell(key: str, value: Any) -> str:

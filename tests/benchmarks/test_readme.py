@@ -57,6 +57,26 @@ def test_blocks_are_written_and_then_agree(project):
     assert (project / "README.md").read_text() == text
 
 
+def test_the_main_table_keeps_what_was_trained_on_apart(project):
+    result = json.loads(json.dumps(RESULT))
+    result["metrics"] = {"stlpips_alex": {"title": "ST-LPIPS (Alex)", "unit": "", "higher_is_better": False},
+                         "psnr": {"title": "PSNR", "unit": "dB", "higher_is_better": True},
+                         "lite1_lpips": {"title": "Lite1, LPIPS form", "unit": "", "higher_is_better": False}}  # fmt: skip
+    result["bd_rate"] = [{"codec": "b", "anchor": "vvc", "metric": m, "percent": p, "overlap": 0.9}
+                         for m, p in (("stlpips_alex", -39.2), ("psnr", 64.3), ("lite1_lpips", 32.8))]  # fmt: skip
+    (project / "benchmarks" / "results" / "mini.json").write_text(json.dumps(result))
+    (project / "README.md").write_text(
+        "<!-- table:quality:mini -->\n<!-- end -->\n<!-- table:mini/ours -->\n<!-- end -->\n"
+    )
+    readme(project)
+    main, ours = (project / "README.md").read_text().split("<!-- end -->")[:2]
+    assert (
+        "| against vvc | Lite1, LPIPS form | PSNR |\n" in main and "| Codec B | +32.8% (90%) | +64.3% (90%) |" in main
+    )
+    assert "trained on: ST-LPIPS (Alex) † says Codec B -39.2%. † This network" in main
+    assert "| codec | against | Lite1, LPIPS form | PSNR | ST-LPIPS (Alex) † |\n" in ours and "† This network" in ours
+
+
 def test_ours_against_every_anchor(project):
     (project / "README.md").write_text(
         "<!-- table:mini/ours -->\n<!-- end -->\n<!-- table:mini/bd:c -->\n<!-- end -->\n<!-- table:mini/bd:vvc -->\n<!-- end -->"

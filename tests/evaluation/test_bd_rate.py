@@ -45,17 +45,17 @@ def test_one_point_is_no_curve():
 
 
 def test_points_that_cost_more_for_less_are_dropped():
-    assert bd_rate.front([*PSNR, (0.3, 25.0)], higher_is_better=True) == PSNR
-    assert bd_rate.front([*DISTANCE, (0.3, 0.18)], higher_is_better=False) == DISTANCE
+    assert bd_rate.pareto_front([*PSNR, (0.3, 25.0)], higher_is_better=True) == PSNR
+    assert bd_rate.pareto_front([*DISTANCE, (0.3, 0.18)], higher_is_better=False) == DISTANCE
 
 
 def test_a_part_of_a_curve_ends_where_it_is_asked_to():
     """value = 8 log2(rate) + 60: the interpolation is exact, and the parts of one line still cost the same."""
     line = [(2.0**k, 8.0 * k + 60) for k in (-6, -5, -4, -3, -2)]
-    part = bd_rate.between(line, 2.0**-4.5, 2.0**-2.5)
+    part = bd_rate.clip_to_rate_range(line, 2.0**-4.5, 2.0**-2.5)
     assert part == [pytest.approx(point) for point in ((2.0**k, 8.0 * k + 60) for k in (-4.5, -4, -3, -2.5))]
-    assert bd_rate.between(line, 0.001, 1.0) == line  # it does not reach so far
-    assert bd_rate.between([(0.1, 3.0)], 0.2, 0.3) == []
+    assert bd_rate.clip_to_rate_range(line, 0.001, 1.0) == line  # it does not reach so far
+    assert bd_rate.clip_to_rate_range([(0.1, 3.0)], 0.2, 0.3) == []
     double = [(2 * rate, value) for rate, value in line]
     means = [{"codec": c, "setting": str(i), "bpp": r, "psnr": v}
              for c, points in (("one", line), ("two", double)) for i, (r, v) in enumerate(points)]  # fmt: skip

