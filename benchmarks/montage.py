@@ -26,8 +26,8 @@ def run(args: argparse.Namespace) -> None:
         data = codec.encode(original, quality)
         images = {"preview": codec.preview(data, output="np")}
         images |= {name: session.decode(data, output="np") for name, session in sessions.items()}
-        shots = [demo.Shot(codec="original", size_bytes=0, pixels=original)]
-        shots += [demo.Shot(codec=name, size_bytes=len(data), pixels=pixels) for name, pixels in images.items()]
+        shots = [demo.CodedExample(codec="original", size_bytes=0, pixels=original)]
+        shots += [demo.CodedExample(codec=name, size_bytes=len(data), pixels=pixels) for name, pixels in images.items()]
         shots.append(demo.nearest("AVIF", original, len(data)))
         rows.append([replace(shot, pixels=shot.pixels[y : y + side, x : x + side]) for shot in shots])
     Image.fromarray(demo.montage(rows)).save(args.target, quality=88, method=6)
