@@ -38,7 +38,8 @@ class Known:
     def row(self, pixels: str, file: str, codec: str, decoder: str, columns: Sequence[str]) -> dict[str, Any] | None:
         """The stored row of this reference, file and decoder if it has all of the columns."""
         row = self._rows.get((pixels, file, codec))
-        return row if row and self._decoders.get(codec) == decoder and all(c in row for c in columns) else None
+        same = self._decoders.get(codec) == resultfile.scrub(decoder)
+        return row if row and same and all(c in row for c in columns) else None
 
     def set_score(self, codec: str, setting: str, rows: Sequence[dict[str, Any]], name: str) -> float | None:
         """The stored score of a whole set if it was taken over exactly these rows."""

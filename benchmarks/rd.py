@@ -347,7 +347,7 @@ def run(args: argparse.Namespace) -> Path:
     content = {
         "codecs": {c.name: c.title for c in found.values()},
         "ours": [c.name for c in found.values() if c.ours],
-        "decoders": {c.name: c.identity for c in found.values()},
+        "decoders": {c.name: resultfile.scrub(c.identity) for c in found.values()},
         "metrics": {n: {"title": m.title, "unit": m.unit, "higher_is_better": m.higher_is_better,
                         "independent": m.independent} for n, m in shown.items()},
         "left_out": lines + without,

@@ -183,12 +183,12 @@ def refine_low(result: Result) -> Table:
 
 
 def blind(result: Result) -> Table:
-    """Verdicts of benchmarks/look.py: how often each side of a pair was preferred, by pair of codecs and rate."""
-    rows = [
-        [f"{row['a']} against {row['b']}", f"{row['bpp']:g}", str(row["pairs"]), str(row["first"]), str(row["second"]),
-         str(row["equal"])]
-        for row in result["summary"]
-    ]  # fmt: skip
+    """Verdicts of benchmarks/look.py: how often each codec of a pair was preferred, by rate and in all."""
+    counts, rows = ("pairs", "first", "second", "equal"), []
+    for a, b in dict.fromkeys((row["a"], row["b"]) for row in result["summary"]):
+        part = [row for row in result["summary"] if (row["a"], row["b"]) == (a, b)]
+        every = {"bpp": "all", **{name: sum(row[name] for row in part) for name in counts}}
+        rows += [[f"{a} against {b}", *(str(row[name]) for name in ("bpp", *counts))] for row in (*part, every)]
     heads = ["pair", "about bpp", "pairs", "first preferred", "second preferred", "equal"]
     return Table(heads=heads, rows=rows, note=result["note"])
 

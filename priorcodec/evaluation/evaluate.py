@@ -33,15 +33,22 @@ Row = dict[str, Any]
 
 
 def read(path: Path, *, backbone: str | None = None) -> metrics.Pixels:
-    """Decode any file we compare -> uint8 (h, w, 3).
+    """Decode a file of any format that is compared. Video streams are read as BT.709 full range, first frame.
 
-    backbone: which one decodes .gic files; None is the preview, which needs none. Video streams are read as BT.709 full
-    range, first frame. Raises ImageError with one line.
+    Args:
+        path: PNG, JPEG, WebP, AVIF, TIFF, JPEG XL, a raw VVC, HEVC or AV1 stream, or .gic.
+        backbone: which one decodes .gic files; None is the preview, which needs none.
+
+    Returns:
+        uint8 (h, w, 3).
+
+    Raises:
+        ImageError: the file cannot be read.
     """
     suffix = path.suffix.lower()
     if suffix == ".gic":
         session = _session(backbone)
-        return image_io.from_any((session.preview if backbone is None else session.decode)(path.read_bytes())).pixels
+        return (session.preview if backbone is None else session.decode)(path, output="np")
     if suffix == ".jxl":
         return _read_jxl(path)
     return read_stream(path, STREAMS[suffix]) if suffix in STREAMS else image_io.load(path).pixels
@@ -70,7 +77,14 @@ def rgb(frame: Any) -> metrics.Pixels:
 def pair(references: Sequence[Path], files: Sequence[Path]) -> list[tuple[Path, Path]]:
     """(reference, file) for each file: `kodim01-q3.gic` belongs to `kodim01.png`, and the longest such name wins.
 
-    Both may hold folders. One reference and one file belong together whatever their names. Raises ConfigError.
+    One reference and one file belong together whatever their names.
+
+    Args:
+        references: files or folders.
+        files: files or folders.
+
+    Raises:
+        ConfigError: a file's name fits no reference.
     """
     known, coded = expand(references, IMAGES), expand(files, IMAGES | STREAMS.keys() | {".gic"})
     if len(known) == len(coded) == 1:
@@ -107,9 +121,17 @@ def evaluate(
     backbone: str | None = None,
     coded: Path | None = None,
 ) -> list[Row]:
-    """One row per file: image, file, bytes, bpp and the named metrics.
+    """Score files.
 
-    coded: where the coded files of already decoded images (PNG, TIFF) lie; by default beside them, as .gic.
+    Args:
+        references: files or folders of untouched images.
+        files: files or folders of coded or decoded images.
+        names: metrics.
+        backbone: which one decodes .gic files; None is the preview.
+        coded: where the coded files of already decoded images (PNG, TIFF) are; by default beside them, as .gic.
+
+    Returns:
+        One row per file: image, file, bytes, bpp and the named metrics.
     """
     names, rows, last = list(names), [], (Path(), np.empty(0))
     for reference, file in pair(references, files):

@@ -96,7 +96,7 @@ def test_the_count_becomes_a_table(look, made, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- table:blind -->\n<!-- end -->\n")
     run("readme.py", "--readme", page, "--results", made / "results")
-    assert page.read_text().count("| nano_unet against vvc |") == 3 and "12 pairs" in page.read_text()
+    assert page.read_text().count("| nano_unet against vvc |") == 4 and "12 pairs" in page.read_text()
 
 
 def test_a_missing_verdict_is_one_line(look, made):

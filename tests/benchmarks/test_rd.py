@@ -129,7 +129,8 @@ def test_a_second_run_makes_nothing_anew(rd, tmp_path):
     """Some codecs of the first run again: equal rows, and not one file of the cache touched."""
     files = {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()}
     arguments = ["again", rd["images"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--anchor", "jpeg", "--metrics"]
-    arguments += ["psnr", "msssim", "ssimulacra2", "--cache", rd["folder"] / "cache", "--results", tmp_path]
+    arguments += ["psnr", "msssim", "ssimulacra2", "lite1_frechet", "--cache", rd["folder"] / "cache"]
+    arguments += ["--results", tmp_path]
     run("rd.py", *arguments)
     assert {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()} == files
     again = json.loads((tmp_path / "again.json").read_text())

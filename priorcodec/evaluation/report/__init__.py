@@ -40,7 +40,7 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None) 
         if result["kind"] == "rd":
             body.append(_rd_section(result))
             if images is not None:
-                viewed["metrics"] |= {k: m["label"] for k, m in tables.columns(result).items()}
+                viewed["metrics"] |= {k: tables.columns(result)[k]["label"] for k in _of_images(result)}
                 viewed["images"] += _images(result, images, embedded)
         elif result["kind"] == "speed":
             body.append(_section(f"Speed: {result['name']}", tables.speed_table(result)))
@@ -130,12 +130,17 @@ def _images(result: dict[str, Any], folder: Path, embedded: list[str]) -> list[d
                 key = (codec, row["setting"])
                 if key not in seen:
                     seen[key] = _embed(_kept(folder, row), embedded)
-                scores = {k: row[k] for k in ("setting", "bytes", "bpp", *result["metrics"])}
+                scores = {k: row[k] for k in ("setting", "bytes", "bpp", *_of_images(result))}
                 versions.append({"title": result["codecs"][codec], "codec": codec, "image": seen[key], **scores})
             focus = next((i for i, v in enumerate(versions) if v.get("codec") in shown), 1)
             rates.append({"label": f"{base['bpp']:.3f} bpp", "focus": focus, "versions": versions})
         found.append({"name": name, "width": about["width"], "height": about["height"], "rates": rates})
     return found
+
+
+def _of_images(result: dict[str, Any]) -> list[str]:
+    """Metrics that every image has a score of; distances of sets have none."""
+    return [name for name in tables.columns(result) if all(name in row for row in result["rows"])]
 
 
 def _base(result: dict[str, Any], rows: Sequence[dict[str, Any]]) -> str:
