@@ -26,7 +26,7 @@ def images():
 def alone(images):
     """What one thread makes of them: files, previews, images."""
     session = open_session("toy")
-    files = [session.encode(image, quality=quality) for image, quality in images]
+    files = [bytes(session.encode(image, quality=quality)) for image, quality in images]
     return files, [session.preview(data, output="np") for data in files], session.decode(files, output="np")
 
 
@@ -38,7 +38,7 @@ def test_one_session_in_eight_threads(images, alone, record_property):
     """Three kinds of work at once, in another order in each round; the session loads its parts while all of them wait for it."""
     session, rounds = open_session("toy"), 6
     work = {
-        "encode": lambda i: session.encode(images[i][0], quality=images[i][1]),
+        "encode": lambda i: bytes(session.encode(images[i][0], quality=images[i][1])),
         "preview": lambda i: session.preview(alone[0][i], output="np"),
         "decode": lambda i: session.decode(alone[0][i], output="np"),
     }
