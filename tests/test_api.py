@@ -71,7 +71,7 @@ def test_pyright_sees_the_types(tmp_path):
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
     lines = [d["message"] for d in json.loads(said.stdout)["generalDiagnostics"]]
-    for wanted in ('"Session"', '"EncodedImage"', '"Image"', '"list[NDArray', '"list[str]"', '"stps"'):
+    for wanted in ('"Session"', '"EncodedImage"', '"Image"', '"list[ndarray', '"list[str]"', '"stps"'):
         assert any(wanted in line for line in lines), (wanted, lines)
 
 

@@ -179,7 +179,7 @@ def test_values_that_do_not_fit_change_nothing(trained):
 
 @pytest.mark.parametrize("name", ["sdxl", "pixart", "sd15"])
 def test_peft_gets_one_pattern_for_each_uncommon_rank(name, specs):
-    """It tries every pattern on every module: with one for each of SDXL's 794 modules, injecting took minutes."""
+    """It tries every pattern on every module: with one for each of SDXL's 756 modules, injecting took minutes."""
     spec = specs[name]
     paths = [f"{i}.{j}" for i, rule in enumerate(spec.lora) for j in range(rule.modules)]
     config = lora.peft_config(dict.fromkeys(paths, 16))
@@ -200,10 +200,10 @@ def test_injecting_at_full_size_takes_seconds(specs):
     for spec in specs.values():
         with torch.device("meta"):
             module = spec.build(None, dtype=torch.float32).module
-        started = time.perf_counter()
+        started = time.process_time()
         ranks = {path: rule.rank for rule in spec.lora for path in rules.match([rule], module)}
         lora.inject(module, ranks)
-        assert time.perf_counter() - started < 20, spec.name  # 143 s once; idle it takes 1 to 4
+        assert time.process_time() - started < 15, spec.name  # 143 s once; 2.3 s of one core for sdxl now
 
 
 def test_every_weight_learns_in_three_steps(make, features):
