@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from priorcodec.core.errors import ConfigError
+from priorcodec.evaluation.table import Table
 
 if TYPE_CHECKING:
     from priorcodec.batch.jobs import Outcome
@@ -145,10 +146,8 @@ def failures(outcome: Outcome) -> None:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print rows as a table whose columns are as wide as they must be, so that nothing is cut in a pipe."""
-    texts = [list(columns), *([str(row[column]) for column in columns] for row in rows)]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    for cells in texts:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+    cells = [[str(row[column]) for column in columns] for row in rows]
+    typer.echo(Table(heads=list(columns), rows=cells, texts=len(columns)).text(), nl=False)
 
 
 def _path(word: str) -> Path:

@@ -53,14 +53,14 @@ def quality_table(result: dict[str, Any], anchor: str = "vvc") -> Table:
     table, apart = bd_table(part, anchor), []
     for name, about in columns(result).items():
         entries = [e for e in result["bd_rate"] if (e["anchor"], e["metric"]) == (anchor, name)]
-        told = [
+        rates = [
             f"{result['codecs'][e['codec']]} {e['percent']:+.1f}%"
             for e in entries
             if e["codec"] in result["ours"] and e["percent"] is not None
         ]
-        if not about["independent"] and told:
-            apart.append(f"{about['label']} says {', '.join(told)}.")
-    note = [table.note, *(["Apart, since it was trained on:", *apart, metrics.MARK_NOTE] if apart else [])]
+        if not about["independent"] and rates:
+            apart.append(f"{about['label']} says {', '.join(rates)}.")
+    note = [table.note, *(["Apart from these,", *apart, metrics.MARK_NOTE] if apart else [])]
     return Table(heads=table.heads, rows=table.rows, note=" ".join(note))
 
 
