@@ -20,7 +20,8 @@ def columns(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
         independent = known[name].independent if name in known else about.get("independent", True)
         label = about["title"] if independent else f"{about['title']} {metrics.MARK}"
         found[name] = {**about, "independent": independent, "label": label}
-    order = [*known, *found]
+    network = [name for name in known if name.startswith("lite1_")]  # distances on one network side by side
+    order = [*network, *known, *found]
     return dict(sorted(found.items(), key=lambda item: (not item[1]["independent"], order.index(item[0]))))
 
 
