@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import hashlib
-import json
 import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
 
 from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
-from priorcodec.core import container, rate_control
+from priorcodec.core import rate_control
 from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
 from priorcodec.core.image import io as image_io
@@ -122,7 +119,6 @@ class Session:
         with self._lock:
             self.close()
             self.config = config
-            self.__dict__.pop("_image_settings", None)
         return self
 
     @property
@@ -277,35 +273,6 @@ class Session:
             StreamError: Damaged or foreign bytes.
         """
         return self._convert(self._preview, data, output)
-
-    def fingerprint(self, data: Data, *, preview: bool = False) -> str:
-        """32 hex digits of a file and every setting its image depends on, except the device (it changes last bits only).
-
-        Raises:
-            StreamError: Damaged bytes.
-        """
-        from priorcodec.adapters import decode as adapter_decode
-        from priorcodec.core import tiling
-
-        data = _read(data)
-        parts: list[Any] = [f"{self.codec.id:08x}", preview]
-        if not preview:
-            stream = container.unpack(data, max_pixels=self.config.max_pixels)
-            plan = tiling.plan(stream.height, stream.width, self.tile, adapter_decode.MARGIN)
-            counts = [len(plan.rows), len(plan.columns)]  # as many of them are the same ones on every machine
-            parts += [*self._image_settings, counts]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
-
-    @cached_property
-    def _image_settings(self) -> list[Any]:
-        """For `fingerprint`; once for all files, since the whole adapter is hashed."""
-        from priorcodec.registry.adapter_sources import sha256
-
-        spec = self.spec
-        adapter = sha256(self.registry.adapter(spec, self.config.adapter))
-        settings = {**dataclasses.asdict(self.config), "dtype": str(self.dtype), "adapter": adapter}
-        unseen = ("device", "max_pixels", "tile")
-        return [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
 
     def _convert(self, decode: Callable[[bytes], np.ndarray], data: Data | Sequence[Data], output: str) -> Any:
         """Apply `decode`, which gives uint8 (h, w, 3), to one file or several, and convert the result."""
