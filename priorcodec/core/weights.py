@@ -23,7 +23,7 @@ from priorcodec.core.transforms import EncoderConfig, ImageEncoder, Transforms
 Model = TypeVar("Model", bound=Transforms)
 KIND = "priorcodec encoder 1"
 TRAINED = "entropy_model."  # before the names of what they were frozen from
-LIMITS = {"levels": (2, 8), "depth": (0, 64)}  # of a config in a stranger's file; widths: 1 to 4096
+LIMITS = {"levels": (2, 8), "depth": (0, 64)}  # of a config in any file; widths: 1 to 4096
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
 

@@ -224,8 +224,8 @@ def _train(adapter: Adapter) -> list[str]:
         optimizer.zero_grad()
         out = adapter(*features)
         assert out.mean is not None and out.std is not None  # CONFIG asks for them
-        grain = torch.randn(2, *adapter.noise_shape(64, 128), generator=noise)
-        x = adapter.to_pixels(out.z, *features[1:], grain)
+        noise_sample = torch.randn(2, *adapter.noise_shape(64, 128), generator=noise)
+        x = adapter.to_pixels(out.z, *features[1:], noise_sample)
         torch.stack([(part - 1).square().mean() for part in (x, out.z, out.mean, out.std)]).sum().backward()
         for name, weight in names.items():
             if weight.grad is not None and bool(weight.grad.any()):
