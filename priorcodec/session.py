@@ -44,14 +44,14 @@ DEFAULT_QUALITY = 3.0
 
 
 class EncodedImage(bytes):
-    """The bytes of a .gic file, with what is known about them.
+    """The bytes of a .gic file, with its properties as attributes.
 
     Attributes:
         quality: Quality in levels, 0 to 7.
         bpp: Bits per pixel of the whole file.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-        details: Everything the codec measured: estimated bits, parts, hash of the symbols, what refinement did.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        details: The codec's record: estimated bits, parsed file, hash of the symbols, outcome of refinement.
     """
 
     quality: float
@@ -62,7 +62,7 @@ class EncodedImage(bytes):
 
     @classmethod
     def of(cls, details: Encoded) -> EncodedImage:
-        """Wrap the codec's own record."""
+        """Make one from the codec's record."""
         from priorcodec.core.entropy.tables import QUALITY_STEPS
 
         image, parts = cls(details.data), details.container
@@ -108,7 +108,7 @@ class Session:
             self._codec = self._adapter = self._precise = None
 
     def to(self, device: str | torch.device) -> Session:
-        """Move to another device: "cpu", "cuda", "cuda:1", ...; what is loaded already is loaded again there. Returns itself.
+        """Move to another device ("cpu", "cuda", "cuda:1", ...) and return the session; loaded networks are loaded again there.
 
         Raises:
             ConfigError: The device cannot be used.
@@ -200,8 +200,8 @@ class Session:
         Args:
             image: Path, PIL image, uint8 array (h, w, 3) or (h, w), or tensor (3, h, w) in [-1, 1].
             quality: In levels, 0 (smallest file) to 7; fractions are allowed.
-            bpp: Bits per pixel of the true size: the largest file that has at most so many.
-            max_bytes: Bytes of the whole file: the largest file that has at most so many.
+            bpp: Largest bits per pixel of the true size; the largest file within it is made.
+            max_bytes: Largest size of the file in bytes; the largest file within it is made.
             background: Color behind transparency, such as "white" or "#rrggbb".
             statistics: Write the image's color statistics, which decoding with renorm="written" needs.
             refine: Steps of online latent optimization, 0 to 10000.

@@ -32,10 +32,10 @@ class EncoderWeights:
     """A loaded encoder.
 
     Attributes:
-        id: first 32 bits of the file's SHA-256.
-        transforms: on the device that was asked for.
-        entropy_model: on the CPU, whatever the device.
-        metadata: what the file says of its making.
+        id: First 32 bits of the file's SHA-256.
+        transforms: The transforms, on the requested device.
+        entropy_model: The entropy model, always on the CPU.
+        metadata: Metadata of the file.
     """
 
     id: int

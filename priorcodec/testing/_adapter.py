@@ -132,12 +132,15 @@ def check_file_ignores_backbone(subject: Subject) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One adapter's life in the tiny model: attached, trained, saved, ejected; what was there before and after.
+    """State before and after an adapter was attached to the tiny model, trained, saved and ejected.
 
     Attributes:
-        weights, weights_after: Of the denoiser, by name.
-        tree, tree_after: Its modules and their hooks.
-        answer, answer_after: Of `predict` for the same input.
+        weights: Weights of the denoiser by name, before.
+        weights_after: The same, afterwards.
+        tree: Modules of the denoiser and their hooks, before.
+        tree_after: The same, afterwards.
+        answer: Output of `predict`, before.
+        answer_after: Output for the same input, afterwards.
         idle: Weights of the adapter that never had a gradient.
         free: Weights of the denoiser that had one.
         z: The trained adapter's latent.

@@ -31,9 +31,10 @@ class ExactLayer:
     """One frozen layer that reads some offsets around each position.
 
     Args:
-        weight: int16 (c_out, c_in, k, k), k = 1 or 3; bias: int32 (c_out,), in units of the exact sum; taps: the (row, column)
-            offsets to look at, all of the kernel's by default: what is left out must meet zeros; relu: clamp at zero, else at
-            -LIMIT.
+        weight: int16 (c_out, c_in, k, k), k = 1 or 3.
+        bias: int32 (c_out,), in units of the exact sum.
+        relu: Clamp at zero, else at -LIMIT.
+        taps: (row, column) offsets that are read, by default all of the kernel's; the inputs at the others must be zero.
     """
 
     def __init__(
