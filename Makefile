@@ -1,6 +1,7 @@
 # make demo   installs everything into .venv and codes the demo photograph
 # make test   installs everything and runs the tests        make lint   ruff, pyright, import-linter
 # make docs   writes the tables of README.md and docs/ again from benchmarks/results
+# make site   builds the documentation as a website into site/
 # make quality KODAK=images AIGC=images [VVC=bitstreams]   measures every quality table again; what is missing is named and left out
 #   (VVC holds kodak/ and aigc/; CODECS="preview nano_unet vvc" measures fewer; the rest is decoded from the cache or known by its hash)
 # make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
@@ -17,7 +18,7 @@ FIND := for p in python3.11 python3.12 python3.13 python3.14 python3 python; do 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
-.PHONY: demo test lint docs conformance audit quality install clean
+.PHONY: demo test lint docs site conformance audit quality install clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -33,6 +34,10 @@ lint: $(STAMP)
 
 docs: $(STAMP)
 	$(BIN)/python benchmarks/readme.py
+
+site: $(STAMP)
+	$(BIN)/python -c 'import mkdocs' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict --quiet
 
 conformance: $(STAMP) $(OLDEST)/installed
 	PYTHONPATH=. $(BIN)/python tests/golden/check.py
@@ -70,4 +75,4 @@ $(STAMP): pyproject.toml
 	@cp pyproject.toml $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -64,7 +64,7 @@ class Pair:
     bpp: float
 
 
-def plan(pairs: list[tuple[str, str]], rates: list[float], images: list[str], seed: int) -> list[Pair]:
+def blind_pairs(pairs: list[tuple[str, str]], rates: list[float], images: list[str], seed: int) -> list[Pair]:
     """Every image once per pair of codecs, the rates evenly shared out, in an order that gives nothing away."""
     chosen = [
         Pair(image=image, first=first, second=second, bpp=rates[(i + k) % len(rates)])
@@ -119,7 +119,7 @@ def make(args: argparse.Namespace) -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     pairs = [(words.partition("/")[0], words.partition("/")[2]) for words in args.pairs]
     draw, key = random.Random(args.seed + 1), []
-    for number, pair in enumerate(plan(pairs, args.rates, images, args.seed), 1):
+    for number, pair in enumerate(blind_pairs(pairs, args.rates, images, args.seed), 1):
         source, kind, suffix = sets[pair.image[:5]]
         pixels = image_io.load(source / f"{pair.image}{suffix}").pixels
         data = files(pair, pixels, args.vvc / kind if args.vvc else None)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import time
@@ -31,6 +32,12 @@ from priorcodec.evaluation import bd_rate
 METRICS = ("stlpips_alex", "psnr", "gmsd")
 SCRATCH = "everything from scratch"
 SHIPPED = [f"start={WEIGHTS / 'nano_unet.adapter.safetensors'}"]
+SILENCED = {  # row -> the tensors of an adapter's file that are set to zero
+    "no LoRA": r"lora\..*\.lora_B\.",
+    "no residual refiner": r"own\.refiner\.tail\.",
+    "no noise": r"own\.refiner\.noise\.",
+    "bridge without y_hat": r"own\.bridge\.y_branch\.",
+}
 TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
     "retarget": {
         "warm start from nano_unet's": ("nano_dit", SHIPPED),
@@ -38,16 +45,16 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
         "LoRA only": ("nano_dit", ["train=lora"]),
         "bridge only": (
             "nano_dit",
-            ["train=bridge", "adapter.lora_rank=0", "adapter.detail=0"],
+            ["train=bridge", "adapter.lora_rank=0", "adapter.refiner=0"],
         ),
         SCRATCH: ("nano_dit", ["loss.latent=0", "loss.statistics=0"]),
     },
     "ablation": {
         "default": ("nano_unet", []),
         "no LoRA": ("nano_unet", ["adapter.lora_rank=0"]),
-        "no detail": ("nano_unet", ["adapter.detail=0"]),
-        "detail of 2 blocks": ("nano_unet", ["adapter.detail_depth=2"]),
-        "no grain": ("nano_unet", ["adapter.grain=0"]),
+        "no residual refiner": ("nano_unet", ["adapter.refiner=0"]),
+        "residual refiner of 2 blocks": ("nano_unet", ["adapter.refiner_depth=2"]),
+        "no noise": ("nano_unet", ["adapter.noise_channels=0"]),
         "one start time": ("nano_unet", ["adapter.start=[165.0,165.0]"]),
         "with attentive fusion": ("nano_unet", ["adapter.fusion=64"]),
         "with token mapper": ("nano_unet", ["adapter.mapper=true"]),
@@ -63,9 +70,7 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
             "loss.diversity=0",
         )
     },
-    "silenced": dict.fromkeys(
-        ("default", "no LoRA", "no detail", "no grain", "bridge without y_hat"), ("nano_unet", [])
-    ),
+    "silenced": dict.fromkeys(("default", *SILENCED), ("nano_unet", [])),
 }
 COMMON = ["device=cpu", "warmup=20", "ema=0.98", "log_every=10"]
 
@@ -111,8 +116,8 @@ def row(args: argparse.Namespace) -> None:
     backbone, words = TABLES[args.table][args.row]
     if args.table == "silenced":
         folder.mkdir(parents=True, exist_ok=True)
-        told = {"row": args.row, "backbone": backbone, "trained": 0, "share": 0.0, "steps": 0, "seconds": 0}
-        (folder / "row.json").write_text(json.dumps({**told, "levels": measure(silenced(args.row), args)}))
+        row = {"row": args.row, "backbone": backbone, "trained": 0, "share": 0.0, "steps": 0, "seconds": 0}
+        (folder / "row.json").write_text(json.dumps({**row, "levels": measure(silenced(args.row, folder), args)}))
         return
     words = [*COMMON, f"backbone={backbone}", f"data={args.packed}", f"run={folder}", f"minutes={args.minutes}", *words]
     started = time.monotonic()
@@ -137,22 +142,19 @@ def adapted(words: list[str], backbone: str) -> Any:
     return open_session(backbone, adapter=str(train_adapter(words)))
 
 
-def silenced(part: str) -> Any:
-    """The shipped adapter with what a part adds set to zero."""
+def silenced(part: str, folder: Path) -> Any:
+    """The shipped adapter with what a part adds set to zero, written to `folder`."""
     from priorcodec import open_session
+    from priorcodec.adapters import file as adapter_file
+    from priorcodec.core.io import atomic, safetensors
 
-    session = open_session("nano_unet")
-    adapter: Any = session.adapter
-    last = {
-        "default": [],
-        "no LoRA": [value for name, value in adapter.lora.items() if ".lora_B." in name],
-        "no detail": list(adapter.detail.tail.parameters()),
-        "no grain": list(adapter.detail.grain.parameters()),
-        "bridge without y_hat": list(adapter.bridge.side.parameters()),
-    }[part]
-    for value in last:
-        value.data.zero_()
-    return session
+    file = adapter_file.read(WEIGHTS / "nano_unet.adapter.safetensors")
+    names = [name for name in file.tensors if part in SILENCED and re.match(SILENCED[part], name)]
+    assert names or part == "default"
+    tensors = {**file.tensors, **{name: file.tensors[name] * 0 for name in names}}
+    path = folder / "silenced.adapter.safetensors"
+    atomic.write(path, safetensors.to_bytes(tensors, file.metadata))
+    return open_session("nano_unet", adapter=path)
 
 
 def parameters(folder: Path, words: list[str]) -> int:
@@ -239,10 +241,10 @@ def measured_default(args: argparse.Namespace) -> dict[str, Any]:
         file = adapter_file.read(WEIGHTS / "nano_unet.adapter.safetensors")
         count = sum(value.numel() for value in file.tensors.values())
         spec = session.registry.spec("nano_unet")
-        told = {"row": "shipped", "backbone": "nano_unet", "trained": count, "share": round(count / spec.parameters, 4)}
-        told |= {"steps": int(file.metadata["steps"]), "seconds": round(60 * float(file.metadata["minutes"]))}
+        row = {"row": "shipped", "backbone": "nano_unet", "trained": count, "share": round(count / spec.parameters, 4)}
+        row |= {"steps": int(file.metadata["steps"]), "seconds": round(60 * float(file.metadata["minutes"]))}
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_text(json.dumps({**told, "levels": measure(session, args)}))
+        kept.write_text(json.dumps({**row, "levels": measure(session, args)}))
     return json.loads(kept.read_text())
 
 

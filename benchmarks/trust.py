@@ -39,7 +39,7 @@ PROMISES = {  # what is promised -> its tests, and the words that choose among t
     "same symbols: on a GPU in float32, bf16 autocast, TF32": (CONFORMANCE, "gpu"),
     "a float hyper-decoder fails in the same harness": (CONFORMANCE, "float_hyper"),
     "cut at every byte, every bit flipped: refused in one line": (BYTES, "cut_at or single_bit"),
-    "every bit flipped under a mended checksum: decoded or refused": (BYTES, "good_checksum"),
+    "every bit flipped under a corrected checksum: decoded or refused": (BYTES, "good_checksum"),
     "bombs, concatenated and nested files: within 1 s and 200 MiB": (BYTES, "bombs or concatenated or ask_for_more or process"),
     "flat, saturated, one-pixel, one-row, noisy images at all levels": ("tests/core/test_extremes.py", ""),
     "what overflows float16 is decoded in float32, or is one line": ("tests/test_overflow.py", ""),
@@ -73,11 +73,11 @@ def tried(tests: str, words: str) -> dict[str, Any]:
     row: dict[str, Any] = {"tries": 0, "failures": 0, "left_out": 0, "seconds": round(time.monotonic() - started)}
     for case in cases:
         kinds = {child.tag for child in case}
-        told = {p.get("name"): p.get("value") for p in case.iter("property")}
+        properties = {p.get("name"): p.get("value") for p in case.iter("property")}
         row["left_out"] += "skipped" in kinds
         row["failures"] += bool(kinds & {"failure", "error"})
-        row["tries"] += 0 if "skipped" in kinds else int(told.get("tries") or 1)
-        row |= {"found": told["found"]} if "found" in told else {}
+        row["tries"] += 0 if "skipped" in kinds else int(properties.get("tries") or 1)
+        row |= {"found": properties["found"]} if "found" in properties else {}
     return row
 
 

@@ -38,8 +38,10 @@ def main() -> None:
         suffixes, ending = (SUFFIX,), task.ending
     source, target = args.source.absolute(), args.target.absolute()
     target.mkdir(parents=True, exist_ok=True)
-    jobs = runner.plan([source], target, suffixes=suffixes, ending=ending, outputs=[Path(ending).suffix], force=True)
-    outcome = ray.run(jobs, task, workers=args.workers, cpus=args.cpus, gpus=args.gpus)
+    jobs = runner.list_jobs(
+        [source], target, suffixes=suffixes, ending=ending, outputs=[Path(ending).suffix], force=True
+    )
+    outcome = ray.run_jobs(jobs, task, workers=args.workers, cpus=args.cpus, gpus=args.gpus)
     left = sum("skipped" in row for row in outcome.rows)
     print(f"{len(outcome.rows) - left} written, {left} there already, {len(outcome.failures)} failed")
     sys.exit("\n".join(reason for _, reason in outcome.failures) or 0)

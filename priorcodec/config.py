@@ -1,4 +1,4 @@
-"""Settings as structured OmegaConf: defaults, then a YAML file, then `key=value` words; all mistakes are reported at once.
+"""Settings in OmegaConf: defaults, then a YAML file, then `key=value` words. All mistakes are reported at once.
 
 Validation after torchtune's `config.validate`; the only module that uses OmegaConf.
 """
@@ -33,7 +33,7 @@ class Dtype(enum.StrEnum):
 
 
 class Renorm(enum.StrEnum):
-    """Which statistics the decoded image is moved to: none, those the adapter predicts, or those written in the file."""
+    """Statistics that the decoded image is moved to: none, those the adapter predicts, or those written in the file."""
 
     none = "none"
     predicted = "predicted"
@@ -49,9 +49,9 @@ class DecodeConfig:
         weights: Folder, file or Hub id of its weights; None for the spec's own source.
         adapter: Name of a known adapter, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
         device: auto, cpu, cuda, cuda:1, mps or xpu.
-        dtype: Of the denoiser; auto: float32 on the CPU, otherwise what the backbone's spec recommends.
+        dtype: Floating-point type of the denoiser; auto: float32 on the CPU, otherwise what the backbone's spec recommends.
         steps: Denoiser calls, 1 to `MAX_STEPS`.
-        renorm: Which statistics the image is moved to; see `core.statistics`.
+        renorm: Statistics that the image is moved to; see `core.statistics`.
         blend: Share of the backbone's image, 0 (the preview) to 1.
         low_memory: Let the autoencoder work in slices and tiles; None for what the backbone's spec recommends.
         max_pixels: Images and files with more pixels are refused.
@@ -71,7 +71,7 @@ class DecodeConfig:
     tile: int | None = None
 
     def problems(self) -> list[str]:
-        """One line for every value that has the right type but is impossible."""
+        """Describe every value that has the right type but is impossible, one line each."""
         found = []
         if self.device.split(":")[0] not in DEVICES:
             found.append(f"device={self.device}: wanted {', '.join(DEVICES[:-1])} or {DEVICES[-1]}")
@@ -125,14 +125,14 @@ def compose(
     file may come from anywhere. A field with `parse` in its metadata turns its text into a value itself.
 
     Args:
-        schema: dataclass with defaults; a method `problems() -> list[str]` may check what types cannot.
+        schema: Dataclass with defaults; a method `problems() -> list[str]` may check what types cannot.
         overrides: `key=value` words.
         file: YAML file with the same keys, nested or dotted.
-        preset: other defaults than the schema's, by dotted key.
-        problems: lines found elsewhere, reported together with ours.
+        preset: Other defaults than the schema's, by dotted key.
+        problems: Mistakes found elsewhere, reported together with those found here.
 
     Raises:
-        ConfigError: one line for every unknown key, impossible value, word without "=" or unreadable file.
+        ConfigError: One line for every unknown key, impossible value, word without "=" or unreadable file.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -166,7 +166,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     """Read a settings file; every scalar stays the text it is (YAML's `off` must not become False before the schema sees it).
 
     Raises:
-        ConfigError: no such file, a folder, not UTF-8, not YAML, or no mapping; one line.
+        ConfigError: No such file, a folder, not UTF-8, not YAML, or no mapping; one line.
     """
     import yaml
 
@@ -225,7 +225,7 @@ def _pairs(
 
 
 def _is_plain(value: Any) -> bool:
-    """Text, or a list of texts, in which OmegaConf would find nothing to resolve."""
+    """Whether a value is text, or a list of texts, without interpolations for OmegaConf to resolve."""
     parts = value if isinstance(value, list) else [value]
     return all(isinstance(part, str) and "${" not in part and part != "???" for part in parts)
 
@@ -238,7 +238,7 @@ def _value(value: str) -> Any:
 
 
 def _flatten(content: Mapping[str, Any], groups: Collection[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Only known groups are opened: a file whose aliases repeat themselves ends at the first unknown key."""
+    """Nested keys as dotted ones. Only known groups are opened, so recursive YAML aliases end at the first unknown key."""
     for key, value in content.items():
         if isinstance(value, Mapping) and f"{prefix}{key}" in groups:
             yield from _flatten(value, groups, f"{prefix}{key}.")

@@ -9,19 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import hashlib
-import json
 import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
 
 from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
-from priorcodec.core import container, rate_control
+from priorcodec.core import rate_control
 from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
 from priorcodec.core.image import io as image_io
@@ -47,14 +44,14 @@ DEFAULT_QUALITY = 3.0
 
 
 class EncodedImage(bytes):
-    """The bytes of a .gic file, with what is known about them.
+    """The bytes of a .gic file, with its properties as attributes.
 
     Attributes:
         quality: Quality in levels, 0 to 7.
         bpp: Bits per pixel of the whole file.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
-        details: Everything the codec measured: estimated bits, parts, hash of the symbols, what refinement did.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        details: The codec's record: estimated bits, parsed file, hash of the symbols, outcome of refinement.
     """
 
     quality: float
@@ -65,7 +62,7 @@ class EncodedImage(bytes):
 
     @classmethod
     def of(cls, details: Encoded) -> EncodedImage:
-        """Wrap the codec's own record."""
+        """Make one from the codec's record."""
         from priorcodec.core.entropy.tables import QUALITY_STEPS
 
         image, parts = cls(details.data), details.container
@@ -111,7 +108,7 @@ class Session:
             self._codec = self._adapter = self._precise = None
 
     def to(self, device: str | torch.device) -> Session:
-        """Move to another device: "cpu", "cuda", "cuda:1", ...; what is loaded already is loaded again there. Returns itself.
+        """Move to another device ("cpu", "cuda", "cuda:1", ...) and return the session; loaded networks are loaded again there.
 
         Raises:
             ConfigError: The device cannot be used.
@@ -122,7 +119,6 @@ class Session:
         with self._lock:
             self.close()
             self.config = config
-            self.__dict__.pop("_image_settings", None)
         return self
 
     @property
@@ -204,8 +200,8 @@ class Session:
         Args:
             image: Path, PIL image, uint8 array (h, w, 3) or (h, w), or tensor (3, h, w) in [-1, 1].
             quality: In levels, 0 (smallest file) to 7; fractions are allowed.
-            bpp: Bits per pixel of the true size: the largest file that has at most so many.
-            max_bytes: Bytes of the whole file: the largest file that has at most so many.
+            bpp: Largest bits per pixel of the true size; the largest file within it is made.
+            max_bytes: Largest size of the file in bytes; the largest file within it is made.
             background: Color behind transparency, such as "white" or "#rrggbb".
             statistics: Write the image's color statistics, which decoding with renorm="written" needs.
             refine: Steps of online latent optimization, 0 to 10000.
@@ -277,35 +273,6 @@ class Session:
             StreamError: Damaged or foreign bytes.
         """
         return self._convert(self._preview, data, output)
-
-    def fingerprint(self, data: Data, *, preview: bool = False) -> str:
-        """32 hex digits of a file and every setting its image depends on, except the device (it changes last bits only).
-
-        Raises:
-            StreamError: Damaged bytes.
-        """
-        from priorcodec.adapters import decode as adapter_decode
-        from priorcodec.core import tiling
-
-        data = _read(data)
-        parts: list[Any] = [f"{self.codec.id:08x}", preview]
-        if not preview:
-            stream = container.unpack(data, max_pixels=self.config.max_pixels)
-            plan = tiling.plan(stream.height, stream.width, self.tile, adapter_decode.MARGIN)
-            counts = [len(plan.rows), len(plan.columns)]  # as many of them are the same ones on every machine
-            parts += [*self._image_settings, counts]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode() + data).hexdigest()[:32]
-
-    @cached_property
-    def _image_settings(self) -> list[Any]:
-        """For `fingerprint`; once for all files, since the whole adapter is hashed."""
-        from priorcodec.registry.adapter_sources import sha256
-
-        spec = self.spec
-        adapter = sha256(self.registry.adapter(spec, self.config.adapter))
-        settings = {**dataclasses.asdict(self.config), "dtype": str(self.dtype), "adapter": adapter}
-        unseen = ("device", "max_pixels", "tile")
-        return [spec.revision, {key: value for key, value in settings.items() if key not in unseen}]
 
     def _convert(self, decode: Callable[[bytes], np.ndarray], data: Data | Sequence[Data], output: str) -> Any:
         """Apply `decode`, which gives uint8 (h, w, 3), to one file or several, and convert the result."""

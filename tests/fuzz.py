@@ -111,7 +111,7 @@ class Fuzz:
         self.reader.read(data, max_pixels=2**20)
         return "decode: fine"
 
-    def mend(self, body: bytes) -> bytes:
+    def with_checksum(self, body: bytes) -> bytes:
         """With the check made to fit, for decoding that of the encoder."""
         encoder_id = 0 if self.reader is None else self.reader.encoder_id
         if len(body) > 4:
@@ -170,7 +170,7 @@ class Fuzz:
         if decode and self.dice.random() < 0.75:
             return self.forge()
         body = self.mutate(self.dice.choice(self.corpus))
-        return self.mend(body) if self.dice.random() < 0.95 else body + self.dice.randbytes(4)
+        return self.with_checksum(body) if self.dice.random() < 0.95 else body + self.dice.randbytes(4)
 
     def go(self, minutes: float, until: float) -> None:
         began = saved = time.monotonic()
@@ -212,7 +212,7 @@ def by_coverage(fuzz: Fuzz) -> None:
     atheris.instrument_all()
 
     def test(data: bytes) -> None:
-        fuzz.one(fuzz.mend(data[:-4]), fuzz.target != "info")
+        fuzz.one(fuzz.with_checksum(data[:-4]), fuzz.target != "info")
         if sum(fuzz.executions.values()) % 1000 == 0:
             fuzz.save()
 

@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import priorcodec
 from priorcodec import ConfigError, EncodedImage, Session, StreamError, list_backbones, open_session
+from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.config import DecodeConfig, Renorm
 from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
@@ -195,7 +196,7 @@ def test_the_registry_is_opened_once(data, monkeypatch):
     monkeypatch.setattr(registry, "open_registry", lambda *args, **kwargs: opened.append(1) or really(*args, **kwargs))
     session = open_session("toy")
     session.decode([data, data])
-    session.fingerprint(data)
+    fingerprints(session, preview=False)(data)
     assert opened == [1]
 
 

@@ -1,4 +1,4 @@
-"""Settings: the word `backbone=` swaps the model; every mistake is told at once with the nearest name."""
+"""Settings: the word `backbone=` swaps the model; all mistakes are reported at once, each with the nearest name."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def test_one_word_swaps_the_backbone():
     assert (config.backbone, config.weights, config.dtype) == ("sdxl", "/models/sdxl", Dtype.bfloat16)
     assert decode_config(["backbone=nano_unet", "backbone=sdxl"]) == decode_config(["backbone=sdxl"])
     assert decode_config([]) == DecodeConfig()
-    assert decode_config(["backbone=stranger"]).backbone == "stranger"
+    assert decode_config(["backbone=unknown"]).backbone == "unknown"
 
 
 def test_values_have_the_types_of_the_schema():

@@ -131,7 +131,7 @@ def test_a_folder_run_names_the_image_and_writes_no_black_one(session_with, data
         with monkeypatch.context() as patch:
             patch.setattr("priorcodec.session.Session", lambda *args, **kwargs: session)
             jobs = [Job(source=tmp_path / "gic" / "a.gic", target=tmp_path / "gic" / "a.tiny.png")]
-            runner.run(jobs, Decode(config=session.config), label="decoding")
+            runner.run_jobs(jobs, Decode(config=session.config), label="decoding")
 
     run(loud)
     (warned,) = caplog.messages

@@ -122,7 +122,7 @@ def test_blend_is_a_line_from_the_preview_to_the_backbones_image(session, photo)
 
 
 def test_noise_comes_from_the_file(session, photo):
-    """The same features under another checksum: with one step other grain and no more, with two another latent as well."""
+    """The same features under another checksum: one step has other refiner noise only, two steps another latent too."""
     plain, other = session.encode(photo, quality=2), session.encode(photo, quality=2, statistics=True)
     assert np.array_equal(session.decode(plain, output="np"), session.decode(plain, output="np"))
     more = open_session(steps=2)

@@ -100,16 +100,16 @@ def parts(file: AdapterFile) -> dict[str, int]:
 def _front_matter(metadata: Mapping[str, str]) -> dict[str, Any]:
     license = metadata.get("license", "unknown")
     known = license.lower() in (*LICENSES, "unknown")
-    front: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "license": license.lower() if known else "other",
         "library_name": LIBRARY,
         "tags": [LIBRARY, "image-compression", metadata["backbone"]],
     }
     if not known:
-        front["license_name"] = "-".join(license.lower().split())
+        fields["license_name"] = "-".join(license.lower().split())
     if _on_the_hub(metadata):
-        front |= {"base_model": metadata["source"], "base_model_relation": "adapter"}
-    return front
+        fields |= {"base_model": metadata["source"], "base_model_relation": "adapter"}
+    return fields
 
 
 def _body(file: AdapterFile, digest: str, size: int) -> str:

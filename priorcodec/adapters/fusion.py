@@ -68,7 +68,7 @@ class Fusion(nn.Module):
         k, v = (self._windows(part) for part in self.key_value(features.permute(0, 2, 3, 1)).chunk(2, -1))
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self._bias().to(q.dtype))
         gate = self.gate(_time_features(t))[:, None, None]
-        return self.out(self._together(y, *hidden.shape[:3]) * gate).to(hidden.dtype)
+        return self.out(self._merge_windows(y, *hidden.shape[:3]) * gate).to(hidden.dtype)
 
     def _pad(self, h: int, w: int) -> tuple[int, int, int, int]:
         """Left, right, top, bottom, so that windows begin at -shift and cover everything."""
@@ -83,7 +83,7 @@ class Fusion(nn.Module):
         x = x.view(b, h // n, n, w // n, n, self.heads, c // self.heads)
         return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, self.heads, n * n, c // self.heads)
 
-    def _together(self, x: Tensor, b: int, h: int, w: int) -> Tensor:
+    def _merge_windows(self, x: Tensor, b: int, h: int, w: int) -> Tensor:
         """The inverse of `_windows`."""
         left, right, top, bottom = self._pad(h, w)
         rows, columns, n = (top + h + bottom) // self.window, (left + w + right) // self.window, self.window

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
-METADATA = {"licence": "license"}
+METADATA = {"licence": "license", "grain": "noise"}
 CONFIG = {
     "fine_width": "stem_width",
     "fine_depth": "stem_depth",

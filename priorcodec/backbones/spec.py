@@ -34,7 +34,7 @@ class Prediction(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRule:
-    """A set of modules that get a LoRA. A rule that matches another number of modules than it states is an error.
+    """A set of modules that get a LoRA. It is an error if the pattern matches another number of modules than stated.
 
     Attributes:
         pattern: Regular expression, matched against the whole module path inside `Backbone.module`.
@@ -216,7 +216,7 @@ class AdapterSource:
     """Where to get a trained adapter of one backbone.
 
     Attributes:
-        name: Shown to people, e.g. "default".
+        name: Name that users select the adapter by, e.g. "default".
         location: Local path, or "owner/repo/file.safetensors" on the Hub.
         revision: Commit on the Hub (40 hex digits); empty for a local path.
         sha256: SHA-256 of the file; empty if not pinned.

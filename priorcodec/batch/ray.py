@@ -21,8 +21,8 @@ from priorcodec.batch.processes import TRIES, run_job_captured
 from priorcodec.core.errors import ConfigError, PriorCodecError
 
 
-def run(jobs: Sequence[Job], task: Task, *, workers: int, cpus: float = 1, gpus: float = 0) -> Outcome:
-    """Do all jobs, as `runner.run` does, on the cluster that Ray is connected to, or on this machine.
+def run_jobs(jobs: Sequence[Job], task: Task, *, workers: int, cpus: float = 1, gpus: float = 0) -> Outcome:
+    """Do all jobs, as `runner.run_jobs` does, on the cluster that Ray is connected to, or on this machine.
 
     Args:
         jobs: With absolute paths that all nodes can reach.

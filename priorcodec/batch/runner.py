@@ -22,7 +22,7 @@ IMAGES = tuple(sorted(SUFFIXES))
 logger = logging.getLogger(__name__)
 
 
-def plan(
+def list_jobs(
     inputs: Sequence[Path],
     output: Path | None,
     *,
@@ -88,11 +88,11 @@ def expand(inputs: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
     return list(found.values())
 
 
-def run(jobs: Sequence[Job], task: Task, *, label: str, workers: int = 1) -> Outcome:
+def run_jobs(jobs: Sequence[Job], task: Task, *, label: str, workers: int = 1) -> Outcome:
     """Do all jobs; one that fails is noted and the others go on. The error of a single job is raised.
 
     Args:
-        jobs: What to do, from `plan`.
+        jobs: What to do, from `list_jobs`.
         task: How to do it.
         label: Of the progress bar.
         workers: Processes; 1 is this one.

@@ -74,7 +74,7 @@ class Encode:
             target = rate_control.target_bytes(self.target_bytes, self.bpp, height, width) if searched else None
             if self.skip and job.target_exists():
                 why = self._differs(job, (height, width), codec.id, None if searched else byte, target)
-                if _stays(job, why, force=self.force):
+                if _is_skipped(job, why, force=self.force):
                     return {"skipped": True}
             for note in loaded.notes:
                 logger.warning("%s: %s", printable(job.source), note)
@@ -172,7 +172,7 @@ class Decode:
             if self.skip and job.target_exists():
                 same = image_io.note_of(job.target) == fingerprint(data)
                 why = "" if same else "was not made of this file with these settings, as far as it says"
-                if _stays(job, why, force=self.force):
+                if _is_skipped(job, why, force=self.force):
                     return {"skipped": True}
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", PrecisionWarning)
@@ -186,7 +186,7 @@ class Decode:
         return decode
 
 
-def _stays(job: Job, why: str, *, force: bool) -> bool:
+def _is_skipped(job: Job, why: str, *, force: bool) -> bool:
     """Whether the existing target stays.
 
     Args:

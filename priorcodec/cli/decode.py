@@ -140,7 +140,7 @@ def _decode(
 
     inputs = options.paths(ctx, files)
     target = options.output_path(output, inputs)
-    jobs = runner.plan(
+    jobs = runner.list_jobs(
         inputs,
         target,
         suffixes=(container.SUFFIX,),
@@ -149,5 +149,5 @@ def _decode(
         force=task.force or task.skip,
     )
     with contextlib.nullcontext() if target == STREAM else options.plugin_output_to_stderr():
-        outcome = runner.run(jobs, task, workers=workers, label="decoding")
+        outcome = runner.run_jobs(jobs, task, workers=workers, label="decoding")
     options.finish(outcome, "{input} -> {output}: {width}x{height}", as_json=as_json, to_stderr=target == STREAM)

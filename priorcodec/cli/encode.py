@@ -70,7 +70,7 @@ def encode(
     if refine_metric is not RefineMetric.psnr and not refine:
         raise ConfigError(f"got --refine-metric {refine_metric} without --refine: give a number of steps")
     config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
-    jobs = runner.plan(
+    jobs = runner.list_jobs(
         inputs,
         target,
         suffixes=runner.IMAGES,
@@ -91,6 +91,6 @@ def encode(
         skip=skip_existing,
         force=force,
     )
-    outcome = runner.run(jobs, task, workers=workers, label="encoding")
+    outcome = runner.run_jobs(jobs, task, workers=workers, label="encoding")
     line = "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}"
     options.finish(outcome, line, as_json=as_json, to_stderr=target == STREAM)

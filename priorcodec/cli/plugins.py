@@ -119,7 +119,7 @@ def check(
         results = testing.check_backbone(
             name, tier=tier, weights=weights, expected_failures={check: reason for check, _, reason in pairs}
         )
-    text, good = testing.report(name, results, as_json=as_json, tracebacks=traceback)
+    text, good = testing.format_results(name, results, as_json=as_json, tracebacks=traceback)
     typer.echo(text)
     if not good:
         raise typer.Exit(1)
@@ -219,7 +219,7 @@ def lines(row: dict[str, Any], indent: str = "") -> str:
 
 def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
     try:
-        weights = "here" if registry.weights_here(spec) else "missing"
+        weights = "here" if registry.local_weights(spec) else "missing"
     except WeightsError as error:
         weights = f"refused: {error}"
     return {

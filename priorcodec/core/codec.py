@@ -98,7 +98,7 @@ class Codec:
     def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
         height, width = _checked(pixels)
-        y = self._analysed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
+        y = self._analyzed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
         return partial(self._write, y, (height, width), self._segments(pixels, statistics))
 
     def _refined(
@@ -135,7 +135,7 @@ class Codec:
     def _segments(self, pixels: np.ndarray, statistics: bool) -> tuple[Segment, ...]:
         return (Segment(type=STATISTICS, data=ImageStatistics.measure(pixels).pack()),) if statistics else ()
 
-    def _analysed(self, planes: Tensor) -> Tensor:
+    def _analyzed(self, planes: Tensor) -> Tensor:
         """uint8 (1, 3, H, W), sides multiples of 64 -> y (1, m, H/16, W/16), one tile after the other."""
 
         def g_a(part: Tensor) -> Tensor:

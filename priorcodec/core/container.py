@@ -1,4 +1,4 @@
-"""The .gic file, version 2: its parts, byte by byte, and how a reader refuses what is not one. Imports no torch.
+"""Reads and writes the .gic file format, version 2. Imports no torch.
 
 | bytes | field | meaning |
 |---|---|---|
@@ -52,8 +52,8 @@ class Segment:
     """An optional part of a file.
 
     Attributes:
-        type: 0 to 255, from 128 up critical.
-        data: its bytes.
+        type: 0 to 255; types from 128 up are critical.
+        data: Content of the segment.
     """
 
     type: int
@@ -62,17 +62,18 @@ class Segment:
 
 @dataclass(frozen=True, kw_only=True)
 class Container:
-    """Everything a file holds.
+    """The content of a file.
 
     Attributes:
-        encoder_id: first 32 bits of the SHA-256 of the encoder's weight file.
+        encoder_id: First 32 bits of the SHA-256 of the encoder's weight file.
         quality: 0 to 224, in steps of 1/32 level.
-        height, width: true size in pixels, 1 to 65,535.
-        string: entropy-coded z and y.
-        segments: optional parts, each type at most once.
+        height: True height in pixels, 1 to 65,535.
+        width: True width in pixels, 1 to 65,535.
+        string: Entropy-coded z and y.
+        segments: Optional parts, each type at most once.
 
     Raises:
-        StreamError: a field is out of its range, or a segment type is critical and unknown or there twice.
+        StreamError: A field is out of range, or a segment type is unknown and critical, or occurs twice.
     """
 
     encoder_id: int
@@ -101,12 +102,12 @@ class Container:
 
 
 def padded(height: int, width: int) -> tuple[int, int]:
-    """Size of the image that is really coded: both sides rounded up to multiples of 64."""
+    """Height and width of the coded image: both rounded up to multiples of 64."""
     return -(-height // PAD) * PAD, -(-width // PAD) * PAD
 
 
 def pack(content: Container) -> bytes:
-    """The whole file. Raises StreamError when a string or segment is 2**32 bytes or longer."""
+    """Write a file. Raises StreamError: a string or segment has 2**32 bytes or more."""
     flags = _SEGMENTS if content.segments else 0
     parts = [_HEAD.pack(MAGIC, VERSION | flags, content.encoder_id & 0xFF, content.quality)]
     parts += [_varint(content.height), _varint(content.width)]
@@ -122,13 +123,15 @@ def pack(content: Container) -> bytes:
 def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> Container:
     """Read a whole file; allocates no more than the file's own length.
 
-    max_pixels: a larger padded image is refused, so that no header makes a decoder allocate without bound.
+    A damaged file is refused here with probability 255/256. Otherwise it shows another encoder's id, which the decoder compares
+    with its own: one damaged file in 2**32 passes both checks.
 
-    An undamaged file passes. A damaged one is refused here in 255 of 256 cases, else it shows another encoder's id, which whoever
-    decodes compares with the encoder's own: no more than one in 2**32 gets through both.
+    Args:
+        data: The file.
+        max_pixels: A larger padded image is refused, so that a header cannot make a decoder allocate without bound.
 
     Raises:
-        StreamError: damaged, not a .gic file, of an unknown version or with an impossible field; always one line.
+        StreamError: The file is damaged, not a .gic file, of an unknown version, or has an impossible field.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise StreamError(f"got {type(data).__name__}, wanted the bytes of a {SUFFIX} file")
@@ -164,7 +167,7 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
 
 
 def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raises StreamError: a side is beyond the format, or the padded image beyond `max_pixels`."""
+    """Check a size. Raises StreamError: a side exceeds the format, or the padded image has more than `max_pixels` pixels."""
     _in_range("height", height, 1, MAX_SIDE)
     _in_range("width", width, 1, MAX_SIDE)
     rows, columns = padded(height, width)
@@ -176,14 +179,14 @@ def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def seed(data: bytes) -> int:
-    """The file's check, 0 to 2**32 - 1: what every sampler's noise is seeded with, so one file gives one image."""
+    """Seed of every sampler's noise, 0 to 2**32 - 1: the file's checksum, so that one file always gives the same image."""
     if len(data) < _CHECK_BYTES:
         raise StreamError(f"got {len(data)} bytes, wanted a whole {SUFFIX} file")
     return int.from_bytes(data[-_CHECK_BYTES:], "little")
 
 
 def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | float | str]:
-    """Everything in a file without decoding it, for people: sizes in bytes, bpp over the true size. Raises StreamError."""
+    """Describe a file for display, without decoding it: sizes in bytes, bpp of the true size. Raises StreamError."""
     content = unpack(data, max_pixels=max_pixels)
     statistics = content.segment(STATISTICS)
     return {
@@ -203,12 +206,12 @@ def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | fl
 
 
 def overhead_bytes(content: Container) -> int:
-    """Bytes of the file besides the entropy string: header, lengths, segments, check."""
+    """Bytes of the file apart from the entropy string: header, lengths, segments, checksum."""
     return len(pack(content)) - len(content.string)
 
 
 class _Reader:
-    """Walks over bytes and never past their end."""
+    """Reads fields from bytes, never past the end."""
 
     def __init__(self, data: bytes, position: int) -> None:
         self.data, self.position = data, position

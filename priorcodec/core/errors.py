@@ -1,8 +1,8 @@
-"""Every mistake of a caller ends in one of these: what was got, what was wanted, what to do."""
+"""Exceptions and warnings of the package. The text of an error is one line: what was got, what was wanted, what to do."""
 
 
 class PriorCodecError(Exception):
-    """Base of all errors this package raises on purpose; the command line prints its text and exits with status 2."""
+    """Base class of all errors of this package; the command line prints the text and exits with status 2."""
 
 
 class StreamError(PriorCodecError):
@@ -10,7 +10,7 @@ class StreamError(PriorCodecError):
 
 
 class ImageError(PriorCodecError):
-    """The image cannot be read, or needs a decision of the caller (alpha without a background, too large)."""
+    """An image cannot be read, or the caller must decide something: a background for transparency, or a larger size limit."""
 
 
 class WeightsError(PriorCodecError):
@@ -18,28 +18,28 @@ class WeightsError(PriorCodecError):
 
 
 class BackboneError(PriorCodecError):
-    """No such backbone, or a backbone that breaks the contract."""
+    """There is no such backbone, or it does not keep the interface of `backbones.spec`."""
 
 
 class ApiError(BackboneError):
-    """A plugin made for another version of the plugin interface."""
+    """A plugin was written for another version of the plugin interface."""
 
 
 class AdapterError(PriorCodecError):
-    """An adapter that does not fit, is attached twice, or is missing."""
+    """An adapter is missing, does not fit, or is attached twice."""
 
 
 class ConfigError(PriorCodecError):
-    """A setting that does not exist or has an impossible value."""
+    """A setting does not exist or has an impossible value."""
 
 
 class TrainingError(PriorCodecError):
-    """A training run that must not go on."""
+    """A training run cannot start or continue."""
 
 
 class PrecisionWarning(UserWarning):
-    """An image was decoded in float32, because the wanted precision overflowed."""
+    """An image was decoded in float32 because the requested precision overflowed."""
 
 
 class ImageWarning(UserWarning):
-    """An image may not be what the caller means: values of another range, or a damaged file."""
+    """An image may not be what the caller meant: its values have another range, or its file is damaged."""

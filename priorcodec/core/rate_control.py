@@ -28,11 +28,12 @@ class RateSearchResult:
     """The result of a search.
 
     Attributes:
-        encoded: the file.
-        target: what it had to fit, in bytes.
-        smallest, largest: of the files written, in bytes.
-        highest: it has the encoder's highest quality.
-        written: how many files the search wrote.
+        encoded: The file.
+        target: Largest size allowed, in bytes.
+        smallest: Smallest file written, in bytes.
+        largest: Largest file written, in bytes.
+        highest: Whether the file has the encoder's highest quality.
+        written: Number of files written during the search.
     """
 
     encoded: Encoded

@@ -1,4 +1,4 @@
-"""Stage 1, the pretext task that trains the encoder before any diffusion model is thought of.
+"""The rate-distortion loss of stage 1, which trains the encoder without any diffusion model.
 
 "Generative Image Coding with Diffusion Prior" (arXiv 2509.13768): L = sum over levels s of w_s (R_s + lambda_s D_s), with
 an auxiliary decoder. Each image of a batch draws one level, which estimates the sum without bias.

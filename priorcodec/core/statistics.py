@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 GAIN = (0.5, 2.0)  # of `apply`: more would blow up the decoder's own artifacts
 FLAT = 0.5  # standard deviation in levels of 255: below it there is no contrast to scale
 TO_YCC = ((0.299, 0.587, 0.114), (-0.168735892, -0.331264108, 0.5), (0.5, -0.418687589, -0.081312411))
-STRIP = 3 << 22  # numbers of an image that are measured at a time: 96 MiB in float64
+CHUNK_SIZE = 3 << 22  # numbers of an image that are measured at a time: 96 MiB in float64
 _BYTES = struct.Struct("<HHBBBB")
 
 
@@ -66,11 +66,11 @@ class ImageStatistics:
 
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
             raise ImageError(f"got a {pixels.dtype} array of shape {pixels.shape}, wanted uint8 (h, w, 3)")
-        strips = np.array_split(pixels.reshape(-1, 3), -(-pixels.size // STRIP))
+        chunks = np.array_split(pixels.reshape(-1, 3), -(-pixels.size // CHUNK_SIZE))
         parts = []
-        for strip in strips:
-            ycc = strip @ np.array(TO_YCC).T + (0, 128, 128)
-            parts.append((len(strip), ycc.mean(0), ycc.std(0)))
+        for chunk in chunks:
+            ycc = chunk @ np.array(TO_YCC).T + (0, 128, 128)
+            parts.append((len(chunk), ycc.mean(0), ycc.std(0)))
         mean, std = merge_moments(parts)
         (y, cb, cr), (y_std, cb_std, cr_std) = mean.tolist(), std.tolist()
         return cls(mean=(y, cb, cr), std=(y_std, cb_std, cr_std))

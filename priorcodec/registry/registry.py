@@ -119,7 +119,7 @@ class Registry:
             return found
         raise WeightsError(weights.missing_line(spec))
 
-    def weights_here(self, spec: BackboneSpec) -> Path | None:
+    def local_weights(self, spec: BackboneSpec) -> Path | None:
         """The weights if they are on this machine. Downloads nothing.
 
         Raises:

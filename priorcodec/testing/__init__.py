@@ -14,9 +14,9 @@ from typing import Any
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.errors import ConfigError
 from priorcodec.registry import open_registry
-from priorcodec.testing._run import CheckError, Result, Status, Subject, all_checks, report, run
+from priorcodec.testing._run import CheckError, Result, Status, Subject, all_checks, format_results, run_check
 
-__all__ = ["CheckError", "Result", "Status", "check_backbone", "parametrize_backbones", "report"]
+__all__ = ["CheckError", "Result", "Status", "check_backbone", "format_results", "parametrize_backbones"]
 
 
 def check_backbone(
@@ -41,7 +41,7 @@ def check_backbone(
     """
     expected = _expected(expected_failures)
     subject = _subject(backbone, tier, weights)
-    return [run(check, subject, expected.get(check.name)) for check in all_checks(tier)]
+    return [run_check(check, subject, expected.get(check.name)) for check in all_checks(tier)]
 
 
 def parametrize_backbones(
@@ -66,7 +66,7 @@ def parametrize_backbones(
 def _as_test(check: Any, subject: Subject) -> None:
     import pytest
 
-    result = run(check, subject, None)
+    result = run_check(check, subject, None)
     if result.status is Status.SKIPPED:
         pytest.skip(result.message)
     if result.status is Status.FAILED:

@@ -132,12 +132,15 @@ def check_file_ignores_backbone(subject: Subject) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class _Run:
-    """One adapter's life in the tiny model: attached, trained, saved, ejected; what was there before and after.
+    """State before and after an adapter was attached to the tiny model, trained, saved and ejected.
 
     Attributes:
-        weights, weights_after: Of the denoiser, by name.
-        tree, tree_after: Its modules and their hooks.
-        answer, answer_after: Of `predict` for the same input.
+        weights: Weights of the denoiser by name, before.
+        weights_after: The same, afterwards.
+        tree: Modules of the denoiser and their hooks, before.
+        tree_after: The same, afterwards.
+        answer: Output of `predict`, before.
+        answer_after: Output for the same input, afterwards.
         idle: Weights of the adapter that never had a gradient.
         free: Weights of the denoiser that had one.
         z: The trained adapter's latent.
@@ -224,8 +227,8 @@ def _train(adapter: Adapter) -> list[str]:
         optimizer.zero_grad()
         out = adapter(*features)
         assert out.mean is not None and out.std is not None  # CONFIG asks for them
-        grain = torch.randn(2, *adapter.noise_shape(64, 128), generator=noise)
-        x = adapter.to_pixels(out.z, *features[1:], grain)
+        noise_sample = torch.randn(2, *adapter.noise_shape(64, 128), generator=noise)
+        x = adapter.to_pixels(out.z, *features[1:], noise_sample)
         torch.stack([(part - 1).square().mean() for part in (x, out.z, out.mean, out.std)]).sum().backward()
         for name, weight in names.items():
             if weight.grad is not None and bool(weight.grad.any()):

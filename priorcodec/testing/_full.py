@@ -79,8 +79,8 @@ def image(side: int = 256) -> Tensor:
     g = torch.Generator().manual_seed(0)
     x = torch.zeros(1, 3, side, side)
     for octave in (2, 4, 8, 16):
-        coarse = torch.randn(1, 3, octave, octave, generator=g)
-        x += torch.nn.functional.interpolate(coarse, size=(side, side), mode="bicubic") / octave**0.5
+        rough = torch.randn(1, 3, octave, octave, generator=g)
+        x += torch.nn.functional.interpolate(rough, size=(side, side), mode="bicubic") / octave**0.5
     x[..., side // 3 :, : side // 2] += 0.5
     return x.tanh()
 

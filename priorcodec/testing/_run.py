@@ -171,7 +171,7 @@ def all_checks(tier: int = 2) -> list[Check]:
     return found
 
 
-def run(check: Check, subject: Subject, expected: str | None = None) -> Result:
+def run_check(check: Check, subject: Subject, expected: str | None = None) -> Result:
     """Run one check. expected: the reason why it must fail, or None."""
     start = time.perf_counter()
     status, message, trace = Status.PASSED, "", ""
@@ -221,7 +221,7 @@ def _is_plugin(module: str) -> bool:
     return module.startswith(BUILTIN) or module.partition(".")[0] not in LIBRARIES
 
 
-def report(
+def format_results(
     name: str, results: Sequence[Result], *, as_json: bool = False, tracebacks: bool = False
 ) -> tuple[str, bool]:
     """The text that `priorcodec check` prints, and whether no check failed."""

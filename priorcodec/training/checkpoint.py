@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from priorcodec.core.errors import TrainingError
 
@@ -41,8 +40,3 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not state.keys() >= REQUIRED:
         raise TrainingError(f"{path} is not a checkpoint of a training run: delete it, or use another run folder")
     return state
-
-
-def averaged_weights(path: Path) -> list[Tensor]:
-    """The averaged weights of a run, in the order of its trained parameters. Raises TrainingError: as `read`."""
-    return read(path)["average"]

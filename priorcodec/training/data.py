@@ -54,8 +54,8 @@ class DeterministicCrops(Dataset):
         self.edges = np.cumsum(weight / weight.sum())
         self.named: set[int] = set()
 
-    def __getitem__(self, place: tuple[int, int]) -> Tensor:
-        rng = np.random.default_rng([self.seed, *place])
+    def __getitem__(self, index: tuple[int, int]) -> Tensor:
+        rng = np.random.default_rng([self.seed, *index])
         pixels = self._draw(rng)
         top, left = (int(rng.integers(side - self.size + 1)) for side in pixels.shape[:2])
         crop = pixels[top : top + self.size, left : left + self.size]

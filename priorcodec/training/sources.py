@@ -90,7 +90,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
     with FileLock(folder / ".images.lock"):
         entries = _known(folder / INDEX, key)
         if entries is None:
-            entries = _survey([e for source in sources for e in _entries(Path(source), folder)], background)
+            entries = _read_sizes([e for source in sources for e in _entries(Path(source), folder)], background)
             if not entries:
                 wanted = ", ".join(sorted(image_io.SUFFIXES))
                 raise TrainingError(f"data={','.join(sources)}: no image in it that can be read ({wanted})")
@@ -182,7 +182,7 @@ def _unpacked(shard: Path, folder: Path) -> Path:
     return target
 
 
-def _survey(entries: list[Entry], background: str | None) -> list[Entry]:
+def _read_sizes(entries: list[Entry], background: str | None) -> list[Entry]:
     """The entries with their sizes; unreadable ones are logged and left out."""
 
     def sized(i: int, entry: Entry) -> Entry | str:

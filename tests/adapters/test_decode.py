@@ -12,6 +12,7 @@ from priorcodec.adapters import decode as adapter_decode
 from priorcodec.adapters.adapter import Estimate
 from priorcodec.adapters.bridge import StatisticsHead
 from priorcodec.backbones.diffusion import seeded_noise
+from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.core import tiling
 from priorcodec.core.image import io as image_io
 from priorcodec.core.moments import merge_moments
@@ -136,5 +137,5 @@ def test_a_value_that_is_not_finite_is_noticed_in_any_tile(file, monkeypatch):
 
 
 def test_the_fingerprint_knows_the_tiles_but_not_their_reason(file):
-    one, same, other = (open_session(tile=side).fingerprint(file) for side in (0, 448, 256))
+    one, same, other = (fingerprints(open_session(tile=side), preview=False)(file) for side in (0, 448, 256))
     assert one == same != other

@@ -26,7 +26,7 @@ def test_a_fresh_one_adds_exactly_nothing_and_an_opened_one_something():
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 8), (5, 7), (9, 3)])
 def test_windows_together_are_the_image_again(shift, h, w):
     fusion, x = opened(shift=shift), torch.randn(2, h, w, 8)
-    assert torch.equal(fusion._together(fusion._windows(x), 2, h, w), x)
+    assert torch.equal(fusion._merge_windows(fusion._windows(x), 2, h, w), x)
 
 
 def test_time_and_features_count_and_only_inside_the_window():
@@ -57,9 +57,9 @@ def test_add_to_hidden_state_knows_maps_tokens_and_down_blocks():
     assert torch.equal(hidden, torch.ones(1, 12, 3, 4)) and skips == ("skip",)
 
 
-@pytest.mark.parametrize(("shape", "told"), [((1, 13, 12), "13 tokens"), ((1, 12), "2 dimensions")])
-def test_add_to_hidden_state_refuses_what_is_no_hidden_state(shape, told):
-    with pytest.raises(BackboneError, match=told):
+@pytest.mark.parametrize(("shape", "reason"), [((1, 13, 12), "13 tokens"), ((1, 12), "2 dimensions")])
+def test_add_to_hidden_state_refuses_what_is_no_hidden_state(shape, reason):
+    with pytest.raises(BackboneError, match=reason):
         add_to_hidden_state(torch.zeros(shape), torch.ones_like, SITE, (6, 8))
 
 

@@ -214,7 +214,7 @@ def test_every_weight_learns_in_three_steps(make, features):
     idle = set(range(len(adapter.trainable())))
     optimizer = torch.optim.SGD(adapter.trainable(), lr=0.1)
     target = torch.randn(2, 8, 8, 16, generator=torch.Generator().manual_seed(3))
-    for _ in range(3):  # the bridge's zero layer hides its trunk for one more step
+    for _ in range(3):  # the bridge's zero layer hides its body for one more step
         optimizer.zero_grad()
         out = adapter(*features)
         z_hat, z, noise = out.z_hat, out.z, torch.randn(2, *adapter.noise_shape(64, 128))

@@ -45,9 +45,9 @@ def test_start_from_a_prompt():
 
 
 def test_fresh_statistics_are_those_of_the_bridged_latent_and_do_not_train_it():
-    z, trunk = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(2, 8, 6, 6, requires_grad=True)
+    z, features = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(2, 8, 6, 6, requires_grad=True)
     head = StatisticsHead(8, 4)
-    mean, std = head(z, trunk)
+    mean, std = head(z, features)
     assert torch.allclose(mean, z.mean((2, 3))) and torch.allclose(std, z.std((2, 3), correction=0))
     (mean + std).sum().backward()
-    assert z.grad is None and trunk.grad is None and head.linear.weight.grad.any()
+    assert z.grad is None and features.grad is None and head.linear.weight.grad.any()

@@ -137,7 +137,7 @@ def test_the_legacy_config_of_pixart_alpha_is_read(folders, tmp_path):
 @pytest.mark.parametrize(
     ("name", "vae"), [("sd15", torch.float16), ("sdxl", torch.float32), ("pixart.sigma", torch.float32)]
 )
-def test_dtype_is_honoured_and_sdxl_autoencoder_stays_out_of_fp16(folders, name, vae):
+def test_dtype_is_respected_and_sdxl_autoencoder_stays_out_of_fp16(folders, name, vae):
     loaded = SPECS[name].build(folders[name][0], dtype=torch.float16)
     assert {p.dtype for p in loaded.module.parameters()} == {torch.float16}
     assert {p.dtype for p in loaded.vae.parameters()} == {vae}

@@ -76,7 +76,7 @@ def test_a_setting_no_file_can_be_coded_with_is_one_line(folder):
 
 def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, capfd):
     jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcdef"]
-    outcome = runner.run(jobs, Deadly(once="b", always="d"), label="", workers=2)
+    outcome = runner.run_jobs(jobs, Deadly(once="b", always="d"), label="", workers=2)
     assert [Path(row["output"]).name for row in outcome.rows] == list("abcef")
     assert [job.target.read_text() for job in jobs if job.target.name != "d"] == list("abcef")
     ((source, reason),) = outcome.failures
@@ -89,14 +89,14 @@ def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, cap
 def test_a_run_whose_processes_never_get_ready_ends(tmp_path):
     jobs = [Job(source=tmp_path / str(i), target=tmp_path / "out" / str(i)) for i in range(50)]
     with pytest.raises(PriorCodecError, match="worker processes ended before their first file.*SIGKILL") as caught:
-        runner.run(jobs, NeverReady(log=tmp_path / "log"), label="", workers=2)
+        runner.run_jobs(jobs, NeverReady(log=tmp_path / "log"), label="", workers=2)
     assert "\n" not in str(caught.value)
     assert 3 <= (tmp_path / "log").stat().st_size <= 4
 
 
 def test_one_process_is_enough_when_no_second_one_gets_ready(tmp_path):
     jobs = [Job(source=tmp_path / str(i), target=tmp_path / "out" / str(i)) for i in range(50)]
-    outcome = runner.run(jobs, NeverReady(log=tmp_path / "log", only_from=1), label="", workers=2)
+    outcome = runner.run_jobs(jobs, NeverReady(log=tmp_path / "log", only_from=1), label="", workers=2)
     assert len(outcome.rows) == 50 and len({row["process"] for row in outcome.rows}) == 1
     assert (tmp_path / "log").stat().st_size <= 5
 
@@ -104,7 +104,7 @@ def test_one_process_is_enough_when_no_second_one_gets_ready(tmp_path):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_job_may_fail_in_any_way(tmp_path, workers):
     jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in ("memory", "torch", "bug", "fine")]
-    outcome = runner.run(jobs, Fails(), label="", workers=workers)
+    outcome = runner.run_jobs(jobs, Fails(), label="", workers=workers)
     assert [Path(row["input"]).name for row in outcome.rows] == ["fine"]
     lines = [reason for _, reason in outcome.failures]
     assert all(source.name in line and "\n" not in line for (source, line) in outcome.failures)
@@ -114,7 +114,7 @@ def test_a_job_may_fail_in_any_way(tmp_path, workers):
 def test_an_unexpected_error_at_the_start_is_one_line(tmp_path):
     jobs = [Job(source=tmp_path / name, target=tmp_path / name) for name in "ab"]
     with pytest.raises(PriorCodecError, match="could not start: not enough memory"):
-        runner.run(jobs, NoMemory(), label="", workers=2)
+        runner.run_jobs(jobs, NoMemory(), label="", workers=2)
 
 
 def many(folder, count):

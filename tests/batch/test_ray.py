@@ -55,7 +55,7 @@ def images(tmp_path):
 
 
 def plan(folder):
-    return runner.plan(
+    return runner.list_jobs(
         [folder / "in"], folder / "out", suffixes=runner.IMAGES, ending=".gic", outputs=(".gic",), force=True
     )
 
@@ -97,7 +97,7 @@ def test_200_images_and_a_worker_killed_half_way(ray, images):
     killer = threading.Thread(target=kill_one, daemon=True)
     killer.start()
     task = Logged(task=Encode(config=DecodeConfig(), quality=1, skip=True), log=log)
-    outcome = ray_runner.run(plan(images), task, workers=2)
+    outcome = ray_runner.run_jobs(plan(images), task, workers=2)
     assert killed and not outcome.failures
     files = {path.name: path.read_bytes() for path in (images / "out").iterdir()}
     assert sorted(files) == [f"{i:03}.gic" for i in range(200)]
@@ -109,14 +109,14 @@ def test_200_images_and_a_worker_killed_half_way(ray, images):
     times = collections.Counter(line["file"] for line in done if not line["left"])
     assert max(times.values()) == 1 and {line["file"] for line in done} == set(files)
     assert len(times) >= 199  # the file whose worker was killed between writing it and saying so is found there
-    again = ray_runner.run(plan(images), task, workers=2)
+    again = ray_runner.run_jobs(plan(images), task, workers=2)
     assert len(again.rows) == 200 and all(row["skipped"] for row in again.rows)
     assert {path.name: path.read_bytes() for path in (images / "out").iterdir()} == files
 
 
-def test_a_file_that_kills_every_worker_is_told_and_stops_no_other(ray, tmp_path):
+def test_a_file_that_kills_every_worker_is_reported_and_stops_no_other(ray, tmp_path):
     jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcde"]
-    outcome = ray_runner.run(jobs, Deadly(once="b", always="d"), workers=2)
+    outcome = ray_runner.run_jobs(jobs, Deadly(once="b", always="d"), workers=2)
     assert [Path(row["output"]).name for row in outcome.rows] == list("abce")
     assert [source.name for source, _ in outcome.failures] == ["d"]
 

@@ -1,4 +1,4 @@
-"""`plan`: which inputs there are and where their outputs go. No image is read."""
+"""`list_jobs`: which inputs there are and where their outputs go. No image is read."""
 
 import logging
 import os
@@ -11,9 +11,9 @@ from priorcodec.batch.jobs import STREAM, Job, as_error, out_of_memory
 from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
 
 
-def plan(*inputs, output=None, force=False, **options):
+def list_jobs(*inputs, output=None, force=False, **options):
     options = {"suffixes": runner.IMAGES, "ending": ".gic", "outputs": (".gic",)} | options
-    return runner.plan(inputs, output, force=force, **options)
+    return runner.list_jobs(inputs, output, force=force, **options)
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(tmp_path):
 
 def test_a_folder_and_what_it_holds_besides(folder, caplog):
     with caplog.at_level(logging.INFO, logger="priorcodec"):
-        jobs = plan(folder)
+        jobs = list_jobs(folder)
     targets = [(job.source.name, job.target.name) for job in jobs]
     assert targets == [("a.jpg", "a.jpg.gic"), ("a.png", "a.png.gic"), ("b.PNG", "b.gic"), ("d.png", "d.gic")]
     assert not any(job.problem for job in jobs)
@@ -36,28 +36,28 @@ def test_a_folder_and_what_it_holds_besides(folder, caplog):
 
 def test_a_file_given_twice_is_done_once(folder):
     again = folder / ".." / folder.name / "a.png"
-    assert [job.source.name for job in plan(folder / "a.png", folder / "a.png", again)] == ["a.png"]
+    assert [job.source.name for job in list_jobs(folder / "a.png", folder / "a.png", again)] == ["a.png"]
 
 
-def test_inputs_that_cannot_be_told_apart_fail_alone(folder):
+def test_inputs_that_share_an_output_fail_alone(folder):
     (folder / "e").mkdir()
     (folder / "e" / "a.png").write_bytes(b"")
-    jobs = plan(folder / "a.png", folder / "e" / "a.png", folder / "b.PNG", output=folder / "out")
+    jobs = list_jobs(folder / "a.png", folder / "e" / "a.png", folder / "b.PNG", output=folder / "out")
     assert ["rename one of them" in job.problem for job in jobs] == [True, True, False]
 
 
 def test_what_is_missing_fails_alone(folder):
-    jobs = plan(folder / "a.png", folder / "gone.png")
+    jobs = list_jobs(folder / "a.png", folder / "gone.png")
     assert [job.problem for job in jobs] == ["", f"{folder / 'gone.png'}: no such file or folder"]
 
 
 def test_a_name_too_long_for_the_suffix_fails_alone(folder):
     long = folder / ("x" * 251 + ".png")
     long.write_bytes(b"")
-    first, second = plan(folder / "a.png", long, ending=".nano_unet.png", outputs=(".png",))
-    assert runner.run([first, second], Touch(), label="").failures[0][0] == long
+    first, second = list_jobs(folder / "a.png", long, ending=".nano_unet.png", outputs=(".png",))
+    assert runner.run_jobs([first, second], Touch(), label="").failures[0][0] == long
     assert first.target.exists()
-    assert plan(folder / ("y" * 300 + ".png"))[0].problem
+    assert list_jobs(folder / ("y" * 300 + ".png"))[0].problem
 
 
 class Touch:
@@ -84,24 +84,24 @@ def test_no_input_is_ever_an_output(tmp_path, kind):
         source = tmp_path / "link.png"
         source.symlink_to(photo)
         output = photo
-    (job,) = plan(source, output=output, force=True)
+    (job,) = list_jobs(source, output=output, force=True)
     assert "is the input" in job.problem
     with pytest.raises(ConfigError, match="itself"):
-        runner.run([job], Touch(), label="")
+        runner.run_jobs([job], Touch(), label="")
     assert photo.read_bytes() == b"an image"
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.webp", "x.bin", "a.jpg"])
 def test_an_output_of_another_format_is_refused(folder, name):
     with pytest.raises(ConfigError, match=r"wanted a name ending in \.gic, or a folder"):
-        plan(folder / "b.PNG", output=folder / name, force=True)
+        list_jobs(folder / "b.PNG", output=folder / name, force=True)
 
 
 def test_one_file_for_several_inputs_is_refused(folder):
     for inputs in ((folder,), (folder / "a.png", folder / "b.PNG")):
         for output in (folder / "x.gic", folder / "notes.txt"):
             with pytest.raises(ConfigError, match="wanted a folder"):
-                plan(*inputs, output=output)
+                list_jobs(*inputs, output=output)
 
 
 def test_where_outputs_go(folder):
@@ -115,19 +115,19 @@ def test_where_outputs_go(folder):
         (Path("/dev/null"), Path("/dev/null")),
         (STREAM, STREAM),
     ):
-        assert [job.target for job in plan(source, output=output)] == [target]
-    assert plan(STREAM, output=STREAM)[0] == Job(source=STREAM, target=STREAM)
+        assert [job.target for job in list_jobs(source, output=output)] == [target]
+    assert list_jobs(STREAM, output=STREAM)[0] == Job(source=STREAM, target=STREAM)
     for inputs in ((STREAM, source), (folder,)):
         with pytest.raises(ConfigError, match="standard"):
-            plan(*inputs, output=STREAM)
+            list_jobs(*inputs, output=STREAM)
 
 
 def test_existing_outputs_stop_a_run_before_it_begins(folder):
     (folder / "b.gic").write_bytes(b"")
     (folder / "d.gic").write_bytes(b"")
     with pytest.raises(ConfigError, match="b.gic and 1 other output exist already"):
-        plan(folder)
-    assert len(plan(folder, force=True)) == 4
+        list_jobs(folder)
+    assert len(list_jobs(folder, force=True)) == 4
 
 
 @pytest.mark.parametrize(

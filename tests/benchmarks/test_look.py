@@ -54,13 +54,13 @@ def verdicts(folder, choose):
 def test_every_image_once_per_pair_and_the_rates_evenly(look):
     pairs = [("a", "b"), ("a", "c")]
     images = [f"i{n}" for n in range(12)]
-    planned = look.plan(pairs, [0.03, 0.06, 0.12], images, seed=0)
+    planned = look.blind_pairs(pairs, [0.03, 0.06, 0.12], images, seed=0)
     assert len({(p.image, p.second) for p in planned}) == 24
     for _, second in pairs:
         rates = [p.bpp for p in planned if p.second == second]
         assert all(rates.count(rate) == 4 for rate in (0.03, 0.06, 0.12))
-    assert planned != look.plan(pairs, [0.03, 0.06, 0.12], images, seed=1)
-    assert planned == look.plan(pairs, [0.03, 0.06, 0.12], images, seed=0)
+    assert planned != look.blind_pairs(pairs, [0.03, 0.06, 0.12], images, seed=1)
+    assert planned == look.blind_pairs(pairs, [0.03, 0.06, 0.12], images, seed=0)
 
 
 def test_sides_are_drawn_and_the_key_says_where(look, made):

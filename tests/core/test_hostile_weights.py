@@ -167,7 +167,7 @@ def stored(tmp_path):
 
 
 def again(path, config=None, tensors=None, **metadata):
-    """The file with another config, tensors (None removes one) and metadata; with kind, as a stranger would write it."""
+    """The file with another config, tensors (None removes one) and metadata; with kind, as anybody could write it."""
     header, _ = safetensors.describe(path, AdapterError)
     values = {k: v for k, v in {**load_file(path), **(tensors or {})}.items() if v is not None}
     header = {**header, **metadata}

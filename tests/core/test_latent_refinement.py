@@ -54,23 +54,23 @@ def true_cost(codec, data, pixels):
 
 
 @pytest.mark.parametrize("quality", [0.0, 1.5])
-def test_the_costs_told_are_those_of_the_files_and_the_second_is_lower(tiny, photo, quality):
+def test_the_costs_are_those_of_the_files_and_the_second_is_lower(tiny, photo, quality):
     plain, steps = tiny.encode(photo, quality), []
     refined = tiny.encode(photo, quality, refined=RefineConfig(steps=30, progress=steps.append))
-    told = refined.refinement
-    for cost, data in ((told.before, plain.data), (told.after, refined.data)):
+    refinement = refined.refinement
+    for cost, data in ((refinement.before, plain.data), (refinement.after, refined.data)):
         bpp, error, total = true_cost(tiny, data, photo)
         assert (cost.bytes, cost.bpp) == (len(data), bpp)
         assert cost.distortion == pytest.approx(error, rel=1e-9) and cost.total == pytest.approx(total, rel=1e-6)
-    assert told.after.total < 0.995 * told.before.total
-    assert steps == list(range(1, told.steps + 1)) and told.seconds > 0
+    assert refinement.after.total < 0.995 * refinement.before.total
+    assert steps == list(range(1, refinement.steps + 1)) and refinement.seconds > 0
     assert tiny.decode(refined.data).symbols_sha256 == refined.symbols_sha256 != plain.symbols_sha256
     assert refined.container.quality == plain.container.quality
 
 
 def test_the_shipped_encoder_on_a_photograph(shipped, photo):
-    told = shipped.encode(photo, 4, refined=RefineConfig(steps=30)).refinement
-    assert told.after.total < 0.995 * told.before.total
+    refinement = shipped.encode(photo, 4, refined=RefineConfig(steps=30)).refinement
+    assert refinement.after.total < 0.995 * refinement.before.total
 
 
 def test_the_same_seed_gives_the_same_file_another_one_another(tiny, photo):
@@ -82,9 +82,9 @@ def test_a_step_that_only_harms_is_not_kept_and_ends_it_early(tiny, photo, monke
     monkeypatch.setattr(latent_refinement, "RATE", 30.0)
     plain = tiny.encode(photo, 1)
     refined = tiny.encode(photo, 1, refined=RefineConfig(steps=50))
-    told = refined.refinement
-    assert refined.data == plain.data and told.after == told.before
-    assert told.steps == latent_refinement.PATIENCE * 50 // latent_refinement.CHECKS
+    refinement = refined.refinement
+    assert refined.data == plain.data and refinement.after == refinement.before
+    assert refinement.steps == latent_refinement.PATIENCE * 50 // latent_refinement.CHECKS
 
 
 def test_values_that_are_not_numbers_are_never_coded(tiny, photo, monkeypatch):
@@ -136,7 +136,7 @@ def test_refining_for_gmsd_keeps_more_of_it(shipped):
         deviations.append(1 - float(gradient_similarity.similarity(*magnitude).mean()))
         totals.append(encoded.refinement)
     assert deviations[1] < deviations[0]
-    assert all(told.after.total <= told.before.total for told in totals)
+    assert all(refinement.after.total <= refinement.before.total for refinement in totals)
 
 
 @pytest.mark.parametrize("metric", ["structure", "nano_dit", "", None])
@@ -165,9 +165,9 @@ def test_impossible_numbers_of_steps(steps):
 def test_the_command_line(tmp_path, photo):
     image_io.save(photo, tmp_path / "a.png")
     status, out, _ = quick("encode", tmp_path / "a.png", "-q", 1, "--refine", 10, "--json")
-    told = json.loads(out)[0]["refinement"]
-    assert status == 0 and told["steps"] <= 10 and told["after"]["total"] <= told["before"]["total"]
-    assert told["after"]["bytes"] == (tmp_path / "a.gic").stat().st_size
+    refinement = json.loads(out)[0]["refinement"]
+    assert status == 0 and refinement["steps"] <= 10 and refinement["after"]["total"] <= refinement["before"]["total"]
+    assert refinement["after"]["bytes"] == (tmp_path / "a.gic").stat().st_size
     assert quick("preview", tmp_path / "a.gic")[0] == 0
     for words, part in ((("--refine", -1), "refine is -1 steps"),):
         status, _, message = quick("encode", tmp_path / "a.png", "-o", tmp_path / "b.gic", *words)

@@ -105,8 +105,8 @@ def test_encoder_and_preview_in_tiles_are_those_of_the_whole_image(photo):
     with torch.inference_mode():
         planes = image_io.pad(image_io.to_planes(photo), 64)
         y = whole.transforms.g_a(image_io.to_range(planes))
-        torch.testing.assert_close(tiled._analysed(planes), y, rtol=0, atol=1e-4)
-        assert torch.equal(whole._analysed(planes), y)
+        torch.testing.assert_close(tiled._analyzed(planes), y, rtol=0, atol=1e-4)
+        assert torch.equal(whole._analyzed(planes), y)
     data = tiled.encode(photo, 3).data
     decoded = tiled.decode(data)
     shown, wanted = tiled.preview(decoded).astype(int), whole.preview(decoded).astype(int)

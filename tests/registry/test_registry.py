@@ -211,8 +211,8 @@ def test_a_listing_finds_weights_by_a_plugins_own_hook(site):
     """A hook that takes only `spec` is called for listings too."""
     install(site, {"hooks": HOOKS})
     registry = open_registry()
-    assert str(registry.weights_here(registry.spec("other"))) == "/somewhere/other"
-    assert registry.weights_here(registry.spec("toy")) is not None
+    assert str(registry.local_weights(registry.spec("other"))) == "/somewhere/other"
+    assert registry.local_weights(registry.spec("toy")) is not None
 
 
 DOWNLOADS = GOOD + textwrap.dedent("""
@@ -230,7 +230,7 @@ def test_a_listing_downloads_nothing(site):
     install(site, {"hooks": DOWNLOADS})
     registry = open_registry()
     spec = registry.spec("other")
-    assert registry.weights_here(spec) is None
+    assert registry.local_weights(spec) is None
     assert str(registry.weights(spec)) == "/downloaded"
 
 
@@ -260,7 +260,7 @@ def test_a_source_that_is_no_hub_id_stops_no_listing(site, monkeypatch, tmp_path
     assert records(registry)["flux"].error == ""
     for i, source in enumerate(sources):
         spec = registry.spec(f"b{i}")
-        assert registry.weights_here(spec) is None
+        assert registry.local_weights(spec) is None
         with pytest.raises(PriorCodecError, match=r"give backbone\.weights=PATH with ") as caught:
             registry.weights(spec)
         assert source in str(caught.value)

@@ -52,7 +52,7 @@ def test_missing_weights_give_the_command_and_the_license_in_one_line(registry):
     assert f"hf download {spec.source} {' '.join(FILES)} --revision {spec.revision}" in text
     assert "CreativeML OpenRAIL-M" in text
     assert "text_encoder" not in text
-    assert registry.weights_here(spec) is None
+    assert registry.local_weights(spec) is None
 
 
 def test_pixart_asks_for_its_transformer(registry):
@@ -63,11 +63,11 @@ def test_pixart_asks_for_its_transformer(registry):
 def test_the_cache_is_found_at_the_pinned_revision_only(registry, tmp_path):
     spec = registry.spec("sd15")
     cache(tmp_path, spec.source, "0" * 40)
-    assert registry.weights_here(spec) is None
+    assert registry.local_weights(spec) is None
     folder = cache(tmp_path, spec.source, spec.revision)
-    assert registry.weights(spec) == registry.weights_here(spec) == folder
+    assert registry.weights(spec) == registry.local_weights(spec) == folder
     (folder / "vae/config.json").unlink()
-    assert registry.weights_here(spec) is None
+    assert registry.local_weights(spec) is None
 
 
 def test_order_given_folder_then_own_folder_then_cache(registry, tmp_path, monkeypatch):

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from priorcodec import BackboneError, BackboneSpec, ConfigError, FusionSite, LatentSpace, LoraRule, Prediction
-from priorcodec.testing import Status, Subject, check_backbone, parametrize_backbones, report
+from priorcodec.testing import Status, Subject, check_backbone, format_results, parametrize_backbones
 from priorcodec.testing import _side_effects as side_effects
-from priorcodec.testing._run import all_checks, run
+from priorcodec.testing._run import all_checks, run_check
 
 HERE = Path(__file__)  # any path: the backbone of these tests has no weights to load
 
@@ -186,7 +186,7 @@ CHECKS = {check.name: check for check in all_checks()}
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_good_backbone_passes(name):
-    result = run(CHECKS[name], Subject(spec=make(), weights=HERE))
+    result = run_check(CHECKS[name], Subject(spec=make(), weights=HERE))
     assert result.status is Status.PASSED, result.message
 
 
@@ -199,7 +199,7 @@ def test_the_bad_backbone_fails_with_a_sentence(name, monkeypatch):
     monkeypatch.setattr("priorcodec.core.codec.QUALITY_STEPS", 32)  # one of them changes it
     if name == "wrong_partner_refused":  # ours to get right, not the backbone's
         monkeypatch.setattr("priorcodec.adapters.file.check", lambda *args, **kwargs: None)
-    result = run(CHECKS[name], Subject(spec=BAD[name](), weights=HERE))
+    result = run_check(CHECKS[name], Subject(spec=BAD[name](), weights=HERE))
     assert result.status is Status.FAILED
     assert result.message
     assert "\n" not in result.message
@@ -229,7 +229,7 @@ METHODS = {
 def test_every_side_effect_of_building_is_named_and_undone(words):
     spec = make(type("Bad", (Good,), {"after": lambda self: SIDE_EFFECTS[words]()}))
     before = side_effects._state()
-    result = run(CHECKS["side_effects"], Subject(spec=spec))
+    result = run_check(CHECKS["side_effects"], Subject(spec=spec))
     assert result.status is Status.FAILED
     assert "build_tiny() " in result.message and words in result.message
     assert {k: v for k, (v, _) in side_effects._state().items()} == {k: v for k, (v, _) in before.items()}
@@ -242,7 +242,7 @@ def test_every_side_effect_of_a_call_is_named(words, method):
         METHODS[words](self)
         return good(self, *args)
 
-    result = run(CHECKS["side_effects"], Subject(spec=make(bad(method, function))))
+    result = run_check(CHECKS["side_effects"], Subject(spec=make(bad(method, function))))
     assert result.status is Status.FAILED and f"calling the model {words}" in result.message
 
 
@@ -290,13 +290,13 @@ def test_a_build_that_raises_is_reported_once_with_file_and_line(change, check, 
     assert result.message.endswith(f"raised ZeroDivisionError: no model (test_kit.py, line {line})")
     assert "Traceback" in result.traceback and "explode" in result.traceback
     assert any(r.status is Status.SKIPPED and r.message.endswith("failed, as reported above") for r in results)
-    text, _ = report("bad", results, tracebacks=True)
-    assert "Traceback" in text and "Traceback" not in report("bad", results)[0]
+    text, _ = format_results("bad", results, tracebacks=True)
+    assert "Traceback" in text and "Traceback" not in format_results("bad", results)[0]
 
 
 def test_what_is_raised_below_the_plugin_is_traced_to_the_plugins_own_line():
     spec = predict(lambda good, self, x, *rest: F.conv2d(x, torch.zeros(1, 2, 3, 3)))
-    result = run(CHECKS["predict_shape"], Subject(spec=spec))
+    result = run_check(CHECKS["predict_shape"], Subject(spec=spec))
     assert re.search(r"RuntimeError: .* \(test_kit\.py, line \d+\)$", result.message)
 
 
@@ -329,12 +329,12 @@ def test_expected_failures_are_the_callers_and_strict():
 
 
 def test_the_report_as_text_and_as_json():
-    text, good = report("bad", check_backbone(make(license=" "), tier=0))
+    text, good = format_results("bad", check_backbone(make(license=" "), tier=0))
     assert not good
     assert "texts" in text
     assert "license is empty" in text
     assert text.splitlines()[-1] == "bad: 5 passed, 1 failed"
-    data, good = report("good", check_backbone(make(), tier=0), as_json=True)
+    data, good = format_results("good", check_backbone(make(), tier=0), as_json=True)
     assert good
     assert json.loads(data)["checks"][0] == json.loads(data)["checks"][0] | {"check": "texts", "status": "passed"}
 

@@ -94,8 +94,8 @@ def objective(world):
         made = Objective(
             adapter, encoder, LossWeights(**(none | weights)), distance=distance, critic=critic, window=32, bf16=False
         )
-        grain, *sides = adapter.noise_shape(64, 64)
-        total, terms, _ = made(x, torch.tensor(quality), (8, 16), torch.randn(3, 2 * grain, *sides))
+        noise_channels, *sides = adapter.noise_shape(64, 64)
+        total, terms, _ = made(x, torch.tensor(quality), (8, 16), torch.randn(3, 2 * noise_channels, *sides))
         total.backward()
         return {name: p.grad for name, p in made.named_parameters() if p.grad is not None and p.grad.any()}, terms
 

@@ -17,7 +17,7 @@ from priorcodec.training import data, sources
 from priorcodec.training.settings import split_paths
 
 
-def picture(path, side=64, mode="RGB", seed=0, **options):
+def make_image(path, side=64, mode="RGB", seed=0, **options):
     pixels = np.random.default_rng(seed).integers(0, 256, (side, side, len(mode)), dtype=np.uint8)
     Image.fromarray(pixels, mode).save(path, **options)
     return path
@@ -42,8 +42,8 @@ def pack(target, *paths, mode="w"):
 def test_folders_shards_and_files_in_order(tmp_path):
     (tmp_path / "in" / "b").mkdir(parents=True)
     for name in ("b/z.png", "b/a.png", "y.webp", "x.jpg"):
-        picture(tmp_path / "in" / name, side=70)
-    pack(tmp_path / "in" / "c.tar", picture(tmp_path / "one.png", side=66), picture(tmp_path / "two.avif"))
+        make_image(tmp_path / "in" / name, side=70)
+    pack(tmp_path / "in" / "c.tar", make_image(tmp_path / "one.png", side=66), make_image(tmp_path / "two.avif"))
     pack(tmp_path / "d.tar.gz", tmp_path / "two.avif", tmp_path / "one.png", mode="w:gz")
     found = find(tmp_path / "in", tmp_path / "d.tar.gz", tmp_path / "one.png", folder=tmp_path / "run")
     expected = ["one.png", "two.avif", "x.jpg", "y.webp", "a.png", "z.png", "two.avif", "one.png", "one.png"]
@@ -71,7 +71,7 @@ def sixteen_bit_gray(path):
         ("turned.jpg", exif_turned),
         ("gray16.png", sixteen_bit_gray),
         ("gray16.tif", sixteen_bit_gray),
-        ("alpha.webp", lambda path: picture(path, mode="RGBA", lossless=True)),
+        ("alpha.webp", lambda path: make_image(path, mode="RGBA", lossless=True)),
         ("palette.png", lambda path: Image.fromarray(np.eye(64, dtype=np.uint8) * 255).convert("P").save(path)),
     ],
 )
@@ -87,8 +87,8 @@ def test_crops_are_the_pixels_that_encode_reads(tmp_path, name, make, in_tar):
 def test_what_cannot_be_read_is_named_and_left_out(tmp_path, caplog):
     folder = tmp_path / "in"
     folder.mkdir()
-    good = picture(folder / "good.png")
-    whole = picture(tmp_path / "whole.avif", side=128).read_bytes()
+    good = make_image(folder / "good.png")
+    whole = make_image(tmp_path / "whole.avif", side=128).read_bytes()
     (folder / "cut.avif").write_bytes(whole[: len(whole) // 2])
     (folder / "empty.jpg").touch()
     (folder / "text.png").write_text("no image")
@@ -96,7 +96,7 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path, caplog):
     (folder / "link.png").symlink_to(tmp_path / "nowhere.png")
     (folder / "folder.png").mkdir()
     (folder / "around").symlink_to(folder)
-    picture(folder / "folder.png" / "inside.png")
+    make_image(folder / "folder.png" / "inside.png")
     (folder / "._good.png").write_bytes(b"resource fork")
     os.mkfifo(folder / "pipe.png")
     pack(tmp_path / "sound.tar", good, tmp_path / "whole.avif")
@@ -114,8 +114,8 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path, caplog):
 
 
 def test_transparent_images_are_left_out_without_a_background(tmp_path, caplog):
-    picture(tmp_path / "clear.png", mode="RGBA")
-    picture(tmp_path / "solid.png")
+    make_image(tmp_path / "clear.png", mode="RGBA")
+    make_image(tmp_path / "solid.png")
     both = (tmp_path / "clear.png", tmp_path / "solid.png")
     assert names(find(*both, folder=tmp_path / "run", background=None)) == ["solid.png"]
     assert "left out" in caplog.text and "transparent" in caplog.text
@@ -133,8 +133,8 @@ def test_no_data_is_one_line(tmp_path, place, part):
 
 def test_damage_that_shows_only_later_is_named_once(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(sources, "DECODED", 0)
-    picture(tmp_path / "a.png", side=80)
-    (tmp_path / "b.png").write_bytes(picture(tmp_path / "whole.png", side=80).read_bytes()[:9000])
+    make_image(tmp_path / "a.png", side=80)
+    (tmp_path / "b.png").write_bytes(make_image(tmp_path / "whole.png", side=80).read_bytes()[:9000])
     found = find(tmp_path / "a.png", tmp_path / "b.png", folder=tmp_path / "run")
     assert len(found) == 2
     crops = data.DeterministicCrops(found, 64, seed=0)
@@ -151,9 +151,9 @@ def test_damage_that_shows_only_later_is_named_once(tmp_path, monkeypatch, caplo
 
 def test_the_index_is_made_once_whoever_comes_first(tmp_path, monkeypatch):
     calls = []
-    survey = sources._survey
-    monkeypatch.setattr(sources, "_survey", lambda *args: (calls.append(args), survey(*args))[1])
-    picture(tmp_path / "a.png")
+    survey = sources._read_sizes
+    monkeypatch.setattr(sources, "_read_sizes", lambda *args: (calls.append(args), survey(*args))[1])
+    make_image(tmp_path / "a.png")
     found = []
     threads = [
         threading.Thread(target=lambda: found.append(find(tmp_path / "a.png", folder=tmp_path / "run")))
@@ -168,7 +168,7 @@ def test_the_index_is_made_once_whoever_comes_first(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("content", [b"", b"[1, 2", b"[]", b'{"key": 1}', b"\xff\xfe\x00", b"null"])
 def test_a_damaged_index_is_made_again(tmp_path, content):
-    picture(tmp_path / "a.png")
+    make_image(tmp_path / "a.png")
     found = find(tmp_path / "a.png", folder=tmp_path / "run")
     (tmp_path / "run" / sources.INDEX).write_bytes(content)
     assert find(tmp_path / "a.png", folder=tmp_path / "run") == found
@@ -177,7 +177,7 @@ def test_a_damaged_index_is_made_again(tmp_path, content):
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
 def test_an_unpacked_shard_that_is_gone_or_cut_is_unpacked_again(tmp_path, damage):
-    pack(tmp_path / "a.tar.gz", picture(tmp_path / "a.png"), mode="w:gz")
+    pack(tmp_path / "a.tar.gz", make_image(tmp_path / "a.png"), mode="w:gz")
     found = find(tmp_path / "a.tar.gz", folder=tmp_path / "run")
     (shard,) = (tmp_path / "run" / sources.UNPACKED).iterdir()
     shard.unlink() if damage == "missing" else shard.write_bytes(shard.read_bytes()[:700])
@@ -195,7 +195,7 @@ def test_paths_with_commas(tmp_path, monkeypatch):
 
 def test_loader_workers_and_later_starts_give_the_same_crops(tmp_path):
     for i in range(3):
-        picture(tmp_path / f"{i}.png", side=80 + i, seed=i)
+        make_image(tmp_path / f"{i}.png", side=80 + i, seed=i)
     crops = data.DeterministicCrops(find(tmp_path, folder=tmp_path / "run"), 64, seed=5)
     parts = [[0, 1], [2, 3]]
 
@@ -223,7 +223,7 @@ def test_large_images_are_drawn_more_often_and_small_ones_not(tmp_path):
 
 
 def test_enlarged_crops_are_smoother_parts_of_the_same_ones(tmp_path):
-    entries = find(picture(tmp_path / "a.png", side=110), folder=tmp_path / "run")
+    entries = find(make_image(tmp_path / "a.png", side=110), folder=tmp_path / "run")
     plain, some, again = (
         data.DeterministicCrops(entries, 64, seed=3, enlarged=share).batch(0, 40).float() for share in (0.0, 0.5, 0.5)
     )

@@ -60,27 +60,32 @@ class Polish(nn.Module):
 class Autoencoder(nn.Module):
     """Images (b, 3, H, W) in [-1, 1] <-> latents (b, 8, H/8, W/8), deterministic.
 
-    fine, coarse: channels at strides 4 and 8; encoder, decoder: blocks at strides 4 and 8; polish: channels at stride 2.
+    Args:
+        width4: Channels at stride 4.
+        width8: Channels at stride 8.
+        encoder: Blocks of the encoder at strides 4 and 8.
+        decoder: Blocks of the decoder at strides 4 and 8.
+        polish: Channels at stride 2.
     """
 
-    def __init__(self, fine: int = 96, coarse: int = 192, encoder=(1, 3), decoder=(4, 4), polish: int = 48):
+    def __init__(self, width4: int = 96, width8: int = 192, encoder=(1, 3), decoder=(4, 4), polish: int = 48):
         super().__init__()
         self.encoder = nn.Sequential(
             nn.PixelUnshuffle(4),
-            nn.Conv2d(3 * 16, fine, 3, padding=1),
-            *(Block(fine) for _ in range(encoder[0])),
+            nn.Conv2d(3 * 16, width4, 3, padding=1),
+            *(Block(width4) for _ in range(encoder[0])),
             nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * fine, coarse, 1),
-            *(Block(coarse) for _ in range(encoder[1])),
-            nn.Conv2d(coarse, LATENT_CHANNELS, 3, padding=1),
+            nn.Conv2d(4 * width4, width8, 1),
+            *(Block(width8) for _ in range(encoder[1])),
+            nn.Conv2d(width8, LATENT_CHANNELS, 3, padding=1),
         )
         self.decoder = nn.Sequential(
-            nn.Conv2d(LATENT_CHANNELS, coarse, 3, padding=1),
-            *(Block(coarse) for _ in range(decoder[1])),
-            nn.Conv2d(coarse, 4 * fine, 1),
+            nn.Conv2d(LATENT_CHANNELS, width8, 3, padding=1),
+            *(Block(width8) for _ in range(decoder[1])),
+            nn.Conv2d(width8, 4 * width4, 1),
             nn.PixelShuffle(2),
-            *(Block(fine) for _ in range(decoder[0])),
-            nn.Conv2d(fine, 3 * 16, 3, padding=1),
+            *(Block(width4) for _ in range(decoder[0])),
+            nn.Conv2d(width4, 3 * 16, 3, padding=1),
             nn.PixelShuffle(4),
             Polish(polish),
         )
@@ -91,7 +96,7 @@ class Autoencoder(nn.Module):
 
 
 def tiny_autoencoder() -> Autoencoder:
-    return Autoencoder(fine=8, coarse=8, encoder=(1, 1), decoder=(1, 1), polish=8)
+    return Autoencoder(width4=8, width8=8, encoder=(1, 1), decoder=(1, 1), polish=8)
 
 
 class NanoDiffusion(LatentDiffusion):

@@ -20,7 +20,7 @@ ONE = 1 << FRACTION_BITS
 LIMIT = (1 << 15) - 1
 WEIGHT_LIMIT = (1 << 15) - 1
 MAX_FAN_IN = 1 << 20  # 2**15 * 2**15 * 2**20 + bias < 2**53: the bound under which float64 sums are exact
-STRIP = 1 << 21  # float64 numbers gathered at a time: 16 MiB
+MAX_GATHERED = 1 << 21  # float64 numbers gathered at a time: 16 MiB
 
 SQUARE = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))  # taps of a 3x3 kernel, (row, column) from its center
 CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))  # those of them that look at the other color of a checkerboard
@@ -28,12 +28,13 @@ CENTER = ((0, 0),)
 
 
 class ExactLayer:
-    """One frozen layer that looks at some places around each position.
+    """One frozen layer that reads some offsets around each position.
 
     Args:
-        weight: int16 (c_out, c_in, k, k), k = 1 or 3; bias: int32 (c_out,), in units of the exact sum; taps: the (row, column)
-            offsets to look at, all of the kernel's by default: what is left out must meet zeros; relu: clamp at zero, else at
-            -LIMIT.
+        weight: int16 (c_out, c_in, k, k), k = 1 or 3.
+        bias: int32 (c_out,), in units of the exact sum.
+        relu: Clamp at zero, else at -LIMIT.
+        taps: (row, column) offsets that are read, by default all of the kernel's; the inputs at the others must be zero.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class ExactLayer:
 
     def strips(self, positions: int) -> Iterator[slice]:
         """Slices that together are all positions, each small enough for `product`."""
-        step = max(1, STRIP // max(self.matrix.shape))
+        step = max(1, MAX_GATHERED // max(self.matrix.shape))
         return (slice(start, min(start + step, positions)) for start in range(0, positions, step))
 
     def gather(self, padded: NDArray, at: NDArray[np.intp]) -> NDArray[np.float64]:

@@ -31,10 +31,11 @@ class Coded:
     """One coded image.
 
     Attributes:
-        string: z and y, entropy-coded.
-        y_hat_q: float32 (m, h, w), decoded values in quantization steps.
-        z_bits, y_bits: what the tables say the parts should cost.
-        symbols_sha256: of all symbols, as int32.
+        string: Entropy-coded z and y.
+        y_hat_q: Decoded values in quantization steps, float32 (m, h, w).
+        z_bits: Bits of z, estimated from the tables.
+        y_bits: Bits of y, estimated likewise.
+        symbols_sha256: SHA-256 of all symbols as int32.
     """
 
     string: bytes
@@ -45,7 +46,11 @@ class Coded:
 
 
 class FrozenEntropyModel:
-    """Args: tables: what `EntropyModel.tables` and `gaussian_tables` made, checked by `check_tables`."""
+    """Encodes and decodes symbols exactly.
+
+    Args:
+        tables: Made by `EntropyModel.tables` and `gaussian_tables`, checked by `check_tables`.
+    """
 
     def __init__(self, tables: Tables):
         self.tables = tables

@@ -63,7 +63,10 @@ class IntConv2d(nn.Module):
     grid with straight-through gradients.
 
     Args:
-        c_in, c_out: channels; kernel: side of the square kernel, 1 or 3; relu: clamp the output at zero.
+        c_in: Input channels.
+        c_out: Output channels.
+        kernel: Side of the square kernel, 1 or 3.
+        relu: Clamp the output at zero.
     """
 
     def __init__(self, c_in: int, c_out: int, kernel: int = 1, *, relu: bool = True):

@@ -84,11 +84,11 @@ def check_tables(tables: Tables, m: int, m_h: int, n: int, levels: int) -> None:
     if not (tables["z_index"].astype(np.int64) < SCALES).all() or (tables["z_index"].astype(np.int64) < 0).any():
         raise ValueError("z_index names a table that does not exist")
     for name, value in tables.items():
-        most = 2**31 if name.endswith(".bias") else LARGEST_SYMBOL if name in ("z_mean", "quality_bias") else LIMIT
+        limit = 2**31 if name.endswith(".bias") else LARGEST_SYMBOL if name in ("z_mean", "quality_bias") else LIMIT
         if (
             name in shapes(m, m_h, n, levels)
             and not name.startswith("cdf")
-            and (np.abs(value.astype(np.int64)) > most).any()
+            and (np.abs(value.astype(np.int64)) > limit).any()
         ):
             raise ValueError(f"{name} is out of the range in which sums are exact")
 

@@ -83,32 +83,34 @@ def from_cicp(primaries: int, transfer: int, notes: list[str]) -> RgbSpace | Non
     ):
         if code not in known:
             notes.append(f"unknown CICP {what} {code} taken as sRGB's")
-    name, places = PRIMARIES.get(primaries, PRIMARIES[1])
+    name, chromaticities = PRIMARIES.get(primaries, PRIMARIES[1])
     curve_name, curve = TRANSFERS.get(transfer, ("", srgb_to_linear))
-    if places == BT709 and not curve_name:
+    if chromaticities == BT709 and not curve_name:
         return None
     return RgbSpace(
         name=f"{name} {curve_name}".strip(),
         curves=(table(curve),),
-        matrix=None if places == BT709 else to_linear_srgb(places),
+        matrix=None if chromaticities == BT709 else to_linear_srgb(chromaticities),
     )
 
 
-def from_gamma(gamma: float | None, places: Chromaticities | None) -> RgbSpace | None:
+def from_gamma(gamma: float | None, chromaticities: Chromaticities | None) -> RgbSpace | None:
     """The space of PNG's gAMA and cHRM chunks (PNG, third edition, 11.3.2); None if it is sRGB or close to it.
 
     Args:
         gamma: Exponent of encoding (0.45455 for a display of 2.2), or None: sRGB's curve.
-        places: Chromaticities, or None: BT.709.
+        chromaticities: Chromaticities, or None: BT.709.
 
     Raises:
         ValueError: Chromaticities that span no colors.
     """
     curved = gamma is not None and abs(gamma * 2.2 - 1) > SAME_GAMMA
-    moved = places is not None and max(abs(a - b) for a, b in zip(places, BT709, strict=True)) > SAME_PLACE
+    moved = (
+        chromaticities is not None and max(abs(a - b) for a, b in zip(chromaticities, BT709, strict=True)) > SAME_PLACE
+    )
     if not curved and not moved:
         return None
-    matrix = to_linear_srgb(places) if moved and places is not None else None
+    matrix = to_linear_srgb(chromaticities) if moved and chromaticities is not None else None
     words = (f"gamma {gamma:.4g}" if curved else "", "other primaries" if moved else "")
     return RgbSpace(
         name=" and ".join(filter(None, words)),
@@ -150,13 +152,13 @@ def _encode_table() -> np.ndarray:
     return np.rint(255 * np.where(v <= 0.0031308, 12.92 * v, 1.055 * v ** (1 / 2.4) - 0.055)).astype(np.uint8)
 
 
-def to_linear_srgb(places: Chromaticities) -> np.ndarray:
+def to_linear_srgb(chromaticities: Chromaticities) -> np.ndarray:
     """(3, 3): linear RGB with these primaries -> linear sRGB.
 
     Raises:
         ValueError: Chromaticities that span no colors.
     """
-    return np.linalg.inv(_to_d50(BT709)) @ _to_d50(places)
+    return np.linalg.inv(_to_d50(BT709)) @ _to_d50(chromaticities)
 
 
 def from_d50(colorants: np.ndarray) -> np.ndarray:
@@ -164,13 +166,15 @@ def from_d50(colorants: np.ndarray) -> np.ndarray:
     return np.linalg.inv(_to_d50(BT709)) @ colorants
 
 
-def _to_d50(places: Chromaticities) -> np.ndarray:
+def _to_d50(chromaticities: Chromaticities) -> np.ndarray:
     """(3, 3): linear RGB -> XYZ adapted to D50 by Bradford's method."""
     try:
-        xyz = np.array([[x / y, 1, (1 - x - y) / y] for x, y in zip(places[::2], places[1::2], strict=True)]).T
+        xyz = np.array(
+            [[x / y, 1, (1 - x - y) / y] for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True)]
+        ).T
     except ZeroDivisionError:  # H.273's XYZ has primaries on the line y = 0
-        xyz = np.array([[x, y, 1 - x - y] for x, y in zip(places[::2], places[1::2], strict=True)]).T
-        xyz[:, 3] /= max(places[7], 1e-9)
+        xyz = np.array([[x, y, 1 - x - y] for x, y in zip(chromaticities[::2], chromaticities[1::2], strict=True)]).T
+        xyz[:, 3] /= max(chromaticities[7], 1e-9)
     try:
         colors = xyz[:, :3] * np.linalg.solve(xyz[:, :3], xyz[:, 3])
     except np.linalg.LinAlgError as error:

@@ -223,7 +223,7 @@ def _color(chunks: dict[bytes, bytes], notes: list[str]) -> tuple[bytes | None, 
         notes.append(f"unusable color profile ignored ({name.decode('latin-1')[:40]!r} cannot be unpacked)")
     if b"sRGB" in chunks:
         return None, None
-    gamma = places = None
+    gamma = chromaticities = None
     if len(chunks.get(b"gAMA", b"")) == 4:
         gamma = struct.unpack(">I", chunks[b"gAMA"])[0] / 100000
         if not 0.01 <= gamma <= 100:
@@ -231,15 +231,15 @@ def _color(chunks: dict[bytes, bytes], notes: list[str]) -> tuple[bytes | None, 
             gamma = None
     if len(chunks.get(b"cHRM", b"")) == 32:
         white_x, white_y, *rgb = (value / 100000 for value in struct.unpack(">8I", chunks[b"cHRM"]))
-        places = (*rgb, white_x, white_y)
+        chromaticities = (*rgb, white_x, white_y)
     try:
-        return None, colorspace.from_gamma(gamma, _checked(places))
+        return None, colorspace.from_gamma(gamma, _checked(chromaticities))
     except ValueError as error:
         notes.append(f"impossible cHRM chunk ignored ({error})")
         return None, colorspace.from_gamma(gamma, None)
 
 
-def _checked(places: tuple[float, ...] | None) -> Chromaticities | None:
-    if places is not None and (min(places[1::2]) <= 0 or max(places) > 2):
+def _checked(chromaticities: tuple[float, ...] | None) -> Chromaticities | None:
+    if chromaticities is not None and (min(chromaticities[1::2]) <= 0 or max(chromaticities) > 2):
         raise ValueError("its chromaticities are out of range")
-    return places  # type: ignore[return-value]
+    return chromaticities  # type: ignore[return-value]

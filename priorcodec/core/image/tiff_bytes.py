@@ -76,9 +76,9 @@ def _gray_tiff(parts: list[bytes], shape: tuple[int, int], rows_per_part: int, c
     out = struct.pack("<2sHIH", b"II", 42, 8, len(entries))
     for tag, value in entries.items():
         if tag in (STRIP_OFFSETS, STRIP_BYTES):
-            place = lists + (4 * count if tag == STRIP_BYTES else 0)
+            offset = lists + (4 * count if tag == STRIP_BYTES else 0)
             single = sizes[0] if tag == STRIP_BYTES else offsets[0]
-            out += struct.pack("<HHII", tag, 4, count, single if count == 1 else place)
+            out += struct.pack("<HHII", tag, 4, count, single if count == 1 else offset)
         else:
             out += struct.pack("<HHII", tag, 4, 1, value)
     return out + struct.pack(f"<I{count}I{count}I", 0, *offsets, *sizes) + b"".join(parts)

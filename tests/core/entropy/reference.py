@@ -15,7 +15,7 @@ ENCODER = Path(__file__).parents[3] / "priorcodec" / "weights" / "encoder.safete
 DTYPES = {"I16": np.int16, "I32": np.int32, "U8": np.uint8}
 
 
-class Refused(Exception):
+class InvalidFile(Exception):
     pass
 
 
@@ -52,24 +52,24 @@ def unpack(data):
         value = shift = 0
         while True:
             if at >= len(data) - 4:
-                raise Refused("cut short")
+                raise InvalidFile("cut short")
             byte = data[at]
             at += 1
             value |= (byte & 127) << shift
             shift += 7
             if byte < 128:
                 if value >= 2**32 or (shift > 7 and byte == 0):
-                    raise Refused("varint")
+                    raise InvalidFile("varint")
                 return value
 
     if len(data) < 10 or data[:3] != b"GIC" or data[3] & 0xEF != 2:
-        raise Refused("no file of version 2")
+        raise InvalidFile("no file of version 2")
     identity = int.from_bytes(data[-4:], "little") ^ zlib.crc32(data[:-4])
     if identity & 0xFF != data[4]:
-        raise Refused("damaged")
+        raise InvalidFile("damaged")
     height, width = varint(), varint()
     if not (1 <= height <= 65535 and 1 <= width <= 65535 and data[5] <= 224):
-        raise Refused("out of range")
+        raise InvalidFile("out of range")
     if not data[3] & 0x10:
         return identity, data[5], height, width, data[at:-4]
     length = varint()
@@ -80,7 +80,7 @@ def unpack(data):
         kind, at = data[at], at + 1
         at += varint()
         if kind >= 128 or kind in seen or at > len(data) - 4:
-            raise Refused("segment")
+            raise InvalidFile("segment")
         seen.add(kind)
     return identity, data[5], height, width, string
 
@@ -90,7 +90,7 @@ class Coder:
 
     def __init__(self, string):
         if string[-1:] == b"\0":
-            raise Refused("zero byte at the end")
+            raise InvalidFile("zero byte at the end")
         if string:
             string = b"\0" + string + bytes(-(len(string) + 1) % 4)
         self.words = [int.from_bytes(string[i : i + 4], "little") for i in range(0, len(string), 4)]
@@ -142,12 +142,12 @@ def read_pass(encoder, coder, index, skip_certain):
     lengths = [coder.raw(5) for _ in escapes]
     for (place, table), length in zip(escapes, lengths, strict=True):
         if length > 16:
-            raise Refused("length")
+            raise InvalidFile("length")
         d = 2**length + (coder.raw(length) if length else 0) - 1
         offset, last = encoder.offset[table], len(encoder.cdf[table]) - 2
         symbols[place] = offset - (d + 1) // 2 if d % 2 else offset + last + d // 2
         if abs(symbols[place]) > 32767:
-            raise Refused("symbol")
+            raise InvalidFile("symbol")
     return symbols
 
 
@@ -177,7 +177,7 @@ def decode(encoder, data):
     """Sections 1 to 9 -> (v, digest): v int64 (m, h, w), 256 times y_hat_q."""
     identity, q, height, width, string = unpack(data)
     if identity != encoder.id:
-        raise Refused("another encoder")
+        raise InvalidFile("another encoder")
     h, w = 4 * -(-height // 64), 4 * -(-width // 64)
     coder, digest = Coder(string), hashlib.sha256()
     index = np.broadcast_to(encoder.t["z_index"][q][:, None, None], (encoder.m_h, h // 4, w // 4))
@@ -202,7 +202,7 @@ def decode(encoder, data):
         digest.update(np.array(symbols, "<i4").tobytes())
         v[:, mask] = 256 * np.array(symbols).reshape(index.shape) + mean
     if coder.state or coder.words:
-        raise Refused("more than its symbols")
+        raise InvalidFile("more than its symbols")
     return v, digest.hexdigest()
 
 

@@ -33,9 +33,9 @@ def extremes(kernel, seed=0):
 
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("relu", [True, False])
-@pytest.mark.parametrize("strip", [1, 100, exact.STRIP])
+@pytest.mark.parametrize("strip", [1, 100, exact.MAX_GATHERED])
 def test_equals_integer_arithmetic_at_the_extremes(kernel, relu, strip, monkeypatch):
-    monkeypatch.setattr(exact, "STRIP", strip)
+    monkeypatch.setattr(exact, "MAX_GATHERED", strip)
     a, weight, bias = extremes(kernel)
     got = ExactLayer(weight, bias, relu=relu)(a)
     assert got.dtype == np.int16

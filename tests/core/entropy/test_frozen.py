@@ -54,7 +54,7 @@ def test_round_trip(quality, scale):
 @pytest.mark.parametrize("size", [(4, 4), (4, 400), (400, 4), (36, 52)])
 def test_strips_of_any_shape_change_nothing(size, monkeypatch):
     coded = small_model().encode(*latents(3.0, size), 17)
-    monkeypatch.setattr(exact, "STRIP", 1000)
+    monkeypatch.setattr(exact, "MAX_GATHERED", 1000)
     monkeypatch.setattr("priorcodec.core.entropy.frozen.GROUP", 50)
     model = small_model()
     assert model.encode(*latents(3.0, size), 17).string == coded.string

@@ -146,18 +146,18 @@ def test_a_full_size_page_below_the_thumbnail():
     at = int.from_bytes(whole[4:8], "little")
     count = int.from_bytes(whole[at : at + 2], "little")
     for i in range(count):
-        place = at + 2 + 12 * i
+        offset = at + 2 + 12 * i
         tag, kind, number = (
-            int.from_bytes(whole[place + a : place + b], "little") for a, b in ((0, 2), (2, 4), (4, 8))
+            int.from_bytes(whole[offset + a : offset + b], "little") for a, b in ((0, 2), (2, 4), (4, 8))
         )
-        value = int.from_bytes(whole[place + 8 : place + 12], "little")
+        value = int.from_bytes(whole[offset + 8 : offset + 12], "little")
         size = number * {3: 2, 4: 4}[kind]
         if size > 4:
             if tag == 273:
                 for j in range(number):
                     item = int.from_bytes(whole[value + 4 * j : value + 4 * j + 4], "little")
                     moved[value + 4 * j : value + 4 * j + 4] = (item + shift).to_bytes(4, "little")
-            moved[place + 8 : place + 12] = (value + shift).to_bytes(4, "little")
+            moved[offset + 8 : offset + 12] = (value + shift).to_bytes(4, "little")
     data[4:8] = (at + shift).to_bytes(4, "little")
     assert np.array_equal(image_io.load(bytes(data + moved)).pixels, FLAT)
 

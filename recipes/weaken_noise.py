@@ -1,6 +1,6 @@
 """Make the noise of an adapter's residual refiner weaker: smoother surfaces (truncation in StyleGAN, Karras et al., CVPR 2019).
 
-python recipes/grain.py ADAPTER FACTOR RESULT
+python recipes/weaken_noise.py ADAPTER FACTOR RESULT
 """
 
 import sys
