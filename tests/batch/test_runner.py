@@ -159,3 +159,18 @@ def test_any_exception_is_one_line_with_the_name(error, text):
     found = as_error(error, Path("a.png"))
     assert isinstance(found, PriorCodecError) and str(found).startswith(text) and "\n" not in str(found)
     assert out_of_memory(error) == ("not enough memory" in text)
+
+
+def test_a_plugin_that_exits_ends_its_file_and_not_the_run(folder):
+    class Exits:
+        def open(self):
+            def run(job):
+                if job.source.name == "a.png":
+                    raise SystemExit(0)
+                return {}
+
+            return run
+
+    outcome = runner.run(plan(folder / "a.png", folder / "b.PNG"), Exits(), label="")
+    assert [Path(row["input"]).name for row in outcome.rows] == ["b.PNG"]
+    assert "unexpected SystemExit" in outcome.failures[0][1]
