@@ -171,6 +171,6 @@ def test_a_plugin_that_exits_ends_its_file_and_not_the_run(folder):
 
             return run
 
-    outcome = runner.run(plan(folder / "a.png", folder / "b.PNG"), Exits(), label="")
+    outcome = runner.run_jobs(list_jobs(folder / "a.png", folder / "b.PNG"), Exits(), label="")
     assert [Path(row["input"]).name for row in outcome.rows] == ["b.PNG"]
     assert "unexpected SystemExit" in outcome.failures[0][1]
