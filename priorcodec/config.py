@@ -171,9 +171,14 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     import yaml
 
     try:
-        if path.stat().st_size > MAX_FILE:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)  # not by its size: a device has none and no end
+        if len(data) > MAX_FILE:
             raise ConfigError(f"config={path}: larger than {MAX_FILE} bytes, wanted a settings file")
-        content = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=yaml.BaseLoader)
+        loader = yaml.BaseLoader(data.decode("utf-8-sig"))
+        node = loader.get_single_node()
+        _refuse_repeated_keys(path, node, set())
+        content = None if node is None else loader.construct_document(node)
     except IsADirectoryError as error:
         raise ConfigError(f"config={path}: a folder, wanted a YAML file") from error
     except OSError as error:
@@ -190,6 +195,27 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         kind = "a list" if isinstance(content, list) else "a single value"
         raise ConfigError(f"config={path}: holds {kind}, wanted lines of `key: value`")
     return content
+
+
+def _refuse_repeated_keys(path: Path, node: Any, checked: set[int]) -> None:
+    """YAML's reader would take the last of several values without a word. Raises ConfigError: a setting is there twice.
+
+    Args:
+        path: Of the file.
+        node: A part of it.
+        checked: `id` of each part seen so far: aliases can repeat one without bound.
+    """
+    if getattr(node, "id", "") != "mapping" or id(node) in checked:
+        return
+    checked.add(id(node))
+    seen: set[str] = set()
+    for key, value in node.value:
+        if isinstance(key.value, str):
+            if key.value in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"config={path}: line {line} sets {shown(key.value)} again, wanted it once")
+            seen.add(key.value)
+        _refuse_repeated_keys(path, value, checked)
 
 
 def split_list(text: str) -> list[str]:

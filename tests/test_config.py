@@ -101,6 +101,7 @@ def test_a_wrong_file_is_told_with_its_name(tmp_path):
         (b"weights: ${oc.env:HOME}", "interpolations .* are not resolved"),
         (b"weights: /m/${oc.env:HOME}/x", "interpolations .* are not resolved"),
         (b"weights: ???", "wanted a plain value"),
+        (b"steps: 2\nblend: 1\nsteps: 3\n", "line 3 sets steps again"),
     ],
 )
 def test_a_broken_file_is_one_line(tmp_path, content, part):
@@ -135,3 +136,15 @@ def test_lists_in_words():
     assert split_list("a, b") == split_list("[a,b]") == ["a", "b"]
     assert split_list('["a, b",c]') == ["a, b", "c"]
     assert split_list("[]") == split_list(" , ") == []
+
+
+def test_aliases_that_repeat_themselves_take_no_time(tmp_path):
+    levels = [f"k{i}: &k{i} {{{', '.join(f'{c}: *k{i - 1}' for c in 'abcdefghi')}}}" for i in range(1, 30)]
+    (tmp_path / "mine.yaml").write_text("\n".join(["k0: &k0 {x: 1}", *levels]))
+    with pytest.raises(ConfigError, match="no setting 'k0'"):
+        decode_config([f"config={tmp_path / 'mine.yaml'}"])
+
+
+def test_a_settings_file_without_an_end_is_not_read_to_its_end():
+    with pytest.raises(ConfigError, match="/dev/zero: larger than"):
+        decode_config(["config=/dev/zero"])

@@ -15,7 +15,7 @@ from typing import Any
 from priorcodec.batch.jobs import STREAM, Job, Outcome, Result, Task, outcome, run_job
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image.io import SUFFIXES
-from priorcodec.core.io.names import printable
+from priorcodec.core.io.names import fit_name, printable
 
 IMAGES = tuple(sorted(SUFFIXES))
 
@@ -63,7 +63,7 @@ def list_jobs(
         job = Job(source=source, target=target)
         found = None if target == STREAM else _inode(target)
         if source != STREAM and not os.path.lexists(source):
-            job = replace(job, problem=f"{source}: no such file or folder")
+            job = replace(job, problem=f"{printable(source)}: no such file or folder")
         elif found and found in inodes:
             job = replace(
                 job, problem=f"cannot write {target}: it is the input {inodes[found]} itself, give another -o"
@@ -151,14 +151,17 @@ def _output_file(output: Path | None, count: int, single: bool, outputs: Sequenc
 
 
 def _names(sources: Sequence[Path], folder: Path | None, ending: str) -> list[Path]:
-    """Outputs with short names (`a.gic` for `a.png`), and with the input's whole name where short ones would be the same."""
+    """Outputs with short names (`a.gic` for `a.png`), and with the input's whole name where short ones would be the same.
+
+    A name that is too long for the file system is cut, and ends in a hash of the whole.
+    """
     if sources[0] == STREAM:
         return [STREAM if folder is None else folder / f"stdin{ending}"]
     folders = [source.parent if folder is None else folder for source in sources]
-    short = [where / f"{source.stem}{ending}" for where, source in zip(folders, sources, strict=True)]
+    short = [where / fit_name(source.stem, ending, where) for where, source in zip(folders, sources, strict=True)]
     count = Counter(map(os.path.abspath, short))
     return [
-        name if count[os.path.abspath(name)] == 1 else where / f"{source.name}{ending}"
+        name if count[os.path.abspath(name)] == 1 else where / fit_name(source.name, ending, where)
         for name, where, source in zip(short, folders, sources, strict=True)
     ]
 

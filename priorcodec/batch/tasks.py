@@ -161,9 +161,11 @@ class Decode:
 
         registry = None if self.preview else open_registry(disabled=self.no_plugin)
         session = Session(self.config, registry=registry)
-        session.codec  # noqa: B018  loaded before the first file, the backbone with it
+        session.codec  # noqa: B018  loaded before the first file
         if not self.preview:
             session.spec  # noqa: B018  a misspelled backbone is an error before the first file
+            if self.config.blend > 0 and not self.skip:  # a run with nothing left to do loads no backbone
+                session.adapter  # noqa: B018  a model that cannot be loaded ends the run, not every file in turn
         decode_one = session.preview if self.preview else session.decode
         fingerprint = fingerprints(session, preview=self.preview)
 

@@ -151,7 +151,12 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
 
 
 def _path(word: str) -> Path:
-    """A path; absolute for a file called "-", which would mean a stream."""
+    """A path; absolute for a file called "-", which would mean a stream. Raises ConfigError: an empty word.
+
+    An empty word is an unset variable of a shell far more often than the current folder, which `Path("")` is.
+    """
+    if not word:
+        raise ConfigError("got an empty path, wanted a file or a folder; the current folder is .")
     return Path(word) if str(Path(word)) != "-" else Path(word).absolute()
 
 

@@ -101,9 +101,9 @@ def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     if spec.sha256:
         remedy = f"{spec.source} should have come with the package; reinstall priorcodec"
     elif on_the_hub(spec):
-        remedy = f"run `{download_command(spec)}`, or give backbone.weights=FOLDER"
+        remedy = f"run `{download_command(spec)}`, or give --weights FOLDER"
     else:
-        remedy = f"give backbone.weights=PATH with {spec.source}"
+        remedy = f"give --weights PATH with {spec.source}"
     return f"{where}: {remedy} (license: {spec.license})"
 
 

@@ -218,7 +218,7 @@ def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:
         try:
             saved = compose(type(config), file=path)
         except PriorCodecError as error:
-            reason = str(error).splitlines()[-1]
+            reason = next(line for line in str(error).splitlines() if not line.endswith("wrong settings:"))
             raise ConfigError(f"{path} is damaged ({reason}): delete it, or use another run folder") from error
         new, old = _flat(config), _flat(saved)
         changed = [f"{key}={new[key]} (was {old[key]})" for key in new if new[key] != old[key]]

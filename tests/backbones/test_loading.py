@@ -218,3 +218,14 @@ def test_sdxl_and_pixart_conditions_are_made_inside():
         assert alpha.module.out_channels == 8
         assert alpha.predict(x_t, t, tokens, None).shape == x_t.shape
         assert sigma.predict(x_t[..., :7, :5], t, tokens, None).shape == (2, 4, 7, 5)
+
+
+@pytest.mark.parametrize("name", ["nano_unet", "sd15"])
+def test_a_tiny_model_leaves_the_gpus_seeds_alone(name, monkeypatch):
+    seeded = []
+    monkeypatch.setattr(torch, "manual_seed", seeded.append)  # it seeds every GPU, and nothing here restores those
+    spec = open_registry().spec(name)
+    before = torch.get_rng_state()
+    assert spec.build_tiny is not None
+    spec.build_tiny()
+    assert not seeded and torch.equal(torch.get_rng_state(), before)

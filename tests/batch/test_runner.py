@@ -51,13 +51,21 @@ def test_what_is_missing_fails_alone(folder):
     assert [job.problem for job in jobs] == ["", f"{folder / 'gone.png'}: no such file or folder"]
 
 
-def test_a_name_too_long_for_the_suffix_fails_alone(folder):
-    long = folder / ("x" * 251 + ".png")
-    long.write_bytes(b"")
-    first, second = list_jobs(folder / "a.png", long, ending=".nano_unet.png", outputs=(".png",))
-    assert runner.run_jobs([first, second], Touch(), label="").failures[0][0] == long
-    assert first.target.exists()
-    assert list_jobs(folder / ("y" * 300 + ".png"))[0].problem
+def test_a_name_too_long_for_the_suffix_is_cut(folder):
+    longs = [folder / ("x" * 250 + letter + ".png") for letter in "ab"]
+    for long in longs:
+        long.write_bytes(b"")
+    jobs = list_jobs(folder / "a.png", *longs, ending=".nano_unet.png", outputs=(".png",))
+    assert not runner.run_jobs(jobs, Touch(), label="").failures
+    names = [job.target.name for job in jobs]
+    assert all((folder / name).exists() and name.endswith(".nano_unet.png") for name in names)
+    assert len(set(names)) == 3 and max(map(len, names)) == 255
+
+
+def test_names_that_cannot_be_are_one_printable_line(folder):
+    for name in ("y" * 300 + ".png", "a\nb.png", "a\0.png"):
+        problem = list_jobs(folder / name)[0].problem
+        assert problem.isprintable() and problem.endswith("no such file or folder")
 
 
 class Touch:
@@ -151,3 +159,18 @@ def test_any_exception_is_one_line_with_the_name(error, text):
     found = as_error(error, Path("a.png"))
     assert isinstance(found, PriorCodecError) and str(found).startswith(text) and "\n" not in str(found)
     assert out_of_memory(error) == ("not enough memory" in text)
+
+
+def test_a_plugin_that_exits_ends_its_file_and_not_the_run(folder):
+    class Exits:
+        def open(self):
+            def run(job):
+                if job.source.name == "a.png":
+                    raise SystemExit(0)
+                return {}
+
+            return run
+
+    outcome = runner.run_jobs(list_jobs(folder / "a.png", folder / "b.PNG"), Exits(), label="")
+    assert [Path(row["input"]).name for row in outcome.rows] == ["b.PNG"]
+    assert "unexpected SystemExit" in outcome.failures[0][1]

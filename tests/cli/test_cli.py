@@ -331,3 +331,24 @@ def test_info_and_eval_go_on_past_bad_files(folder):
     assert "2 of 4 files failed" in errors and "a0.gic fits no reference" in errors and "a-bad.gic" in errors
     status, _, message = quick("eval", folder / "in" / "a.png", folder / "gic" / "a0.gic", "--metrics", "psnr")
     assert status == 2 and "a0.gic" in message and "\n" not in message
+
+
+def test_an_empty_path_is_not_the_current_folder(folder, monkeypatch):
+    monkeypatch.chdir(folder / "in")
+    for words in (("encode", ""), ("encode", "a.png", "-o", ""), ("preview", "")):
+        status, _, message = quick(*words)
+        assert status == 2 and "got an empty path" in message
+    assert sorted(path.name for path in (folder / "in").iterdir()) == ["a.png", "b.jpg"]
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_once(folder, monkeypatch):
+    from priorcodec.registry import Registry
+
+    assert quick("encode", folder / "in", "-o", folder / "gic")[0] == 0
+    tried = []
+    build = Registry.build
+    monkeypatch.setattr(Registry, "build", lambda *words, **how: (tried.append(words), build(*words, **how))[1])
+    (folder / "empty.safetensors").write_bytes(b"")
+    status, out, message = quick("decode", folder / "gic", "--weights", folder / "empty.safetensors")
+    assert status == 2 and not out and "cannot load" in message and "\n" not in message
+    assert len(tried) == 1

@@ -30,6 +30,7 @@ def one_line(words, match, train=train_adapter):
     with pytest.raises(PriorCodecError, match=match) as caught:
         train(words)
     assert "\n" not in str(caught.value)
+    return str(caught.value)
 
 
 def test_other_settings_need_another_folder(copied):
@@ -92,7 +93,8 @@ def test_a_pickle_is_not_run(copied):
 def test_broken_saved_settings(copied, content):
     folder, words = copied
     (folder / CONFIG).write_bytes(content)
-    one_line([*words, "steps=3"], "config.yaml is damaged")
+    message = one_line([*words, "steps=3"], "config.yaml is damaged")
+    assert "not given" not in message  # what is wrong, not what is missing because of it
 
 
 def test_a_damaged_log_is_kept_up_to_the_checkpoint(copied):

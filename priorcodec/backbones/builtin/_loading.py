@@ -100,7 +100,7 @@ def load_tiny(spec: BackboneSpec, model: Model) -> LatentDiffusion:
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # the CPU's alone: `torch.manual_seed` seeds every GPU too
         return load(spec, model, None, dtype=torch.float32)
 
 

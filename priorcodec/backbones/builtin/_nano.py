@@ -157,7 +157,7 @@ def load(
 def load_tiny(spec: BackboneSpec, denoiser: Callable[[], nn.Module], predict: Callable[..., Tensor]) -> NanoDiffusion:
     """A tiny denoiser and autoencoder with the same random weights every time."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)  # the CPU's alone: `torch.manual_seed` seeds every GPU too
         module, autoencoder = denoiser(), tiny_autoencoder()
     return load(spec, lambda: module, predict, None, dtype=torch.float32, autoencoder=lambda: autoencoder)
 

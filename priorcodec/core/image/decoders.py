@@ -14,8 +14,8 @@ from typing import Any
 from PIL import AvifImagePlugin, JpegImagePlugin, WebPImagePlugin
 
 from priorcodec.core.errors import ImageError
-from priorcodec.core.image import colorspace, exif, heif, pillow_modes, png, tiff
-from priorcodec.core.image.raster import DAMAGED, Raster, check_size
+from priorcodec.core.image import colorspace, exif, heif, jpeg_damage, pillow_modes, png, tiff
+from priorcodec.core.image.raster import Raster, check_size
 
 WANTED = "wanted PNG, JPEG, WebP, AVIF or TIFF (or HEIC, with pillow-heif)"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -60,7 +60,7 @@ def _jpeg(data: bytes, max_pixels: int) -> Raster:
         check_size(*image.size, max_pixels)
         image.load()
         image.info["exif"] = block
-        return _raster(image, _jpeg_damage(data))
+        return _raster(image, jpeg_damage.notes(data))
 
 
 def _without_exif(data: bytes) -> tuple[bytes, bytes]:
@@ -78,22 +78,6 @@ def _without_exif(data: bytes) -> tuple[bytes, bytes]:
             block = segment[4:]
         at += size
     return b"".join([*kept, data[at:]]), block
-
-
-def _jpeg_damage(data: bytes) -> list[str]:
-    """libjpeg goes on after damage with a warning that Pillow drops: decode again, small, only to hear it."""
-    import simplejpeg
-
-    try:
-        *_, space, _ = simplejpeg.decode_jpeg_header(data, strict=False)
-        simplejpeg.decode_jpeg(
-            data, "CMYK" if "CMYK" in space or "YCCK" in space else "GRAY", min_height=1, min_width=1
-        )
-    except ValueError as error:
-        reason = " ".join(str(error).split())
-        if any(word in reason.lower() for word in ("corrupt", "premature", "invalid", "inconsistent")):
-            return [f"{DAMAGED}: {reason}, parts of the image may be wrong"]
-    return []
 
 
 class _ShortReads(io.BytesIO):

@@ -214,6 +214,7 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
         )
     if x.dtype == torch.uint8:
         return to_pixels(x.float() / 127.5 - 1)
+    x = x.detach()
     low, high = float(x.min()), float(x.max())
     if low < -1.001 or high > 1.001:
         raise ImageError(

@@ -6,7 +6,9 @@ Checksums are verified, transparency is compared at full depth, and 16 bits a sa
 
 from __future__ import annotations
 
+import contextlib
 import io
+import math
 import struct
 import zlib
 from dataclasses import dataclass, field
@@ -62,13 +64,15 @@ def decode(data: bytes, max_pixels: int) -> Raster:
         if frames > 1:
             notes.insert(0, f"only one of {frames} frames or pages")
     samples = _samples(chunks, width, height, depth, kind)
+    if (interlaced or not samples[-1].any()) and _too_short(chunks, width, height, depth * CHANNELS[kind], interlaced):
+        notes.append(f"{DAMAGED}: the image data ends early, parts of the image are black")
     trns = chunks.first.get(b"tRNS")
     model: Literal["gray", "rgb"] = "gray" if kind in (0, 4) else "rgb"
     alpha = None
     if kind in (4, 6):
         samples, alpha = samples[..., :-1], to_8_bit(samples[..., -1])
     elif kind == 3:
-        samples, alpha = _through_palette(samples[..., 0], chunks.first.get(b"PLTE", b""), trns)
+        samples, alpha = _through_palette(samples[..., 0], chunks.first.get(b"PLTE", b""), trns, notes)
     elif trns is not None and len(trns) >= 2 * CHANNELS[kind]:
         alpha = _color_key(samples, np.frombuffer(trns, ">u2", CHANNELS[kind]), depth)
     icc, space = _color(chunks.first, notes)
@@ -181,6 +185,29 @@ def _decoded(header: bytes, chunks: _Chunks, raw_mode: str | None) -> np.ndarray
     return array.astype(np.uint8) * 255 if array.dtype == bool else array
 
 
+def _too_short(chunks: _Chunks, width: int, height: int, bits: int, interlaced: int) -> bool:
+    """Whether the unpacked image data has fewer bytes than the image needs: Pillow leaves the rest black without a word.
+
+    Args:
+        chunks: Of the file.
+        width: In pixels.
+        height: In pixels.
+        bits: Of a pixel.
+        interlaced: 1 for Adam7's seven passes (first column and row, steps), 0 for one.
+    """
+    steps = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    needed = 0
+    for x, y, dx, dy in steps if interlaced else [(0, 0, 1, 1)]:
+        columns, rows = len(range(x, width, dx)), len(range(y, height, dy))
+        needed += rows * (1 + math.ceil(columns * bits / 8)) if columns else 0
+    unpacker, rest = zlib.decompressobj(), b"".join(chunks.data)
+    with contextlib.suppress(zlib.error):
+        while needed > 0 and (part := unpacker.decompress(rest, LAST)):
+            needed -= len(part)
+            rest = unpacker.unconsumed_tail
+    return needed > 0
+
+
 def _color_key(samples: np.ndarray, key: np.ndarray, depth: int) -> np.ndarray:
     """tRNS of gray and RGB: all samples equal to the key, at the file's depth, are transparent."""
     levels = 2**depth - 1
@@ -190,13 +217,17 @@ def _color_key(samples: np.ndarray, key: np.ndarray, depth: int) -> np.ndarray:
     return np.where((samples == wanted).all(-1), 0, 255).astype(np.uint8)
 
 
-def _through_palette(index: np.ndarray, palette: bytes, trns: bytes | None) -> tuple[np.ndarray, np.ndarray | None]:
+def _through_palette(
+    index: np.ndarray, palette: bytes, trns: bytes | None, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Palette indices -> RGB, and alpha where the palette has one."""
     if len(palette) < 3:
         raise ImageError("damaged, cut short or not supported (a palette image without a palette)")
     colors = np.zeros((256, 3), np.uint8)
     count = min(len(palette) // 3, 256)
     colors[:count] = np.frombuffer(palette, np.uint8, 3 * count).reshape(-1, 3)
+    if int(index.max()) >= count:
+        notes.append(f"{DAMAGED}: pixels with color {int(index.max())} of a palette of {count}, they are black")
     if not trns:
         return colors[index], None
     opacity = np.full(256, 255, np.uint8)
@@ -208,10 +239,16 @@ def _color(chunks: dict[bytes, bytes], notes: list[str]) -> tuple[bytes | None, 
     """-> ICC profile or color space, by the order of precedence of the third edition: cICP, iCCP, sRGB, gAMA and cHRM."""
     cicp = chunks.get(b"cICP", b"")
     if len(cicp) == 4:
-        primaries, transfer, matrix, _ = cicp
+        primaries, transfer, matrix, full_range = cicp
+        if not full_range:
+            raise ImageError(
+                "narrow-range samples (by its cICP chunk) are not supported: convert the image to full range first"
+            )
         if matrix == 0:
             return None, colorspace.from_cicp(primaries, transfer, notes)
         notes.append(f"cICP chunk with matrix {matrix} ignored, PNG wants 0")
+    elif b"cICP" in chunks:
+        notes.append(f"cICP chunk of {len(cicp)} bytes ignored, PNG wants 4")
     if b"iCCP" in chunks:
         name, _, rest = chunks[b"iCCP"].partition(b"\0")
         try:

@@ -229,3 +229,48 @@ def test_interlaced_sixteen_bits():
     data[28] = 1
     data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
     assert image_io.load(bytes(data)).pixels[0, 0].tolist() == [200, 40, 60]
+
+
+@pytest.mark.parametrize("kept", [1, 63])
+def test_image_data_that_ends_early_is_reported(kept):
+    rows = b"".join(b"\0" + row.tobytes() for row in FLAT)
+    whole, black = zlib.compress(rows), zlib.compress(rows[: -len(rows) // 64] + bytes(len(rows) // 64))
+    short = zlib.compress(rows[: kept * len(rows) // 64])
+    assert any(
+        "damaged: the image data ends early" in note
+        for note in image_io.load(png(FLAT, data=chunk(b"IDAT", short))).notes
+    )
+    for data in (whole, black):  # black rows are no damage
+        assert image_io.load(png(FLAT, data=chunk(b"IDAT", data))).notes == ()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (8, 8), (21, 17)])
+def test_interlaced_image_data_that_ends_early_is_reported(size):
+    pixels = np.zeros((*size, 3), np.uint8)
+    passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+    parts = [pixels[y::dy, x::dx] for x, y, dx, dy in passes]
+    rows = b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
+    last = 1 + 3 * size[1] if size[0] > 1 else len(rows) // 2  # a whole row: Pillow refuses half a one
+    for data, damaged in ((rows, False), (rows[:-last], True)):
+        file = bytearray(png(pixels, data=chunk(b"IDAT", zlib.compress(data))))
+        file[28] = 1  # interlaced
+        file[29:33] = struct.pack(">I", zlib.crc32(file[12:29]))
+        try:
+            assert image_io.load(bytes(file)).damaged is damaged
+        except ImageError:
+            assert damaged
+
+
+def test_palette_indices_without_a_color_are_reported():
+    index = np.zeros((8, 8), np.uint8)
+    index[4, 4] = 2
+    palette = bytes([10, 20, 30, 40, 50, 60])
+    loaded = image_io.load(png(index, chunk(b"PLTE", palette), kind=3))
+    assert loaded.damaged and loaded.pixels[0, 0].tolist() == [10, 20, 30]
+    assert not image_io.load(png(index // 2, chunk(b"PLTE", palette), kind=3)).damaged
+
+
+def test_odd_cicp_chunks_are_not_passed_over_in_silence():
+    assert "narrow-range samples" in refused(png(FLAT, chunk(b"cICP", bytes([1, 13, 0, 0]))))
+    loaded = image_io.load(png(FLAT, chunk(b"cICP", b"\x0c")))
+    assert np.array_equal(loaded.pixels, FLAT) and loaded.notes == ("cICP chunk of 1 bytes ignored, PNG wants 4",)

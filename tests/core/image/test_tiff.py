@@ -234,3 +234,13 @@ def test_cmyk_and_what_is_too_deep_for_lab(bits):
     assert middles(loaded.pixels) == ([255, 0, 0], [0, 255, 0]) and "without a profile" in loaded.notes[-1]
     if bits == 16:
         assert "photometric type 8" in refused(tiff(tiff_page(cmyk[..., :3], bits=16, photometric=8)))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+def test_damage_in_jpeg_compressed_strips_is_reported(mode):
+    file = io.BytesIO()
+    Image.fromarray(image(200, 300)).convert(mode).save(file, "TIFF", compression="jpeg", quality=95)
+    whole = file.getvalue()
+    assert not image_io.load(whole).damaged
+    middle = len(whole) // 2
+    assert image_io.load(whole[:middle] + b"\xff\xd9" * 50 + whole[middle + 100 :]).damaged
