@@ -1,0 +1,234 @@
+"""The trainable entropy model of encoder 2: hyperprior, then channel groups by energy, each in two checkerboard passes.
+
+Minnen & Singh, ICIP 2020 (channel-conditional); He et al., ELIC, CVPR 2022 (uneven groups x checkerboard); Balle et al., ICLR 2019 (integers).
+    hyper-latent z_hat @64 --h_s (integer)--> phi @16
+    for every group of channels g, most energetic first:
+        phi, values of all earlier groups (3x3)                        --> mean, index of the anchor positions of g
+        phi, values of all earlier groups (3x3), own anchors (4 taps)  --> mean, index of the other positions of g
+An index names one of `SCALES` tables; below `CERTAIN` the symbol is zero by rule and nothing is coded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from priorcodec.core.entropy.entropy_model import INDEX_BIAS, INDEX_GAIN, SCALES, anchors, interpolate
+from priorcodec.core.entropy.integer import (
+    LIMIT,
+    MAX_FAN_IN,
+    ONE,
+    WEIGHT_BITS,
+    WEIGHT_LIMIT,
+    IntConv2d,
+    clamp_ste,
+    exact_conv,
+    round_ste,
+)
+
+QUALITY_STEPS = 16  # the file's quality byte counts 1/16 of a level: 12 levels are bytes 0 to 176
+CERTAIN = 4  # table indices 0 to CERTAIN - 1: the symbol is zero, nothing is coded
+
+
+class ContextConv(nn.Module):
+    """The first layer of a pass: 1x1 over phi plus 3x3 over decoded values, one sum, one rounding, one ReLU.
+
+    As integers it is one matrix product over the columns [phi, 9 taps of the values]; the same bound as `IntConv2d`.
+    """
+
+    def __init__(self, n: int, c_values: int, c_out: int):
+        super().__init__()
+        fan_in = n + 9 * c_values
+        if fan_in > MAX_FAN_IN:
+            raise ValueError(f"fan-in {fan_in} breaks the exactness bound {MAX_FAN_IN}")
+        self.n = n
+        self.weight = nn.Parameter(nn.Conv2d(n, c_out, 1).weight.detach().clone())
+        self.values = nn.Parameter(0.3 * nn.Conv2d(c_values, c_out, 3).weight.detach()) if c_values else None
+        self.bias = nn.Parameter(torch.zeros(c_out))
+
+    def forward(self, phi: Tensor, values: Tensor | None, odd: bool) -> Tensor:
+        """phi (b, n, h, w/2) of one parity and values (b, c_values, h, w) -> (b, c_out, h, w/2) on the fixed-point grid."""
+        out = F.conv2d(phi, _grid(self.weight), self.bias)
+        if self.values is not None and values is not None:
+            out = out + packed(F.conv2d(values, _grid(self.values), padding=1), odd)
+        return round_ste(out.float() * ONE).clamp(0, LIMIT) / ONE
+
+    def tables(self) -> dict[str, Tensor]:
+        """Integers: weight int16 (c_out, n + 9 c_values), columns [phi, values x 3 x 3]; bias int32."""
+        scale = 1 << WEIGHT_BITS
+        parts = [self.weight.detach().flatten(1)]
+        if self.values is not None:
+            parts.append(self.values.detach().flatten(1))
+        weight = torch.floor(torch.cat(parts, 1).double() * scale + 0.5).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
+        bias = torch.floor(self.bias.detach().double() * scale * ONE + 0.5)
+        return {"weight": weight.to(torch.int16), "bias": bias.to(torch.int32)}
+
+
+class Pass(nn.Module):
+    """phi and decoded values -> mean and index of one group at one parity: three layers."""
+
+    def __init__(self, n: int, c_values: int, width: int, c_group: int):
+        super().__init__()
+        self.first = ContextConv(n, c_values, width)
+        self.second = IntConv2d(width, width)
+        self.last = IntConv2d(width, 2 * c_group, relu=False)
+
+    def forward(self, phi: Tensor, values: Tensor | None, odd: bool) -> tuple[Tensor, Tensor]:
+        hidden = self.second(self.first(phi, values, odd))
+        with torch.autocast(hidden.device.type, enabled=False):
+            mean, index = self.last(hidden.float()).chunk(2, dim=1)
+        return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
+
+
+class EntropyModel2(nn.Module):
+    """What the decoder must know to read the symbols. Shapes: y is (b, m, h, w), z_hat is (b, m_h, h/4, w/4).
+
+    Args:
+        groups: channels of each group, in the order of decoding; widths: hidden width of each group's two passes.
+    """
+
+    def __init__(self, m: int, m_h: int, n: int, levels: int, groups: Sequence[int], widths: Sequence[int]):
+        super().__init__()
+        if sum(groups) != m or len(groups) != len(widths):
+            raise ValueError(f"groups {tuple(groups)} with widths {tuple(widths)} do not make {m} channels")
+        self.m, self.levels, self.groups = m, levels, tuple(groups)
+        self.h_s = nn.ModuleList(
+            [IntConv2d(m_h, n, 1), IntConv2d(n, 4 * n, 3), IntConv2d(n, 4 * n, 3), IntConv2d(n, n, 1)]
+        )
+        before = [sum(groups[:g]) for g in range(len(groups))]
+        self.anchor = nn.ModuleList([Pass(n, b, w, c) for b, w, c in zip(before, widths, groups, strict=True)])
+        self.other = nn.ModuleList([Pass(n, b + c, w, c) for b, w, c in zip(before, widths, groups, strict=True)])
+        self.quality_bias = nn.Parameter(torch.zeros(levels, n))
+        self.z_index = nn.Parameter(torch.full((levels, m_h), 3.0))
+        self.z_mean = nn.Parameter(torch.zeros(levels, m_h))
+
+    def hyper_parameters(self, quality: Tensor) -> tuple[Tensor, Tensor]:
+        """quality (b,) -> (mean, index) of the hyper-latent, each (b, m_h, 1, 1)."""
+        mean = round_ste(interpolate(self.z_mean, quality) * ONE) / ONE
+        index = clamp_ste(interpolate(self.z_index, quality) * INDEX_GAIN, 0, SCALES - 1)
+        return mean[..., None, None], index[..., None, None]
+
+    def features(self, z_hat: Tensor, quality: Tensor) -> Tensor:
+        """Decoded hyper-latent and quality -> phi (b, n, h, w)."""
+        first, second, third, last = self.h_s
+        bias = round_ste(interpolate(self.quality_bias, quality) * ONE) / ONE
+        a = (first(_fixed(z_hat)) + bias[..., None, None]).clamp(0, LIMIT / ONE)
+        a = F.pixel_shuffle(second(a), 2)
+        a = F.pixel_shuffle(third(a), 2)
+        return last(a)
+
+    def forward(
+        self,
+        y: Tensor,
+        phi: Tensor,
+        rounding: Callable[[Tensor], Tensor] = round_ste,
+        certain: int = CERTAIN,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled features y and phi -> symbols, mean, index of every position (b, m, h, w); the context made from y's own rounding."""
+        phi_a, phi_o = packed(phi, False), packed(phi, True)
+        done: list[Tensor] = []
+        out: list[list[Tensor]] = [[], [], []]
+        for target, at_anchor, at_other in zip(y.split(self.groups, 1), self.anchor, self.other, strict=True):
+            both = []
+            seen = torch.cat(done, 1) if done else None
+            for odd, phi_half, net in ((False, phi_a, at_anchor), (True, phi_o, at_other)):
+                mean, index = net(phi_half, seen, odd)
+                symbol = rounding(packed(target, odd) - mean) * (index.detach() >= certain - 0.5)
+                value = _fixed(symbol + mean)
+                if not odd:
+                    seen = torch.cat([*done, unpacked(value, torch.zeros_like(value))], 1)
+                both.append((symbol, mean, index, value))
+            for kept, a, o in zip([*out, done], *both, strict=True):
+                kept.append(unpacked(a, o))
+        return torch.cat(out[0], 1), torch.cat(out[1], 1), torch.cat(out[2], 1)
+
+    @torch.no_grad()
+    def tables(self) -> dict[str, Tensor]:
+        """Everything above as integers, one row per quality byte where the quality matters."""
+        out: dict[str, Tensor] = {}
+        for name, module in self.named_modules():
+            if isinstance(module, IntConv2d | ContextConv):
+                out |= {f"{name}.{key}": value for key, value in module.tables().items()}
+        quality = torch.arange((self.levels - 1) * QUALITY_STEPS + 1, device=self.z_mean.device) / QUALITY_STEPS
+        fixed = lambda table: torch.floor(interpolate(table, quality).double() * ONE + 0.5)  # noqa: E731
+        index = torch.floor(interpolate(self.z_index, quality).double() * INDEX_GAIN + 0.5)
+        out["quality_bias"] = fixed(self.quality_bias).to(torch.int16)
+        out["z_mean"] = fixed(self.z_mean).to(torch.int16)
+        out["z_index"] = index.clamp(0, SCALES - 1).to(torch.uint8)
+        return {key: value.cpu().contiguous() for key, value in out.items()}
+
+
+def packed(x: Tensor, odd: bool) -> Tensor:
+    """The anchors of a checkerboard (row + column even), or the others, (b, c, h, w) -> (b, c, h, w/2); h, w even."""
+    b, c, h, w = x.shape
+    cells = x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, c)
+    half = torch.stack([cells[:, :, 0, :, int(odd)], cells[:, :, 1, :, int(not odd)]], 2)
+    return half.view(b, h, w // 2, c).permute(0, 3, 1, 2)
+
+
+def unpacked(anchor: Tensor, other: Tensor) -> Tensor:
+    """Undo `packed`: both halves (b, c, h, w/2) -> (b, c, h, w)."""
+    b, c, h, w = anchor.shape
+    a, o = (x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w, 1, c) for x in (anchor, other))
+    rows = torch.stack([torch.cat([a[:, :, 0], o[:, :, 0]], 3), torch.cat([o[:, :, 1], a[:, :, 1]], 3)], 2)
+    return rows.view(b, h, 2 * w, c).permute(0, 3, 1, 2)
+
+
+@torch.no_grad()
+def exact_parameters(
+    tables: dict[str, Tensor], z_hat: Tensor, values: Tensor, quality: int, groups: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The reference of the exact evaluation: what a coder must reproduce with integers.
+
+    Args:
+        z_hat (m_h, h/4, w/4), values (m, h, w): decoded integers in units of 1/ONE, float64; quality: the file's byte.
+
+    Returns:
+        mean (units of 1/ONE) and index of every position, (m, h, w) float64, each given the values decoded before it.
+    """
+    layer = lambda name, a, relu=True: exact_conv(a, tables[f"{name}.weight"], tables[f"{name}.bias"], relu=relu)  # noqa: E731
+    a = (layer("h_s.0", _limit(z_hat)) + tables["quality_bias"][quality].double()[:, None, None]).clamp(0, LIMIT)
+    a = F.pixel_shuffle(layer("h_s.1", a), 2)
+    a = F.pixel_shuffle(layer("h_s.2", a), 2)
+    phi = layer("h_s.3", a)
+    h, w = phi.shape[-2:]
+    mask = anchors(h, w)
+    values = _limit(values)
+    means, indices, start = [], [], 0
+    for g, c in enumerate(groups):
+        both = []
+        for name, seen in (
+            (f"anchor.{g}", values[:start]),
+            (f"other.{g}", torch.cat([values[:start], torch.where(mask, values[start : start + c], 0.0)])),
+        ):
+            columns = torch.cat([phi.flatten(1), F.unfold(seen[None], 3, padding=1)[0]]) if len(seen) else phi.flatten(1)
+            total = tables[f"{name}.first.weight"].double() @ columns + tables[f"{name}.first.bias"].double()[:, None]
+            hidden = torch.floor(total / (1 << WEIGHT_BITS) + 0.5).clamp(0, LIMIT).view(-1, h, w)
+            out = layer(f"{name}.last", _layer4(tables, f"{name}.second", hidden), False)
+            mean, index = out.chunk(2)
+            both.append((mean, (torch.floor(index * INDEX_GAIN / ONE + 0.5) + INDEX_BIAS).clamp(0, SCALES - 1)))
+        means.append(torch.where(mask, both[0][0], both[1][0]))
+        indices.append(torch.where(mask, both[0][1], both[1][1]))
+        start += c
+    return torch.cat(means), torch.cat(indices)
+
+
+def _layer4(tables: dict[str, Tensor], name: str, a: Tensor) -> Tensor:
+    return exact_conv(a, tables[f"{name}.weight"], tables[f"{name}.bias"], relu=True)
+
+
+def _grid(weight: Tensor) -> Tensor:
+    scale = 1 << WEIGHT_BITS
+    return round_ste(weight * scale).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) / scale
+
+
+def _limit(a: Tensor) -> Tensor:
+    return a.clamp(-LIMIT, LIMIT)
+
+
+def _fixed(a: Tensor) -> Tensor:
+    """Keep a decoded value inside the fixed-point range, as the exact evaluation does."""
+    return a.clamp(-LIMIT / ONE, LIMIT / ONE)
