@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+FAST = 3.0  # learning rate of what starts fresh, relative to the warm-started trunks
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -49,18 +50,18 @@ class MuonAdamW(torch.optim.Optimizer):
         momentum: float = 0.95,
         weight_decay: float = 0.0,
     ):
-        rows: list[Tensor] = []
-        rest: list[Tensor] = []
+        kinds: dict[tuple[bool, float], list[Tensor]] = {}
         for name, p in named:
-            matrix = p.ndim >= 4 and min(p.shape[0], p[0].numel()) <= 256 and min(p.shape[0], p[0].numel()) >= 16 and muon
-            (rows if matrix else rest).append(p)
-        groups = [{"params": rest, "muon": False}] + ([{"params": rows, "muon": True}] if rows else [])
+            matrix = p.ndim >= 4 and 16 <= min(p.shape[0], p[0].numel()) <= 256 and muon
+            fast = name.startswith(("entropy.", "h_a.")) or "modulation" in name
+            kinds.setdefault((matrix, FAST if fast else 1.0), []).append(p)
+        groups = [{"params": ps, "muon": m, "factor": f} for (m, f), ps in kinds.items()]
         super().__init__(groups, {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
-            lr, (b1, b2) = group["lr"], group["betas"]
+            lr, (b1, b2) = group["lr"] * group["factor"], group["betas"]
             for p in group["params"]:
                 if p.grad is None:
                     continue

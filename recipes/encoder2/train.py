@@ -16,25 +16,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdamW
-
-RATIO = 2.0768  # of lambda from one level to the next
-LOWEST = 6e-5 / RATIO**3
-
-
-def lambdas(quality: Tensor) -> Tensor:
-    """Bits per pixel for one unit of squared error on 8-bit values."""
-    return LOWEST * RATIO**quality
-
-
-def weights(quality: Tensor, top: int, balance: float = 0.45) -> Tensor:
-    """Relative weight of a level in the loss: about one over its rate, mean 1."""
-    every = lambdas(torch.linspace(0, top, 64, device=quality.device)) ** -balance
-    return lambdas(quality) ** -balance / every.mean()
+from recipes.encoder2.objective import lambdas, weights
 
 
 def arguments() -> argparse.Namespace:
@@ -46,12 +32,15 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--hold", type=float, default=0.5, help="share of this call at the full learning rate")
     p.add_argument("--final", type=float, default=0.02, help="share of the learning rate left at the end")
     p.add_argument("--lr", type=float, default=5e-4)
+    p.add_argument("--warm", type=int, default=60, help="steps over which the learning rate rises")
     p.add_argument("--optimizer", choices=("muon", "adam"), default="muon")
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--crop", type=int, default=256)
     p.add_argument("--enlarged", type=float, default=0.2)
     p.add_argument("--perceptual", type=float, default=0.0, help="weight of the perceptual distance in units of squared error / 500")
     p.add_argument("--pixel", type=float, default=0.3, help="weight of squared error beside it")
+    p.add_argument("--side", type=int, default=160, help="side of the part that the feature networks see")
+    p.add_argument("--vgg", type=float, default=0.15, help="share of the steps that use ST-LPIPS-VGG")
     p.add_argument("--fork", action="store_true", help="start g_p as a copy of g_s")
     p.add_argument("--certain", type=int, default=4)
     p.add_argument("--ema", type=float, default=0.998)
@@ -87,9 +76,9 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)  # pyright: ignore
     perceptual = None
     if a.perceptual:
-        from recipes.encoder2.perceptual import Perceptual
+        from recipes.encoder2.perceptual import Features, Perceptual, shift_tolerant_vgg
 
-        perceptual = Perceptual()
+        perceptual = Perceptual(Features.lite0(), side=a.side, vgg=shift_tolerant_vgg() if a.vgg else None, share=a.vgg)
     for folder in ("recipes/encoder2", "priorcodec/core"):
         for file in Path(folder).rglob("*.py"):
             target = a.run / "scripts" / file
@@ -101,7 +90,7 @@ def main() -> None:
     began, saved_at, sums, count, first = time.time(), time.time(), {}, 0, step
     while (now := (time.time() - began) / 60) < a.minutes and step - first < a.steps:
         done = now / a.minutes
-        lr = a.lr * min(1, (step - first + 1) / 40)
+        lr = a.lr * min(1, (step - first + 1) / a.warm)
         if done > a.hold:
             lr *= a.final + (1 - a.final) * 0.5 * (1 + math.cos(math.pi * (done - a.hold) / (1 - a.hold)))
         for group in opt.param_groups:
@@ -145,7 +134,7 @@ def main() -> None:
         for k, v in parts.items():
             sums[k] = sums.get(k, 0.0) + v.item()
         count += 1
-        if step % 50 == 0:
+        if step % 25 == 0:
             text = " ".join(f"{k} {v / count:.4f}" for k, v in sums.items())
             log.write(f"{step} {minutes + now:.2f} min {60 * now / (step - first):.2f} s/step lr {lr:.2e} {text}\n")
             log.flush()

@@ -54,7 +54,7 @@ class ContextConv(nn.Module):
         out = F.conv2d(phi, _grid(self.weight), self.bias)
         if self.values is not None and values is not None:
             out = out + packed(F.conv2d(values, _grid(self.values), padding=1), odd)
-        return round_ste(out.float() * ONE).clamp(0, LIMIT) / ONE
+        return round_ste(_wide(out) * ONE).clamp(0, LIMIT) / ONE
 
     def tables(self) -> dict[str, Tensor]:
         """Integers: weight int16 (c_out, n + 9 c_values), columns [phi, values x 3 x 3]; bias int32."""
@@ -79,7 +79,7 @@ class Pass(nn.Module):
     def forward(self, phi: Tensor, values: Tensor | None, odd: bool) -> tuple[Tensor, Tensor]:
         hidden = self.second(self.first(phi, values, odd))
         with torch.autocast(hidden.device.type, enabled=False):
-            mean, index = self.last(hidden.float()).chunk(2, dim=1)
+            mean, index = self.last(_wide(hidden)).chunk(2, dim=1)
         return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
 
 
@@ -223,6 +223,11 @@ def _layer4(tables: dict[str, Tensor], name: str, a: Tensor) -> Tensor:
 def _grid(weight: Tensor) -> Tensor:
     scale = 1 << WEIGHT_BITS
     return round_ste(weight * scale).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) / scale
+
+
+def _wide(a: Tensor) -> Tensor:
+    """What autocast made bfloat16 as float32."""
+    return a.float() if a.dtype == torch.bfloat16 else a
 
 
 def _limit(a: Tensor) -> Tensor:

@@ -1,0 +1,90 @@
+"""Encoder 2's entropy model: the training simulation equals the exact integers, decoding order is respected, certain zeros are zero."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from priorcodec.core.entropy.entropy_model import anchors
+from priorcodec.core.entropy.entropy_model2 import (
+    QUALITY_STEPS,
+    EntropyModel2,
+    exact_parameters,
+    packed,
+    unpacked,
+)
+from priorcodec.core.entropy.integer import ONE
+
+M, M_H, N, LEVELS, GROUPS = 12, 4, 8, 12, (2, 4, 6)
+
+
+@pytest.fixture
+def model() -> EntropyModel2:
+    torch.manual_seed(3)
+    model = EntropyModel2(M, M_H, N, LEVELS, GROUPS, (8, 8, 6)).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(2).add_(0.05 * torch.randn_like(p))
+        model.quality_bias.normal_(0, 0.3)
+    return model
+
+
+def test_packing_is_undone():
+    x = torch.randn(2, 3, 4, 8)
+    mask = anchors(4, 8)
+    assert torch.equal(unpacked(packed(x, False), packed(x, True)), x)
+    assert torch.equal(unpacked(packed(x, False), torch.zeros(2, 3, 4, 4)), torch.where(mask, x, 0.0))
+
+
+def test_simulation_equals_the_exact_integers(model: EntropyModel2):
+    quality = 37
+    z_hat = torch.randint(-800, 800, (1, M_H, 2, 2)).double()
+    y = 3 * torch.randn(1, M, 8, 8, dtype=torch.float64)
+    phi = model.features(z_hat / ONE, torch.tensor([quality / QUALITY_STEPS], dtype=torch.float64))
+    symbols, mean, index = model(y, phi)
+    values = symbols * ONE + torch.floor(mean * ONE + 0.5)
+    exact_mean, exact_index = exact_parameters(model.tables(), z_hat[0], values[0], quality, GROUPS)
+    assert torch.equal(torch.floor(mean[0] * ONE + 0.5), exact_mean)
+    assert torch.equal(torch.floor(index[0] + 0.5), exact_index)
+    assert exact_index.unique().numel() > 5
+
+
+def test_parameters_depend_on_earlier_values_only(model: EntropyModel2):
+    """A change of one value changes no parameter of what is decoded before it, or together with it."""
+    tables, z_hat = model.tables(), torch.randint(-800, 800, (M_H, 2, 2)).double()
+    values = torch.randint(-2000, 2000, (M, 8, 8)).double()
+    mean, index = exact_parameters(tables, z_hat, values, 0, GROUPS)
+    mask = anchors(8, 8)
+    for channel, row, column in ((3, 2, 3), (3, 2, 2), (0, 4, 4), (11, 5, 4)):
+        changed = values.clone()
+        changed[channel, row, column] += 3000
+        new_mean, new_index = exact_parameters(tables, z_hat, changed, 0, GROUPS)
+        differs = (new_mean != mean) | (new_index != index)
+        group = next(g for g in range(len(GROUPS)) if channel < sum(GROUPS[: g + 1]))
+        start, end = sum(GROUPS[:group]), sum(GROUPS[: group + 1])
+        assert not differs[:start].any()
+        if mask[row, column]:
+            assert not differs[start:end][:, mask].any()
+            assert differs[start:end][:, ~mask].any()
+        else:
+            assert not differs[start:end].any()
+        assert bool(differs[end:].any()) == (end < M)
+
+
+def test_certain_symbols_are_zero(model: EntropyModel2):
+    y = 3 * torch.randn(1, M, 8, 8, dtype=torch.float64)
+    phi = model.features(torch.randn(1, M_H, 2, 2).double(), torch.zeros(1, dtype=torch.float64))
+    symbols, _, index = model(y, phi, certain=16)
+    certain = torch.floor(index + 0.5) < 16
+    assert certain.any() and not certain.all()
+    assert not symbols[certain].any() and symbols[~certain].any()
+
+
+def test_sums_stay_exact():
+    """The largest sum of the shipped widths is below 2**53: the proof in `integer`."""
+    from priorcodec.core.transforms2 import Encoder2Config
+
+    c = Encoder2Config()
+    assert sum(c.groups) == c.m
+    fan_in = max(c.n + 9 * c.m, 9 * c.n)
+    assert fan_in * 2**15 * 2**15 + 2**31 < 2**53
