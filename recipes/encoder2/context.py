@@ -67,7 +67,11 @@ def main(start: Path, target: Path, minutes: float, lr: float, muon: bool) -> No
     while (done := (time.time() - began) / 60 / minutes) < 1:
         for group in opt.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 30) * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * done)))
-        batch = y[torch.randint(len(y), (BATCH,), generator=generator)].float().contiguous(memory_format=torch.channels_last)
+        batch = (
+            y[torch.randint(len(y), (BATCH,), generator=generator)]
+            .float()
+            .contiguous(memory_format=torch.channels_last)
+        )
         q = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH * top
         c = model.code_latent(batch, q, autocast=True, certain=0)
         weight = 2.077 ** (-0.5 * q)

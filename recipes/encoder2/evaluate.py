@@ -1,8 +1,7 @@
 """Estimated rate and PSNR of a checkpoint on some Kodak images: evaluate.py CHECKPOINT KODAK LOG [every-nth-image] [levels...].
 
-Bits are those of the Gaussian tables (and of fitted tables when CHECKPOINT has `tables`), symbols are really rounded, in float32.
-BD-rate against VVC in PSNR over the rates both have; anchors per image from `vvc.json` and decoded files are not needed: the means
-of the reference are used when all 24 images are asked for, the same images' own numbers otherwise.
+Bits are those of the Gaussian tables, symbols are really rounded, in float32. BD-rate in PSNR over the range both have: against
+the shipped encoder (its curve on the same images in shipped-N.json beside LOG, N = every N-th image), and against VVC for all 24.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from recipes.encoder2.context import exact_bits
 def load(path: Path, which: str = "average") -> tuple[ImageEncoder2, dict]:
     saved = torch.load(path)
     model = ImageEncoder2(Encoder2Config())
-    model.load_state_dict(saved[which] if which in saved else saved)
+    model.load_state_dict(saved.get(which, saved))
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), saved  # pyright: ignore
 
 
@@ -76,8 +75,6 @@ def main() -> None:
     levels = [float(s) for s in sys.argv[5:]] or [0.0, 3.0, 5.0, 7.0, 9.0, 11.0]
     images = sorted(kodak.glob("*.png"))[::every]
     rows = curve(model, images, levels, 4)
-    # the subset's own difficulty: shift the anchors of all 24 images by what the shipped encoder has on the subset
-    shift = 0.0
     reference = log.parent / f"shipped-{every}.json"
     if reference.exists():
         shipped = json.loads(reference.read_text())
@@ -87,12 +84,14 @@ def main() -> None:
     ours = [r["bpp"] for r in rows], [r["psnr"] for r in rows]
     gain = bd_rate(*ours, rate, quality)
     vvc = bd_rate(*ours, VVC_RATE, VVC_PSNR) if every == 1 else float("nan")
-    text = " | ".join(f"{r['level']:g}: {r['bpp']:.4f} (z {r['zbpp']:.4f}) {r['psnr']:.2f} p {r['psnr_p']:.2f}" for r in rows)
-    line = f"{saved.get('minutes', 0):.1f} min, step {saved.get('step', 0)}, {len(images)} images: {text}; against shipped {gain:+.1%}, VVC {vvc:+.1%}\n"
+    text = " | ".join(
+        f"{r['level']:g}: {r['bpp']:.4f} (z {r['zbpp']:.4f}) {r['psnr']:.2f} p {r['psnr_p']:.2f}" for r in rows
+    )
+    state = f"{saved.get('minutes', 0):.1f} min, step {saved.get('step', 0)}, {len(images)} images"
+    line = f"{state}: {text}; against shipped {gain:+.1%}, VVC {vvc:+.1%}\n"
     print(line, end="")
     with log.open("a") as out:
         out.write("- " + line)
-    del shift
 
 
 if __name__ == "__main__":

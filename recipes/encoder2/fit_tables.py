@@ -1,7 +1,8 @@
 """Integer tables fitted to counted symbols: fit_tables.py CHECKPOINT CACHE TARGET.safetensors [crops].
 
-The symbols of training crops at every level are counted per table index, latent and hyper-latent apart, made symmetric, and mixed with
-`PSEUDO` counts of the Gaussian; indices seen rarely keep the Gaussian. Rows are cumulative frequencies of 16 bits: `2 * reach + 1` symbols, then the escape.
+The symbols of training crops at every level are counted per table index, latent and hyper-latent apart, made symmetric, and mixed
+with `PSEUDO` counts of the Gaussian; indices seen rarely keep the Gaussian. Rows are cumulative frequencies of 16 bits:
+`2 * reach + 1` symbols, then the escape.
 TARGET: y_cdf, z_cdf (64, longest) int32, *_length, *_reach (64,) int32, and the counts themselves.
 """
 
@@ -102,12 +103,16 @@ def main() -> None:
     out = {"y_counts": torch.from_numpy(y_count).int(), "z_counts": torch.from_numpy(z_count).int()}
     for kind, count in (("y", y_count), ("z", z_count)):
         table, length, reach = fitted(count)
-        out |= {f"{kind}_cdf": torch.from_numpy(table), f"{kind}_length": torch.from_numpy(length), f"{kind}_reach": torch.from_numpy(reach)}
+        out |= {
+            f"{kind}_cdf": torch.from_numpy(table),
+            f"{kind}_length": torch.from_numpy(length),
+            f"{kind}_reach": torch.from_numpy(reach),
+        }
     save_file({k: v.contiguous() for k, v in out.items()}, target)
     total = y_count.sum()
     for i in range(12):
-        zero = y_count[i, REACH]
-        print(f"index {i}: {y_count[i].sum() / total:.3%} of the symbols, nonzero {(y_count[i].sum() - zero) / max(1, y_count[i].sum()):.2e}")
+        seen, zero = y_count[i].sum(), y_count[i, REACH]
+        print(f"index {i}: {seen / total:.3%} of the symbols, not zero {(seen - zero) / max(1, seen):.2e}")
 
 
 if __name__ == "__main__":

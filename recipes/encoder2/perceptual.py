@@ -92,7 +92,7 @@ class Features(nn.Module):
 
         with safe_open(path, "pt") as file:
             plan = json.loads(file.metadata()["plan"])
-            state = {k: file.get_tensor(k).float() for k in file.keys()}
+            state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
         out = Features([Block(**b) for b in plan["blocks"]], plan["scale"], plan["shift"])
         out.load_state_dict(state)
         return out.to(memory_format=torch.channels_last)  # pyright: ignore
@@ -155,7 +155,13 @@ class Perceptual(nn.Module):
     """
 
     def __init__(
-        self, features: Features, *, side: int = 160, vgg: nn.Module | None = None, share: float = 0.0, vgg_side: int = 128
+        self,
+        features: Features,
+        *,
+        side: int = 160,
+        vgg: nn.Module | None = None,
+        share: float = 0.0,
+        vgg_side: int = 128,
     ):
         super().__init__()
         self.features, self.vgg, self.share = features, vgg, share

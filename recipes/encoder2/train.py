@@ -37,7 +37,9 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--batch", type=int, default=8)
     p.add_argument("--crop", type=int, default=256)
     p.add_argument("--enlarged", type=float, default=0.2)
-    p.add_argument("--perceptual", type=float, default=0.0, help="weight of the perceptual distance in units of squared error / 500")
+    p.add_argument(
+        "--perceptual", type=float, default=0.0, help="weight of the perceptual distance, 1: 500 squared error"
+    )
     p.add_argument("--pixel", type=float, default=0.3, help="weight of squared error beside it")
     p.add_argument("--side", type=int, default=160, help="side of the part that the feature networks see")
     p.add_argument("--vgg", type=float, default=0.15, help="share of the steps that use ST-LPIPS-VGG")
@@ -113,7 +115,11 @@ def main() -> None:
             x_s = model.g_s(c.y_hat[:half], q[:half])
             x_p = model.g_p(c.y_hat[half:], q[half:]) if perceptual else None
         distortion = ((x_s.float() - x[:half]) ** 2).mean((1, 2, 3)) * 127.5**2
-        parts = {"bpp": bpp.mean(), "zbpp": c.z_bits.mean() / a.crop**2, "psnr": (10 * torch.log10(255**2 / distortion)).mean()}
+        parts = {
+            "bpp": bpp.mean(),
+            "zbpp": c.z_bits.mean() / a.crop**2,
+            "psnr": (10 * torch.log10(255**2 / distortion)).mean(),
+        }
         if perceptual and x_p is not None:
             mse = ((x_p.float() - x[half:]) ** 2).mean((1, 2, 3)) * 127.5**2
             d = perceptual(x_p.float(), x[half:], random.Random(a.seed * 7919 + step), autocast=True)

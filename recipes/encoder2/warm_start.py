@@ -49,7 +49,7 @@ def warm_start(path: Path, crops: Tensor, config: Encoder2Config) -> ImageEncode
         mean_value += old.dequantise(symbols + mean, q).mean((0, 2, 3)) / old.config.levels
         order = bits.argsort(descending=True)
         share = bits[order].cumsum(0) / bits.sum()
-        print(f"level {level}: share of the first 8/16/32/64/96/112/128:", [f"{share[k - 1]:.4f}" for k in (8, 16, 32, 64, 96, 112, 128)])
+        print(f"level {level}: share of the bits", {k: f"{share[k - 1]:.4f}" for k in (8, 16, 32, 64, 96, 112, 128)})
     keep = score.argsort(descending=True)[: config.m]
     dropped = torch.ones(old.config.m, dtype=torch.bool)
     dropped[keep] = False

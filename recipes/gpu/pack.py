@@ -1,8 +1,8 @@
 """What travels to the GPU machine, into one folder: pack.py CHECKPOINT TARS... --out .gpu --image-mib 40 [--fork].
 
-    images.tar            the training images as they are (AVIF), large ones first, until --image-mib
-    start.safetensors     averaged weights in fp16 (entropy model and gains in fp32); --fork leaves g_p out, it starts as g_s
-    features.safetensors  EfficientNet-Lite0, folded, fp16
+images.tar            the training images as they are (AVIF), large ones first, until --image-mib
+start.safetensors     averaged weights in fp16 (entropy model and gains in fp32); --fork leaves g_p out, it starts as g_s
+features.safetensors  EfficientNet-Lite0, folded, fp16
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ def main() -> None:
     saved = torch.load(a.checkpoint, map_location="cpu")
     state = saved.get("average", saved)
     full = ("log_", "entropy.")
-    start = {k: v.float() if k.startswith(full) else v.half() for k, v in state.items() if not (a.fork and k.startswith("g_p."))}
+    start = {
+        k: v.float() if k.startswith(full) else v.half()
+        for k, v in state.items()
+        if not (a.fork and k.startswith("g_p."))
+    }
     save_file({k: v.contiguous() for k, v in start.items()}, a.out / "start.safetensors")
     Features.lite0().to_file(a.out / "features.safetensors")
     found: list[tuple[int, str, bytes]] = []

@@ -2,7 +2,7 @@
 
     python3 -m recipes.gpu.train PACK OUT --max-minutes 8        (on a CPU, to rehearse: --device cpu --max-minutes 0.5)
 PACK is what recipes/gpu/pack.py wrote; OUT receives the averaged weights in fp16, three files under 16 MiB, and log.txt.
-The clock starts with the process: decoding, compiling and saving are inside --max-minutes. Plain torch, numpy, Pillow, safetensors.
+The clock starts with the process: decoding, compiling and saving are inside --max-minutes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Images:
             top, left = rng.randint(0, image.shape[1] - part), rng.randint(0, image.shape[2] - part)
             crop = image[:, top : top + part, left : left + part]
             if part != size:
-                crop = F.interpolate(crop[None].float(), (size, size), mode="bicubic", align_corners=False)[0].clamp(0, 255)
+                crop = F.interpolate(crop[None].float(), (size, size), mode="bicubic", align_corners=False)[0].clamp(
+                    0, 255
+                )
             out.append((crop.flip(-1) if rng.random() < 0.5 else crop).float())
         return torch.stack(out).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
@@ -132,7 +134,9 @@ def main() -> None:
         log.write(text + "\n")
         log.flush()
 
-    say(f"# {a}\n# {minutes():.2f} min: {len(images.images)} images, {images.area.sum() / 1e6:.0f} M pixels on {device}")
+    say(
+        f"# {a}\n# {minutes():.2f} min: {len(images.images)} images, {images.area.sum() / 1e6:.0f} M pixels on {device}"
+    )
     forward = Step(model, a.certain)
     step_fn = forward if a.no_compile or device.type == "cpu" else torch.compile(forward)
     opt = MuonAdamW(model.named_parameters(), a.lr, muon=a.optimizer == "muon")
@@ -167,7 +171,7 @@ def main() -> None:
         loss = (weights(q, top) * (bpp + lambdas(q) * distortion)).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in opt.param_groups:  # a step that is not finite changes nothing, without waiting for the device
             for p in group["params"]:
                 if p.grad is not None:
@@ -177,8 +181,10 @@ def main() -> None:
         with torch.no_grad():
             keys = list(average)
             now = model.state_dict()
-            torch._foreach_lerp_([average[k] for k in keys], [now[k] for k in keys], 1 - min(a.ema, (1 + step) / (10 + step)))
-        parts = {"loss": loss, "bpp": bpp.mean(), "mse": mse[:half].mean(), "mse_p": mse[half:].mean(), "d": d.mean(), "norm": norm}
+            torch._foreach_lerp_(
+                [average[k] for k in keys], [now[k] for k in keys], 1 - min(a.ema, (1 + step) / (10 + step))
+            )
+        parts = {"loss": loss, "bpp": bpp.mean(), "mse": mse[:half].mean(), "mse_p": mse[half:].mean(), "d": d.mean()}
         for k, v in parts.items():
             sums[k] = sums.get(k, torch.zeros((), device=device)) + v.detach()
         count += 1
@@ -188,7 +194,8 @@ def main() -> None:
             sums, count = {}, 0
     for name, prefixes in PARTS.items():
         tensors = {k: v for k, v in average.items() if k.startswith(prefixes)}
-        out = {k: v.detach().cpu().contiguous().to(torch.float32 if k.startswith(FULL_PRECISION) else torch.float16) for k, v in tensors.items()}
+        dtype = lambda k: torch.float32 if k.startswith(FULL_PRECISION) else torch.float16  # noqa: E731
+        out = {k: v.detach().cpu().contiguous().to(dtype(k)) for k, v in tensors.items()}
         note = {"steps": str(step), "settings": json.dumps({k: str(v) for k, v in vars(a).items()})}
         save_file(out, a.out / f"{name}.safetensors", note)
         say(f"# {name}.safetensors {(a.out / f'{name}.safetensors').stat().st_size / 2**20:.1f} MiB")

@@ -1,6 +1,7 @@
 """The trainable entropy model of encoder 2: hyperprior, then channel groups by energy, each in two checkerboard passes.
 
-Minnen & Singh, ICIP 2020 (channel-conditional); He et al., ELIC, CVPR 2022 (uneven groups x checkerboard); Balle et al., ICLR 2019 (integers).
+Minnen & Singh, ICIP 2020 (channel-conditional); He et al., ELIC, CVPR 2022 (uneven groups x checkerboard); Balle et al., ICLR
+2019 (integers).
     hyper-latent z_hat @64 --h_s (integer)--> phi @16
     for every group of channels g, most energetic first:
         phi, values of all earlier groups (3x3)                        --> mean, index of the anchor positions of g
@@ -127,7 +128,10 @@ class EntropyModel2(nn.Module):
         rounding: Callable[[Tensor], Tensor] = round_ste,
         certain: int = CERTAIN,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Scaled features y and phi -> symbols, mean, index of every position (b, m, h, w); the context made from y's own rounding."""
+        """Scaled features y and phi -> symbols, mean, index of every position, each (b, m, h, w).
+
+        rounding: of the offsets from the mean, from which the context is made; certain: table indices below it force zeros.
+        """
         phi_a, phi_o = packed(phi, False), packed(phi, True)
         done: list[Tensor] = []
         out: list[list[Tensor]] = [[], [], []]
@@ -204,20 +208,18 @@ def exact_parameters(
             (f"anchor.{g}", values[:start]),
             (f"other.{g}", torch.cat([values[:start], torch.where(mask, values[start : start + c], 0.0)])),
         ):
-            columns = torch.cat([phi.flatten(1), F.unfold(seen[None], 3, padding=1)[0]]) if len(seen) else phi.flatten(1)
+            columns = (
+                torch.cat([phi.flatten(1), F.unfold(seen[None], 3, padding=1)[0]]) if len(seen) else phi.flatten(1)
+            )
             total = tables[f"{name}.first.weight"].double() @ columns + tables[f"{name}.first.bias"].double()[:, None]
             hidden = torch.floor(total / (1 << WEIGHT_BITS) + 0.5).clamp(0, LIMIT).view(-1, h, w)
-            out = layer(f"{name}.last", _layer4(tables, f"{name}.second", hidden), False)
+            out = layer(f"{name}.last", layer(f"{name}.second", hidden), False)
             mean, index = out.chunk(2)
             both.append((mean, (torch.floor(index * INDEX_GAIN / ONE + 0.5) + INDEX_BIAS).clamp(0, SCALES - 1)))
         means.append(torch.where(mask, both[0][0], both[1][0]))
         indices.append(torch.where(mask, both[0][1], both[1][1]))
         start += c
     return torch.cat(means), torch.cat(indices)
-
-
-def _layer4(tables: dict[str, Tensor], name: str, a: Tensor) -> Tensor:
-    return exact_conv(a, tables[f"{name}.weight"], tables[f"{name}.bias"], relu=True)
 
 
 def _grid(weight: Tensor) -> Tensor:

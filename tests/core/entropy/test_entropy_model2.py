@@ -1,4 +1,4 @@
-"""Encoder 2's entropy model: the training simulation equals the exact integers, decoding order is respected, certain zeros are zero."""
+"""Encoder 2's entropy model: the simulation equals the exact integers, decoding order is respected, certain zeros are zero."""
 
 from __future__ import annotations
 
