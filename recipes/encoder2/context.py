@@ -13,7 +13,7 @@ from torch import Tensor
 from priorcodec.core.entropy.entropy_model import gaussian_bits
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.muon import MuonAdamW
+from recipes.encoder2.muon import MuonAdam
 
 BATCH = 8
 
@@ -54,13 +54,13 @@ def main(start: Path, target: Path, minutes: float, lr: float, muon: bool) -> No
     model.load_state_dict(torch.load(start)["model"] if "model" in torch.load(start) else torch.load(start))
     model.to(memory_format=torch.channels_last)  # pyright: ignore
     runs = target.parent
-    y = cached(model, runs.parent / "cache" / "train", runs / "y.pt", 2400)
+    y = cached(model, runs.parent / "cache" / "train", runs / "y.pt", 4480)
     held, y = y[:64], y[64:]
     print("held out", evaluate(model, held, 0), flush=True)
     for name, p in model.named_parameters():
         p.requires_grad_(name.startswith(("entropy.", "h_a.", "log_hyper")))
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    opt = MuonAdamW(named, lr, muon=muon)
+    opt = MuonAdam(named, lr, muon=muon)
     began, step, total = time.time(), 0, 0.0
     generator = torch.Generator().manual_seed(5)
     top = model.config.levels - 1

@@ -19,7 +19,7 @@ import torch
 
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.muon import MuonAdamW
+from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
 
 
@@ -58,7 +58,7 @@ def main() -> None:
     a.run.mkdir(parents=True, exist_ok=True)
     model = ImageEncoder2(Encoder2Config())
     named = list(model.named_parameters())
-    opt = MuonAdamW(named, a.lr, muon=a.optimizer == "muon")
+    opt = MuonAdam(named, a.lr, muon=a.optimizer == "muon")
     average = {}
     step, minutes, path = 0, 0.0, a.run / "checkpoint.pt"
     if path.exists():
@@ -152,7 +152,7 @@ def main() -> None:
     log.write("# done\n")
 
 
-def save(path: Path, model: ImageEncoder2, average: dict, opt: MuonAdamW, step: int, minutes: float, a) -> None:
+def save(path: Path, model: ImageEncoder2, average: dict, opt: MuonAdam, step: int, minutes: float, a) -> None:
     part = path.with_suffix(".part")
     torch.save(
         {

@@ -1,4 +1,4 @@
-"""What travels to the GPU machine, into one folder: pack.py CHECKPOINT TARS... --out .gpu --image-mib 40 [--fork].
+"""What travels to the GPU machine, into one folder: pack.py CHECKPOINT TARS... --out runs/gpu --image-mib 32 [--fork].
 
 images.tar            the training images as they are (AVIF), large ones first, until --image-mib
 start.safetensors     averaged weights in fp16 (entropy model and gains in fp32); --fork leaves g_p out, it starts as g_s
@@ -24,8 +24,8 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("checkpoint", type=Path)
     p.add_argument("tars", type=Path, nargs="+")
-    p.add_argument("--out", type=Path, default=Path(".gpu"))
-    p.add_argument("--image-mib", type=float, default=36)
+    p.add_argument("--out", type=Path, default=Path("runs/gpu"))
+    p.add_argument("--image-mib", type=float, default=32)
     p.add_argument("--smallest", type=int, default=288, help="short side of the smallest image taken")
     p.add_argument("--fork", action="store_true")
     a = p.parse_args()

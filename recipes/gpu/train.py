@@ -1,7 +1,7 @@
 """Encoder 2 on one GPU for a few minutes: the objective of recipes/encoder2/train.py, everything resident on the device.
 
     python3 -m recipes.gpu.train PACK OUT --max-minutes 8        (on a CPU, to rehearse: --device cpu --max-minutes 0.5)
-PACK is what recipes/gpu/pack.py wrote; OUT receives the averaged weights in fp16, three files under 16 MiB, and log.txt.
+PACK is what recipes/gpu/pack.py wrote; OUT receives the averaged weights in fp16, four files under 16 MiB, and log.txt.
 The clock starts with the process: decoding, compiling and saving are inside --max-minutes.
 """
 
@@ -25,12 +25,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
-from recipes.encoder2.muon import MuonAdamW
+from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.perceptual import Features, Perceptual
 
 BEGAN = time.time()
-PARTS = {"encoder": ("g_a.", "h_a.", "entropy.", "log_"), "g_s": ("g_s.",), "g_p": ("g_p.",)}
+PARTS = {"transforms": ("g_a.", "h_a.", "log_"), "entropy": ("entropy.",), "g_s": ("g_s.",), "g_p": ("g_p.",)}
 FULL_PRECISION = ("log_", "entropy.")
 
 
@@ -116,7 +116,7 @@ def main() -> None:
     device = torch.device(a.device)
     a.out.mkdir(parents=True, exist_ok=True)
     torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("highest")  # Muon squares matrices: TF32 would break it
     torch.manual_seed(a.seed)
     model = ImageEncoder2(Encoder2Config())
     state = {k: v.float() for k, v in load_file(a.pack / "start.safetensors").items()}
@@ -139,7 +139,7 @@ def main() -> None:
     )
     forward = Step(model, a.certain)
     step_fn = forward if a.no_compile or device.type == "cpu" else torch.compile(forward)
-    opt = MuonAdamW(model.named_parameters(), a.lr, muon=a.optimizer == "muon")
+    opt = MuonAdam(model.named_parameters(), a.lr, muon=a.optimizer == "muon")
     top, m, m_h = model.config.levels - 1, model.config.m, model.config.m_h
     generator, on_device = torch.Generator().manual_seed(a.seed), torch.Generator(device).manual_seed(a.seed)
     rng = random.Random(a.seed)
