@@ -32,7 +32,6 @@ class Encoder2Config:
     depth16: int = 4
     levels: int = 12
     groups: tuple[int, ...] = (8, 24, 32, 48)
-    widths: tuple[int, ...] = (192, 192, 192, 160)
 
 
 class Analysis2(nn.Sequential):
@@ -122,7 +121,7 @@ class ImageEncoder2(Transforms2):
 
     def __init__(self, config: Encoder2Config):
         super().__init__(config)
-        self.entropy = EntropyModel2(config.m, config.m_h, config.n, config.levels, config.groups, config.widths)
+        self.entropy = EntropyModel2(config.m, config.m_h, config.n, config.levels, config.groups)
 
     def code_latent(
         self,

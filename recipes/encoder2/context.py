@@ -14,8 +14,10 @@ from priorcodec.core.entropy.entropy_model import gaussian_bits
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
+from recipes.encoder2.objective import lambdas, weights
 
 BATCH = 8
+PIXEL = 5300.0  # squared error of 8-bit values per squared error of y, measured between levels of the shipped encoder
 
 
 def cached(model: ImageEncoder2, cache: Path, target: Path, count: int) -> Tensor:
@@ -56,7 +58,6 @@ def main(start: Path, target: Path, minutes: float, lr: float, muon: bool) -> No
     runs = target.parent
     y = cached(model, runs.parent / "cache" / "train", runs / "y.pt", 4480)
     held, y = y[:64], y[64:]
-    print("held out", evaluate(model, held, 0), flush=True)
     for name, p in model.named_parameters():
         p.requires_grad_(name.startswith(("entropy.", "h_a.", "log_hyper")))
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -74,20 +75,20 @@ def main(start: Path, target: Path, minutes: float, lr: float, muon: bool) -> No
         )
         q = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH * top
         c = model.code_latent(batch, q, autocast=True, certain=0)
-        weight = 2.077 ** (-0.5 * q)
-        loss = ((c.y_bits + c.z_bits) / 65536 * weight).mean()
+        error = ((c.y_hat - batch) ** 2).mean((1, 2, 3))
+        loss = (((c.y_bits + c.z_bits) / 65536 + lambdas(q) * PIXEL * error) * weights(q, top)).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)
         opt.step()
         step, total = step + 1, total + loss.item()
-        if step % 100 == 0:
-            print(step, f"{(time.time() - began) / 60:.2f} min, loss {total / 100:.5f}", flush=True)
+        if step % 200 == 0:
+            torch.save(model.state_dict(), target)
+        if step % 50 == 0:
+            print(step, f"{(time.time() - began) / 60:.2f} min, loss {total / 50:.5f}", flush=True)
             total = 0.0
-    print("held out", evaluate(model, held, 0), flush=True)
-    for certain in (3, 4, 5, 6):
-        print("certain", certain, evaluate(model, held, certain), flush=True)
     torch.save(model.state_dict(), target)
+    print("held out", evaluate(model, held, 0), flush=True)
 
 
 if __name__ == "__main__":

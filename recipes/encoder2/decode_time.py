@@ -36,10 +36,10 @@ def main() -> None:
     all_taps = [i * stride + j for i in (-1, 0, 1) for j in (-1, 0, 1)]
     cross = [-stride, -1, 1, stride]
     weights, before = [], 0
-    for channels, width in zip(c.groups, c.widths, strict=True):
+    for channels in c.groups:
         for own in (0, 4 * channels):
-            fan_in = c.n + 9 * before + own
-            shapes = [(width, fan_in), (width, width), (2 * channels, width)]
+            seen = 9 * before + own
+            shapes = [(c.n, seen), (2 * c.n, 2 * c.n if seen else c.n), (2 * channels, 2 * c.n)]
             weights.append([rng.integers(-300, 300, s).astype(np.float64) for s in shapes])
         before += channels
     h_s = [
@@ -66,13 +66,15 @@ def main() -> None:
         before, at = 0, iter(weights)
         for channels in c.groups:
             for p in (0, 1):
-                first, second, last = next(at)
-                parts = [wide_phi[:, parity[p]]]
+                context, first, last = next(at)
+                parts, inputs = [], [wide_phi[:, parity[p]]]
                 if before:
                     parts.append(taps(values[:before], parity[p], all_taps))
                 if p:
                     parts.append(taps(values[before : before + channels], parity[p], cross))
-                out = layer(layer(layer(np.concatenate(parts), first, 0), second, 0), last, -32767)
+                if parts:
+                    inputs.append(layer(np.concatenate(parts), context, -32767))
+                out = layer(layer(np.concatenate(inputs), first, 0), last, -32767)
                 values[before : before + channels, parity[p]] = out[:channels]
             before += channels
         end = time.process_time()

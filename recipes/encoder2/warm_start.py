@@ -1,4 +1,4 @@
-"""Encoder 2 from the shipped encoder: live channels ordered by their bits, more levels, trunks kept, new entropy heads."""
+"""Encoder 2 from the shipped encoder: live channels ordered by their bits, more levels, every pass starts as the old one."""
 
 from __future__ import annotations
 
@@ -75,6 +75,24 @@ def warm_start(path: Path, crops: Tensor, config: Encoder2Config) -> ImageEncode
         put(name, extended(table, config.levels))
     for name in ("quality_bias", "z_index", "z_mean"):
         put(f"entropy.{name}", extended(src[f"prior.{name}"], config.levels))
+    cross = torch.zeros(3, 3)
+    cross[[0, 1, 1, 2], [1, 0, 2, 1]] = 1  # what the first encoder's context saw: the anchors beside a position
+    context, start = src["prior.context.weight"][:, keep] * cross, 0
+    for g, c in enumerate(config.groups):
+        rows = torch.cat([keep[start : start + c], old.config.m + keep[start : start + c]])
+        for ours, theirs in (("anchor", "anchor"), ("other", "other")):
+            for kind in ("weight", "bias"):
+                put(f"entropy.{ours}.{g}.last.{kind}", src[f"prior.{theirs}.1.{kind}"][rows])
+            put(f"entropy.{ours}.{g}.first.bias", src[f"prior.{theirs}.0.bias"])
+        put(f"entropy.other.{g}.first.weight", src["prior.other.0.weight"])
+        put(f"entropy.other.{g}.context.weight", context[:, : start + c])
+        put(f"entropy.other.{g}.context.bias", src["prior.context.bias"])
+        weight = state[f"entropy.anchor.{g}.first.weight"].clone()
+        weight[:, : config.n] = src["prior.anchor.0.weight"]
+        put(f"entropy.anchor.{g}.first.weight", weight)
+        if g:
+            put(f"entropy.anchor.{g}.context.weight", torch.zeros_like(state[f"entropy.anchor.{g}.context.weight"]))
+        start += c
     names = {"head": 0, "blocks16": 1, "up.0": 2, "blocks8": 4, "tail.0": 5}
     for decoder in ("g_s", "g_p"):
         for ours, theirs in names.items():

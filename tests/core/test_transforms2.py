@@ -6,7 +6,7 @@ import torch
 
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 
-SMALL = Encoder2Config(n8=8, n16=12, m=12, m_h=4, n=8, depth8=1, depth16=1, groups=(2, 4, 6), widths=(8, 8, 8))
+SMALL = Encoder2Config(n8=8, n16=12, m=12, m_h=4, n=8, depth8=1, depth16=1, groups=(2, 4, 6))
 
 
 def test_coding_and_both_decoders():

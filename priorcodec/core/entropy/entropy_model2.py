@@ -20,10 +20,7 @@ from torch import Tensor, nn
 from priorcodec.core.entropy.entropy_model import INDEX_BIAS, INDEX_GAIN, SCALES, anchors, interpolate
 from priorcodec.core.entropy.integer import (
     LIMIT,
-    MAX_FAN_IN,
     ONE,
-    WEIGHT_BITS,
-    WEIGHT_LIMIT,
     IntConv2d,
     clamp_ste,
     exact_conv,
@@ -34,51 +31,20 @@ QUALITY_STEPS = 16  # the file's quality byte counts 1/16 of a level: 12 levels 
 CERTAIN = 4  # table indices 0 to CERTAIN - 1: the symbol is zero, nothing is coded
 
 
-class ContextConv(nn.Module):
-    """The first layer of a pass: 1x1 over phi plus 3x3 over decoded values, one sum, one rounding, one ReLU.
-
-    As integers it is one matrix product over the columns [phi, 9 taps of the values]; the same bound as `IntConv2d`.
-    """
-
-    def __init__(self, n: int, c_values: int, c_out: int):
-        super().__init__()
-        fan_in = n + 9 * c_values
-        if fan_in > MAX_FAN_IN:
-            raise ValueError(f"fan-in {fan_in} breaks the exactness bound {MAX_FAN_IN}")
-        self.n = n
-        self.weight = nn.Parameter(nn.Conv2d(n, c_out, 1).weight.detach().clone())
-        self.values = nn.Parameter(0.3 * nn.Conv2d(c_values, c_out, 3).weight.detach()) if c_values else None
-        self.bias = nn.Parameter(torch.zeros(c_out))
-
-    def forward(self, phi: Tensor, values: Tensor | None, odd: bool) -> Tensor:
-        """phi (b, n, h, w/2) of one parity and values (b, c_values, h, w) -> (b, c_out, h, w/2) on the fixed-point grid."""
-        out = F.conv2d(phi, _grid(self.weight), self.bias)
-        if self.values is not None and values is not None:
-            out = out + packed(F.conv2d(values, _grid(self.values), padding=1), odd)
-        return round_ste(_wide(out) * ONE).clamp(0, LIMIT) / ONE
-
-    def tables(self) -> dict[str, Tensor]:
-        """Integers: weight int16 (c_out, n + 9 c_values), columns [phi, values x 3 x 3]; bias int32."""
-        scale = 1 << WEIGHT_BITS
-        parts = [self.weight.detach().flatten(1)]
-        if self.values is not None:
-            parts.append(self.values.detach().flatten(1))
-        weight = torch.floor(torch.cat(parts, 1).double() * scale + 0.5).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT)
-        bias = torch.floor(self.bias.detach().double() * scale * ONE + 0.5)
-        return {"weight": weight.to(torch.int16), "bias": bias.to(torch.int32)}
-
-
 class Pass(nn.Module):
-    """phi and decoded values -> mean and index of one group at one parity: three layers."""
+    """phi and decoded values -> mean and index of one group at one parity: a 3x3 over the values, then two 1x1."""
 
-    def __init__(self, n: int, c_values: int, width: int, c_group: int):
+    def __init__(self, n: int, c_values: int, c_group: int):
         super().__init__()
-        self.first = ContextConv(n, c_values, width)
-        self.second = IntConv2d(width, width)
-        self.last = IntConv2d(width, 2 * c_group, relu=False)
+        self.context = IntConv2d(c_values, n, 3, relu=False) if c_values else None
+        self.first = IntConv2d(2 * n if c_values else n, 2 * n)
+        self.last = IntConv2d(2 * n, 2 * c_group, relu=False)
 
     def forward(self, phi: Tensor, values: Tensor | None, odd: bool) -> tuple[Tensor, Tensor]:
-        hidden = self.second(self.first(phi, values, odd))
+        """phi (b, n, h, w/2) of one parity, values (b, c_values, h, w) -> mean, index (b, c_group, h, w/2)."""
+        if self.context is not None and values is not None:
+            phi = torch.cat([phi, packed(self.context(values), odd)], 1)
+        hidden = self.first(phi)
         with torch.autocast(hidden.device.type, enabled=False):
             mean, index = self.last(_wide(hidden)).chunk(2, dim=1)
         return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
@@ -88,20 +54,21 @@ class EntropyModel2(nn.Module):
     """What the decoder must know to read the symbols. Shapes: y is (b, m, h, w), z_hat is (b, m_h, h/4, w/4).
 
     Args:
-        groups: channels of each group, in the order of decoding; widths: hidden width of each group's two passes.
+        m, m_h, n, levels: coded channels, hyper-latent channels, width, quality levels; groups: channels of each, in the order
+            of decoding.
     """
 
-    def __init__(self, m: int, m_h: int, n: int, levels: int, groups: Sequence[int], widths: Sequence[int]):
+    def __init__(self, m: int, m_h: int, n: int, levels: int, groups: Sequence[int]):
         super().__init__()
-        if sum(groups) != m or len(groups) != len(widths):
-            raise ValueError(f"groups {tuple(groups)} with widths {tuple(widths)} do not make {m} channels")
+        if sum(groups) != m:
+            raise ValueError(f"groups {tuple(groups)} do not make {m} channels")
         self.m, self.levels, self.groups = m, levels, tuple(groups)
         self.h_s = nn.ModuleList(
             [IntConv2d(m_h, n, 1), IntConv2d(n, 4 * n, 3), IntConv2d(n, 4 * n, 3), IntConv2d(n, n, 1)]
         )
         before = [sum(groups[:g]) for g in range(len(groups))]
-        self.anchor = nn.ModuleList([Pass(n, b, w, c) for b, w, c in zip(before, widths, groups, strict=True)])
-        self.other = nn.ModuleList([Pass(n, b + c, w, c) for b, w, c in zip(before, widths, groups, strict=True)])
+        self.anchor = nn.ModuleList([Pass(n, b, c) for b, c in zip(before, groups, strict=True)])
+        self.other = nn.ModuleList([Pass(n, b + c, c) for b, c in zip(before, groups, strict=True)])
         self.quality_bias = nn.Parameter(torch.zeros(levels, n))
         self.z_index = nn.Parameter(torch.full((levels, m_h), 3.0))
         self.z_mean = nn.Parameter(torch.zeros(levels, m_h))
@@ -154,7 +121,7 @@ class EntropyModel2(nn.Module):
         """Everything above as integers, one row per quality byte where the quality matters."""
         out: dict[str, Tensor] = {}
         for name, module in self.named_modules():
-            if isinstance(module, IntConv2d | ContextConv):
+            if isinstance(module, IntConv2d):
                 out |= {f"{name}.{key}": value for key, value in module.tables().items()}
         quality = torch.arange((self.levels - 1) * QUALITY_STEPS + 1, device=self.z_mean.device) / QUALITY_STEPS
         fixed = lambda table: torch.floor(interpolate(table, quality).double() * ONE + 0.5)  # noqa: E731
@@ -208,23 +175,14 @@ def exact_parameters(
             (f"anchor.{g}", values[:start]),
             (f"other.{g}", torch.cat([values[:start], torch.where(mask, values[start : start + c], 0.0)])),
         ):
-            columns = (
-                torch.cat([phi.flatten(1), F.unfold(seen[None], 3, padding=1)[0]]) if len(seen) else phi.flatten(1)
-            )
-            total = tables[f"{name}.first.weight"].double() @ columns + tables[f"{name}.first.bias"].double()[:, None]
-            hidden = torch.floor(total / (1 << WEIGHT_BITS) + 0.5).clamp(0, LIMIT).view(-1, h, w)
-            out = layer(f"{name}.last", layer(f"{name}.second", hidden), False)
+            a = torch.cat([phi, layer(f"{name}.context", seen, False)]) if len(seen) else phi
+            out = layer(f"{name}.last", layer(f"{name}.first", a), False)
             mean, index = out.chunk(2)
             both.append((mean, (torch.floor(index * INDEX_GAIN / ONE + 0.5) + INDEX_BIAS).clamp(0, SCALES - 1)))
         means.append(torch.where(mask, both[0][0], both[1][0]))
         indices.append(torch.where(mask, both[0][1], both[1][1]))
         start += c
     return torch.cat(means), torch.cat(indices)
-
-
-def _grid(weight: Tensor) -> Tensor:
-    scale = 1 << WEIGHT_BITS
-    return round_ste(weight * scale).clamp(-WEIGHT_LIMIT, WEIGHT_LIMIT) / scale
 
 
 def _wide(a: Tensor) -> Tensor:
