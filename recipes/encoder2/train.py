@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from priorcodec.core.entropy.entropy_model2 import CERTAIN
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
@@ -44,7 +45,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--side", type=int, default=160, help="side of the part that the feature networks see")
     p.add_argument("--vgg", type=float, default=0.15, help="share of the steps that use ST-LPIPS-VGG")
     p.add_argument("--fork", action="store_true", help="start g_p as a copy of g_s")
-    p.add_argument("--certain", type=int, default=4)
+    p.add_argument("--certain", type=int, default=CERTAIN)
     p.add_argument("--ema", type=float, default=0.998)
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--steps", type=int, default=10**9)

@@ -24,6 +24,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from priorcodec.core.entropy.entropy_model2 import CERTAIN
 from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
@@ -100,7 +101,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--hold", type=float, default=0.4, help="share of the time at the full learning rate")
     p.add_argument("--ema", type=float, default=0.999)
     p.add_argument("--enlarged", type=float, default=0.2)
-    p.add_argument("--certain", type=int, default=4)
+    p.add_argument("--certain", type=int, default=CERTAIN)
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--no-compile", action="store_true")
     p.add_argument("--limit", type=int, help="use only so many images (to rehearse)")

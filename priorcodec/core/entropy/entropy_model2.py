@@ -28,7 +28,7 @@ from priorcodec.core.entropy.integer import (
 )
 
 QUALITY_STEPS = 16  # the file's quality byte counts 1/16 of a level: 12 levels are bytes 0 to 176
-CERTAIN = 4  # table indices 0 to CERTAIN - 1: the symbol is zero, nothing is coded
+CERTAIN = 5  # table indices 0 to CERTAIN - 1: the symbol is zero, nothing is coded
 
 
 class Pass(nn.Module):
