@@ -57,7 +57,7 @@ def curve(
                     i, symbol = torch.floor(index + 0.5).int().numpy().ravel(), symbols.round().int().numpy().ravel()
                     keep = i >= (certain if kind == "y" else 0)
                     row["fitted"] += (
-                        table_bits(found[f"{kind}_cdf"], found[f"{kind}_reach"], symbol[keep], i[keep]) / pixels
+                        table_bits(found[f"{kind}_cdf"], found[f"{kind}_cdf_offset"], symbol[keep], i[keep]) / pixels
                     )
                 row["zbpp"] += float(c.z_bits) / pixels
                 row["psnr"] += psnr(model.g_s(c.y_hat, q), x) / len(images)

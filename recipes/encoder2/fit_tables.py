@@ -3,7 +3,7 @@
 The symbols of training crops at every level are counted per table index, latent and hyper-latent apart, made symmetric, and mixed
 with `PSEUDO` counts of the Gaussian; indices seen rarely keep the Gaussian. Rows are cumulative frequencies of 16 bits:
 `2 * reach + 1` symbols, then the escape.
-TARGET: y_cdf, z_cdf (64, longest) int32, *_length, *_reach (64,) int32, and the counts themselves.
+TARGET: y_cdf, z_cdf (64, longest), *_cdf_length, *_cdf_offset (64,), int32, and the counts themselves.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from priorcodec.core.entropy.entropy_model import SCALES, scale_of
+from priorcodec.core.entropy.entropy_model import scale_of
+from priorcodec.core.entropy.tables import PRECISION, SCALES, TAIL, quantized_cdf
 from priorcodec.core.transforms2 import ImageEncoder2
 from recipes.encoder2.context import exact_bits
 from recipes.encoder2.crops import Crops
@@ -25,8 +26,6 @@ from recipes.encoder2.evaluate import load
 REACH = 300  # counted symbols: -REACH to REACH, those beyond at the ends
 PSEUDO = 50.0
 SEEN = 2000  # counts below which a row keeps the Gaussian
-PRECISION = 16
-TAIL = 5.0  # standard deviations
 
 
 def counts(model: ImageEncoder2, x: Tensor, levels: list[float], certain: int) -> tuple[np.ndarray, np.ndarray]:
@@ -46,22 +45,8 @@ def counts(model: ImageEncoder2, x: Tensor, levels: list[float], certain: int) -
     return found[0], found[1]
 
 
-def quantized(pmf: np.ndarray) -> np.ndarray:
-    """Probabilities -> frequencies of at least 1 with sum 2**PRECISION: round, then correct where it costs least."""
-    total = 1 << PRECISION
-    frequency = np.maximum(1, np.floor(pmf / pmf.sum() * total + 0.5)).astype(np.int64)
-    while (rest := total - int(frequency.sum())) != 0:
-        if rest > 0:
-            frequency[int(np.argmax(frequency))] += rest
-        else:
-            order = np.argsort(-frequency)
-            take = min(-rest, int(frequency[order[0]]) - 1)
-            frequency[order[0]] -= max(1, take) if frequency[order[0]] > 1 else 0
-    return frequency
-
-
 def fitted(count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts (SCALES, 2 REACH + 1) -> cumulative frequencies (SCALES, longest), lengths, reaches."""
+    """Counts (SCALES, 2 REACH + 1) -> cdf (SCALES, longest), cdf_length, cdf_offset, as in `tables`."""
     rows, reaches = [], []
     for i, scale in enumerate(scale_of(torch.arange(SCALES).double()).tolist()):
         reach = min(REACH - 1, max(1, round(TAIL * scale)))
@@ -74,17 +59,18 @@ def fitted(count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         tail = (seen - inside.sum() + 0.5) / (seen + PSEUDO) if mixed else 1 - gauss.sum()
         while reach > 1 and p[0] < 2e-5:  # a reserved frequency would cost more than the escape ever does
             tail, p, reach = tail + 2 * p[0], p[1:-1], reach - 1
-        rows.append(np.concatenate([[0], np.cumsum(quantized(np.append(p, max(tail, 1e-9))))]))
+        p = np.append(p, max(tail, 1e-9))
+        rows.append(quantized_cdf(p / p.sum()))
         reaches.append(reach)
     table = np.zeros((SCALES, max(map(len, rows))), dtype=np.int32)
     for i, row in enumerate(rows):
         table[i, : len(row)] = row
-    return table, np.array([len(r) for r in rows], dtype=np.int32), np.array(reaches, dtype=np.int32)
+    return table, np.array([len(r) for r in rows], np.int32), -np.array(reaches, np.int32)
 
 
-def table_bits(table: np.ndarray, reach: np.ndarray, symbols: np.ndarray, index: np.ndarray) -> float:
+def table_bits(table: np.ndarray, offset: np.ndarray, symbols: np.ndarray, index: np.ndarray) -> float:
     """Bits of symbols under their tables; an escaped symbol adds an Exp-Golomb code of what lies beyond."""
-    r = reach[index]
+    r = -offset[index]
     outside = np.abs(symbols) > r
     entry = np.where(outside, 2 * r + 1, symbols + r)
     frequency = table[index, entry + 1] - table[index, entry]
@@ -102,11 +88,11 @@ def main() -> None:
     y_count, z_count = counts(model, x, [float(k) for k in range(model.config.levels)], 0)
     out = {"y_counts": torch.from_numpy(y_count).int(), "z_counts": torch.from_numpy(z_count).int()}
     for kind, count in (("y", y_count), ("z", z_count)):
-        table, length, reach = fitted(count)
+        table, length, offset = fitted(count)
         out |= {
             f"{kind}_cdf": torch.from_numpy(table),
-            f"{kind}_length": torch.from_numpy(length),
-            f"{kind}_reach": torch.from_numpy(reach),
+            f"{kind}_cdf_length": torch.from_numpy(length),
+            f"{kind}_cdf_offset": torch.from_numpy(offset),
         }
     save_file({k: v.contiguous() for k, v in out.items()}, target)
     total = y_count.sum()

@@ -41,12 +41,12 @@ def warm_start(path: Path, crops: Tensor, config: Encoder2Config) -> ImageEncode
     for level in range(old.config.levels):
         q = torch.full((len(y),), float(level))
         y_q, z = old.scaled(y, q)
-        z_mean, _ = old.prior.hyper_parameters(q)
-        mean, index = old.prior(y_q, old.prior.features(round_ste(z - z_mean) + z_mean, q))
+        z_mean, _ = old.entropy_model.hyper_parameters(q)
+        mean, index = old.entropy_model(y_q, old.entropy_model.features(round_ste(z - z_mean) + z_mean, q))
         symbols = round_ste(y_q - mean)
         bits = gaussian_bits(symbols, index).sum((0, 2, 3))
         score += bits / bits.sum() / (2.0 ** (0.5 * level)) * 4
-        mean_value += old.dequantise(symbols + mean, q).mean((0, 2, 3)) / old.config.levels
+        mean_value += old.dequantize(symbols + mean, q).mean((0, 2, 3)) / old.config.levels
         order = bits.argsort(descending=True)
         share = bits[order].cumsum(0) / bits.sum()
         print(f"level {level}: share of the bits", {k: f"{share[k - 1]:.4f}" for k in (8, 16, 32, 64, 96, 112, 128)})
@@ -66,7 +66,7 @@ def warm_start(path: Path, crops: Tensor, config: Encoder2Config) -> ImageEncode
         if name.startswith("h_a.") and not name.startswith("h_a.0.weight"):
             put(name, src[name])
         if name.startswith("entropy.h_s."):
-            put(name, src["prior" + name.removeprefix("entropy")])
+            put(name, src["entropy_model" + name.removeprefix("entropy")])
     put("g_a.6.weight", src["g_a.6.weight"][keep])
     put("g_a.6.bias", src["g_a.6.bias"][keep])
     put("h_a.0.weight", src["h_a.0.weight"][:, keep])
@@ -74,21 +74,21 @@ def warm_start(path: Path, crops: Tensor, config: Encoder2Config) -> ImageEncode
         table = src[name] if "hyper" in name else src[name][:, keep]
         put(name, extended(table, config.levels))
     for name in ("quality_bias", "z_index", "z_mean"):
-        put(f"entropy.{name}", extended(src[f"prior.{name}"], config.levels))
+        put(f"entropy.{name}", extended(src[f"entropy_model.{name}"], config.levels))
     cross = torch.zeros(3, 3)
     cross[[0, 1, 1, 2], [1, 0, 2, 1]] = 1  # what the first encoder's context saw: the anchors beside a position
-    context, start = src["prior.context.weight"][:, keep] * cross, 0
+    context, start = src["entropy_model.context.weight"][:, keep] * cross, 0
     for g, c in enumerate(config.groups):
         rows = torch.cat([keep[start : start + c], old.config.m + keep[start : start + c]])
         for ours, theirs in (("anchor", "anchor"), ("other", "other")):
             for kind in ("weight", "bias"):
-                put(f"entropy.{ours}.{g}.last.{kind}", src[f"prior.{theirs}.1.{kind}"][rows])
-            put(f"entropy.{ours}.{g}.first.bias", src[f"prior.{theirs}.0.bias"])
-        put(f"entropy.other.{g}.first.weight", src["prior.other.0.weight"])
+                put(f"entropy.{ours}.{g}.last.{kind}", src[f"entropy_model.{theirs}.1.{kind}"][rows])
+            put(f"entropy.{ours}.{g}.first.bias", src[f"entropy_model.{theirs}.0.bias"])
+        put(f"entropy.other.{g}.first.weight", src["entropy_model.other.0.weight"])
         put(f"entropy.other.{g}.context.weight", context[:, : start + c])
-        put(f"entropy.other.{g}.context.bias", src["prior.context.bias"])
+        put(f"entropy.other.{g}.context.bias", src["entropy_model.context.bias"])
         weight = state[f"entropy.anchor.{g}.first.weight"].clone()
-        weight[:, : config.n] = src["prior.anchor.0.weight"]
+        weight[:, : config.n] = src["entropy_model.anchor.0.weight"]
         put(f"entropy.anchor.{g}.first.weight", weight)
         if g:
             put(f"entropy.anchor.{g}.context.weight", torch.zeros_like(state[f"entropy.anchor.{g}.context.weight"]))

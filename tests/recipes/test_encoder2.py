@@ -7,9 +7,9 @@ import json
 import numpy as np
 import torch
 
-from priorcodec.core.entropy.entropy_model import SCALES
+from priorcodec.core.entropy.tables import PRECISION, SCALES
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.fit_tables import PRECISION, REACH, fitted, quantized, table_bits
+from recipes.encoder2.fit_tables import REACH, fitted, table_bits
 from recipes.encoder2.muon import FAST, MuonAdam, orthogonalized
 from recipes.encoder2.objective import lambdas, weights
 
@@ -45,18 +45,12 @@ def test_fitted_tables_are_valid_and_cheaper_than_the_gaussian():
     count = np.zeros((SCALES, 2 * REACH + 1))
     symbols = np.where(rng.random(200_000) < 0.002, rng.choice([-1, 1], 200_000), 0)  # rarer than index 20 has them
     np.add.at(count[20], symbols + REACH, 1)
-    table, length, reach = fitted(count)
-    for row, n, r in zip(table, length, reach, strict=True):
-        assert n == 2 * r + 3 and row[0] == 0 and row[n - 1] == 1 << PRECISION and (np.diff(row[:n]) > 0).all()
-    gaussian, _, gaussian_reach = fitted(np.zeros_like(count))
+    table, length, offset = fitted(count)
+    for row, n, first in zip(table, length, offset, strict=True):
+        assert n == 3 - 2 * first and row[0] == 0 and row[n - 1] == 1 << PRECISION and (np.diff(row[:n]) > 0).all()
+    gaussian, _, gaussian_offset = fitted(np.zeros_like(count))
     index = np.full(len(symbols), 20)
-    assert table_bits(table, reach, symbols, index) < 0.3 * table_bits(gaussian, gaussian_reach, symbols, index)
-
-
-def test_quantized_sums_to_the_precision():
-    for pmf in (np.array([1.0]), np.full(3000, 1 / 3000), np.array([1 - 1e-12, 1e-12])):
-        frequency = quantized(pmf)
-        assert frequency.sum() == 1 << PRECISION and frequency.min() >= 1
+    assert table_bits(table, offset, symbols, index) < 0.3 * table_bits(gaussian, gaussian_offset, symbols, index)
 
 
 def test_crops_are_a_function_of_seed_step_and_slot(tmp_path):

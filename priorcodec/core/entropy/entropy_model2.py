@@ -13,19 +13,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from priorcodec.core.entropy.entropy_model import INDEX_BIAS, INDEX_GAIN, SCALES, anchors, interpolate
-from priorcodec.core.entropy.integer import (
-    LIMIT,
-    ONE,
-    IntConv2d,
-    clamp_ste,
-    exact_conv,
-    round_ste,
-)
+from priorcodec.core.entropy.entropy_model import interpolate
+from priorcodec.core.entropy.exact import LIMIT, ONE, ExactLayer, pixel_shuffle
+from priorcodec.core.entropy.integer import IntConv2d, clamp_ste, round_ste, to_integers
+from priorcodec.core.entropy.tables import INDEX_BIAS, INDEX_GAIN, SCALES, Tables
 
 QUALITY_STEPS = 16  # the file's quality byte counts 1/16 of a level: 12 levels are bytes 0 to 176
 CERTAIN = 5  # table indices 0 to CERTAIN - 1: the symbol is zero, nothing is coded
@@ -117,19 +114,18 @@ class EntropyModel2(nn.Module):
         return torch.cat(out[0], 1), torch.cat(out[1], 1), torch.cat(out[2], 1)
 
     @torch.no_grad()
-    def tables(self) -> dict[str, Tensor]:
+    def tables(self) -> dict[str, NDArray]:
         """Everything above as integers, one row per quality byte where the quality matters."""
-        out: dict[str, Tensor] = {}
+        out: dict[str, NDArray] = {}
         for name, module in self.named_modules():
             if isinstance(module, IntConv2d):
                 out |= {f"{name}.{key}": value for key, value in module.tables().items()}
         quality = torch.arange((self.levels - 1) * QUALITY_STEPS + 1, device=self.z_mean.device) / QUALITY_STEPS
-        fixed = lambda table: torch.floor(interpolate(table, quality).double() * ONE + 0.5)  # noqa: E731
-        index = torch.floor(interpolate(self.z_index, quality).double() * INDEX_GAIN + 0.5)
-        out["quality_bias"] = fixed(self.quality_bias).to(torch.int16)
-        out["z_mean"] = fixed(self.z_mean).to(torch.int16)
-        out["z_index"] = index.clamp(0, SCALES - 1).to(torch.uint8)
-        return {key: value.cpu().contiguous() for key, value in out.items()}
+        for name, table in (("quality_bias", self.quality_bias), ("z_mean", self.z_mean)):
+            out[name] = to_integers(name, interpolate(table, quality).double() * ONE, np.int16)
+        index = interpolate(self.z_index, quality).double() * INDEX_GAIN
+        out["z_index"] = to_integers("z_index", index.clamp(0, SCALES - 1), np.int16).astype(np.uint8)
+        return out
 
 
 def packed(x: Tensor, odd: bool) -> Tensor:
@@ -148,50 +144,50 @@ def unpacked(anchor: Tensor, other: Tensor) -> Tensor:
     return rows.view(b, h, 2 * w, c).permute(0, 3, 1, 2)
 
 
-@torch.no_grad()
 def exact_parameters(
-    tables: dict[str, Tensor], z_hat: Tensor, values: Tensor, quality: int, groups: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+    tables: Tables, z_hat: NDArray[np.int16], values: NDArray[np.int16], quality: int, groups: Sequence[int]
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
     """The reference of the exact evaluation: what a coder must reproduce with integers.
 
     Args:
-        z_hat (m_h, h/4, w/4), values (m, h, w): decoded integers in units of 1/ONE, float64; quality: the file's byte.
+        tables: What `EntropyModel2.tables` gave.
+        z_hat: Decoded integers (h/4, w/4, m_h) in units of 1/ONE.
+        values: The same of the latent, (h, w, m).
+        quality: The file's byte.
+        groups: Channels of each group.
 
     Returns:
-        mean (units of 1/ONE) and index of every position, (m, h, w) float64, each given the values decoded before it.
+        mean (units of 1/ONE) and index of every position, (h, w, m), each given the values decoded before it.
     """
-    layer = lambda name, a, relu=True: exact_conv(a, tables[f"{name}.weight"], tables[f"{name}.bias"], relu=relu)  # noqa: E731
-    a = (layer("h_s.0", _limit(z_hat)) + tables["quality_bias"][quality].double()[:, None, None]).clamp(0, LIMIT)
-    a = F.pixel_shuffle(layer("h_s.1", a), 2)
-    a = F.pixel_shuffle(layer("h_s.2", a), 2)
-    phi = layer("h_s.3", a)
-    h, w = phi.shape[-2:]
-    mask = anchors(h, w)
-    values = _limit(values)
+
+    def layer(name: str, a: NDArray, *, relu: bool = True) -> NDArray[np.int16]:
+        return ExactLayer(tables[f"{name}.weight"], tables[f"{name}.bias"], relu=relu)(a)
+
+    a = np.clip(layer("h_s.0", z_hat).astype(np.int32) + tables["quality_bias"][quality], 0, LIMIT)
+    phi = layer("h_s.3", pixel_shuffle(layer("h_s.2", pixel_shuffle(layer("h_s.1", a)))))
+    rows, columns = np.indices(values.shape[:2])
+    mask = ((rows + columns) % 2 == 0)[..., None]
     means, indices, start = [], [], 0
     for g, c in enumerate(groups):
         both = []
+        own = np.where(mask, values[..., start : start + c], 0)
         for name, seen in (
-            (f"anchor.{g}", values[:start]),
-            (f"other.{g}", torch.cat([values[:start], torch.where(mask, values[start : start + c], 0.0)])),
+            (f"anchor.{g}", values[..., :start]),
+            (f"other.{g}", np.append(values[..., :start], own, 2)),
         ):
-            a = torch.cat([phi, layer(f"{name}.context", seen, False)]) if len(seen) else phi
-            out = layer(f"{name}.last", layer(f"{name}.first", a), False)
-            mean, index = out.chunk(2)
-            both.append((mean, (torch.floor(index * INDEX_GAIN / ONE + 0.5) + INDEX_BIAS).clamp(0, SCALES - 1)))
-        means.append(torch.where(mask, both[0][0], both[1][0]))
-        indices.append(torch.where(mask, both[0][1], both[1][1]))
+            inputs = np.append(phi, layer(f"{name}.context", seen, relu=False), 2) if seen.shape[2] else phi
+            mean, index = np.split(layer(f"{name}.last", layer(f"{name}.first", inputs), relu=False), 2, axis=2)
+            index = np.floor(index * (INDEX_GAIN / ONE) + 0.5) + INDEX_BIAS
+            both.append((mean, np.clip(index, 0, SCALES - 1).astype(np.uint8)))
+        means.append(np.where(mask, both[0][0], both[1][0]))
+        indices.append(np.where(mask, both[0][1], both[1][1]))
         start += c
-    return torch.cat(means), torch.cat(indices)
+    return np.concatenate(means, 2), np.concatenate(indices, 2)
 
 
 def _wide(a: Tensor) -> Tensor:
     """What autocast made bfloat16 as float32."""
     return a.float() if a.dtype == torch.bfloat16 else a
-
-
-def _limit(a: Tensor) -> Tensor:
-    return a.clamp(-LIMIT, LIMIT)
 
 
 def _fixed(a: Tensor) -> Tensor:
