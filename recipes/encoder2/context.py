@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from priorcodec.core.entropy.entropy_model import gaussian_bits
-from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
+from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 
 BATCH = 8
 PIXEL = 5300.0  # squared error of 8-bit values per squared error of y, measured between levels of the shipped encoder

@@ -1,14 +1,44 @@
-"""Random crops of the packed training images (see `priorcodec.training.data.pack`): each one a function of (seed, step, slot)."""
+"""Random crops of packed training images, each one a function of (seed, step, slot).
+
+python -m recipes.encoder2.crops SHARD.tar... runs/cache/train     # packs them once: 3 bytes a pixel, 3.3 GB for all shards
+"""
 
 from __future__ import annotations
 
+import io
 import json
+import sys
+import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from priorcodec.core.errors import ImageError
+from priorcodec.core.image import io as image_io
+
+
+def pack(shards: Sequence[Path], target: Path) -> None:
+    """Decode all images of tar shards into `target`.bin (uint8, h*w*3 each) and `target`.json (their heights and widths)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shapes: list[tuple[int, ...]] = []
+    with target.with_suffix(".bin").open("wb") as out:
+        for shard in shards:
+            with tarfile.open(shard) as files:
+                for member in filter(tarfile.TarInfo.isfile, files):
+                    data = files.extractfile(member)
+                    assert data is not None
+                    try:
+                        pixels = image_io.load(io.BytesIO(data.read()), background="white").pixels
+                    except ImageError as error:
+                        print(f"left out: {member.name} ({error})", file=sys.stderr)
+                        continue
+                    shapes.append(pixels.shape[:2])
+                    out.write(pixels.tobytes())
+    target.with_suffix(".json").write_text(json.dumps(shapes))
 
 
 class Crops:
@@ -41,3 +71,8 @@ class Crops:
         if rng.random() < 0.5:
             part = part[:, ::-1]
         return torch.from_numpy(np.ascontiguousarray(part.transpose(2, 0, 1)))
+
+
+if __name__ == "__main__":
+    *sources, destination = map(Path, sys.argv[1:])
+    pack(sources, destination)

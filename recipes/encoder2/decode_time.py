@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from priorcodec.core.transforms2 import Encoder2Config
+from recipes.encoder2.transforms import Encoder2Config
 
 H, W = 32, 48
 

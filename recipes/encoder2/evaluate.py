@@ -5,6 +5,8 @@ PSNR over the range both have: against the shipped encoder (its curve on the sam
 LOG, N = --every), and against VVC for all 24 images.
 """
 
+# pyright: reportOptionalMemberAccess=false
+
 from __future__ import annotations
 
 import argparse
@@ -17,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from priorcodec.core.entropy.entropy_model2 import CERTAIN
-from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.context import exact_bits
+from recipes.encoder2.entropy_model import CERTAIN
+from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 
 
 def load(path: Path, which: str = "average") -> tuple[ImageEncoder2, dict]:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from priorcodec.core.entropy.entropy_model import scale_of
 from priorcodec.core.entropy.tables import PRECISION, SCALES, TAIL, quantized_cdf
-from priorcodec.core.transforms2 import ImageEncoder2
 from recipes.encoder2.context import exact_bits
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
+from recipes.encoder2.transforms import ImageEncoder2
 
 REACH = 300  # counted symbols: -REACH to REACH, those beyond at the ends
 PSEUDO = 50.0

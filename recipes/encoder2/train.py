@@ -4,6 +4,8 @@
 Everything random is a function of (seed, step). RUN holds checkpoint.pt (all needed to go on), log.txt, a copy of the scripts.
 """
 
+# pyright: reportOptionalMemberAccess=false
+
 from __future__ import annotations
 
 import argparse
@@ -17,11 +19,11 @@ from pathlib import Path
 
 import torch
 
-from priorcodec.core.entropy.entropy_model2 import CERTAIN
-from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from recipes.encoder2.crops import Crops
+from recipes.encoder2.entropy_model import CERTAIN
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
+from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 
 
 def arguments() -> argparse.Namespace:

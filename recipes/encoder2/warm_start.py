@@ -11,8 +11,8 @@ from torch import Tensor
 
 from priorcodec.core.entropy.entropy_model import gaussian_bits
 from priorcodec.core.entropy.integer import round_ste
-from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
 from priorcodec.core.weights import load_simulation
+from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 
 BELOW = 3  # new levels under the shipped level 0
 

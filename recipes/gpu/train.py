@@ -5,6 +5,8 @@ PACK is what recipes/gpu/pack.py wrote; OUT receives the averaged weights in fp1
 The clock starts with the process: decoding, compiling and saving are inside --max-minutes.
 """
 
+# pyright: reportOptionalMemberAccess=false, reportPrivateImportUsage=false
+
 from __future__ import annotations
 
 import argparse
@@ -24,11 +26,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from priorcodec.core.entropy.entropy_model2 import CERTAIN
-from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
+from recipes.encoder2.entropy_model import CERTAIN
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.perceptual import Features, Perceptual
+from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 
 BEGAN = time.time()
 PARTS = {"transforms": ("g_a.", "h_a.", "log_"), "entropy": ("entropy.",), "g_s": ("g_s.",), "g_p": ("g_p.",)}

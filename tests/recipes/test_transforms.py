@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from priorcodec.core.transforms2 import Encoder2Config, ImageEncoder2
+from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 
 SMALL = Encoder2Config(n8=8, n16=12, m=12, m_h=4, n=8, depth8=1, depth16=1, groups=(2, 4, 6))
 

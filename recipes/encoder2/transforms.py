@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from priorcodec.core.entropy.entropy_model import interpolate, relaxed_bits
-from priorcodec.core.entropy.entropy_model2 import CERTAIN, EntropyModel2
 from priorcodec.core.entropy.integer import round_ste
 from priorcodec.core.transforms import HyperAnalysis, blocks
+from recipes.encoder2.entropy_model import CERTAIN, EntropyModel2
 
 
 @dataclass(frozen=True, kw_only=True)

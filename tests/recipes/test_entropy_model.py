@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from priorcodec.core.entropy.entropy_model import anchors
-from priorcodec.core.entropy.entropy_model2 import (
+from priorcodec.core.entropy.exact import ONE
+from recipes.encoder2.entropy_model import (
     QUALITY_STEPS,
     EntropyModel2,
     exact_parameters,
     packed,
     unpacked,
 )
-from priorcodec.core.entropy.exact import ONE
 
 M, M_H, N, LEVELS, GROUPS = 12, 4, 8, 12, (2, 4, 6)
 
@@ -93,7 +93,7 @@ def test_certain_symbols_are_zero(model: EntropyModel2):
 
 def test_sums_stay_exact():
     """The largest sum of the shipped widths is below 2**53: the proof in `integer`."""
-    from priorcodec.core.transforms2 import Encoder2Config
+    from recipes.encoder2.transforms import Encoder2Config
 
     c = Encoder2Config()
     assert sum(c.groups) == c.m
