@@ -51,7 +51,7 @@ def on_the_hub(spec: BackboneSpec) -> bool:
 
 
 def resolve_given(spec: BackboneSpec, given: str) -> Path:
-    """Resolve the option `--weights` (in training: `backbone.weights`): an existing folder or file, or a mirror on the Hub, "OWNER/REPO@COMMIT".
+    """Resolve what `--weights` gives: an existing folder or file, or a mirror on the Hub, "OWNER/REPO@COMMIT".
 
     Raises:
         WeightsError: Neither; a mirror without its commit; a pickle; an incomplete folder.
