@@ -96,7 +96,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--crop", type=int, default=256)
     p.add_argument("--lr", type=float, default=4e-4)
     p.add_argument("--optimizer", choices=("muon", "adam"), default="muon")
-    p.add_argument("--perceptual", type=float, default=1.0)
+    p.add_argument("--perceptual", type=float, default=0.7)
     p.add_argument("--pixel", type=float, default=0.3)
     p.add_argument("--hold", type=float, default=0.4, help="share of the time at the full learning rate")
     p.add_argument("--ema", type=float, default=0.999)
