@@ -86,7 +86,7 @@ SHIPPED_PSNR = [23.64, 24.81, 25.90, 26.92, 27.81, 29.10]
 
 def main() -> None:
     torch.set_num_threads(1)
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     p.add_argument("checkpoint", type=Path)
     p.add_argument("kodak", type=Path)
     p.add_argument("log", type=Path)

@@ -25,7 +25,7 @@ def main() -> None:
     for name, value in model.state_dict().items():
         if not name.startswith("entropy."):
             tensors[name] = value.contiguous().to(torch.float32 if name.startswith("log_") else torch.float16)
-    tensors |= {f"entropy.{k}": torch.from_numpy(v) for k, v in model.entropy.tables().items()}
+    tensors |= {f"entropy.{k}": torch.from_numpy(v).contiguous() for k, v in model.entropy.tables().items()}
     tensors |= {f"entropy.{k}": v for k, v in load_file(tables).items() if not k.endswith("counts")}
     note = {
         "config": json.dumps(asdict(model.config)),

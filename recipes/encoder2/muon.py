@@ -30,10 +30,10 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     scale = gram.diagonal(dim1=1, dim2=2).sum(1)[:, None, None] + 1e-14
     gram = gram / scale
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
-    product = None
+    product = eye
     for step in range(steps):
         factor = a * eye + b * gram + c * gram @ gram
-        product = factor if product is None else factor @ product
+        product = factor @ product
         if step + 1 < steps:
             gram = factor @ gram @ factor
     x = (product @ x) * scale.rsqrt()
@@ -89,11 +89,11 @@ class MuonAdam(torch.optim.Optimizer):
         for state in states:
             state["step"] += 1
         firsts, seconds = [s["m"] for s in states], [s["v"] for s in states]
-        torch._foreach_lerp_(firsts, grads, 1 - b1)
-        torch._foreach_mul_(seconds, b2)
-        torch._foreach_addcmul_(seconds, grads, grads, 1 - b2)
+        torch._foreach_lerp_(firsts, grads, 1 - b1)  # pyright: ignore
+        torch._foreach_mul_(seconds, b2)  # pyright: ignore
+        torch._foreach_addcmul_(seconds, grads, grads, 1 - b2)  # pyright: ignore
         times = [float(s["step"]) for s in states]
-        scales = torch._foreach_div(seconds, [1 - b2**t for t in times])
-        torch._foreach_sqrt_(scales)
-        torch._foreach_add_(scales, 1e-8)
-        torch._foreach_addcdiv_(params, firsts, scales, [-lr / (1 - b1**t) for t in times])
+        scales = torch._foreach_div(seconds, [1 - b2**t for t in times])  # pyright: ignore
+        torch._foreach_sqrt_(scales)  # pyright: ignore
+        torch._foreach_add_(scales, 1e-8)  # pyright: ignore
+        torch._foreach_addcdiv_(params, firsts, scales, [-lr / (1 - b1**t) for t in times])  # pyright: ignore

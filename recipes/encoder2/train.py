@@ -27,7 +27,7 @@ from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 
 
 def arguments() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     p.add_argument("run", type=Path)
     p.add_argument("--cache", type=Path, required=True, help="packed images without suffix")
     p.add_argument("--start", type=Path, help="state dict to start from when RUN has no checkpoint")

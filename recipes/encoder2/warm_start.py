@@ -53,6 +53,7 @@ def warm_start(path: Path, crops: Tensor, config: Encoder2Config) -> ImageEncode
     keep = score.argsort(descending=True)[: config.m]
     dropped = torch.ones(old.config.m, dtype=torch.bool)
     dropped[keep] = False
+    torch.manual_seed(0)
     new = ImageEncoder2(config)
     state, src = new.state_dict(), old.state_dict()
 

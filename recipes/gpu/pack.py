@@ -23,7 +23,7 @@ from recipes.encoder2.perceptual import Features
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     p.add_argument("checkpoint", type=Path)
     p.add_argument("tars", type=Path, nargs="+")
     p.add_argument("--out", type=Path, default=Path("runs/gpu"))

@@ -89,7 +89,7 @@ class Step(nn.Module):
 
 
 def arguments() -> argparse.Namespace:
-    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     p.add_argument("pack", type=Path)
     p.add_argument("out", type=Path)
     p.add_argument("--max-minutes", type=float, default=8.0, help="hard stop, from the start of the process to its end")
@@ -98,7 +98,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--crop", type=int, default=256)
     p.add_argument("--lr", type=float, default=4e-4)
     p.add_argument("--optimizer", choices=("muon", "adam"), default="muon")
-    p.add_argument("--perceptual", type=float, default=1.0)
+    p.add_argument("--perceptual", type=float, default=0.7)
     p.add_argument("--pixel", type=float, default=0.3)
     p.add_argument("--hold", type=float, default=0.4, help="share of the time at the full learning rate")
     p.add_argument("--ema", type=float, default=0.999)
@@ -184,7 +184,7 @@ def main() -> None:
         with torch.no_grad():
             keys = list(average)
             now = model.state_dict()
-            torch._foreach_lerp_(
+            torch._foreach_lerp_(  # pyright: ignore
                 [average[k] for k in keys], [now[k] for k in keys], 1 - min(a.ema, (1 + step) / (10 + step))
             )
         parts = {"loss": loss, "bpp": bpp.mean(), "mse": mse[:half].mean(), "mse_p": mse[half:].mean(), "d": d.mean()}
