@@ -5,8 +5,6 @@ PSNR over the range both have: against the shipped encoder (its curve on the sam
 LOG, N = --every), and against VVC for all 24 images.
 """
 
-# pyright: reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 import argparse

@@ -4,8 +4,6 @@ Jordan et al. 2024 (Muon: momentum, then the nearest semi-orthogonal matrix by N
 to Adam's usual size, so that both share one learning rate). A convolution is the matrix (c_out, c_in * k * k).
 """
 
-# pyright: reportPrivateImportUsage=false, reportCallIssue=false, reportArgumentType=false, reportOptionalOperand=false
-
 from __future__ import annotations
 
 from collections.abc import Iterable

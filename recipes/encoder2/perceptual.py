@@ -5,8 +5,6 @@ DISTS form (Ding et al., 2020) on EfficientNet-Lite0 (ImageNet), and ST-LPIPS on
 Networks that judge the results (EfficientNet-Lite1 and -Lite2, ST-LPIPS on AlexNet) are never used here.
 """
 
-# pyright: reportIndexIssue=false, reportAttributeAccessIssue=false, reportArgumentType=false
-
 from __future__ import annotations
 
 import json

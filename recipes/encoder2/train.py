@@ -4,8 +4,6 @@
 Everything random is a function of (seed, step). RUN holds checkpoint.pt (all needed to go on), log.txt, a copy of the scripts.
 """
 
-# pyright: reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 import argparse

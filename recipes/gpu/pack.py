@@ -5,8 +5,6 @@ start.safetensors     averaged weights in fp16 (entropy model and gains in fp32)
 features.safetensors  EfficientNet-Lite0, folded, fp16
 """
 
-# pyright: reportOptionalMemberAccess=false
-
 from __future__ import annotations
 
 import argparse

@@ -5,8 +5,6 @@ PACK is what recipes/gpu/pack.py wrote; OUT receives the averaged weights in fp1
 The clock starts with the process: decoding, compiling and saving are inside --max-minutes.
 """
 
-# pyright: reportOptionalMemberAccess=false, reportPrivateImportUsage=false
-
 from __future__ import annotations
 
 import argparse
