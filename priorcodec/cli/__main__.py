@@ -1,5 +1,5 @@
 """`python -m priorcodec.cli`: the same as the `priorcodec` command."""
 
-from priorcodec.cli import main
+from priorcodec.cli import run
 
-main()
+run()
