@@ -261,7 +261,7 @@ def test_a_source_that_is_no_hub_id_stops_no_listing(site, monkeypatch, tmp_path
     for i, source in enumerate(sources):
         spec = registry.spec(f"b{i}")
         assert registry.local_weights(spec) is None
-        with pytest.raises(PriorCodecError, match=r"give backbone\.weights=PATH with ") as caught:
+        with pytest.raises(PriorCodecError, match=r"give --weights PATH with ") as caught:
             registry.weights(spec)
         assert source in str(caught.value)
 
@@ -289,7 +289,7 @@ def test_the_command_line_names_all_six_and_strict_ends_it(tmp_path):
 def test_a_backbone_without_weights_ends_in_one_line(site):
     install(site, {"good": GOOD})
     registry = open_registry()
-    with pytest.raises(PriorCodecError, match=r"backbone\.weights=PATH.*MIT"):
+    with pytest.raises(PriorCodecError, match=r"--weights PATH.*MIT"):
         registry.weights(registry.spec("other"))
 
 
