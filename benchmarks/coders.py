@@ -128,7 +128,7 @@ COMPRESSAI = {"mbt2018-mean": ("mbt2018_mean", 8), "cheng2020-anchor": ("cheng20
 @cache
 def compressai_model(name: str, quality: int, pretrained: bool = True) -> Any:
     import torch
-    from compressai import zoo
+    from compressai import zoo  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
     net = getattr(zoo, COMPRESSAI[name][0])(quality=quality, metric="mse", pretrained=pretrained).eval()
@@ -168,7 +168,7 @@ def _compressai_missing(name: str) -> str | None:
     import torch
 
     try:
-        from compressai.zoo.image import model_urls
+        from compressai.zoo.image import model_urls  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         return f"{name}: CompressAI cannot be imported ({error}); install priorcodec[zoo]"
     urls = model_urls[name]["mse"].values()
