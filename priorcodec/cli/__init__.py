@@ -99,7 +99,9 @@ def run() -> None:
         main()
     except SystemExit as done:
         if sys.argv[1:2] and sys.argv[1] in QUICK_EXIT and isinstance(done.code, int):
-            with contextlib.suppress(OSError, ValueError, AttributeError):  # streams that fail are left to Python's own exit
+            with contextlib.suppress(
+                OSError, ValueError, AttributeError
+            ):  # streams that fail are left to Python's own exit
                 atexit._run_exitfuncs()
                 sys.stdout.flush()
                 sys.stderr.flush()
