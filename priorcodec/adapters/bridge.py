@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from priorcodec.backbones.spec import LatentSpace
@@ -20,7 +21,7 @@ from priorcodec.core.transforms import STRIDE, blocks
 
 
 class LatentPredictor(nn.Module):
-    """Predicts the backbone's latent. A fresh one answers the mean latent everywhere.
+    """Predicts the backbone's latent. A fresh one answers the mean latent everywhere, or the preview where z is pixels.
 
     Args:
         m: Channels of y_hat.
@@ -41,7 +42,7 @@ class LatentPredictor(nn.Module):
         super().__init__()
         if latent.stride & (latent.stride - 1) or not 1 <= latent.stride <= 64:
             raise AdapterError(f"latent stride is {latent.stride}, wanted a power of two from 1 to 64")
-        self.levels = levels
+        self.levels, self.latent = levels, latent
         second = min(2, latent.stride)
         first = latent.stride // second
         self.head = nn.Sequential(nn.PixelUnshuffle(first), nn.Conv2d(3 * first**2, stem_width, 3, padding=1))
@@ -70,7 +71,10 @@ class LatentPredictor(nn.Module):
         plane = (quality / (self.levels - 1)).view(-1, 1, 1, 1).expand(-1, 1, *y_hat.shape[-2:])
         from_y = self.y_branch(torch.cat([y_hat, plane.to(y_hat)], 1))
         features = self.body(self.down(self.stem(self.head(preview))) + from_y)
-        return self.mean + self.std * self.tail(features), features
+        base = self.mean
+        if self.latent.pixels:
+            base = (F.pixel_unshuffle(preview, self.latent.stride) - self.latent.shift) * self.latent.scale
+        return base + self.std * self.tail(features), features
 
 
 class StatisticsHead(nn.Module):

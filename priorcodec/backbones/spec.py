@@ -73,6 +73,8 @@ class LatentSpace:
         shift: Offset subtracted from the autoencoder output.
         mean: Mean of z over natural images, per channel.
         std: Standard deviation of z over natural images, per channel.
+        pixels: There is no autoencoder: its output is the image, `pixel_unshuffle(x, stride)`. An adapter's estimate of z then
+            starts from the preview itself.
     """
 
     channels: int
@@ -81,6 +83,7 @@ class LatentSpace:
     shift: float = 0.0
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    pixels: bool = False
 
 
 class Backbone(Protocol):

@@ -1,8 +1,9 @@
-"""What travels to the GPU machine, into one folder: pack.py CHECKPOINT TARS... --out runs/gpu --image-mib 32 [--fork].
+"""What travels to the GPU machine, into folders of limited size: pack.py CHECKPOINT TARS... --out runs/gpu --image-mib 18 57 57.
 
-images.tar            the training images as they are (AVIF), large ones first, until --image-mib
-start.safetensors     averaged weights in fp16 (entropy model and gains in fp32); --fork leaves g_p out, it starts as g_s
-features.safetensors  EfficientNet-Lite0, folded, fp16
+OUT/0/images-0.tar       the training images as they are (AVIF), in random order, `--image-mib` MiB in each folder
+OUT/0/start.safetensors  averaged weights in fp16 (entropy model and gains in fp32); --fork leaves g_p out, it starts as g_s
+OUT/0/features.safetensors, vgg.safetensors    EfficientNet-Lite0, folded; the first four stages of ST-LPIPS's VGG-16; fp16
+OUT/1/images-1.tar, ...
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from priorcodec.training.stlpips import ShiftTolerantLPIPS
 from recipes.encoder2.perceptual import Features
+from recipes.gpu.common import VGG_STAGES, Vgg
 
 
 def main() -> None:
@@ -25,11 +28,12 @@ def main() -> None:
     p.add_argument("checkpoint", type=Path)
     p.add_argument("tars", type=Path, nargs="+")
     p.add_argument("--out", type=Path, default=Path("runs/gpu"))
-    p.add_argument("--image-mib", type=float, default=32)
-    p.add_argument("--smallest", type=int, default=288, help="short side of the smallest image taken")
+    p.add_argument("--image-mib", type=float, nargs="+", default=[18, 57, 57])
+    p.add_argument("--smallest", type=int, default=256, help="short side of the smallest image taken")
     p.add_argument("--fork", action="store_true")
     a = p.parse_args()
-    a.out.mkdir(parents=True, exist_ok=True)
+    first = a.out / "0"
+    first.mkdir(parents=True, exist_ok=True)
     saved = torch.load(a.checkpoint, map_location="cpu")
     state = saved.get("average", saved)
     full = ("log_", "entropy.")
@@ -38,29 +42,32 @@ def main() -> None:
         for k, v in state.items()
         if not (a.fork and k.startswith("g_p."))
     }
-    save_file({k: v.contiguous() for k, v in start.items()}, a.out / "start.safetensors")
-    Features.lite0().to_file(a.out / "features.safetensors")
-    found: list[tuple[int, str, bytes]] = []
+    save_file({k: v.contiguous() for k, v in start.items()}, first / "start.safetensors")
+    Features.lite0().to_file(first / "features.safetensors")
+    whole, vgg = ShiftTolerantLPIPS("vgg").state_dict(), Vgg().state_dict()
+    save_file({k: whole[k].view(vgg[k].shape).half().contiguous() for k in vgg}, first / "vgg.safetensors")
+    print(f"{VGG_STAGES} stages of VGG-16")
+    found: list[tuple[str, bytes]] = []
     for tar in a.tars:
         with tarfile.open(tar) as files:
             for member in files:
                 if member.isfile():
                     data = files.extractfile(member).read()  # pyright: ignore
-                    short = min(Image.open(io.BytesIO(data)).size)
-                    if short >= a.smallest:
-                        found.append((short, f"{tar.stem}-{Path(member.name).name}", data))
+                    if min(Image.open(io.BytesIO(data)).size) >= a.smallest:
+                        found.append((f"{tar.stem}-{Path(member.name).name}", data))
     random.Random(0).shuffle(found)
-    found.sort(key=lambda f: -min(f[0], 512))
-    used = 0
-    with tarfile.open(a.out / "images.tar", "w") as files:
-        for _, name, data in found:
-            if used + len(data) + 1024 > a.image_mib * 2**20:
-                continue
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            files.addfile(info, io.BytesIO(data))
-            used += len(data) + 1024
-    for file in sorted(a.out.iterdir()):
+    for i, limit in enumerate(a.image_mib):
+        used, folder = 0, a.out / str(i)
+        folder.mkdir(exist_ok=True)
+        with tarfile.open(folder / f"images-{i}.tar", "w") as files:
+            while found and used + len(found[-1][1]) + 1024 < limit * 2**20:
+                name, data = found.pop()
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                files.addfile(info, io.BytesIO(data))
+                used += len(data) + 1024
+    print(f"{len(found)} images left out")
+    for file in sorted(a.out.glob("?/*")):
         print(f"{file} {file.stat().st_size / 2**20:.1f} MiB")
 
 

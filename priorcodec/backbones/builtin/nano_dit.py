@@ -1,4 +1,4 @@
-"""nano_dit: our own small transformer. Velocity prediction, unconditional; a PixArt transformer in small."""
+"""nano_dit: our own small transformer in pixel space. Velocity prediction; a PixArt transformer in small."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-LAYERS, PATCH = 6, 2
+LAYERS, PATCH = 8, 2
 WIDTH, TINY_WIDTH = 192, 16
 CONFIG: dict[str, Any] = {
-    "channels": 8,
+    "channels": 192,
     "width": WIDTH,
     "layers": LAYERS,
     "heads": 3,
-    "token_dim": 64,
+    "token_dim": 256,
     "patch": PATCH,
 }
 TINY: dict[str, Any] = CONFIG | {"width": TINY_WIDTH, "heads": 2}
 
 
-def predict(model: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-    """Latents of odd size are padded to whole patches. Attention is global: time grows with the square of the area."""
+def predict(model: Any, x_t: Tensor, t: Tensor, alpha_bar: Tensor, tokens: Tensor) -> Tensor:
+    """Grids of odd size are padded to whole patches. Attention is global: time grows with the square of the area."""
     from torch.nn.functional import pad
 
     height, width = x_t.shape[-2:]
@@ -36,17 +36,17 @@ def predict(model: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor |
 
 
 def build(weights: Path | None, *, dtype: torch.dtype) -> Any:
-    from priorcodec.backbones.builtin import _nano
+    from priorcodec.backbones.builtin import _pixel_diffusion
     from priorcodec.backbones.builtin._nano_dit import Transformer
 
-    return _nano.load(SPEC, lambda: Transformer(**CONFIG), predict, weights, dtype=dtype)
+    return _pixel_diffusion.load(SPEC, lambda: Transformer(**CONFIG), predict, weights, dtype=dtype)
 
 
 def build_tiny() -> Any:
-    from priorcodec.backbones.builtin import _nano
+    from priorcodec.backbones.builtin import _pixel_diffusion
     from priorcodec.backbones.builtin._nano_dit import Transformer
 
-    return _nano.load_tiny(SPEC, lambda: Transformer(**TINY), predict)
+    return _pixel_diffusion.load_tiny(SPEC, lambda: Transformer(**TINY), predict)
 
 
 def _rule(pattern: str, per_layer: int) -> LoraRule:
@@ -62,12 +62,12 @@ SPEC = BackboneSpec(
     parameters=3_932_000,
     latent=LATENT,
     prediction=Prediction.VELOCITY,
-    token_dim=64,
+    token_dim=256,
     size=256,
     pixel_bytes=400,
     gpu_dtype="float32",
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
-    fusion=tuple(FusionSite(module=f"transformer_blocks.{i}", channels=WIDTH, stride=PATCH) for i in (0, 2, 4)),
+    fusion=tuple(FusionSite(module=f"transformer_blocks.{i}", channels=WIDTH, stride=PATCH) for i in (0, 2, 4, 6)),
     build=build,
     build_tiny=build_tiny,
 )

@@ -1,0 +1,184 @@
+"""What the two training scripts for one GPU share: images on the device, the ensemble of feature networks, time, averages."""
+
+from __future__ import annotations
+
+import io
+import math
+import random
+import tarfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from priorcodec.training.stlpips import NETS, Halve
+from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
+
+BEGAN = time.time()
+VGG_STAGES = 4
+LIMIT_FACTOR = 8.0  # the largest images are drawn at most so many times as often as one of the size of a crop
+
+
+def minutes() -> float:
+    return (time.time() - BEGAN) / 60
+
+
+class Images:
+    """All images on the device as uint8, crops cut there; large images are drawn more often."""
+
+    def __init__(self, tars: Sequence[Path], device: torch.device, *, limit: int | None = None):
+        data: list[bytes] = []
+        for tar in tars:
+            with tarfile.open(tar) as files:
+                data += [files.extractfile(m).read() for m in files.getmembers()[:limit] if m.isfile()]  # pyright: ignore
+        with ThreadPoolExecutor(12) as pool:
+            arrays = list(pool.map(lambda b: np.array(Image.open(io.BytesIO(b)).convert("RGB")), data))
+        self.images = [torch.from_numpy(a).to(device).permute(2, 0, 1) for a in arrays]
+        self.area = torch.tensor([float(a.shape[0] * a.shape[1]) for a in arrays])
+        self.short = torch.tensor([min(a.shape[:2]) for a in arrays])
+
+    def batch(self, count: int, size: int, generator: torch.Generator, rng: random.Random, enlarged: float) -> Tensor:
+        """-> (count, 3, size, size) in [-1, 1]."""
+        chance = (self.area / size**2).clamp(max=LIMIT_FACTOR) * (self.short >= size)
+        out = []
+        for i in torch.multinomial(chance, count, replacement=True, generator=generator).tolist():
+            image = self.images[i]
+            short = int(self.short[i])
+            draw = rng.random()
+            part = size
+            if draw < enlarged:
+                part = round(size / rng.uniform(1.25, 2.2))
+            elif draw > 0.7 and short > 1.25 * size:  # reduced: as fine as an image of the evaluation sets, and clean
+                part = round(min(short, size * rng.uniform(1.2, 2.2)))
+            top, left = rng.randint(0, image.shape[1] - part), rng.randint(0, image.shape[2] - part)
+            crop = image[:, top : top + part, left : left + part]
+            if part != size:
+                crop = F.interpolate(
+                    crop[None].float(), (size, size), mode="bicubic", align_corners=False, antialias=part > size
+                )[0].clamp(0, 255)
+            out.append((crop.flip(-1) if rng.random() < 0.5 else crop).float())
+        return torch.stack(out).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+
+
+class Vgg(nn.Module):
+    """The first four stages of ST-LPIPS's VGG-16: images in [-1, 1] -> features, and its calibration of their distance."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers, ends = NETS["vgg"][0](), NETS["vgg"][1][:VGG_STAGES]
+        self.stages = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in zip((0, *ends), ends, strict=False))
+        self.register_buffer("shift", torch.zeros(1, 3, 1, 1))
+        self.register_buffer("scale", torch.ones(1, 3, 1, 1))
+        for i, stage in enumerate(self.stages):
+            channels = [m.out_channels for m in stage if isinstance(m, nn.Conv2d)][-1]  # pyright: ignore
+            self.register_buffer(f"lin{i}", torch.zeros(1, channels, 1, 1))
+        self.requires_grad_(False)
+
+    @staticmethod
+    def from_file(path: Path) -> Vgg:
+        out = Vgg()
+        out.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+        for module in out.modules():
+            if isinstance(module, Halve):
+                module.filt.copy_(module.filt / module.filt.sum((2, 3), keepdim=True))
+        return out.to(memory_format=torch.channels_last)  # pyright: ignore
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, found = (x - self.shift) / self.scale, []  # pyright: ignore
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return found
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Calibrated, of features normalized over channels: (b,)."""
+        total: Any = 0.0
+        for i, (p, q) in enumerate(zip(a, b, strict=True)):
+            p, q = (v.float() * torch.rsqrt(v.float().square().sum(1, keepdim=True) + 1e-8) for v in (p, q))
+            total = total + ((p - q).square() * getattr(self, f"lin{i}")).sum(1).mean((1, 2))
+        return total
+
+
+class Ensemble(nn.Module):
+    """EfficientNet-Lite0 and VGG-16 in LPIPS form and half of the DISTS form, under one random transform shared by all.
+
+    weights: of the four distances, so that each is about as large as the first.
+    """
+
+    def __init__(self, features: Features, vgg: Vgg, *, side: int):
+        super().__init__()
+        self.features, self.vgg, self.side = features, vgg, side
+        self.weights = (0.5, 0.25, 1.1, 0.25)
+
+    def forward(self, x_hat: Tensor, x: Tensor, rng: random.Random) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """-> distance (b,), and Lite0's features of both images as the transform left them."""
+        b = len(x)
+        both = shared_transform(torch.cat([x_hat, x]), self.side, rng)
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            fake, fake_vgg = self.features(both[:b]), self.vgg(both[:b])
+            with torch.no_grad():
+                real, real_vgg = self.features(both[b:]), self.vgg(both[b:])
+        w = self.weights
+        d = w[0] * lpips_form(fake, real) + w[1] * dists_form(fake, real)
+        d = d + w[2] * self.vgg.distance(fake_vgg, real_vgg) + w[3] * dists_form(fake_vgg, real_vgg)
+        return d, fake, real
+
+
+class Average:
+    """Exponential moving average of named tensors."""
+
+    def __init__(self, tensors: dict[str, Tensor], decay: float):
+        self.tensors, self.decay, self.steps = {k: v.detach().clone() for k, v in tensors.items()}, decay, 0
+
+    @torch.no_grad()
+    def update(self, now: dict[str, Tensor]) -> None:
+        self.steps += 1
+        decay, keys = min(self.decay, (1 + self.steps) / (10 + self.steps)), list(self.tensors)
+        old, new = [self.tensors[k] for k in keys], [now[k].detach() for k in keys]
+        torch._foreach_lerp_(old, new, 1 - decay)  # pyright: ignore
+
+
+def schedule(done: float, hold: float) -> float:
+    """Share of the learning rate after a share `done` of the time: constant, then a half cosine down to 1%."""
+    if done <= hold:
+        return 1.0
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - hold) / (1 - hold))))
+
+
+def finite_gradients(parameters: Sequence[Tensor]) -> None:
+    """A step that is not finite changes nothing, without waiting for the device."""
+    for p in parameters:
+        if p.grad is not None:
+            torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
+
+
+class Log:
+    """Prints and keeps lines; means of scalars without waiting for the device at every step."""
+
+    def __init__(self, path: Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file, self.sums, self.count = path.open("a"), {}, 0
+
+    def say(self, text: str) -> None:
+        print(text, flush=True)
+        self.file.write(text + "\n")
+        self.file.flush()
+
+    def add(self, **scalars: Tensor) -> None:
+        for k, v in scalars.items():
+            self.sums[k] = self.sums.get(k, 0.0) + v.detach()
+        self.count += 1
+
+    def flush(self, start: str) -> None:
+        if not self.count:
+            return
+        self.say(start + " " + " ".join(f"{k} {float(v) / self.count:.4f}" for k, v in self.sums.items()))
+        self.sums, self.count = {}, 0

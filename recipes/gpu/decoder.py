@@ -1,0 +1,301 @@
+"""A small pixel-space backbone and its adapter on one GPU: first the denoiser alone, then, frozen, its adapter on the file.
+
+    python3 -m recipes.gpu.decoder nano_pixel PACK SNAPSHOT OUT --denoise-minutes 4 --max-minutes 9
+PACK is what recipes/gpu/pack.py wrote, SNAPSHOT the file that recipes.gpu.encoder writes beside this run (or PACK's own start if
+there is none). OUT receives NAME.safetensors (fp16), NAME.adapter-state.safetensors and NAME.txt.
+
+1. Denoiser: noisy image, time and tokens of the image (a small network that is thrown away) -> image. Squared error of the
+   velocity, and the ensemble of feature networks where little noise is left (as PixelGen, 2026).
+2. Adapter: the same losses as recipes/encoder2 on the decoded image, later a projected critic (Sauer et al., NeurIPS 2021)
+   conditioned on the preview (Yan et al., ICML 2021).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.config import AdapterConfig
+from priorcodec.adapters.tokens import TokenMapper
+from priorcodec.backbones.diffusion import add_noise, to_sample
+from priorcodec.training import losses
+from recipes.encoder2.perceptual import Features
+from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
+from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, schedule
+from recipes.gpu.encoder import initial
+
+SIZES = {
+    "nano_pixel": AdapterConfig(
+        width=96, depth=2, stem_width=48, stem_depth=1, fusion=64, window=8, refiner=32, refiner_depth=2,
+        noise_channels=4, tokens=16, mapper=True, start=(300.0, 40.0),
+    ),
+    "nano_dit": AdapterConfig(
+        width=96, depth=2, stem_width=48, stem_depth=1, fusion=64, window=8, refiner=32, refiner_depth=2,
+        noise_channels=4, tokens=16, mapper=True, start=(300.0, 40.0),
+    ),
+}  # fmt: skip
+
+
+class Condition(nn.Module):
+    """Images -> tokens as an adapter will make them; only while the denoiser is trained."""
+
+    def __init__(self, tokens: int, dim: int):
+        super().__init__()
+        self.stem = nn.Sequential(
+            nn.PixelUnshuffle(16), nn.Conv2d(768, 192, 1), nn.GELU(), nn.Conv2d(192, 128, 3, padding=1), nn.GELU(),
+        )  # fmt: skip
+        self.mapper = TokenMapper(128, 2, tokens, dim, 0, mapped=True)
+        nn.init.normal_(self.mapper.out.weight, std=0.02)
+
+    def forward(self, x: Tensor, keep: Tensor) -> Tensor:
+        tokens, _ = self.mapper(self.stem(x), torch.zeros(len(x), device=x.device))
+        return torch.where(keep[:, None, None], tokens, self.mapper.base)
+
+
+class Critic(nn.Module):
+    """One small head with spectral norm for each of Lite0's strides, on features of the image beside those of the preview."""
+
+    def __init__(self, channels: list[int], width: int = 96):
+        super().__init__()
+        norm = torch.nn.utils.parametrizations.spectral_norm
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                norm(nn.Conv2d(2 * c, width, 1)), nn.LeakyReLU(0.2),
+                norm(nn.Conv2d(width, width, 3, padding=1)), nn.LeakyReLU(0.2),
+                norm(nn.Conv2d(width, 1, 3, padding=1)),
+            )
+            for c in channels
+        )  # fmt: skip
+
+    def forward(self, features: list[Tensor], preview: list[Tensor]) -> list[Tensor]:
+        return [
+            head(torch.cat([f.float(), p.float()], 1)) for head, f, p in zip(self.heads, features, preview, strict=True)
+        ]
+
+
+def arguments() -> argparse.Namespace:
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    p.add_argument("name", choices=tuple(SIZES))
+    p.add_argument("pack", type=Path)
+    p.add_argument("snapshot", type=Path)
+    p.add_argument("out", type=Path)
+    p.add_argument("--denoise-minutes", type=float, default=4.0, help="until when the denoiser is trained")
+    p.add_argument("--adapter-from", type=float, default=0.0, help="wait until then before the adapter")
+    p.add_argument("--max-minutes", type=float, default=9.0, help="hard stop, from the start of the process to its end")
+    p.add_argument("--device", default="cuda")
+    p.add_argument("--batch", type=int, default=24)
+    p.add_argument("--adapter-batch", type=int, default=16)
+    p.add_argument("--crop", type=int, default=256)
+    p.add_argument("--lr", type=float, default=1e-3)
+    p.add_argument("--adapter-lr", type=float, default=5e-4)
+    p.add_argument("--adversarial", type=float, default=0.05)
+    p.add_argument("--critic-from", type=float, default=0.4, help="share of the adapter's time before the critic")
+    p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--limit", type=int, help="use only so many images of each file (to rehearse)")
+    return p.parse_args()
+
+
+def main() -> None:
+    a = arguments()
+    device = torch.device(a.device)
+    torch.backends.cudnn.benchmark = True
+    torch.set_float32_matmul_precision("high")
+    torch.manual_seed(a.seed)
+    plugin = importlib.import_module(f"priorcodec.backbones.builtin.{a.name}")
+    backbone = plugin.build(None, dtype=torch.float32).to(device)
+    backbone.module.to(memory_format=torch.channels_last)
+    log = Log(a.out / f"{a.name}.txt")
+    log.say(f"# {a}")
+    images = Images(sorted(a.pack.glob("images*.tar")), device, limit=a.limit)
+    log.say(f"# {minutes():.2f} min: {len(images.images)} images on {device}")
+    ensemble = Ensemble(
+        Features.from_file(a.pack / "features.safetensors"), Vgg.from_file(a.pack / "vgg.safetensors"), side=224
+    ).to(device)
+    condition = Condition(SIZES[a.name].tokens, plugin.SPEC.token_dim).to(device)
+    train_denoiser(a, plugin.SPEC, backbone, condition, images, ensemble, log)
+    state = {k: v.half() for k, v in backbone.module.state_dict().items()}
+    backbone.module.load_state_dict({k: v.float() for k, v in state.items()})  # what follows sees what is shipped
+    save_file({k: v.cpu().contiguous() for k, v in state.items()}, a.out / f"{a.name}.safetensors")
+    while minutes() < a.adapter_from:
+        time.sleep(0.5)
+    train_adapter(a, plugin.SPEC, backbone, condition.mapper, images, ensemble, log)
+
+
+def train_denoiser(a, spec, backbone: Any, condition: Condition, images: Images, ensemble, log: Log) -> None:
+    module = backbone.module.train().requires_grad_(True)
+    start_fresh(module)
+    parameters = [*module.parameters(), *condition.parameters()]
+    opt = torch.optim.AdamW(parameters, lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=a.device == "cuda")
+    average = Average(module.state_dict(), 0.999)
+    generator, rng = torch.Generator().manual_seed(a.seed), random.Random(a.seed)
+    step, began = 0, minutes()
+    while minutes() < a.denoise_minutes:
+        done = (minutes() - began) / (a.denoise_minutes - began)
+        for group in opt.param_groups:
+            group["lr"] = a.lr * min(1, (step + 1) / 200) * schedule(done, 0.3)
+        b = a.batch
+        x = images.batch(b, a.crop, generator, rng, 0.15)
+        t = ((torch.arange(b, device=x.device) + torch.rand(1, device=x.device)) * (999 / b)).clamp(max=999.0)
+        alpha, z = backbone.alpha_bar(t), backbone.to_latents(x)
+        x_t = add_noise(z, torch.randn_like(z), alpha)
+        if hasattr(module, "pos_embed"):
+            module.pos_embed.origin = (rng.randrange(240), rng.randrange(240))
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            tokens = condition(x, torch.rand(b, device=x.device) > 0.1)
+            output = backbone.predict(x_t, t, tokens, None)
+        z_0 = to_sample(output.float(), x_t, alpha, spec.prediction)
+        error = (z_0 - z).square().mean((1, 2, 3))
+        velocity = (error / (1 - alpha).clamp(min=0.05)).mean()
+        d, _, _ = ensemble(backbone.to_pixels(z_0), x, rng)
+        perceptual = (alpha * d).mean()
+        loss = velocity + 0.5 * perceptual
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        finite_gradients(parameters)
+        opt.step()
+        step += 1
+        average.update(module.state_dict())
+        log.add(loss=loss, velocity=velocity, d=d.mean(), mse=error.mean())
+        if step % (100 if a.device == "cuda" else 2) == 0:
+            log.flush(f"denoiser {step} {minutes():.2f} min")
+    module.load_state_dict(average.tensors)
+    if hasattr(module, "pos_embed"):
+        module.pos_embed.origin = (0, 0)
+    module.eval().requires_grad_(False)
+    log.flush(f"denoiser {step} {minutes():.2f} min")
+    log.say(f"# {minutes():.2f} min: denoiser done, {step} steps")
+
+
+def start_fresh(module: nn.Module) -> None:
+    """Last layers at zero, so that every block starts as the identity."""
+    for name, layer in module.named_modules():
+        if name.endswith((".project", "to_out.0", "net.2")) or name in ("tail", "proj_out"):
+            nn.init.zeros_(layer.weight)  # pyright: ignore
+            nn.init.zeros_(layer.bias)  # pyright: ignore
+    for name, parameter in module.named_parameters():
+        if name.endswith("scale_shift_table") and len(parameter) in (3, 6):
+            with torch.no_grad():
+                parameter.zero_()
+                parameter[2::3] = 1.0  # gates
+
+
+def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, ensemble, log: Log) -> None:
+    encoder = ImageEncoder2(Encoder2Config())
+    encoder.load_state_dict(initial(a.pack))
+    encoder.to(images.images[0].device, memory_format=torch.channels_last).requires_grad_(False)  # pyright: ignore
+    adapter = Adapter(spec, SIZES[a.name], m=encoder.config.m, levels=encoder.config.levels)
+    adapter.tokens.base.data.copy_(mapper.base.data)
+    adapter.tokens.queries.data.copy_(mapper.queries.data)
+    adapter.tokens.out.weight.data.copy_(mapper.out.weight.data)
+    adapter.inject(backbone)
+    adapter.to(images.images[0].device, memory_format=torch.channels_last)  # pyright: ignore
+    for parameter in adapter.lora.values():
+        parameter.data = parameter.data.to(images.images[0].device, torch.float32)
+        parameter.requires_grad_(True)
+    parameters = adapter.trainable()
+    named = adapter.state_dict() | {f"lora.{k}": v for k, v in adapter.lora.items()}
+    log.say(f"# adapter: {sum(p.numel() for p in parameters):,} parameters")
+    opt = torch.optim.AdamW(parameters, lr=a.adapter_lr, betas=(0.9, 0.99), weight_decay=0.0, fused=a.device == "cuda")
+    with torch.no_grad():
+        channels = [f.shape[1] for f in ensemble.features(torch.zeros(1, 3, 64, 64, device=images.images[0].device))]
+    critic = Critic(channels).to(images.images[0].device)
+    opt_critic = torch.optim.AdamW(critic.parameters(), lr=2e-4, betas=(0.5, 0.99), weight_decay=0.0)
+    average = Average(named, 0.998)
+    generator, rng = torch.Generator().manual_seed(a.seed + 1), random.Random(a.seed + 1)
+    top, step, critic_steps, began, seen = encoder.config.levels - 1, 0, 0, minutes(), 0.0
+    reserve = 0.12
+    while minutes() < a.max_minutes - reserve:
+        if step % 50 == 0 and a.snapshot.exists() and a.snapshot.stat().st_mtime != seen:
+            seen = a.snapshot.stat().st_mtime
+            saved = torch.load(a.snapshot, map_location="cpu")
+            encoder.load_state_dict(saved["average"])
+            if saved["final"]:
+                log.say(f"# {minutes():.2f} min: the encoder is final")
+        done = (minutes() - began) / max(a.max_minutes - reserve - began, 1e-3)
+        for group in opt.param_groups:
+            group["lr"] = a.adapter_lr * min(1, (step + 1) / 100) * schedule(done, 0.4)
+        b = a.adapter_batch
+        x = images.batch(b, a.crop, generator, rng, 0.15)
+        q = ((torch.randperm(b, generator=generator) + torch.rand(b, generator=generator)) / b * top).to(x.device)
+        with torch.no_grad():
+            coded = encoder.code_latent(encoder.analyze(x, autocast=True), q, autocast=True)
+            y_hat = coded.y_hat.float()
+            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+                preview = encoder.g_p(y_hat, q).float()
+        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            estimate = adapter(y_hat, q, preview)
+            decoded = backbone.to_pixels(estimate.z.float())
+            noise = torch.randn(b, *adapter.noise_shape(a.crop, a.crop), device=x.device)
+            x_hat = adapter.finish(decoded, q, preview, noise).float()
+        d, fake, real = ensemble(x_hat, x, rng_copy(rng))
+        pixel = (x_hat - x).abs().mean()
+        artifact = losses.periodic_artifact(x_hat, x)
+        scale = adapter.bridge.std.flatten()
+        statistics = losses.moments(estimate.mean, estimate.std, backbone.to_latents(x), scale)
+        loss = pixel + 2.0 * d.mean() + 2.0 * artifact + 0.05 * statistics
+        scalars = {"pixel": pixel, "d": d.mean(), "artifact": artifact}
+        if done > a.critic_from and a.adversarial:
+            both = ensemble_features(ensemble, preview, rng)
+            scores = critic(fake, both)
+            adversarial = -sum(s.mean() for s in scores) / len(scores)
+            critic_steps += 1
+            loss = loss + a.adversarial * min(1.0, critic_steps / 200) * adversarial
+            scalars["adversarial"] = adversarial  # pyright: ignore
+            for p in critic.parameters():
+                p.requires_grad_(False)
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        finite_gradients(parameters)
+        opt.step()
+        if "adversarial" in scalars:
+            for p in critic.parameters():
+                p.requires_grad_(True)
+            for group in opt_critic.param_groups:
+                group["lr"] = 4e-4 * min(1.0, critic_steps / 50) * schedule(done, 0.8)
+            pairs = zip(critic([f.detach() for f in real], both), critic([f.detach() for f in fake], both), strict=True)
+            judged = sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in pairs) / len(fake)
+            opt_critic.zero_grad(set_to_none=True)
+            judged.backward()  # pyright: ignore
+            opt_critic.step()
+            scalars["critic"] = judged  # pyright: ignore
+        else:
+            rng.random()
+        step += 1
+        average.update(adapter.state_dict() | {f"lora.{k}": v for k, v in adapter.lora.items()})
+        log.add(loss=loss, **scalars)
+        if step % (100 if a.device == "cuda" else 2) == 0:
+            log.flush(f"adapter {step} {minutes():.2f} min")
+    out = {k: v.detach().cpu().contiguous().half() for k, v in average.tensors.items()}
+    save_file(out, a.out / f"{a.name}.adapter-state.safetensors", {"steps": str(step)})
+    log.flush(f"adapter {step} {minutes():.2f} min")
+    log.say(f"# {minutes():.2f} min: adapter done, {step} steps")
+
+
+def rng_copy(rng: random.Random) -> random.Random:
+    """The next transform, without drawing it: `ensemble_features` draws the same one for the preview."""
+    out = random.Random()
+    out.setstate(rng.getstate())
+    return out
+
+
+def ensemble_features(ensemble: Ensemble, preview: Tensor, rng: random.Random) -> list[Tensor]:
+    from recipes.encoder2.perceptual import shared_transform
+
+    with torch.no_grad(), torch.autocast(preview.device.type, dtype=torch.bfloat16):
+        return ensemble.features(shared_transform(preview, ensemble.side, rng))
+
+
+if __name__ == "__main__":
+    main()
