@@ -108,7 +108,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     a = arguments()
     device = torch.device(a.device)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(a.seed)
     plugin = importlib.import_module(f"priorcodec.backbones.builtin.{a.name}")

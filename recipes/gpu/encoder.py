@@ -85,7 +85,7 @@ def initial(pack: Path) -> dict[str, Tensor]:
 def main() -> None:
     a = arguments()
     device = torch.device(a.device)
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # what is not bfloat16 stands for integers; Muon squares matrices
     torch.manual_seed(a.seed)
     model = ImageEncoder2(Encoder2Config())

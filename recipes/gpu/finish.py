@@ -1,0 +1,134 @@
+"""Go on with one decoder on the CPU, the encoder frozen: finish.py PACK STATE g_p|nano_pixel|nano_dit RUN --minutes 40.
+
+PACK holds features.safetensors and vgg.safetensors (recipes/gpu/pack.py), STATE the encoder (recipes/gpu/unpack.py). Adapters
+start from and backbones are read in `--decoders` (NAME.safetensors, NAME.adapter-state.safetensors); the preview they begin with is
+g_s. Against patterns that repeat from block to block, which feature networks like and the eye does not, `periodic_artifact` weighs
+much more than on the GPU. RUN/NAME.state.safetensors is written every three minutes (averaged weights, fp16).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.training import losses
+from recipes.encoder2.crops import Crops
+from recipes.encoder2.evaluate import load
+from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
+from recipes.gpu.common import Average, Log, Vgg, finite_gradients, schedule
+from recipes.gpu.decoder import SIZES
+
+
+def artifact(x_hat: Tensor, x: Tensor) -> Tensor:
+    """What repeats with a period of 8 over 64 pixels, and of 16 over 96."""
+    return losses.periodic_artifact(x_hat, x, 8, 8) + losses.periodic_artifact(x_hat, x, 16, 6)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    p.add_argument("pack", type=Path)
+    p.add_argument("state", type=Path)
+    p.add_argument("name", choices=("g_p", *SIZES))
+    p.add_argument("run", type=Path)
+    p.add_argument("--decoders", type=Path)
+    p.add_argument("--cache", type=Path, default=Path("runs/cache/train"))
+    p.add_argument("--minutes", type=float, default=40)
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--crop", type=int, default=192)
+    p.add_argument("--lr", type=float, default=2e-4)
+    p.add_argument("--artifact", type=float, default=10.0)
+    p.add_argument("--vgg", type=float, default=0.2, help="share of the steps that look through VGG-16")
+    p.add_argument("--threads", type=int, default=1)
+    p.add_argument("--seed", type=int, default=3)
+    a = p.parse_args()
+    torch.set_num_threads(a.threads)
+    torch.manual_seed(a.seed)
+    began = time.time()
+    minutes = lambda: (time.time() - began) / 60  # noqa: E731
+    encoder, _ = load(a.state)
+    features = Features.from_file(a.pack / "features.safetensors")
+    vgg = Vgg.from_file(a.pack / "vgg.safetensors")
+    adapter: Any = None
+    if a.name == "g_p":
+        named = dict(encoder.g_p.named_parameters())
+        parameters = [v.requires_grad_(True) for v in named.values()]
+    else:
+        plugin = importlib.import_module(f"priorcodec.backbones.builtin.{a.name}")
+        backbone = plugin.build(None, dtype=torch.float32)
+        values = load_file(a.decoders / f"{a.name}.safetensors")
+        backbone.module.load_state_dict({k: v.float() for k, v in values.items()})
+        backbone.module.to(memory_format=torch.channels_last)
+        adapter = Adapter(plugin.SPEC, SIZES[a.name], m=encoder.config.m, levels=encoder.config.levels)
+        adapter.inject(backbone)
+        adapter.to(memory_format=torch.channels_last)
+        named = dict(adapter.named_parameters()) | {f"lora.{k}": v for k, v in adapter.lora.items()}
+        parameters = adapter.trainable()
+        start = load_file(a.decoders / f"{a.name}.adapter-state.safetensors")
+        with torch.no_grad():
+            for k, v in named.items():
+                v.copy_(start[k])
+                v.requires_grad_(True)
+    opt = torch.optim.AdamW(parameters, lr=a.lr, betas=(0.9, 0.99), weight_decay=0.0)
+    average, crops = Average(named, 0.995), Crops(a.cache, seed=a.seed)
+    log, step, saved = Log(a.run / f"{a.name}.txt"), 0, time.time()
+    log.say(f"# {a}")
+    top = encoder.config.levels - 1
+    while minutes() < a.minutes:
+        for group in opt.param_groups:
+            group["lr"] = a.lr * min(1, (step + 1) / 50) * schedule(minutes() / a.minutes, 0.3)
+        rng, generator = random.Random(a.seed * 7919 + step), torch.Generator().manual_seed(a.seed * 1_000_003 + step)
+        x = crops.batch(step, a.batch, a.crop, enlarged=0.15).float() / 127.5 - 1
+        x = x.contiguous(memory_format=torch.channels_last)
+        q = (torch.randperm(a.batch, generator=generator) + torch.rand(a.batch, generator=generator)) / a.batch * top
+        with torch.no_grad():
+            y_hat = encoder.code_latent(encoder.analyze(x, autocast=True), q, autocast=True).y_hat.float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            if adapter is None:
+                x_hat = encoder.g_p(y_hat, q).float()
+            else:
+                with torch.no_grad():
+                    preview = encoder.g_s(y_hat, q).float()
+                z = adapter(y_hat, q, preview).z.float()
+                noise = torch.randn(a.batch, *adapter.noise_shape(a.crop, a.crop), generator=generator)
+                x_hat = adapter.finish(adapter.attached.to_pixels(z), q, preview, noise).float()
+        use_vgg = rng.random() < a.vgg
+        both = shared_transform(torch.cat([x_hat, x]), 128 if use_vgg else 192, rng)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            net = vgg if use_vgg else features
+            fake = net(both[: a.batch])
+            with torch.no_grad():
+                real = net(both[a.batch :])
+        d = 2.2 * vgg.distance(fake, real) if use_vgg else lpips_form(fake, real)
+        d = (d + 0.5 * dists_form(fake, real)).mean()
+        pixel, repeated = (x_hat - x).abs().mean(), artifact(x_hat, x)
+        loss = pixel + 2.0 * d + a.artifact * repeated
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        finite_gradients(parameters)
+        opt.step()
+        step += 1
+        average.update(named)
+        log.add(loss=loss, pixel=pixel, d=d, repeated=repeated)
+        if step % 25 == 0:
+            log.flush(f"{step} {minutes():.2f} min")
+        if time.time() - saved > 180 or minutes() >= a.minutes:
+            out = {k: v.half().contiguous() for k, v in average.tensors.items()}
+            save_file(out, a.run / "part", {"steps": str(step)})
+            os.replace(a.run / "part", a.run / f"{a.name}.state.safetensors")
+            saved = time.time()
+    log.say("# done")
+
+
+if __name__ == "__main__":
+    main()
