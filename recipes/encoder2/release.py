@@ -1,0 +1,92 @@
+"""Release an encoder: python -m recipes.encoder2.release CHECKPOINT.pt CACHE [--crops 200].
+
+CHECKPOINT: {"average": state of `ImageEncoder`, ...}, or a run folder's of `priorcodec train encoder`; CACHE: crops as made by
+`recipes.encoder2.crops`. In this order:
+    tables fitted to the symbols of training crops at every level
+    priorcodec/weights/encoder.safetensors, and its line in manifest.json
+    tests/golden and tests/corpus: every file and symbols.json
+What else names the encoder is printed at the end. Nothing is random: the same checkpoint gives the same id on one machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from priorcodec.core import shipped
+from priorcodec.core.entropy.fitting import SymbolCounts
+from priorcodec.core.entropy.frozen import FrozenEntropyModel
+from priorcodec.core.entropy.tables import QUALITY_STEPS, gaussian_tables
+from priorcodec.core.image.tensors import to_range
+from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.weights import save_encoder
+from recipes.encoder2.crops import Crops
+
+LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
+ROOT = Path(__file__).parents[2]
+TARGET = shipped.FOLDER / "encoder.safetensors"
+
+
+def load(path: Path) -> tuple[ImageEncoder, dict[str, Any]]:
+    """The averaged weights of a checkpoint, and the checkpoint."""
+    saved = torch.load(path, map_location="cpu", weights_only=False)
+    model = ImageEncoder(EncoderConfig())
+    average = saved["average"]
+    if isinstance(average, list):  # of `priorcodec train encoder`: in the order of the parameters
+        average = {name: value for (name, _), value in zip(model.named_parameters(), average, strict=True)}
+    model.load_state_dict(average)
+    return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), saved  # pyright: ignore
+
+
+@torch.inference_mode()
+def count(model: ImageEncoder, crops: torch.Tensor) -> SymbolCounts:
+    """Symbols of crops uint8 (b, 3, h, w) at every level, by the integer networks themselves."""
+    exact = FrozenEntropyModel(model.entropy.tables() | gaussian_tables(), model.config.certain)
+    counts = SymbolCounts()
+    for crop in crops.split(1):
+        y = model.g_a(to_range(crop).contiguous(memory_format=torch.channels_last))
+        for level in range(model.config.levels):
+            y_q, z = (part[0].numpy() for part in model.scaled(y, torch.tensor([float(level)])))
+            exact.quantize(np.ascontiguousarray(y_q), np.ascontiguousarray(z), level * QUALITY_STEPS, counts.add)
+    return counts
+
+
+def pin(path: Path) -> None:
+    """Write a shipped file's SHA-256 into the manifest."""
+    manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
+    manifest[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    text = json.dumps(dict(sorted(manifest.items())), indent=2)
+    (path.parent / "manifest.json").write_text(f"{text}\n", encoding="utf-8")
+    shipped.manifest.cache_clear()
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("checkpoint", type=Path)
+    cli.add_argument("cache", type=Path)
+    cli.add_argument("--crops", type=int, default=200, help="training crops whose symbols are counted")
+    given = cli.parse_args()
+    model, saved = load(given.checkpoint)
+    source = Crops(given.cache, seed=4242)
+    crops = torch.cat([source.batch(k, 8, 256, enlarged=0.2) for k in range(-(-given.crops // 8))])[: given.crops]
+    counts = count(model, crops)
+    for kind, found in counts.counts.items():
+        print(f"{kind}: {found.sum():.0f} symbols counted in {(found.sum(1) > 0).sum()} tables")
+    note = {"steps": str(saved.get("step")), "minutes": f"{saved.get('minutes', 0):.0f}", "license": LICENSE}
+    identity = save_encoder(model, TARGET, note, frequencies=counts.tables())
+    pin(TARGET)
+    print(f"encoder {identity:08x}: {TARGET.stat().st_size / 2**20:.1f} MiB, {note}")
+    for module in ("tests.golden.make", "tests.corpus.make"):
+        subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()
