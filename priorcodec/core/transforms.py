@@ -198,18 +198,16 @@ class ImageEncoder(Transforms):
         Args:
             x: Images.
             quality: In levels (b,).
-            autocast: Whether the convolutions run in bfloat16.
+            autocast: Whether the transforms run in bfloat16; the integer networks are simulated in float32.
             uniform: The noise of `relaxed_bits`.
         """
-        half = torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast)
-        with half:
+        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             y_q, z = self.scaled(self.g_a(x).float(), quality)
         z, y_q = z.float(), y_q.float()
         z_mean, z_index = self.entropy.hyper_parameters(quality)
         z_bits = relaxed_bits(z - z_mean, z_index.expand_as(z), uniform)
-        with half:
-            phi = self.entropy.features(round_ste(z - z_mean) + z_mean, quality)
-            symbols, mean, index = self.entropy(y_q, phi)
+        phi = self.entropy.features(round_ste(z - z_mean) + z_mean, quality)
+        symbols, mean, index = self.entropy(y_q, phi)
         y_bits = relaxed_bits(y_q - mean, index, uniform)
         y_hat = self.dequantize(symbols + mean, quality)
         return Coded(y_hat=y_hat, y_bits=y_bits.sum((1, 2, 3)), z_bits=z_bits.sum((1, 2, 3)))

@@ -18,16 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from priorcodec.core import shipped
-from priorcodec.core.entropy.fitting import SymbolCounts
-from priorcodec.core.entropy.frozen import FrozenEntropyModel
-from priorcodec.core.entropy.tables import QUALITY_STEPS, gaussian_tables
-from priorcodec.core.image.tensors import to_range
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
+from priorcodec.training.frequencies import count
 from recipes.encoder2.crops import Crops
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
@@ -44,19 +40,6 @@ def load(path: Path) -> tuple[ImageEncoder, dict[str, Any]]:
         average = {name: value for (name, _), value in zip(model.named_parameters(), average, strict=True)}
     model.load_state_dict(average)
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), saved  # pyright: ignore
-
-
-@torch.inference_mode()
-def count(model: ImageEncoder, crops: torch.Tensor) -> SymbolCounts:
-    """Symbols of crops uint8 (b, 3, h, w) at every level, by the integer networks themselves."""
-    exact = FrozenEntropyModel(model.entropy.tables() | gaussian_tables(), model.config.certain)
-    counts = SymbolCounts()
-    for crop in crops.split(1):
-        y = model.g_a(to_range(crop).contiguous(memory_format=torch.channels_last))
-        for level in range(model.config.levels):
-            y_q, z = (part[0].numpy() for part in model.scaled(y, torch.tensor([float(level)])))
-            exact.quantize(np.ascontiguousarray(y_q), np.ascontiguousarray(z), level * QUALITY_STEPS, counts.add)
-    return counts
 
 
 def pin(path: Path) -> None:
@@ -76,8 +59,7 @@ def main() -> None:
     given = cli.parse_args()
     model, saved = load(given.checkpoint)
     source = Crops(given.cache, seed=4242)
-    crops = torch.cat([source.batch(k, 8, 256, enlarged=0.2) for k in range(-(-given.crops // 8))])[: given.crops]
-    counts = count(model, crops)
+    counts = count(model, (source.crop(0, slot, 256, enlarged=0.2) for slot in range(given.crops)))
     for kind, found in counts.counts.items():
         print(f"{kind}: {found.sum():.0f} symbols counted in {(found.sum(1) > 0).sum()} tables")
     note = {"steps": str(saved.get("step")), "minutes": f"{saved.get('minutes', 0):.0f}", "license": LICENSE}

@@ -89,9 +89,7 @@ class Pass(nn.Module):
         """phi (b, n, h, w/2) of one parity, values (b, c_values, h, w) -> mean, index (b, c_group, h, w/2)."""
         if self.context is not None and values is not None:
             phi = torch.cat([phi, packed(self.context(values), odd)], 1)
-        hidden = self.first(phi)
-        with torch.autocast(hidden.device.type, enabled=False):
-            mean, index = self.last(_wide(hidden)).chunk(2, dim=1)
+        mean, index = self.last(self.first(phi)).chunk(2, dim=1)
         return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
 
 
@@ -217,11 +215,6 @@ def unpacked(anchor: Tensor, other: Tensor) -> Tensor:
     a, o = (x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w, 1, c) for x in (anchor, other))
     rows = torch.stack([torch.cat([a[:, :, 0], o[:, :, 0]], 3), torch.cat([o[:, :, 1], a[:, :, 1]], 3)], 2)
     return rows.view(b, h, 2 * w, c).permute(0, 3, 1, 2)
-
-
-def _wide(a: Tensor) -> Tensor:
-    """What autocast made bfloat16 as float32."""
-    return a.float() if a.dtype == torch.bfloat16 else a
 
 
 def _fixed(a: Tensor) -> Tensor:
