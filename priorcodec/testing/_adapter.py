@@ -258,7 +258,10 @@ def _codec() -> Codec:
     """A small encoder with random weights: what the checks ask of files does not depend on training."""
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        model = ImageEncoder(EncoderConfig(n8=16, n16=16, m=M, m_h=4, n=16, depth=1, levels=LEVELS))
+        config = EncoderConfig(
+            n8=16, n16=16, m=M, groups=(M // 2, M - M // 2), m_h=4, n=16, depth8=1, depth16=1, levels=LEVELS
+        )
+        model = ImageEncoder(config)
         save_encoder(model, Path(folder) / "encoder.safetensors", {})
         return Codec(Path(folder) / "encoder.safetensors")
 

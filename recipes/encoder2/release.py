@@ -4,8 +4,10 @@ CHECKPOINT: {"average": state of `ImageEncoder`, ...}, or a run folder's of `pri
 `recipes.encoder2.crops`. In this order:
     tables fitted to the symbols of training crops at every level
     priorcodec/weights/encoder.safetensors, and its line in manifest.json
+    priorcodec/weights/*.adapter.safetensors: moved to the new id without training (`carry_adapter`)
     tests/golden and tests/corpus: every file and symbols.json
-What else names the encoder is printed at the end. Nothing is random: the same checkpoint gives the same id on one machine.
+    priorcodec/weights/WEIGHTS.md: hashes, sizes and the id; its prose is edited by hand
+Nothing is random: the same checkpoint gives the same id on one machine.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,9 +24,12 @@ from typing import Any
 import torch
 
 from priorcodec.core import shipped
+from priorcodec.core.errors import AdapterError
+from priorcodec.core.io import atomic
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
-from priorcodec.core.weights import save_encoder
+from priorcodec.core.weights import load_encoder, save_encoder
 from priorcodec.training.frequencies import count
+from recipes.encoder2.carry_adapter import carry
 from recipes.encoder2.crops import Crops
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
@@ -33,7 +39,7 @@ TARGET = shipped.FOLDER / "encoder.safetensors"
 
 def load(path: Path) -> tuple[ImageEncoder, dict[str, Any]]:
     """The averaged weights of a checkpoint, and the checkpoint."""
-    saved = torch.load(path, map_location="cpu", weights_only=False)
+    saved = torch.load(path, map_location="cpu")
     model = ImageEncoder(EncoderConfig())
     average = saved["average"]
     if isinstance(average, list):  # of `priorcodec train encoder`: in the order of the parameters
@@ -51,6 +57,19 @@ def pin(path: Path) -> None:
     shipped.manifest.cache_clear()
 
 
+def describe(identity: int) -> None:
+    """Bring the table and the id of WEIGHTS.md up to date."""
+    page, manifest = TARGET.parent / "WEIGHTS.md", json.loads((TARGET.parent / "manifest.json").read_text("utf-8"))
+    lines, sizes = page.read_text(encoding="utf-8").split("\n"), {}
+    for name, digest in manifest.items():
+        sizes[name] = (TARGET.parent / name).stat().st_size / 2**20
+        at = next(i for i, line in enumerate(lines) if line.startswith(f"| `{name}` |"))
+        lines[at] = re.sub(r"[0-9a-f]{64}", digest, re.sub(r"[\d.]+ MiB", f"{sizes[name]:.1f} MiB", lines[at]))
+    text = re.sub(r"[\d.]+ MiB in all", f"{sum(sizes.values()):.1f} MiB in all", "\n".join(lines))
+    text = re.sub(r"`[0-9a-f]{8}`(?=\. \*\*This encoder)", f"`{identity:08x}`", text)
+    atomic.write(page, text.encode())
+
+
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("checkpoint", type=Path)
@@ -66,8 +85,16 @@ def main() -> None:
     identity = save_encoder(model, TARGET, note, frequencies=counts.tables())
     pin(TARGET)
     print(f"encoder {identity:08x}: {TARGET.stat().st_size / 2**20:.1f} MiB, {note}")
+    encoder = load_encoder(TARGET)
+    for path in sorted(TARGET.parent.glob("*.adapter.safetensors")):
+        try:
+            carry(path, path, encoder)
+        except AdapterError as error:
+            print(error)
+        pin(path)
     for module in ("tests.golden.make", "tests.corpus.make"):
         subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=True)
+    describe(identity)
 
 
 if __name__ == "__main__":
