@@ -5,7 +5,7 @@ CHECKPOINT: {"average": state of `ImageEncoder`, ...}, or a run folder's of `pri
     tables fitted to the symbols of training crops at every level
     priorcodec/weights/encoder.safetensors, and its line in manifest.json
     priorcodec/weights/*.adapter.safetensors: moved to the new id without training (`carry_adapter`)
-    tests/golden and tests/corpus: every file and symbols.json
+    tests/golden and tests/corpus: every file and symbols.json; tests/backbones/golden_blocks.json
     priorcodec/weights/WEIGHTS.md: hashes, sizes and the id; its prose is edited by hand
 Nothing is random: the same checkpoint gives the same id on one machine.
 """
@@ -35,13 +35,18 @@ from recipes.encoder2.crops import Crops
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
 ROOT = Path(__file__).parents[2]
 TARGET = shipped.FOLDER / "encoder.safetensors"
+MAKERS = (
+    "tests.golden.make",
+    "tests.corpus.make",
+    "tests.backbones.test_golden_blocks",
+)  # what they write changes with the id
 
 
 def load(path: Path) -> tuple[ImageEncoder, dict[str, Any]]:
     """The averaged weights of a checkpoint, and the checkpoint."""
     saved = torch.load(path, map_location="cpu")
     model = ImageEncoder(EncoderConfig())
-    average = saved["average"]
+    average = saved.get("average", saved)
     if isinstance(average, list):  # of `priorcodec train encoder`: in the order of the parameters
         average = {name: value for (name, _), value in zip(model.named_parameters(), average, strict=True)}
     model.load_state_dict(average)
@@ -92,7 +97,7 @@ def main() -> None:
         except AdapterError as error:
             print(error)
         pin(path)
-    for module in ("tests.golden.make", "tests.corpus.make"):
+    for module in MAKERS:
         subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=True)
     describe(identity)
 
