@@ -175,7 +175,7 @@ def main() -> None:
         "--sizes", nargs="+", type=int, default=[1024, 8192], help="sides; the last is set against the first"
     )
     cli.add_argument("--backbone", default="nano_unet")
-    cli.add_argument("--quality", type=float, default=3.0)
+    cli.add_argument("--quality", type=float, default=6.0)
     cli.add_argument("--tile", type=int, default=0, help="force tiles of this side; 0: automatic")
     cli.add_argument("--threads", type=int, default=1)
     cli.add_argument("--repeats", type=int, default=3, help="of all but the largest size")

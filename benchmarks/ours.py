@@ -1,6 +1,6 @@
 """PriorCodec as a Coder, through `priorcodec.open_session` like any user's program.
 
-`preview` is the auxiliary decoder; any other name is a backbone, with decoder settings after a colon as of
+`preview` and `perceptual` are the auxiliary decoders; any other name is a backbone, with decoder settings after a colon as of
 `open_session`: `nano_unet:adapter=FILE,steps=4`, `preview:encoder=FILE`. All decoders read the same files, apart from
 those with `renorm=written`, whose files carry the statistics that they need.
 
@@ -25,6 +25,7 @@ from priorcodec import open_session
 from priorcodec.core import container
 from priorcodec.core.errors import ConfigError, PriorCodecError
 
+PREVIEWS = ("preview", "perceptual")
 ABLATIONS = ("denoiser", "start")
 NUMBERS = {"steps": int, "blend": float, "tile": int}
 """Settings of `open_session` that are no text."""
@@ -40,7 +41,9 @@ def coder(codec: str) -> coders.Coder:
 
     def decode(path: Path) -> np.ndarray:
         made = session(codec)
-        return (made.preview if name == "preview" else made.decode)(path, output="np")
+        if name in PREVIEWS:
+            return made.preview(path, output="np", perceptual=name == "perceptual")
+        return made.decode(path, output="np")
 
     made = coders.Coder(
         name="-".join([name, *shown.replace(".../", "").split(", ")]).strip("-"),
@@ -64,7 +67,7 @@ def session(codec: str) -> Any:
         if key in settings:
             settings[key] = kind(settings[key])
     try:
-        made = open_session(**({} if name == "preview" else {"backbone": name}), **settings)
+        made = open_session(**({} if name in PREVIEWS else {"backbone": name}), **settings)
     except TypeError as error:
         raise ConfigError(f"{codec}: {error}; settings are those of open_session") from error
     for what, value in ablations.items():
@@ -104,8 +107,8 @@ def _identity(codec: str) -> tuple[str, str, int]:
     """What decodes (encoder, backbone's pinned weights, adapter file, settings), what encodes, number of qualities."""
     made, (name, _, words) = session(codec), codec.partition(":")
     writer = f"format {container.VERSION} encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
-    if name == "preview":
-        return f"{writer} preview", writer, made.codec.levels
+    if name in PREVIEWS:
+        return f"{writer} {name}", writer, made.codec.levels
     spec = made.registry.spec(name)
     adapter = hashlib.sha256(made.registry.adapter(spec, made.config.adapter).read_bytes()).hexdigest()
     _ = made.adapter  # loads everything, so that what is missing is said before the run and not in its middle

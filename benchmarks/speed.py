@@ -36,7 +36,7 @@ from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.image import io as image_io
 
 DEMO = Path(__file__).parents[1] / "priorcodec" / "demo" / "coffee.webp"
-CHANNELS, LEVELS = 192, 8  # of the shipped encoder, whose features an adapter for a random backbone is built for
+CHANNELS, LEVELS = 112, 12  # of the shipped encoder, whose features an adapter for a random backbone is built for
 Stages = Iterator[tuple[str, Callable[[], Any]]]
 
 

@@ -1,4 +1,4 @@
-"""Encode or decode a folder on a Ray cluster: python examples/ray_folder.py encode photos/ coded/ --quality 3 --workers 64
+"""Encode or decode a folder on a Ray cluster: python examples/ray_folder.py encode photos/ coded/ --quality 6 --workers 64
 
 Every node needs `pip install 'priorcodec[ray]'` and must see both folders under the same paths. RAY_ADDRESS selects the cluster;
 without it this machine is used. Outputs that are there and right are kept, so the same command continues after a stop.
@@ -23,7 +23,7 @@ def main() -> None:
     cli.add_argument(
         "settings", nargs="*", metavar="KEY=VALUE", help="as of priorcodec: backbone=sdxl, device=cuda, ..."
     )
-    cli.add_argument("--quality", type=float, default=3.0)
+    cli.add_argument("--quality", type=float, default=6.0)
     cli.add_argument("--workers", type=int, default=2, help="processes, at most; default 2")
     cli.add_argument("--cpus", type=float, default=1, help="processor cores for each; default 1")
     cli.add_argument("--gpus", type=float, default=0, help="GPUs for each; 0.5 for two workers on one")

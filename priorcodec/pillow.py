@@ -1,4 +1,4 @@
-"""Pillow plugin for .gic files: `import priorcodec.pillow`, then `Image.open("x.gic")` and `image.save("x.gic", quality=3)`.
+"""Pillow plugin for .gic files: `import priorcodec.pillow`, then `Image.open("x.gic")` and `image.save("x.gic", quality=6)`.
 
 `load` gives the preview, the image of the auxiliary decoder: no diffusion model is loaded, and a file looks the same in every
 program. `priorcodec.open_session(...).decode` gives the backbone's image. Written after Pillow's "Writing your own image plugin".
@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 from PIL import Image, ImageFile
 
 from priorcodec.core import container
+from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import ConfigError, PriorCodecError, StreamError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ SAVE_OPTIONS = ("quality", "bpp", "max_bytes", "background", "statistics", "refi
 class GicImageFile(ImageFile.ImageFile):
     """A .gic file: its size is read when it is opened, its pixels when they are first needed.
 
-    `info["quality"]` is the quality in levels, 0 to 7.
+    `info["quality"]` is the quality in levels, 0 to 11.
     """
 
     format = FORMAT
@@ -44,7 +45,7 @@ class GicImageFile(ImageFile.ImageFile):
             raise SyntaxError(f"file version {version & 0x0F}, but this priorcodec reads version {container.VERSION}")
         height, width = _side(head), _side(head)
         self._size, self._mode = (width, height), "RGB"
-        self.info["quality"] = quality / 32
+        self.info["quality"] = quality / QUALITY_STEPS
         self.tile = [ImageFile._Tile("gic", (0, 0, *self.size), 0)]
 
     def verify(self) -> None:

@@ -162,7 +162,7 @@ class Fuzz:
             out += b"\x01"
         return container.pack(
             Container(
-                encoder_id=reader.encoder_id, quality=dice.randrange(225), height=height, width=width, string=bytes(out)
+                encoder_id=reader.encoder_id, quality=dice.randrange(177), height=height, width=width, string=bytes(out)
             )
         )
 

@@ -85,7 +85,7 @@ def test_an_encoded_image_is_bytes_that_know_themselves(data, photo):
 
 
 def test_at_most_one_of_quality_bpp_and_max_bytes(session, photo):
-    assert session.encode(photo).quality == 3
+    assert session.encode(photo).quality == 6
     limit = session.encode(photo, max_bytes=150)
     assert len(limit) <= 150 and session.encode(photo, bpp=8 * 150 / photo[..., 0].size) == limit
     for wrong in ({"quality": 2, "bpp": 0.1}, {"quality": 2, "max_bytes": 100}, {"bpp": 0.1, "max_bytes": 100}):

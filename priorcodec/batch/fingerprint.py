@@ -32,19 +32,20 @@ UNSEEN = (
 BLOB = re.compile(r"[0-9a-f]{64}")  # name of a large file in the Hub's cache: its SHA-256
 
 
-def fingerprints(session: Session, *, preview: bool) -> Callable[[bytes], str]:
+def fingerprints(session: Session, *, preview: bool, perceptual: bool = False) -> Callable[[bytes], str]:
     """A function from a .gic file's bytes to the fingerprint of the image that `session` decodes from it.
 
     The weights are looked at once, when it is first called.
 
     Args:
         session: What decodes.
-        preview: Whether by the auxiliary decoder alone, on which no setting has any influence.
+        preview: Whether by an auxiliary decoder alone, on which no setting has any influence.
+        perceptual: Whether by the perceptual one.
     """
     made_of: list[Any] = []
 
     def fingerprint(data: bytes) -> str:
-        parts: list[Any] = [f"{session.codec.id:08x}", preview]
+        parts: list[Any] = [f"{session.codec.id:08x}", preview, perceptual]
         if not preview:
             if not made_of:
                 made_of.extend(_made_of(session))

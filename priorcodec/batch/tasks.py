@@ -5,6 +5,7 @@ settings --open(), once per process--> a session inside a function: job -> row o
 
 from __future__ import annotations
 
+import functools
 import logging
 import sys
 import warnings
@@ -27,7 +28,7 @@ class Encode:
 
     Attributes:
         config: Device, tile and largest number of pixels; the rest has no influence on the file.
-        quality: In levels, 0 to 7; only without `target_bytes` and `bpp`.
+        quality: In levels, 0 to 11; only without `target_bytes` and `bpp`.
         target_bytes: Largest size of a file in bytes; the quality is searched.
         bpp: The same in bits per pixel of the image.
         background: Color behind transparent parts, or None to refuse them.
@@ -40,7 +41,7 @@ class Encode:
     """
 
     config: DecodeConfig
-    quality: float = 3.0
+    quality: float = 6.0
     target_bytes: int | None = None
     bpp: float | None = None
     background: str | None = None
@@ -137,7 +138,8 @@ class Decode:
 
     Attributes:
         config: Settings of the decoder.
-        preview: Whether the auxiliary decoder alone makes the image.
+        preview: Whether an auxiliary decoder alone makes the image.
+        perceptual: Which of them: the one trained to look like the original instead of the one for least error.
         no_plugin: Plugins to leave out.
         skip: Leave an output that is what would be written.
         force: Replace an output that is not.
@@ -145,6 +147,7 @@ class Decode:
 
     config: DecodeConfig
     preview: bool = False
+    perceptual: bool = False
     no_plugin: tuple[str, ...] = ()
     skip: bool = False
     force: bool = False
@@ -152,7 +155,8 @@ class Decode:
     @property
     def ending(self) -> str:
         """What replaces `.gic` in an output's name; it names the backbone, so that no original is ever in the way."""
-        return f".{'preview' if self.preview else self.config.backbone}.png"
+        preview = "perceptual" if self.perceptual else "preview"
+        return f".{preview if self.preview else self.config.backbone}.png"
 
     def open(self) -> JobFn:
         from priorcodec.core.image import io as image_io
@@ -166,8 +170,9 @@ class Decode:
             session.spec  # noqa: B018  a misspelled backbone is an error before the first file
             if self.config.blend > 0 and not self.skip:  # a run with nothing left to do loads no backbone
                 session.adapter  # noqa: B018  a model that cannot be loaded ends the run, not every file in turn
-        decode_one = session.preview if self.preview else session.decode
-        fingerprint = fingerprints(session, preview=self.preview)
+        preview = functools.partial(session.preview, perceptual=self.perceptual)
+        decode_one = preview if self.preview else session.decode
+        fingerprint = fingerprints(session, preview=self.preview, perceptual=self.perceptual)
 
         def decode(job: Job) -> dict[str, Any]:
             data = job.read()

@@ -88,17 +88,21 @@ def preview(
     device: options.Device = None,
     max_pixels: options.MaxPixels = None,
     tile: options.Tile = None,
+    perceptual: Annotated[
+        bool,
+        typer.Option("--perceptual", help="Use the decoder trained to look like the original, not for least error."),
+    ] = False,
     skip_existing: options.Skip = False,
     workers: options.Workers = 1,
     force: options.Force = False,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Decode .gic files by the auxiliary decoder alone: fast, without a diffusion model."""
+    """Decode .gic files by an auxiliary decoder alone: fast, without a diffusion model."""
     from priorcodec.batch.tasks import Decode
 
     config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
-    task = Decode(config=config, preview=True, skip=skip_existing, force=force)
+    task = Decode(config=config, preview=True, perceptual=perceptual, skip=skip_existing, force=force)
     _decode(ctx, files, output, task, workers=workers, as_json=as_json)
 
 

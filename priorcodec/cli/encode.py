@@ -23,7 +23,7 @@ def encode(
     files: options.Inputs,
     output: options.Output = None,
     quality: Annotated[
-        float | None, typer.Option("-q", "--quality", help="0 (smallest file) to 7; fractions allowed; default 3.")
+        float | None, typer.Option("-q", "--quality", help="0 (smallest file) to 11; fractions allowed; default 6.")
     ] = None,
     bpp: Annotated[float | None, typer.Option(help="Largest size in bits per pixel; the quality is searched.")] = None,
     target_bytes: Annotated[
@@ -80,7 +80,7 @@ def encode(
     )
     task = Encode(
         config=config,
-        quality=3.0 if quality is None else quality,
+        quality=6.0 if quality is None else quality,
         target_bytes=target_bytes,
         bpp=bpp,
         background=background,

@@ -1,7 +1,7 @@
 """The codec without any diffusion model: pixels -> file, file -> features and preview.
 
 pixels --image_io.pad--> x --g_a--> y --gain--> y_q --FrozenEntropyModel--> string --container.pack--> file
-file --ExactReader--> y_hat_q --inverse gain--> y_hat --g_s--> preview
+file --ExactReader--> y_hat_q --inverse gain--> y_hat --g_s--> preview, --g_p--> perceptual preview
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ PIXEL_BYTES = (
     100  # of memory that g_a and g_s take for a pixel of a tile; benchmarks/high_resolution.py measures the whole
 )
 LARGEST_TILE = 4096
+DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 
 
 class Codec:
@@ -59,14 +60,19 @@ class Codec:
         self.tile = tile
 
     def quality_byte(self, quality: float) -> int:
-        """Quality in levels, 0 to levels - 1 in steps of 1/32 -> the byte of the file. Raises ConfigError."""
+        """Quality in levels, 0 to levels - 1 in steps of 1/16 -> the byte of the file. Raises ConfigError."""
         if not 0 <= quality <= self.levels - 1:
             raise ConfigError(f"quality is {quality}, wanted a number from 0 to {self.levels - 1}")
         return round(quality * QUALITY_STEPS)
 
     @torch.inference_mode()
     def encode(
-        self, pixels: np.ndarray, quality: float = 3.0, *, statistics: bool = False, refined: RefineConfig | None = None
+        self,
+        pixels: np.ndarray,
+        quality: float = DEFAULT_QUALITY,
+        *,
+        statistics: bool = False,
+        refined: RefineConfig | None = None,
     ) -> Encoded:
         """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array.
 
@@ -128,7 +134,7 @@ class Codec:
         """The exact entropy model as a differentiable one."""
         c = self.transforms.config
         with torch.device("meta"):  # no random numbers of the process are used
-            model = EntropyModel(c.m, c.m_h, c.n, c.levels)
+            model = EntropyModel(c.m, c.m_h, c.n, c.levels, c.groups, certain=c.certain)
         model.to_empty(device="cpu").load_tables(self.entropy_model.tables)
         return model.requires_grad_(False).eval().to(self.device)
 
@@ -197,17 +203,18 @@ class Codec:
         )
 
     @torch.inference_mode()
-    def preview(self, decoded: Decoded) -> np.ndarray:
-        """The auxiliary decoder's image: uint8 (h, w, 3)."""
+    def preview(self, decoded: Decoded, *, perceptual: bool = False) -> np.ndarray:
+        """An auxiliary decoder's image: uint8 (h, w, 3). perceptual: of the one trained to look real, not for least error."""
         plan = tiling.plan(decoded.height, decoded.width, self.tile, 0)
         pixels = np.empty((plan.height, plan.width, 3), np.uint8)
         for rows, columns in plan:
-            pixels[rows.own(1), columns.own(1)] = image_io.to_pixels(self.preview_part(decoded, rows, columns))
+            x = self.preview_part(decoded, rows, columns, perceptual=perceptual)
+            pixels[rows.own(1), columns.own(1)] = image_io.to_pixels(x)
         return np.ascontiguousarray(pixels[: decoded.height, : decoded.width])
 
     @torch.inference_mode()
     def preview_tensor(self, decoded: Decoded) -> Tensor:
-        """The auxiliary decoder's image with its padding: float32 (1, 3, 16h, 16w), nominally in [-1, 1]; made at every call."""
+        """The preview of least error with its padding: float32 (1, 3, 16h, 16w), nominally in [-1, 1]; made at every call."""
         plan = tiling.plan(decoded.height, decoded.width, self.tile, 0)
         x = decoded.y_hat.new_empty(1, 3, plan.height, plan.width)
         for rows, columns in plan:
@@ -215,9 +222,14 @@ class Codec:
         return x
 
     @torch.inference_mode()
-    def preview_part(self, decoded: Decoded, rows: tiling.Span, columns: tiling.Span) -> Tensor:
+    def preview_part(
+        self, decoded: Decoded, rows: tiling.Span, columns: tiling.Span, *, perceptual: bool = False
+    ) -> Tensor:
         """What a tile reads of `preview_tensor`, exactly."""
-        return tiling.part(self.transforms.g_s, decoded.y_hat, (rows, columns), self.transforms.halo, STRIDE)
+        network = self.transforms.g_p if perceptual else self.transforms.g_s
+        quality = torch.tensor([decoded.quality], device=self.device)
+        synthesis = partial(network, quality=quality)
+        return tiling.part(synthesis, decoded.y_hat, (rows, columns), self.transforms.halo, STRIDE)
 
 
 def _checked(pixels: np.ndarray) -> tuple[int, int]:

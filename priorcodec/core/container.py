@@ -5,7 +5,7 @@
 | 3 | magic | `GIC` |
 | 1 | version, flags | low four bits: 2; bit 4: segments follow; bits 5 to 7: 0 |
 | 1 | encoder | low byte of the encoder id |
-| 1 | quality | 0 to 224: level * 32, steps between levels are interpolated |
+| 1 | quality | 0 to 176: level * 16, steps between levels are interpolated |
 | 1 to 3 | H | true height in pixels, varint, 1 to 65,535 |
 | 1 to 3 | W | true width in pixels, varint, 1 to 65,535 |
 | 1 to 5 | n | length of the entropy string in bytes, varint: *only with segments* |
@@ -33,7 +33,7 @@ from priorcodec.core.statistics import ImageStatistics
 MAGIC = b"GIC"
 VERSION = 2
 SUFFIX = ".gic"
-MAX_QUALITY = 224
+MAX_QUALITY = 176
 MAX_SIDE = 65_535  # pixels
 MAX_PIXELS = 2**26  # of the padded image, 8192x8192; a larger one must be asked for
 PAD = 64  # both sides are padded to a multiple of it
@@ -66,7 +66,7 @@ class Container:
 
     Attributes:
         encoder_id: First 32 bits of the SHA-256 of the encoder's weight file.
-        quality: 0 to 224, in steps of 1/32 level.
+        quality: 0 to 176, in steps of 1/16 level.
         height: True height in pixels, 1 to 65,535.
         width: True width in pixels, 1 to 65,535.
         string: Entropy-coded z and y.

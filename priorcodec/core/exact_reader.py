@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +15,17 @@ from numpy.typing import NDArray
 from priorcodec.core import container, shipped
 from priorcodec.core.container import Container
 from priorcodec.core.entropy.frozen import FrozenEntropyModel
-from priorcodec.core.entropy.tables import QUALITY_STEPS, check_tables
+from priorcodec.core.entropy.tables import QUALITY_STEPS, SCALES, Sizes, check_tables
 from priorcodec.core.errors import StreamError, WeightsError
 
 STRIDE = 16  # pixels to a position of y
-TABLES = "prior."  # before the names of integer tables in an encoder's weight file
+TABLES = "entropy."  # before the names of integer tables in an encoder's weight file
+
+
+def sizes(config: Mapping[str, Any]) -> Sizes:
+    """An encoder's config -> the sizes of its tables. Raises KeyError, TypeError, ValueError."""
+    m_h, n, levels = (int(config[name]) for name in ("m_h", "n", "levels"))
+    return Sizes(m_h=m_h, n=n, levels=levels, groups=tuple(int(count) for count in config["groups"]))
 
 
 def encoder_id(data: bytes) -> int:
@@ -50,12 +58,15 @@ class ExactReader:
                 config = json.loads(file.metadata()["config"])
                 names = [name for name in file.keys() if name.startswith(TABLES)]  # noqa: SIM118
                 tables = {name.removeprefix(TABLES): file.get_tensor(name) for name in names}
-            check_tables(tables, *(int(config[key]) for key in ("m", "m_h", "n", "levels")))
+            found, certain = sizes(config), int(config["certain"])
+            check_tables(tables, found)
+            if not 0 <= certain <= SCALES:
+                raise ValueError(f"certain is {certain}, wanted 0 to {SCALES}")
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} is no readable encoder ({reason}): reinstall priorcodec") from error
         shipped.verify(path, data)
-        return cls(encoder_id=encoder_id(data), levels=config["levels"], entropy_model=FrozenEntropyModel(tables))
+        return cls(encoder_id=encoder_id(data), levels=found.levels, entropy_model=FrozenEntropyModel(tables, certain))
 
     def read(
         self, data: bytes, *, max_pixels: int = container.MAX_PIXELS

@@ -115,9 +115,9 @@ class Objective:
         return Cost(bytes=len(encoded.data), bpp=bpp, distortion=distortion, total=bpp + self.lam * distortion)
 
 
-def soften(value: Tensor, temperature: float, noise: Tensor) -> Tensor:
-    """Values between their two neighboring integers, nearly one of them when cold; noise: logistic, the same shape."""
-    lower = value.detach().floor()
+def soften(value: Tensor, temperature: float, random: torch.Generator) -> Tensor:
+    """Values between their two neighboring integers, nearly one of them when cold; random: of the logistic noise."""
+    lower, noise = value.detach().floor(), torch.rand(value.shape, generator=random, device=value.device).logit(1e-6)
     odds = SHARPNESS * torch.logit((value - lower).clamp(1e-4, 1 - 1e-4))
     return lower + torch.sigmoid((odds / temperature + noise) / temperature)
 
@@ -143,7 +143,7 @@ def refine(
         with torch.no_grad():
             encoded, values = write(y_q, z)
             y_hat = transforms.dequantize(values[None], quality)
-            return encoded, objective.cost(encoded, transforms.g_s(y_hat))
+            return encoded, objective.cost(encoded, transforms.g_s(y_hat, quality))
 
     with torch.inference_mode(False), torch.enable_grad():
         y_q, z = (part.detach().clone() for part in transforms.scaled(y.clone(), quality))
@@ -154,9 +154,7 @@ def refine(
         for done in range(1, request.steps + 1):
             share = (done - 1) / request.steps
             optimizer.param_groups[0]["lr"] = RATE * (0.525 + 0.475 * math.cos(math.pi * share))
-            noise = [torch.rand(part.shape, generator=random, device=y.device) for part in (y_q, z)]
-            temperature = T_START * (T_END / T_START) ** share
-            soft = [partial(soften, temperature=temperature, noise=n.logit(1e-6)) for n in noise]
+            soft = partial(soften, temperature=T_START * (T_END / T_START) ** share, random=random)
             optimizer.zero_grad()
             _loss(objective, transforms, entropy_model, quality, y_q, z, soft).backward()
             optimizer.step()
@@ -183,17 +181,15 @@ def _loss(
     quality: Tensor,
     y_q: Tensor,
     z: Tensor,
-    soft: list[Callable[[Tensor], Tensor]],
+    soft: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """R + lambda D of softened values; soft: of y_q and of z. Only the convolutions on pixels run in bfloat16."""
-    soft_y, soft_z = soft
+    """R + lambda D of values softened by `soft`. Only the convolutions on pixels run in bfloat16."""
     z_mean, z_index = entropy_model.hyper_parameters(quality)
-    z_symbols = soft_z(z - z_mean)
+    z_symbols = soft(z - z_mean)
     phi = entropy_model.features(z_symbols + z_mean, quality)
-    mean, index = entropy_model(y_q, phi, soft_y)
-    symbols = soft_y(y_q - mean)
+    symbols, mean, index = entropy_model(y_q, phi, soft)
     bits = gaussian_bits(symbols, index).sum() + gaussian_bits(z_symbols, z_index.expand_as(z)).sum()
     y_hat = transforms.dequantize(symbols + mean, quality)
     with torch.autocast(y_q.device.type, dtype=torch.bfloat16):
-        preview = transforms.g_s(y_hat).float()
+        preview = transforms.g_s(y_hat, quality).float()
         return objective.bpp(bits) + objective.lam * objective.distortion(preview)

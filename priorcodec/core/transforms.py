@@ -1,12 +1,13 @@
-"""The fixed encoder's float networks: analysis g_a, synthesis g_s (the preview), hyper-analysis h_a, and the gain vectors.
+"""The fixed encoder's float networks: analysis g_a, hyper-analysis h_a, gains, and two auxiliary decoders, g_s and g_p.
 
 Lean residual networks at strides 8 and 16 after a pixel-unshuffle (the ELIC/AEIC class: He et al., CVPR 2022), dense 3x3
 convolutions because two CPU cores run those fastest. One model serves all rates through gain vectors (Cui et al., "Asymmetric
 Gained Deep Image Compression", CVPR 2021): a quality level is a pair of vectors (quantize, dequantize); qualities between two
-levels interpolate them geometrically.
-    x (3, H, W) --unshuffle 8--> 3x3 --blocks @8--> unshuffle 2 --> 1x1 --blocks @16--> 3x3 --> y (M, H/16, W/16)
-    x --g_a--> y --gain(quality)--> y_q --round(y_q - mean) + mean--> y_hat_q --inverse gain--> y_hat --g_s--> preview
-               y_q --h_a, hyper gain--> z_h --round--> entropy model --> mean, scale index
+levels interpolate them geometrically. The decoders are modulated by the quality as well, the analysis is not: one pass of g_a
+serves every quality. g_s is trained for least error, g_p for a perceptual distance.
+    x (3, H, W) --unshuffle 8--> 3x3 --blocks @8--> unshuffle 2 --> 1x1 --blocks @16--> 3x3 --> y (m, H/16, W/16)
+    x --g_a--> y --gain(quality)--> y_q --entropy model--> symbols + mean --inverse gain--> y_hat --g_s | g_p (quality)--> x_hat
+               y_q --h_a, hyper gain--> z_h --round--> entropy model
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from priorcodec.core.entropy.entropy_model import EntropyModel, interpolate, relaxed_bits
 from priorcodec.core.entropy.integer import round_ste
+from priorcodec.core.entropy.tables import CERTAIN
 
 STRIDE = 16
 HYPER_STRIDE = 64
@@ -45,34 +47,78 @@ def blocks(channels: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*(ResidualBlock(channels) for _ in range(depth)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Shape of an encoder.
+
+    Attributes:
+        n8: Channels at stride 8.
+        n16: Channels at stride 16.
+        m: Coded channels.
+        m_h: Channels of the hyper-latent.
+        n: Width of the entropy model.
+        depth8: Residual blocks at stride 8.
+        depth16: Residual blocks at stride 16.
+        levels: Quality levels.
+        groups: Coded channels of each group, in the order of decoding; they add up to m.
+        certain: Table indices below it mean a zero that is not coded.
+    """
+
+    n8: int = 128
+    n16: int = 192
+    m: int = 112
+    m_h: int = 64
+    n: int = 128
+    depth8: int = 3
+    depth16: int = 4
+    levels: int = 12
+    groups: tuple[int, ...] = (8, 24, 32, 48)
+    certain: int = CERTAIN
+
+
 class Analysis(nn.Sequential):
     """g_a: x (b, 3, H, W) in [-1, 1], sides multiples of 16 -> y (b, m, H/16, W/16)."""
 
-    def __init__(self, n8: int, n16: int, m: int, depth: int):
+    def __init__(self, c: EncoderConfig):
         super().__init__(
             nn.PixelUnshuffle(8),
-            nn.Conv2d(3 * 64, n8, 3, padding=1),
-            blocks(n8, depth),
+            nn.Conv2d(3 * 64, c.n8, 3, padding=1),
+            blocks(c.n8, c.depth8),
             nn.PixelUnshuffle(2),
-            nn.Conv2d(4 * n8, n16, 1),
-            blocks(n16, depth),
-            nn.Conv2d(n16, m, 3, padding=1),
+            nn.Conv2d(4 * c.n8, c.n16, 1),
+            blocks(c.n16, c.depth16),
+            nn.Conv2d(c.n16, c.m, 3, padding=1),
         )
 
 
-class Synthesis(nn.Sequential):
-    """g_s, the auxiliary decoder: y_hat (b, m, h, w) -> x (b, 3, 16h, 16w), nominally in [-1, 1] (not clamped)."""
+class Modulation(nn.Module):
+    """A scale and an offset per channel and level, interpolated between levels; the identity at first."""
 
-    def __init__(self, n8: int, n16: int, m: int, depth: int):
-        super().__init__(
-            nn.Conv2d(m, n16, 3, padding=1),
-            blocks(n16, depth),
-            nn.Conv2d(n16, 4 * n8, 1),
-            nn.PixelShuffle(2),
-            blocks(n8, depth),
-            nn.Conv2d(n8, 3 * 64, 3, padding=1),
-            nn.PixelShuffle(8),
-        )
+    def __init__(self, levels: int, channels: int):
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(levels, 2 * channels))
+
+    def forward(self, x: Tensor, quality: Tensor) -> Tensor:
+        scale, offset = interpolate(self.table, quality)[..., None, None].to(x.dtype).chunk(2, 1)
+        return x * (1 + scale) + offset
+
+
+class Synthesis(nn.Module):
+    """An auxiliary decoder: y_hat (b, m, h, w) and quality (b,) -> x (b, 3, 16h, 16w), nominally in [-1, 1] (not clamped)."""
+
+    def __init__(self, c: EncoderConfig):
+        super().__init__()
+        self.head = nn.Conv2d(c.m, c.n16, 3, padding=1)
+        self.modulation16 = Modulation(c.levels, c.n16)
+        self.blocks16 = blocks(c.n16, c.depth16)
+        self.up = nn.Sequential(nn.Conv2d(c.n16, 4 * c.n8, 1), nn.PixelShuffle(2))
+        self.modulation8 = Modulation(c.levels, c.n8)
+        self.blocks8 = blocks(c.n8, c.depth8)
+        self.tail = nn.Sequential(nn.Conv2d(c.n8, 3 * 64, 3, padding=1), nn.PixelShuffle(8))
+
+    def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        a = self.blocks16(self.modulation16(self.head(y_hat), quality))
+        return self.tail(self.blocks8(self.modulation8(self.up(a), quality)))
 
 
 class HyperAnalysis(nn.Sequential):
@@ -91,44 +137,31 @@ class HyperAnalysis(nn.Sequential):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
-    """Widths of the encoder: at strides 8 and 16, coded channels m, hyper-latent channels m_h, prior width n."""
+class Coded:
+    """One training pass of coding: y_hat (b, m, H/16, W/16) as a decoder reads it, bits of latent and hyper-latent (b,)."""
 
-    n8: int = 128
-    n16: int = 192
-    m: int = 192
-    m_h: int = 64
-    n: int = 128
-    depth: int = 3
-    levels: int = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Forward:
-    """One training pass: x_hat (b, 3, H, W), y_hat (b, m, H/16, W/16), bits of latent and hyper-latent (b,)."""
-
-    x_hat: Tensor
     y_hat: Tensor
     y_bits: Tensor
     z_bits: Tensor
 
 
 class Transforms(nn.Module):
-    """g_a, h_a, g_s and the gain vectors: the part that may be evaluated in floating point.
+    """g_a, h_a, g_s, g_p and the gain vectors: the part that may be evaluated in floating point.
 
     `quality` is a real number in [0, levels - 1], one per image.
+
+    Attributes:
+        halo: Pixels that g_a, g_s and g_p look at most beyond a part whose borders are multiples of 16.
     """
 
     def __init__(self, config: EncoderConfig):
         super().__init__()
         self.config = c = config
-        self.halo = (2 * c.depth + 1) * (
-            STRIDE + STRIDE // 2
-        )  # pixels: so far do g_a and g_s look, that many 3x3 at each stride
-        self.g_a = Analysis(c.n8, c.n16, c.m, c.depth)
-        self.g_s = Synthesis(c.n8, c.n16, c.m, c.depth)
-        self.h_a = HyperAnalysis(c.m, c.n, c.m_h)
-        start = torch.linspace(-1.2, 1.2, c.levels, device="cpu")[:, None]  # on "meta" it would import torch's compiler
+        # 3x3 convolutions: 2 * depth8 + 1 at stride 8, which are depth8 + 1 whole cells at stride 16, and 2 * depth16 + 1 there
+        self.halo = STRIDE * (c.depth8 + 1 + 2 * c.depth16 + 1)
+        self.g_a, self.h_a = Analysis(c), HyperAnalysis(c.m, c.n, c.m_h)
+        self.g_s, self.g_p = Synthesis(c), Synthesis(c)
+        start = torch.linspace(-1.8, 1.8, c.levels, device="cpu")[:, None]  # on "meta" it would import torch's compiler
         self.log_gain = nn.Parameter(start.repeat(1, c.m))
         self.log_inverse = nn.Parameter(-start.repeat(1, c.m))
         self.log_hyper_gain = nn.Parameter(0.5 * start.repeat(1, c.m_h))
@@ -149,7 +182,8 @@ class ImageEncoder(Transforms):
 
     def __init__(self, config: EncoderConfig):
         super().__init__(config)
-        self.entropy_model = EntropyModel(config.m, config.m_h, config.n, config.levels)
+        c = config
+        self.entropy = EntropyModel(c.m, c.m_h, c.n, c.levels, c.groups, certain=c.certain)
 
     def code(
         self,
@@ -158,34 +192,27 @@ class ImageEncoder(Transforms):
         *,
         autocast: bool = False,
         uniform: Callable[[Tensor], Tensor] = torch.rand_like,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> y_hat as a decoder reads it, latent and hyper-latent bits (b,).
+    ) -> Coded:
+        """A differentiable model of coding x (b, 3, H, W) in [-1, 1], sides multiples of 64.
 
-        uniform: the noise of `relaxed_bits`.
+        Args:
+            x: Images.
+            quality: In levels (b,).
+            autocast: Whether the transforms run in bfloat16; the integer networks are simulated in float32.
+            uniform: The noise of `relaxed_bits`.
         """
         with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
             y_q, z = self.scaled(self.g_a(x).float(), quality)
         z, y_q = z.float(), y_q.float()
-        z_mean, z_index = self.entropy_model.hyper_parameters(quality)
-        symbols = round_ste(z - z_mean)
+        z_mean, z_index = self.entropy.hyper_parameters(quality)
         z_bits = relaxed_bits(z - z_mean, z_index.expand_as(z), uniform)
-        phi = self.entropy_model.features(symbols + z_mean, quality)
-        mean, index = self.entropy_model(y_q, phi)
-        symbols = round_ste(y_q - mean)
+        phi = self.entropy.features(round_ste(z - z_mean) + z_mean, quality)
+        symbols, mean, index = self.entropy(y_q, phi)
         y_bits = relaxed_bits(y_q - mean, index, uniform)
         y_hat = self.dequantize(symbols + mean, quality)
-        return y_hat, y_bits.sum((1, 2, 3)), z_bits.sum((1, 2, 3))
+        return Coded(y_hat=y_hat, y_bits=y_bits.sum((1, 2, 3)), z_bits=z_bits.sum((1, 2, 3)))
 
-    def forward(
-        self,
-        x: Tensor,
-        quality: Tensor,
-        *,
-        autocast: bool = False,
-        uniform: Callable[[Tensor], Tensor] = torch.rand_like,
-    ) -> Forward:
-        """`code`, then the auxiliary decoder: a differentiable model of coding and previewing x."""
-        y_hat, y_bits, z_bits = self.code(x, quality, autocast=autocast, uniform=uniform)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
-            x_hat = self.g_s(y_hat)
-        return Forward(x_hat=x_hat.float(), y_hat=y_hat, y_bits=y_bits, z_bits=z_bits)
+    def synthesize(self, y_hat: Tensor, quality: Tensor, *, perceptual: bool = False, autocast: bool = False) -> Tensor:
+        """The preview of least error, or the perceptual one: y_hat (b, m, h, w) -> x (b, 3, 16h, 16w) in float32."""
+        with torch.autocast(y_hat.device.type, dtype=torch.bfloat16, enabled=autocast):
+            return (self.g_p if perceptual else self.g_s)(y_hat, quality).float()

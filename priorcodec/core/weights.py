@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,14 +16,19 @@ from priorcodec.core import shipped
 from priorcodec.core.entropy.frozen import FrozenEntropyModel
 from priorcodec.core.entropy.tables import Tables, check_tables, gaussian_tables
 from priorcodec.core.errors import WeightsError
-from priorcodec.core.exact_reader import TABLES, encoder_id
+from priorcodec.core.exact_reader import TABLES, encoder_id, sizes
 from priorcodec.core.io import atomic, safetensors
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder, Transforms
 
 Model = TypeVar("Model", bound=Transforms)
-KIND = "priorcodec encoder 1"
-TRAINED = "entropy_model."  # before the names of what they were frozen from
-LIMITS = {"levels": (2, 8), "depth": (0, 64)}  # of a config in any file; widths: 1 to 4096
+KIND = "priorcodec encoder 2"
+LIMITS = {
+    "levels": (2, 12),
+    "depth8": (0, 64),
+    "depth16": (0, 64),
+    "certain": (0, 64),
+}  # of any file; widths: 1 to 4096
+MOST_GROUPS = 16
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
 
@@ -44,20 +49,32 @@ class EncoderWeights:
     metadata: dict[str, str]
 
 
-def save_encoder(model: ImageEncoder, path: Path, metadata: Mapping[str, str]) -> int:
-    """Freeze a trained encoder into one safetensors file (fp16 transforms, integer tables); returns its id.
+def save_encoder(
+    model: ImageEncoder, path: Path, metadata: Mapping[str, str], *, frequencies: Tables | None = None
+) -> int:
+    """Freeze a trained encoder into one safetensors file: half-precision transforms, float32 gains, integer tables.
 
-    Raises WeightsError: a value does not fit its type; nothing is written.
+    Args:
+        model: The encoder; it is not changed.
+        path: Where it is written.
+        metadata: Added to the file's.
+        frequencies: Tables of both alphabets, as `tables.table_set` gives them; by default Gaussian.
+
+    Returns:
+        The encoder's id.
+
+    Raises:
+        WeightsError: A value does not fit its type; nothing is written.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in model.state_dict().items():
-        if not name.startswith(TRAINED):
+        if not name.startswith(TABLES):  # of the trained entropy model, only the integers are kept
             tensors[name] = value.detach().cpu().to(torch.float32 if name in FULL_PRECISION else torch.float16)
             if not bool(tensors[name].isfinite().all()):
                 raise WeightsError(
                     f"{name} is not finite in half precision: the training diverged, freeze an earlier checkpoint"
                 )
-    tables = model.entropy_model.tables() | gaussian_tables()
+    tables = model.entropy.tables() | dict(gaussian_tables() if frequencies is None else frequencies)
     tensors |= {f"{TABLES}{key}": torch.from_numpy(value) for key, value in tables.items()}
     header = {"kind": KIND, "config": json.dumps(dataclasses.asdict(model.config)), **metadata}
     data = safetensors.to_bytes(tensors, header)
@@ -74,7 +91,7 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeigh
     return EncoderWeights(
         id=file.id,
         transforms=transforms.to(device, memory_format=torch.channels_last),  # pyright: ignore
-        entropy_model=FrozenEntropyModel(file.tables),
+        entropy_model=FrozenEntropyModel(file.tables, file.config.certain),
         metadata=file.metadata,
     )
 
@@ -83,8 +100,8 @@ def load_simulation(path: Path) -> ImageEncoder:
     """The same frozen encoder as one module that models coding in floating point: what adapters are trained against."""
     file = _read(path)
     model = ImageEncoder(file.config)
-    model.entropy_model.load_tables(file.tables)
-    file.tensors.update({key: value for key, value in model.state_dict().items() if key.startswith(TRAINED)})
+    model.entropy.load_tables(file.tables)
+    file.tensors.update({key: value for key, value in model.state_dict().items() if key.startswith(TABLES)})
     return _filled(model, file)
 
 
@@ -104,7 +121,7 @@ def _read(path: Path) -> _File:
     names = [key for key in tensors if key.startswith(TABLES)]
     try:
         tables = {key.removeprefix(TABLES): tensors.pop(key).numpy() for key in names}
-        config = EncoderConfig(**json.loads(metadata["config"]))
+        config = _config(json.loads(metadata["config"]))
         _check(config, tensors, tables)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else safetensors.shown(error, 200)
@@ -112,15 +129,21 @@ def _read(path: Path) -> _File:
     return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
 
 
-def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) -> None:
-    """Weights of unknown origin: sizes before anything is allocated, then values; the entropy coder itself checks neither.
+def _config(fields: dict[str, Any]) -> EncoderConfig:
+    """Sizes of unknown origin, before anything is allocated. Raises ValueError, KeyError, TypeError."""
+    config = EncoderConfig(**{**fields, "groups": tuple(fields["groups"])})
+    for name, value in vars(config).items():
+        low, high = LIMITS.get(name, (1, 4096))
+        for number in value if name == "groups" else [value]:
+            if type(number) is not int or not low <= number <= high:
+                raise ValueError(f"{name} is {value!r}, wanted {low} to {high}")
+    if len(config.groups) > MOST_GROUPS or sum(config.groups) != config.m:
+        raise ValueError(f"groups are {config.groups}, wanted at most {MOST_GROUPS} that add up to m = {config.m}")
+    return config
 
-    Raises ValueError, KeyError.
-    """
-    for field in dataclasses.fields(config):
-        value, (low, high) = getattr(config, field.name), LIMITS.get(field.name, (1, 4096))
-        if type(value) is not int or not low <= value <= high:
-            raise ValueError(f"{field.name} is {value!r}, wanted {low} to {high}")
+
+def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) -> None:
+    """Values of unknown origin; the entropy coder itself checks none. Raises ValueError, KeyError."""
     with torch.device("meta"):
         transforms = Transforms(config).state_dict()
     for name, wanted in transforms.items():
@@ -129,7 +152,7 @@ def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) ->
             raise ValueError(f"{name} is {tuple(value.shape)}, wanted {tuple(wanted.shape)}")
         if not value.is_floating_point() or not torch.isfinite(value).all():
             raise ValueError(f"{name} holds values of the wrong kind, or not finite")
-    check_tables(tables, config.m, config.m_h, config.n, config.levels)
+    check_tables(tables, sizes(vars(config)))
 
 
 def _filled(model: Model, file: _File) -> Model:

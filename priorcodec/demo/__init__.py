@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE = Path(__file__).parent / "coffee.webp"
-QUALITIES = (1.0, 3.0, 5.0)
+QUALITIES = (4.0, 6.0, 8.0)
 CLASSICAL: dict[str, dict[str, Any]] = {
     "AVIF": {"format": "AVIF", "speed": 4},
     "WebP": {"format": "WEBP", "method": 6},

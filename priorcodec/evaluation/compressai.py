@@ -23,11 +23,11 @@ class CompressAIModel(nn.Module):
 
     Args:
         session: What encodes and decodes; moving this module does not move it.
-        quality: Of the files, in levels, 0 to 7.
+        quality: Of the files, in levels, 0 to 11.
         preview: Whether to decode with the auxiliary decoder, without a backbone.
     """
 
-    def __init__(self, session: Session, *, quality: float = 3.0, preview: bool = False) -> None:
+    def __init__(self, session: Session, *, quality: float = 6.0, preview: bool = False) -> None:
         super().__init__()
         self.session, self.quality, self.preview = session, quality, preview
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)  # its device is where images are expected

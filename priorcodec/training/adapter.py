@@ -237,8 +237,9 @@ class Objective(nn.Module):
     def read(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
         """x (b, 3, h, w) -> y_hat and preview as a decoder has them; the integer network is simulated in float32."""
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            out = self._others[0](x, quality, autocast=self.bf16)
-        return out.y_hat, out.x_hat
+            encoder = self._others[0]
+            y_hat = encoder.code(x, quality, autocast=self.bf16).y_hat
+            return y_hat, encoder.synthesize(y_hat, quality, autocast=self.bf16)
 
     def show(self, x: Tensor) -> list[Tensor]:
         """x (1, 3, h, w) -> preview and decode at the middle quality."""

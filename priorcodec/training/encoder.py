@@ -1,9 +1,12 @@
-"""Stage 1: train a new encoder with its entropy model and auxiliary decoder, before and without any diffusion model."""
+"""Stage 1: train a new encoder with its entropy model and auxiliary decoders, before and without any diffusion model.
+
+loss = mean over images of w(quality) * (bpp + lambda(quality) * D)
+D = squared error of g_s, or PIXELS * squared error + weight * perceptual distance of g_p: every other image of a batch
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +14,15 @@ import torch
 from torch import Tensor, nn
 
 from priorcodec.core.errors import ConfigError, TrainingError
-from priorcodec.core.rd_loss import LambdaSchedule, rd_loss
-from priorcodec.core.transforms import EncoderConfig, ImageEncoder
+from priorcodec.core.rd_loss import LambdaSchedule
+from priorcodec.core.transforms import ImageEncoder
 from priorcodec.core.weights import save_encoder
-from priorcodec.training import checkpoint, words
+from priorcodec.training import checkpoint, frequencies, losses, words
 from priorcodec.training.data import to_signed
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import EncoderRunConfig
+
+PIXELS = 0.3  # share of squared error in the distortion of the perceptual decoder
 
 
 def train_encoder(text: Sequence[str]) -> Path | None:
@@ -38,14 +43,20 @@ def train_encoder(text: Sequence[str]) -> Path | None:
     run.log(
         "a new encoder has a new id: it does not decode files of any other, and every adapter must be trained again"
     )
-    shape = EncoderConfig(**{f.name: getattr(config.encoder, f.name) for f in fields(EncoderConfig)})
+    shape = config.shape()
     torch.manual_seed(config.seed)
     fast: Any = {"memory_format": torch.channels_last}
     model = ImageEncoder(shape).to(run.device, **fast)
     if config.start and not run.resumes:
         start_from(model, Path(config.start))
         run.log(f"starts with the averaged weights of {config.start}")
-    objective = Objective(model, LambdaSchedule(**vars(config.lambdas), levels=shape.levels), bf16=run.bf16)
+    distance = None
+    if config.distance:
+        distance, name = losses.perceptual(config.perceptual)
+        distance.to(run.device, **fast)
+        run.log(f"perceptual distance: {name}")
+    schedule = LambdaSchedule(**vars(config.lambdas), levels=shape.levels)
+    objective = Objective(model, schedule, distance, weight=config.distance, bf16=run.bf16)
     loop = run.loop(objective, identity={})
     batches = run.batches(loop, shape.levels)
     with run.monitor(loop, objective.show) as monitor:
@@ -55,33 +66,75 @@ def train_encoder(text: Sequence[str]) -> Path | None:
     if not run.main:
         return None
     target = run.folder / "encoder.safetensors"
-    run.log(f"encoder {save_encoder(model, target, description(config, loop)):08x}")
+    found = frequencies.count(model, (run.crops[loop.step, slot] for slot in range(config.counted)))
+    identity = save_encoder(model, target, description(config, loop), frequencies=found.tables())
+    run.log(f"encoder {identity:08x}")
     return target
 
 
 class Objective(nn.Module):
-    """Batch -> rate-distortion loss, with mean rate (bpp) and PSNR to watch."""
+    """Batch -> rate-distortion loss, with mean rate (bpp) and PSNR to watch.
 
-    def __init__(self, model: ImageEncoder, schedule: LambdaSchedule, *, bf16: bool):
+    Args:
+        model: The encoder, which is trained.
+        schedule: lambda and weight of each quality.
+        distance: Frozen perceptual distance of images (b, 3, h, w) in [-1, 1], shape (b,); None for squared error alone.
+        weight: Of the distance.
+        bf16: Whether the transforms run in bfloat16.
+    """
+
+    def __init__(
+        self, model: ImageEncoder, schedule: LambdaSchedule, distance: nn.Module | None, *, weight: float, bf16: bool
+    ):
         super().__init__()
-        self.model, self.schedule, self.bf16 = model, schedule, bf16
+        self.model, self.schedule, self.weight, self.bf16 = model, schedule, weight, bf16
+        self._distance = (distance,)  # in a tuple: no submodule, neither trained nor saved with this one
 
     def step(self, wrapped: Any, batch: StepBatch) -> tuple[Tensor, dict[str, float]]:
         """Loss and scalars to log of one batch. wrapped: this module in its trainer."""
-        loss, terms = wrapped(batch.images, batch.quality, batch.uniform())
+        perceptual = torch.tensor([slot % 2 == 1 for slot in batch.slots], device=batch.images.device)
+        loss, terms = wrapped(batch.images, batch.quality, perceptual, batch.uniform())
         return loss, {"loss": loss.item()} | {key: term.item() for key, term in terms.items()}
 
-    def forward(self, images: Tensor, quality: Tensor, uniform: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """images uint8 (b, 3, h, w), quality (b,) in levels, uniform: see `rd_loss` -> loss and terms."""
+    def forward(
+        self, images: Tensor, quality: Tensor, perceptual: Tensor, uniform: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The mean loss of a batch, and terms to watch.
+
+        Args:
+            images: uint8 (b, 3, h, w).
+            quality: In levels (b,).
+            perceptual: Whether an image goes through g_p, else through g_s (b,).
+            uniform: See `relaxed_bits`.
+        """
         x = to_signed(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):  # the transforms alone run in bfloat16
-            out = rd_loss(self.model, x, quality, self.schedule, autocast=self.bf16, uniform=uniform)
-        return out.loss, {"bpp": out.bpp.mean(), "psnr": (10 * torch.log10(255**2 / out.mse)).mean()}
+            coded = self.model.code(x, quality, autocast=self.bf16, uniform=uniform)
+            distortion, mse = x.new_zeros(len(x)), x.new_zeros(len(x))
+            for chosen in (~perceptual, perceptual):
+                if not bool(chosen.any()):
+                    continue
+                looks = chosen is perceptual
+                x_hat = self.model.synthesize(
+                    coded.y_hat[chosen], quality[chosen], perceptual=looks, autocast=self.bf16
+                )
+                error = (x_hat - x[chosen]).square().mean((1, 2, 3)) * 127.5**2
+                mse = mse.index_put((chosen,), error.detach())
+                if looks and self._distance[0] is not None:
+                    error = PIXELS * error + self.weight * self._distance[0](x_hat, x[chosen])
+                distortion = distortion.index_put((chosen,), error)
+        bpp = (coded.y_bits + coded.z_bits) / (x.shape[-1] * x.shape[-2])
+        loss = (self.schedule.weights(quality) * (bpp + self.schedule.lambdas(quality) * distortion)).mean()
+        return loss, {"bpp": bpp.mean(), "psnr": (10 * torch.log10(255**2 / mse)).mean()}
 
     def show(self, x: Tensor) -> list[Tensor]:
-        """x (1, 3, h, w) -> its previews at a low and a high quality."""
-        top = self.model.config.levels - 1
-        return [self.model(x, torch.full((1,), q * top, device=x.device)).x_hat for q in (0.2, 0.8)]
+        """x (1, 3, h, w) -> its previews of both kinds at a low and a high quality."""
+        shown = []
+        for share in (0.2, 0.8):
+            quality = torch.full((1,), share * (self.model.config.levels - 1), device=x.device)
+            y_hat = self.model.code(x, quality).y_hat
+            shown += [self.model.synthesize(y_hat, quality, perceptual=looks) for looks in (False, True)]
+        return shown
 
 
 @torch.no_grad()

@@ -182,8 +182,11 @@ ENCODER_HELP = {
     "m": "coded channels",
     "m_h": "channels of the hyper-latent",
     "n": "width of the entropy model",
-    "depth": "residual blocks per stride",
+    "depth8": "residual blocks at stride 8",
+    "depth16": "residual blocks at stride 16",
     "levels": "number of quality levels",
+    "groups": "coded channels of each group, in the order of decoding; they add up to `encoder.m`",
+    "certain": "table indices below it mean a zero that is not coded",
 }
 AdapterSizes: Any = settings_from(AdapterConfig, "AdapterSizes", ADAPTER_HELP)
 EncoderSizes: Any = settings_from(EncoderConfig, "EncoderSizes", ENCODER_HELP)
@@ -243,9 +246,9 @@ TINY = {  # defaults of a dry run
 class LambdaConfig:
     """The rate-distortion trade-off; see `core.rd_loss.LambdaSchedule`."""
 
-    lowest: float = setting(6e-5, "lambda at quality 0")
-    highest: float = setting(1e-2, "lambda at the highest quality")
-    balance: float = setting(0.4, "emphasis on low rates: level s is weighted by lambda_s ** -balance")
+    lowest: float = setting(6.7e-6, "lambda at quality 0")
+    highest: float = setting(2.1e-2, "lambda at the highest quality")
+    balance: float = setting(0.45, "emphasis on low rates: level s is weighted by lambda_s ** -balance")
 
 
 @dataclass
@@ -257,15 +260,37 @@ class EncoderRunConfig(RunConfig):
     lr: float = setting(6e-4, "peak learning rate")
     encoder: EncoderSizes = field(default_factory=EncoderSizes)  # pyright: ignore[reportInvalidTypeForm]
     lambdas: LambdaConfig = field(default_factory=LambdaConfig)
+    perceptual: Distance = setting(Distance.auto, "perceptual distance of g_p: auto, lpips or stlpips, as for adapters")
+    distance: float = setting(
+        350.0,
+        "weight of that distance where squared error, of 8-bit values, has 0.3; 0 trains g_p for squared error alone",
+    )
+    counted: int = setting(64, "training crops whose symbols the entropy tables are fitted to at the end")
 
     def problems(self) -> list[str]:
         """As of `RunConfig`, with those of the encoder and its schedule."""
         found = super().problems()
-        sizes = {f.name: getattr(self.encoder, f.name) for f in fields(EncoderConfig)}
-        found += [f"encoder.{key}={value}: wanted at least 1" for key, value in sizes.items() if value < 1]
-        if self.encoder.levels < 2:
-            found.append(f"encoder.levels={self.encoder.levels}: wanted at least 2")
+        sizes, groups = (
+            {f.name: getattr(self.encoder, f.name) for f in fields(EncoderConfig)},
+            list(self.encoder.groups),
+        )
+        least = {"levels": 2, "certain": 0}
+        for key, value in sizes.items():
+            low = least.get(key, 1)
+            if min(groups if key == "groups" else [value], default=0) < low:
+                found.append(f"encoder.{key}={value}: wanted at least {low}")
+        if sum(groups) != self.encoder.m:
+            found.append(f"encoder.groups={groups}: wanted numbers that add up to encoder.m={self.encoder.m}")
+        if not 0 <= self.distance < math.inf:
+            found.append(f"distance={self.distance}: wanted 0 or more")
+        if self.counted < 1:
+            found.append(f"counted={self.counted}: wanted 1 or more")
         if not 0 < self.lambdas.lowest <= self.lambdas.highest < math.inf:
             got = f"lambdas.lowest={self.lambdas.lowest}, lambdas.highest={self.lambdas.highest}"
             found.append(f"{got}: wanted 0 < lowest <= highest")
         return found
+
+    def shape(self) -> EncoderConfig:
+        """The encoder's widths."""
+        values = {f.name: getattr(self.encoder, f.name) for f in fields(EncoderConfig)}
+        return EncoderConfig(**{**values, "groups": tuple(values["groups"])})

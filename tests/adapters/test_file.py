@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from priorcodec import AdapterError
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters import legacy
-from priorcodec.core.codec import WEIGHTS
 from priorcodec.core.io import safetensors
 from tests.adapters.conftest import ENCODER
 
@@ -87,18 +86,29 @@ def test_a_file_from_before_a_setting_has_what_was_built_then(later, make, featu
     assert fresh.state_dict().keys() == adapter.state_dict().keys()
 
 
-@pytest.mark.parametrize("name", ["nano_unet", "nano_dit", "toy"])
-def test_the_first_files_are_read_under_todays_names(name):
-    path = WEIGHTS / f"{name}.adapter.safetensors"
-    old = safetensors.describe(path, AdapterError)
-    file = adapter_file.read(path)
-    assert "licence" in old[0] and file.metadata["license"] == old[0]["licence"] and "licence" not in file.metadata
-    assert any(".coarse." in key for key in old[1])
-    parts = {".".join(key.split(".")[:3]) for key in file.tensors if key.startswith("own.bridge")}
-    assert {"own.bridge.stem", "own.bridge.body", "own.bridge.y_branch"} <= {".".join(p.split(".")[:3]) for p in parts}
-    assert not any(f".{word}." in key for key in file.tensors for word in ("coarse", "fine", "detail", "grain", "side"))
-    config = json.loads(old[0]["config"])
-    assert (file.config.refiner, file.config.stem_width) == (config.get("detail", 0), config["fine_width"])
+def test_the_first_files_are_read_under_todays_names(path, tmp_path):
+    """Written as they were: every name of today that the first version called otherwise."""
+    header, tensors = safetensors.read(path, adapter_file.KIND, AdapterError, "")
+    back = {new: old for old, new in legacy.TENSORS.items()}
+
+    def earlier(name):
+        new = max((prefix for prefix in back if name.startswith(prefix)), key=len, default=None)
+        return name if new is None else back[new] + name.removeprefix(new)
+
+    config = json.loads(header["config"])
+    names = {new: old for old, new in legacy.CONFIG.items()}
+    first = {
+        **{key: value for key, value in header.items() if key != "license"},
+        "licence": header["license"],
+        "config": json.dumps({names.get(key, key): value for key, value in config.items()}),
+    }
+    values = {earlier(name): value.contiguous() for name, value in tensors.items()}
+    assert any(".coarse." in name for name in values) and any(".detail." in name for name in values)
+    save_file(values, tmp_path / "first.safetensors", metadata=first)
+    old, new = adapter_file.read(tmp_path / "first.safetensors"), adapter_file.read(path)
+    assert old.config == new.config and old.metadata["license"] == METADATA["license"]
+    assert "licence" not in old.metadata and old.tensors.keys() == new.tensors.keys()
+    assert all(torch.equal(old.tensors[name], value) for name, value in new.tensors.items())
 
 
 @pytest.mark.parametrize(

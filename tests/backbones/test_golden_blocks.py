@@ -17,8 +17,9 @@ from priorcodec import open_session
 
 HERE = Path(__file__).parent
 KEPT = HERE / "golden_blocks.json"
-FILES = {name: HERE.parent / "golden" / f"{name}.gic" for name in ("photo-128x96-q7", "photo-193x161-q2.71875")}
-DECODERS = ("preview", "nano_unet", "nano_dit", "toy")
+FILES = {name: HERE.parent / "golden" / f"{name}.gic" for name in ("photo-128x96-q11", "photo-193x161-q4.6875")}
+DECODERS = ("preview", "perceptual", "nano_unet", "nano_dit", "toy")
+PREVIEWS = DECODERS[:2]
 BLOCK = 16
 TOLERANCE = 0.03  # levels of 255, mean over all blocks: last bits give 0.001, the mutations below 0.1 and more
 
@@ -39,11 +40,13 @@ def differs(got: dict[str, list[float]], wanted: dict[str, list[float]]) -> floa
 
 
 def decoded(session, decoder: str, file: Path) -> np.ndarray:
-    return session.preview(file, output="np") if decoder == "preview" else session.decode(file, output="np")
+    if decoder in PREVIEWS:
+        return session.preview(file, output="np", perceptual=decoder == "perceptual")
+    return session.decode(file, output="np")
 
 
 def session_of(decoder: str):
-    return open_session("nano_unet" if decoder == "preview" else decoder, device="cpu", dtype="float32")
+    return open_session("nano_unet" if decoder in PREVIEWS else decoder, device="cpu", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def triple_noise(adapter):
 @pytest.mark.parametrize("decoder", ["nano_unet", "nano_dit"])
 @pytest.mark.parametrize("mutate", [invert_quality, triple_noise])
 def test_a_mutated_decoder_is_noticed(kept, decoder, mutate):
-    session, name = session_of(decoder), "photo-128x96-q7" if mutate is invert_quality else "photo-193x161-q2.71875"
+    session, name = session_of(decoder), "photo-128x96-q11" if mutate is invert_quality else "photo-193x161-q4.6875"
     mutate(session.adapter)
     got = blocks(decoded(session, decoder, FILES[name]))
     assert differs(got, kept["blocks"][decoder][name]) > 2 * TOLERANCE

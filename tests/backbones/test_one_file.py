@@ -32,7 +32,7 @@ def encoded(tmp_path_factory):
     """A small encoder and one file; nothing of any backbone exists yet."""
     folder = tmp_path_factory.mktemp("coded")
     torch.manual_seed(0)
-    config = EncoderConfig(n8=16, n16=16, m=8, m_h=4, n=16, depth=1, levels=4)
+    config = EncoderConfig(n8=16, n16=16, m=8, groups=(2, 6), m_h=4, n=16, depth8=1, depth16=1, levels=4)
     save_encoder(ImageEncoder(config), folder / "encoder.safetensors", {})
     codec = Codec(folder / "encoder.safetensors")
     pixels = np.random.default_rng(1).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)

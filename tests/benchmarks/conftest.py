@@ -49,7 +49,7 @@ def weights(tmp_path_factory) -> dict[str, Path]:
 
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    config = EncoderConfig(n8=16, n16=16, m=16, m_h=8, n=16, depth=1, levels=3)
+    config = EncoderConfig(n8=16, n16=16, m=16, groups=(4, 12), m_h=8, n=16, depth8=1, depth16=1, levels=3)
     model = ImageEncoder(config)
     model.log_gain.data += 3  # untrained features are small: without this every symbol is zero
     encoder_id = save_encoder(model, folder / "encoder.safetensors", {})

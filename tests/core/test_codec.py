@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from priorcodec.core import container
 from priorcodec.core.codec import Codec
@@ -29,7 +30,7 @@ def photo() -> np.ndarray:
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (65, 257), (64, 64), (130, 3)])
 def test_any_size_comes_back_in_its_size(codec, photo, size):
     pixels = np.resize(photo, (*size, 3))
-    encoded = codec.encode(pixels, 3.0)
+    encoded = codec.encode(pixels, 6.0)
     decoded = codec.decode(encoded.data)
     assert decoded.symbols_sha256 == encoded.symbols_sha256
     assert codec.preview(decoded).shape == pixels.shape
@@ -47,11 +48,11 @@ def test_size_and_fidelity_rise_with_quality(codec, photo):
 
 
 def test_qualities_between_levels_lie_between(codec, photo):
-    low, middle, high = (len(codec.encode(photo, q).data) for q in (3.0, 3.5, 4.0))
+    low, middle, high = (len(codec.encode(photo, q).data) for q in (6.0, 6.5, 7.0))
     assert low < middle < high
 
 
-@pytest.mark.parametrize("quality", [0.0, 2.5, 7.0])
+@pytest.mark.parametrize("quality", [0.0, 4.5, 11.0])
 def test_the_file_is_what_the_tables_say_plus_at_most_17_bytes(codec, photo, quality):
     encoded = codec.encode(photo, quality)
     overhead = container.overhead_bytes(encoded.container)
@@ -61,9 +62,9 @@ def test_the_file_is_what_the_tables_say_plus_at_most_17_bytes(codec, photo, qua
     assert -1 <= len(encoded.data) - overhead - estimate <= 3 + 1e-3 * estimate
 
 
-@pytest.mark.parametrize("quality", [-0.1, 7.1, float("nan")])
+@pytest.mark.parametrize("quality", [-0.1, 11.1, float("nan")])
 def test_an_impossible_quality_is_refused(codec, photo, quality):
-    with pytest.raises(ConfigError, match="wanted a number from 0 to 7"):
+    with pytest.raises(ConfigError, match="wanted a number from 0 to 11"):
         codec.encode(photo, quality)
 
 
@@ -125,7 +126,7 @@ def test_a_side_beyond_the_format_is_named_before_any_work(codec, size):
 
 def test_a_forged_strip_of_two_million_pixels_is_refused_at_once(codec, photo):
     """One pixel wide passed `max_pixels` once, took 5.7 GiB and minutes: padding makes it 64 wide."""
-    body = b"GIC\x02" + bytes([codec.id & 0xFF, 224]) + b"\x01" + b"\x80\x89\x7a" + b"\1" * 12_900
+    body = b"GIC\x02" + bytes([codec.id & 0xFF, 176]) + b"\x01" + b"\x80\x89\x7a" + b"\1" * 12_900
     data = body + (zlib.crc32(body) ^ codec.id).to_bytes(4, "little")
     with pytest.raises(StreamError, match="width is 2000000, wanted a whole number from 1 to 65535"):
         codec.read(data)
@@ -136,6 +137,15 @@ def test_the_tensor_and_the_picture_of_a_preview_agree(codec, photo):
     x = codec.preview_tensor(decoded)
     assert x.shape == (1, 3, 256, 384)
     np.testing.assert_array_equal(image_io.to_pixels(image_io.crop(x, *photo.shape[:2])), codec.preview(decoded))
+
+
+def test_the_perceptual_preview_is_another_image_of_the_other_network(codec, photo):
+    decoded = codec.decode(codec.encode(photo, 6).data)
+    plain, perceptual = codec.preview(decoded), codec.preview(decoded, perceptual=True)
+    assert perceptual.shape == plain.shape and not np.array_equal(perceptual, plain)
+    with torch.inference_mode():
+        x = codec.transforms.g_p(decoded.y_hat, torch.tensor([decoded.quality]))
+    np.testing.assert_array_equal(image_io.to_pixels(image_io.crop(x, *photo.shape[:2])), perceptual)
 
 
 def test_records_hold_data_only(codec, photo):

@@ -99,7 +99,7 @@ for name in json.loads(sys.argv[3]):
     content = container.unpack(golden()[name][0])
     h, w = (side // 16 for side in container.padded(content.height, content.width))
     dice = np.random.default_rng(h * w)
-    y = dice.laplace(size=(192, h, w)) * np.exp(dice.normal(size=(192, 1, 1)))
+    y = dice.laplace(size=(112, h, w)) * np.exp(dice.normal(size=(112, 1, 1)))
     coded = reader.entropy_model.encode(y.astype(np.float32), dice.normal(size=(64, h // 4, w // 4)).astype(np.float32), 96)
     content = container.Container(
         encoder_id=reader.encoder_id, quality=96, height=content.height, width=content.width, string=coded.string

@@ -17,7 +17,7 @@ segments = st.lists(
 streams = st.builds(
     Container,
     encoder_id=st.integers(0, 2**32 - 1),
-    quality=st.integers(0, 224),
+    quality=st.integers(0, 176),
     height=st.integers(1, 8192),
     width=st.integers(1, 8192),
     string=st.binary(max_size=400),
@@ -164,7 +164,7 @@ def body(*, size=b"\x01\x01", rest=b"\x00", version=2, quality=0, flags=0, magic
         (body(version=1), "version 1, but this priorcodec reads version 2: encode the image again"),
         (body(version=3), "version 3, but this priorcodec reads version 2: update priorcodec"),
         (body(version=0), "version 0"),
-        (body(quality=225), "quality is 225"),
+        (body(quality=177), "quality is 177"),
         (body(flags=0x20), "unknown flags 0x20"),
         (body(flags=0x90), "unknown flags 0x90"),
         (body(size=b"\x00\x01"), "height is 0"),
@@ -207,7 +207,7 @@ def test_unknown_optional_segments_are_kept():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"quality": 225}, {"quality": -1}, {"quality": 1.5}, {"quality": True}, {"height": 0}, {"width": 65_536},
+        {"quality": 177}, {"quality": -1}, {"quality": 1.5}, {"quality": True}, {"height": 0}, {"width": 65_536},
         {"encoder_id": 2**32}, {"encoder_id": -1},
         {"segments": (Segment(type=256, data=b""),)},
         {"segments": (Segment(type=128, data=b""),)},

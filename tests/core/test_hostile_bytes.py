@@ -120,7 +120,7 @@ strip = b"\\x01" + b"\\x80\\x89\\x7a"  # 2,000,000x1
 long = lambda bits: bytes([0x80] * (bits // 7)) + bytes([1 << bits % 7])  # a varint that says 2**bits
 bombs = [pack(height=h, width=w) for h, w in [
     (65535, 65535), (1, 65535), (65535, 1), (8192, 8192), (64, 65535), (1500, 1500)]]
-bombs += [sealed(head[:5] + bytes([q]) + s + b"\\1" * 12900) for q in (0, 224) for s in (strip, strip[1:] + strip[:1])]
+bombs += [sealed(head[:5] + bytes([q]) + s + b"\\1" * 12900) for q in (0, 176) for s in (strip, strip[1:] + strip[:1])]
 bombs += [sealed(head + p) for p in [
     long(60) + b"\\x01\\x00", b"\\x01\\x01" + long(40) + b"\\x00", b"\\xff" * 4096, long(63) * 9]]
 possible = [sealed(head + b"\\x01\\x01" + long(bits)) for bits in (31, 60)]

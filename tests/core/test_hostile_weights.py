@@ -22,7 +22,7 @@ from tests.adapters.conftest import TINY
 from tests.backbones.test_loading import write_folder
 
 SPECS = open_registry().specs()
-TINY_ENCODER = EncoderConfig(n8=8, n16=8, m=8, m_h=4, n=8, depth=1, levels=2)
+TINY_ENCODER = EncoderConfig(n8=8, n16=8, m=8, groups=(2, 6), m_h=4, n=8, depth8=1, depth16=1, levels=2)
 
 
 class Bomb:
@@ -276,22 +276,24 @@ def bump(index, value):
 @pytest.mark.parametrize(
     "change",
     [
-        changed("prior.cdf", bump((0, 0), 1)),
-        changed("prior.cdf", bump((0, 2), 70_000)),
-        changed("prior.cdf", lambda t: t[:, :2]),
-        changed("prior.cdf", lambda t: t[:-1]),
-        changed("prior.cdf", lambda t: t.flatten()),
-        changed("prior.cdf_length", bump(3, 10**6)),
-        changed("prior.cdf_length", bump(3, 0)),
-        changed("prior.cdf_length", lambda t: t.float()),
-        changed("prior.cdf_offset", bump(0, 2**31 - 1)),
-        changed("prior.z_index", bump((0, 0), 200)),
-        changed("prior.z_mean", lambda t: t[:5]),
-        changed("prior.context.weight", bump((0, 0, 0, 0), -(2**15))),
-        changed("prior.h_s.1.weight", lambda t: t[..., :1]),
+        changed("entropy.y_cdf", bump((0, 0), 1)),
+        changed("entropy.z_cdf", bump((0, 2), 70_000)),
+        changed("entropy.y_cdf", lambda t: t[:, :2]),
+        changed("entropy.y_cdf", lambda t: t[:-1]),
+        changed("entropy.z_cdf", lambda t: t.flatten()),
+        changed("entropy.y_cdf_length", bump(3, 10**6)),
+        changed("entropy.z_cdf_length", bump(3, 0)),
+        changed("entropy.y_cdf_length", lambda t: t.float()),
+        changed("entropy.z_cdf_offset", bump(0, 2**31 - 1)),
+        changed("entropy.z_index", bump((0, 0), 200)),
+        changed("entropy.z_mean", lambda t: t[:5]),
+        changed("entropy.other.1.context.weight", bump((0, 0, 0, 0), -(2**15))),
+        changed("entropy.anchor.1.context.weight", lambda t: t[:, :1]),
+        changed("entropy.anchor.0.last.weight", lambda t: t[:2]),
+        changed("entropy.h_s.1.weight", lambda t: t[..., :1]),
         changed("g_a.0.weight", lambda t: t * float("nan")),
         changed("log_gain", lambda t: t[:1]),
-        lambda t: {"prior.quality_bias": None},
+        lambda t: {"entropy.quality_bias": None},
         lambda t: {"log_gain": None},
     ],
 )
@@ -311,14 +313,26 @@ def test_an_encoder_whose_tensors_do_not_fit(encoder_file, change):
     [
         {"m": 10**9},
         {"m": 4096, "n": 4096},
-        {"depth": 10**6},
-        {"levels": 200},
+        {"depth8": 10**6},
+        {"depth16": -1},
+        {"groups": [2, 5]},
+        {"groups": [8]},
+        {"groups": [0, 8]},
+        {"groups": [1] * 8},
+        {"groups": [-1, 9]},
+        {"groups": 8},
+        {"groups": "8"},
+        {"groups": [2.0, 6]},
+        {"certain": -1},
+        {"certain": 65},
+        {"certain": "5"},
+        {"levels": 13},
         {"levels": 1},
         {"m": "8"},
         {"m": True},
         {"new": 1},
         {"n8": 0},
-        {"depth": 2},
+        {"depth16": 2},
     ],
 )
 def test_an_encoder_whose_config_does_not_fit(encoder_file, config):

@@ -27,7 +27,7 @@ def photo() -> np.ndarray:
 def random_encoder(tmp_path_factory):
     """Untrained, so almost any change of its symbols is for the better."""
     torch.manual_seed(0)
-    model = ImageEncoder(EncoderConfig(n8=8, n16=8, m=12, m_h=4, n=8, depth=1, levels=3))
+    model = ImageEncoder(EncoderConfig(n8=8, n16=8, m=12, groups=(4, 8), m_h=4, n=8, depth8=1, depth16=1, levels=3))
     model.log_gain.data += 4  # untrained features are small: without this every symbol is zero
     path = tmp_path_factory.mktemp("encoder") / "encoder.safetensors"
     save_encoder(model, path, {})
@@ -53,7 +53,7 @@ def true_cost(codec, data, pixels):
     return bpp, error, bpp + lam * error
 
 
-@pytest.mark.parametrize("quality", [0.0, 1.5])
+@pytest.mark.parametrize("quality", [0.0, 0.5])
 def test_the_costs_are_those_of_the_files_and_the_second_is_lower(tiny, photo, quality):
     plain, steps = tiny.encode(photo, quality), []
     refined = tiny.encode(photo, quality, refined=RefineConfig(steps=30, progress=steps.append))
@@ -69,7 +69,7 @@ def test_the_costs_are_those_of_the_files_and_the_second_is_lower(tiny, photo, q
 
 
 def test_the_shipped_encoder_on_a_photograph(shipped, photo):
-    refinement = shipped.encode(photo, 4, refined=RefineConfig(steps=30)).refinement
+    refinement = shipped.encode(photo, 7, refined=RefineConfig(steps=30)).refinement
     assert refinement.after.total < 0.995 * refinement.before.total
 
 
@@ -104,25 +104,25 @@ def test_the_simulation_agrees_with_the_exact_tables(tiny, shipped, photo):
         x = image_io.pad(image_io.to_tensor(photo))
         with torch.no_grad():
             y_q, z = codec.transforms.scaled(codec.transforms.g_a(x), torch.tensor([1.0]))
-            prior, coded = codec.simulation, codec.entropy_model.encode(y_q[0].numpy(), z[0].numpy(), 32)
+            prior, coded = codec.simulation, codec.entropy_model.encode(y_q[0].numpy(), z[0].numpy(), 16)
             z_mean, _ = prior.hyper_parameters(torch.tensor([1.0]))
             phi = prior.features((z - z_mean + 0.5).floor() + z_mean, torch.tensor([1.0]))
-            mean, _ = prior(y_q, phi)
-            y_hat = (y_q - mean).round() + mean
+            symbols, mean, _ = prior(y_q, phi)
+            y_hat = symbols + mean
         assert (y_hat[0] - torch.from_numpy(coded.y_hat_q)).abs().gt(
             1e-4
         ).float().mean() < 0.002  # halves may round either way
 
 
-def test_softened_values_lie_between_their_neighbors_and_freeze():
-    value, noise = torch.linspace(-3, 3, 301), torch.zeros(301)
-    warm, cold = (latent_refinement.soften(value, t, noise) for t in (0.7, 0.01))
+def test_softened_values_lie_between_their_neighbors_and_freeze(monkeypatch):
+    value, still = torch.linspace(-3, 3, 301), torch.Generator()
+    monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))  # no noise
+    warm, cold = (latent_refinement.soften(value, t, still) for t in (0.7, 0.01))
+    monkeypatch.undo()
     assert ((warm >= value.floor()) & (warm <= value.floor() + 1)).all() and warm.diff().min() > -1e-4
     clear = (value - value.round()).abs() < 0.45
     assert torch.allclose(cold[clear], value[clear].round(), atol=1e-3)
-    up = latent_refinement.soften(
-        torch.full((20000,), 0.3), 0.7, torch.rand(20000, generator=torch.Generator().manual_seed(0)).logit()
-    )
+    up = latent_refinement.soften(torch.full((20000,), 0.3), 0.7, torch.Generator().manual_seed(0))
     assert 0.05 < (up > 0.5).float().mean() < 0.35  # sometimes the further one, more often the nearer one
 
 

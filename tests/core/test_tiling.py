@@ -11,6 +11,7 @@ from priorcodec.config import decode_config
 from priorcodec.core import tiling
 from priorcodec.core.codec import Codec
 from priorcodec.core.image import io as image_io
+from priorcodec.core.transforms import EncoderConfig, Transforms
 from tests.core.test_codec import DEMO
 
 PLANS = [(64, 64, 0, 64), (200, 700, 128, 64), (1000, 130, 256, 128), (192, 192, 128, 128), (640, 4096, 192, 20)]
@@ -100,6 +101,23 @@ def test_a_local_network_in_parts_is_the_network():
                 assert (alone - whole[..., rows.own(4), columns.own(4)]).abs().max() > 0.01  # the border does matter
 
 
+@pytest.mark.parametrize("depth8, depth16", [(1, 1), (2, 1), (0, 2)])
+def test_the_halo_is_as_far_as_the_networks_look(depth8, depth16):
+    torch.manual_seed(0)
+    model = Transforms(EncoderConfig(n8=4, n16=4, m=4, groups=(4,), depth8=depth8, depth16=depth16)).double()
+    for parameter in model.parameters():
+        parameter.data = torch.randn_like(parameter)
+    quality, at = torch.tensor([3.0]), 256
+    x = torch.randn(1, 3, 64, 2 * at, dtype=torch.float64, requires_grad=True)
+    model.g_a(x)[..., at // 16 :].sum().backward()
+    reach = [at - int(x.grad.abs().sum((0, 1, 2)).nonzero()[0])]
+    for network in (model.g_s, model.g_p):
+        y = torch.randn(1, 4, 4, 2 * at // 16, dtype=torch.float64, requires_grad=True)
+        network(y, quality)[..., at:].sum().backward()
+        reach.append(at - 16 * int(y.grad.abs().sum((0, 1, 2)).nonzero()[0]))
+    assert max(reach) == model.halo
+
+
 def test_encoder_and_preview_in_tiles_are_those_of_the_whole_image(photo):
     whole, tiled = Codec(tile=0), Codec(tile=128)
     with torch.inference_mode():
@@ -107,10 +125,11 @@ def test_encoder_and_preview_in_tiles_are_those_of_the_whole_image(photo):
         y = whole.transforms.g_a(image_io.to_range(planes))
         torch.testing.assert_close(tiled._analyzed(planes), y, rtol=0, atol=1e-4)
         assert torch.equal(whole._analyzed(planes), y)
-    data = tiled.encode(photo, 3).data
+    data = tiled.encode(photo, 6).data
     decoded = tiled.decode(data)
-    shown, wanted = tiled.preview(decoded).astype(int), whole.preview(decoded).astype(int)
-    assert shown.shape == photo.shape and np.abs(shown - wanted).max() <= 1
+    for perceptual in (True, False):
+        shown, wanted = (codec.preview(decoded, perceptual=perceptual).astype(int) for codec in (tiled, whole))
+        assert shown.shape == photo.shape and np.abs(shown - wanted).max() <= 1
     assert np.array_equal(wanted, image_io.to_pixels(image_io.crop(tiled.preview_tensor(decoded), *photo.shape[:2])))
 
 

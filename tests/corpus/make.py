@@ -21,15 +21,15 @@ def sealed(body: bytes, encoder_id: int = 0) -> bytes:
 
 def seeds() -> dict[str, bytes]:
     codec, photo = Codec(), image_io.load(DEMO).pixels[:300, :400]
-    plain = codec.encode(photo[100:140, 50:98], 2).data
+    plain = codec.encode(photo[100:140, 50:98], 4).data
     stream = vars(container.unpack(plain))
     later = (Segment(type=7, data=b"later"), Segment(type=77, data=plain))
     return {
         "photo": plain,
-        "statistics": codec.encode(photo[:64, :65], 3.5, statistics=True).data,
-        "pixel": codec.encode(photo[:1, :1], 7).data,
+        "statistics": codec.encode(photo[:64, :65], 5.5, statistics=True).data,
+        "pixel": codec.encode(photo[:1, :1], 11).data,
         "row": codec.encode(photo[:1, :200], 0).data,
-        "flat": codec.encode(np.full((64, 64, 3), 128, np.uint8), 5).data,
+        "flat": codec.encode(np.full((64, 64, 3), 128, np.uint8), 8).data,
         "segments": container.pack(Container(**{**stream, "segments": later})),
         "empty-string": container.pack(Container(**{**stream, "string": b""})),
         "escapes": container.pack(Container(**{**stream, "string": b"\xff" * 192})),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
@@ -127,11 +128,12 @@ def save_symbols(path: Path) -> None:
 
     model, out = ExactReader.load(ENCODER).entropy_model, {}
     for name, (data, _) in golden().items():
-        content, passes = container.unpack(data), iter(("z", "first", "second"))
-        decoder = Decoder(model.coder, content.string)
+        content, passes = container.unpack(data), itertools.count()
+        decoder = Decoder(content.string)
 
-        def take(mean, index, at, name=name, passes=passes, decoder=decoder):
-            symbols = out[f"{name}/{next(passes)}"] = decoder.take(index, skip_certain=at is not None)
+        def take(mean, index, place, name=name, passes=passes, decoder=decoder):
+            symbols = decoder.take(index, model.z_coder if place is None else model.y_coder)
+            out[f"{name}/{next(passes)}"] = symbols
             return symbols
 
         h, w = (side // STRIDE for side in container.padded(content.height, content.width))

@@ -129,7 +129,7 @@ class Variance(Good):
 def touch_the_codec(self):
     from priorcodec.core import codec
 
-    codec.QUALITY_STEPS = 16
+    codec.QUALITY_STEPS = 32
 
 
 def build_in(module):
@@ -196,7 +196,7 @@ def test_there_is_a_bad_backbone_for_every_check():
 
 @pytest.mark.parametrize("name", BAD)
 def test_the_bad_backbone_fails_with_a_sentence(name, monkeypatch):
-    monkeypatch.setattr("priorcodec.core.codec.QUALITY_STEPS", 32)  # one of them changes it
+    monkeypatch.setattr("priorcodec.core.codec.QUALITY_STEPS", 16)  # one of them changes it
     if name == "wrong_partner_refused":  # ours to get right, not the backbone's
         monkeypatch.setattr("priorcodec.adapters.file.check", lambda *args, **kwargs: None)
     result = run_check(CHECKS[name], Subject(spec=BAD[name](), weights=HERE))

@@ -50,7 +50,8 @@ def encoder_words(words):
     def make(run, *more):
         kept = ("data", "run", "device", "precision", "batch", "crop", "log_every", "save_minutes")
         own = [w for w in words(run) if w.partition("=")[0] in kept]
-        return [*own, *(f"encoder.{key}={value}" for key, value in helpers.ENCODER.items()), *more]
+        sizes = {key: list(value) if isinstance(value, tuple) else value for key, value in helpers.ENCODER.items()}
+        return [*own, *(f"encoder.{key}={value}" for key, value in sizes.items()), "distance=0", "counted=4", *more]
 
     return make
 

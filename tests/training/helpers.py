@@ -28,7 +28,7 @@ WORDS = [
     *("loss.perceptual=0", "log_every=1", "save_minutes=0"),
     *(f"adapter.{key}={value}" for key, value in SIZES.items()),
 ]
-ENCODER = {"n8": 8, "n16": 8, "m": 6, "m_h": 4, "n": 8, "depth": 1}
+ENCODER = {"n8": 8, "n16": 8, "m": 6, "groups": (2, 4), "m_h": 4, "n": 8, "depth8": 1, "depth16": 1}
 
 
 def state(folder):

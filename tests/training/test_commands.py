@@ -82,9 +82,9 @@ def objective(world):
     images = [np.asarray(Image.open(p))[:64, :64] for p in sorted((world / "images").iterdir())]
     x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)
 
-    def gradients(quality=(0.0, 3.5, 7.0), **weights):
+    def gradients(quality=(0.0, 5.5, 11.0), **weights):
         torch.manual_seed(0)
-        adapter = Adapter(toy.SPEC, AdapterConfig(**SIZES), m=6, levels=8, tiny=True)
+        adapter = Adapter(toy.SPEC, AdapterConfig(**SIZES), m=6, levels=12, tiny=True)
         adapter.inject(toy.build_tiny())
         for fresh in (adapter.bridge.tail, adapter.refiner.tail, adapter.refiner.noise):
             torch.nn.init.normal_(fresh.weight, std=0.1)
@@ -118,7 +118,7 @@ def test_two_draws_may_differ_where_the_file_says_little(objective):
     """The diversity is rewarded at the lowest quality, at the highest it is nothing."""
     found, low = objective(quality=(0.0, 0.0, 0.0), diversity=1.0)
     assert low["diversity"] < 0 and "adapter.refiner.noise.weight" in found
-    found, high = objective(quality=(7.0, 7.0, 7.0), diversity=1.0)
+    found, high = objective(quality=(11.0, 11.0, 11.0), diversity=1.0)
     assert high["diversity"] == 0 and not found
 
 
@@ -130,7 +130,7 @@ def test_warm_start_takes_what_still_means_the_same(words, tmp_path, world):
 
     def fresh(name, **sizes):
         spec = registry.spec(name)
-        adapter = Adapter(spec, AdapterConfig(**{**SIZES, **sizes}), m=6, levels=8, tiny=True)
+        adapter = Adapter(spec, AdapterConfig(**{**SIZES, **sizes}), m=6, levels=12, tiny=True)
         adapter.inject(spec.build_tiny())
         return adapter
 

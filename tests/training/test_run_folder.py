@@ -146,7 +146,7 @@ def test_an_encoder_starts_from_another_run(encoder_words, tmp_path):
     train_encoder(encoder_words("next", "steps=1", f"start={tmp_path / 'one'}", "lr=1e-9"))
     old, new = (state(tmp_path / run) for run in ("one", "next"))
     assert torch.allclose(new["average"][0], old["average"][0], atol=1e-6)
-    one_line(encoder_words("odd", f"start={tmp_path / 'one'}", "encoder.m=8"), "another shape", train_encoder)
+    one_line(encoder_words("odd", f"start={tmp_path / 'one'}", "encoder.n8=16"), "another shape", train_encoder)
     one_line(encoder_words("none", f"start={tmp_path / 'nowhere'}"), "no checkpoint.pt there", train_encoder)
     (tmp_path / "one" / "checkpoint.pt").write_bytes(b"cut")
     with pytest.raises(TrainingError, match="damaged"):

@@ -9,7 +9,7 @@ first byte written is always zero and is left out. docs/format.md specifies all 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import pairwise
 
 import constriction
 import numpy as np
@@ -27,39 +27,40 @@ _Ans = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAcce
 
 
 class CoderTables:
-    """The tables in the coder's own form.
+    """A set of tables in the coder's own form.
+
+    Args:
+        tables: Of a weight file.
+        kind: Which set of it, "y" or "z".
+        certain: Symbols with a table below it are zero and not coded.
 
     Attributes:
-        certain: bool (tables,): every entry but that of zero has the smallest frequency, 1 of 2**PRECISION. A y symbol with
-            such a table is zero and not coded.
         least_bits: float (tables,): what a table's likeliest entry costs.
-        cdf: int64 (tables, n): frequencies add up to 2**PRECISION.
     """
 
-    def __init__(self, tables: Tables):
-        self.lengths = tables["cdf_length"].astype(np.int64)
-        self.offsets = tables["cdf_offset"].astype(np.int64)
-        self.escapes = self.lengths - 2
-        cdf = tables["cdf"].astype(np.int64)
-        frequency = np.diff(cdf, axis=1)
-        valid = np.arange(frequency.shape[1]) < self.lengths[:, None] - 1
+    def __init__(self, tables: Tables, kind: str, certain: int = 0):
+        self.kind, self.certain = kind, certain
+        lengths = tables[f"{kind}_cdf_length"].astype(np.int64)
+        self.offsets = tables[f"{kind}_cdf_offset"].astype(np.int32)
+        self.escapes = (lengths - 2).astype(np.int32)
+        frequency = np.diff(tables[f"{kind}_cdf"].astype(np.int64), axis=1)
+        valid = np.arange(frequency.shape[1]) < lengths[:, None] - 1
         self.bits = np.where(valid, PRECISION - np.log2(np.where(valid, frequency, 1)), 0.0)
         self.least_bits = np.where(valid, self.bits, PRECISION).min(1)
-        zero, zero_inside = -self.offsets, (self.offsets <= 0) & (-self.offsets < self.escapes)
-        at_zero = np.arange(frequency.shape[1]) == zero[:, None]
-        self.certain = zero_inside & (np.where(valid & ~at_zero, frequency, 1) == 1).all(1)
         scale = 1 << (CODER_PRECISION - PRECISION)
         self.models = [
             _model.Categorical((row[: n - 1] * scale - 1).astype(np.float64), perfect=False)
-            for row, n in zip(frequency, self.lengths, strict=True)
+            for row, n in zip(frequency, lengths, strict=True)
         ]
 
-    def groups(self, index: NDArray[np.uint8], skip_certain: bool) -> Iterator[tuple[int, NDArray[np.intp]]]:
-        """Each table that is coded with, in order, and the positions of its symbols."""
+    def order(self, index: NDArray[np.uint8]) -> tuple[NDArray[np.intp], list[tuple[int, slice]]]:
+        """Positions (flat) of the symbols that are coded, in the order of coding, and each table's share of them."""
         flat = index.reshape(-1)
-        for table in np.flatnonzero(np.bincount(flat, minlength=len(self.models))).tolist():
-            if not (skip_certain and self.certain[table]):
-                yield table, np.flatnonzero(flat == table)
+        coded = np.flatnonzero(flat >= self.certain)
+        tables = flat[coded]
+        ends = np.cumsum(np.bincount(tables, minlength=len(self.models))).tolist()
+        shares = [(t, slice(start, end)) for t, (start, end) in enumerate(pairwise([0, *ends])) if end > start]
+        return coded[np.argsort(tables, kind="stable")], shares
 
 
 class Encoder:
@@ -69,23 +70,23 @@ class Encoder:
         bits: what the tables say each pass costs, in the order of `add`.
     """
 
-    def __init__(self, tables: CoderTables):
-        self.tables, self.bits = tables, []
+    def __init__(self) -> None:
+        self.bits: list[float] = []
         self._parts: list[tuple[NDArray[np.int32], object]] = []
 
-    def add(self, symbols: NDArray, index: NDArray[np.uint8], *, skip_certain: bool) -> None:
-        """symbols (any shape), zero where the table is certain and skipped; index: their tables."""
-        t, flat, distances = self.tables, symbols.reshape(-1), []
-        bits = 0.0
-        for table, at in t.groups(index, skip_certain):
-            escape = int(t.escapes[table])
-            entry = flat[at].astype(np.int32) - int(t.offsets[table])
+    def add(self, symbols: NDArray[np.int16], index: NDArray[np.uint8], tables: CoderTables) -> None:
+        """symbols (any shape), zero where the table is certain; index: their tables."""
+        order, shares = tables.order(index)
+        flat, distances, bits = symbols.reshape(-1), [], 0.0
+        for table, share in shares:
+            escape = int(tables.escapes[table])
+            entry = flat[order[share]].astype(np.int32) - int(tables.offsets[table])
             outside = (entry < 0) | (entry >= escape)
             beyond = entry[outside]
             distances.append(np.where(beyond < 0, -2 * beyond, 2 * (beyond - escape) + 1))
             entry[outside] = escape
-            bits += float(t.bits[table, entry].sum())
-            self._parts.append((entry, t.models[table]))
+            bits += float(tables.bits[table, entry].sum())
+            self._parts.append((entry, tables.models[table]))
         distance = np.concatenate([*distances, np.empty(0, np.int32)])
         if distance.size:
             length = np.frexp(distance.astype(np.float64))[1].astype(np.int32) - 1  # bits below the leading one
@@ -115,25 +116,27 @@ class Decoder:
         StreamError: the string ends with a zero byte, so it was not written by an encoder.
     """
 
-    def __init__(self, tables: CoderTables, data: bytes):
+    def __init__(self, data: bytes):
         if data.endswith(b"\0"):
             raise StreamError("the entropy string ends with a zero byte: the file is damaged or forged")
-        self.tables = tables
         words = np.frombuffer(b"\0" + data + bytes((-1 - len(data)) % 4), "<u4").astype(np.uint32)
         self._coder = _Ans(words) if data else _Ans()
 
-    def take(self, index: NDArray[np.uint8], *, skip_certain: bool) -> NDArray[np.int16]:
+    def take(self, index: NDArray[np.uint8], tables: CoderTables) -> NDArray[np.int16]:
         """Tables (any shape) -> symbols of that shape. Raises StreamError: an escaped symbol is beyond the range."""
-        t, out, escaped = self.tables, np.zeros(index.size, np.int16), []
-        for table, at in t.groups(index, skip_certain):
-            entry = self._coder.decode(t.models[table], len(at))
-            out[at] = entry + int(t.offsets[table])
-            beyond = at[entry == t.escapes[table]]
+        order, shares = tables.order(index)
+        found, escaped = np.empty(len(order), np.int32), []
+        for table, share in shares:
+            entry = self._coder.decode(tables.models[table], share.stop - share.start)
+            found[share] = entry + tables.offsets[table]
+            beyond = np.flatnonzero(entry == tables.escapes[table])
             if beyond.size:
-                escaped.append((beyond, np.full(beyond.size, table)))
+                escaped.append((share.start + beyond, np.full(beyond.size, table)))
         if escaped:
             at, table = (np.concatenate(part) for part in zip(*escaped, strict=True))
-            out[at] = self._escaped(t.offsets[table], t.escapes[table])
+            found[at] = self._escaped(tables.offsets[table].astype(np.int64), tables.escapes[table].astype(np.int64))
+        out = np.zeros(index.size, np.int16)
+        out[order] = found
         return out.reshape(index.shape)
 
     def _escaped(self, offset: NDArray[np.int64], escape: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -1,15 +1,19 @@
-"""The trainable entropy model: mean-scale hyperprior with a checkerboard context, all on integer networks.
+"""The trainable entropy model: hyperprior, then channel groups by energy, each in two checkerboard passes; integer networks.
 
-Minnen et al., NeurIPS 2018 (mean and scale); He et al., CVPR 2021 (checkerboard); Balle et al., ICLR 2019 (integers).
-    hyper-latent z_h @64 --h_s (integer)--> phi @16 --+--> (mean, index) of the anchor positions
-                                                      +-- context of decoded anchors --> (mean, index) of the others
-An index names one of `SCALES` Gaussian tables; a mean is a fixed-point integer. What this module learns is frozen by
-`tables()` into integers, which `frozen.FrozenEntropyModel` evaluates without any rounding error.
+Minnen et al., NeurIPS 2018 (mean and scale); Minnen & Singh, ICIP 2020 (channel-conditional); He et al., ELIC, CVPR 2022 (uneven
+groups and checkerboard); Balle et al., ICLR 2019 (integers).
+    hyper-latent z_h @64 --h_s (integer)--> phi @16
+    for every group of channels g, most energetic first:
+        phi, values of all earlier groups (3x3)                        --> mean, index of the anchor positions of g
+        phi, values of all earlier groups (3x3), own anchors (4 taps)  --> mean, index of the other positions of g
+An index names one of `SCALES` tables; below `certain` the symbol is zero by rule and nothing is coded. A mean is a fixed-point
+integer. What this module learns is frozen by `tables()` into integers, which `frozen.FrozenEntropyModel` evaluates without any
+rounding error.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -17,8 +21,18 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from priorcodec.core.entropy.integer import LIMIT, ONE, WEIGHT_BITS, IntConv2d, clamp_ste, round_ste, to_integers
-from priorcodec.core.entropy.tables import INDEX_BIAS, INDEX_GAIN, QUALITY_STEPS, SCALE_MIN, SCALE_STEP, SCALES, Tables
+from priorcodec.core.entropy.exact import LIMIT, ONE, WEIGHT_BITS
+from priorcodec.core.entropy.integer import IntConv2d, clamp_ste, round_ste, to_integers
+from priorcodec.core.entropy.tables import (
+    CERTAIN,
+    INDEX_BIAS,
+    INDEX_GAIN,
+    QUALITY_STEPS,
+    SCALE_MIN,
+    SCALE_STEP,
+    SCALES,
+    Tables,
+)
 from priorcodec.core.errors import WeightsError
 
 
@@ -62,18 +76,49 @@ def anchors(h: int, w: int, device: torch.device | str = "cpu") -> Tensor:
     return (i[:, None] + j[None, :]) % 2 == 0
 
 
-class EntropyModel(nn.Module):
-    """What the decoder must know to read the symbols. Shapes: y is (b, m, h, w), z_h is (b, m_h, h/4, w/4)."""
+class Pass(nn.Module):
+    """phi and decoded values -> mean and index of one group at one parity: a 3x3 over the values, then two 1x1."""
 
-    def __init__(self, m: int, m_h: int, n: int, levels: int):
+    def __init__(self, n: int, c_values: int, c_group: int):
         super().__init__()
-        self.m, self.levels = m, levels
+        self.context = IntConv2d(c_values, n, 3, relu=False) if c_values else None
+        self.first = IntConv2d(2 * n if c_values else n, 2 * n)
+        self.last = IntConv2d(2 * n, 2 * c_group, relu=False)
+
+    def forward(self, phi: Tensor, values: Tensor | None, odd: bool) -> tuple[Tensor, Tensor]:
+        """phi (b, n, h, w/2) of one parity, values (b, c_values, h, w) -> mean, index (b, c_group, h, w/2)."""
+        if self.context is not None and values is not None:
+            phi = torch.cat([phi, packed(self.context(values), odd)], 1)
+        mean, index = self.last(self.first(phi)).chunk(2, dim=1)
+        return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
+
+
+class EntropyModel(nn.Module):
+    """What the decoder must know to read the symbols. Shapes: y is (b, m, h, w), z_hat is (b, m_h, h/4, w/4).
+
+    Args:
+        m: Coded channels.
+        m_h: Channels of the hyper-latent.
+        n: Width of the networks.
+        levels: Quality levels.
+        groups: Channels of each group, in the order of decoding.
+        certain: Table indices below it force zeros.
+
+    Raises:
+        ValueError: The groups do not add up to m.
+    """
+
+    def __init__(self, m: int, m_h: int, n: int, levels: int, groups: Sequence[int], *, certain: int = CERTAIN):
+        super().__init__()
+        if sum(groups) != m:
+            raise ValueError(f"groups {tuple(groups)} do not make {m} channels")
+        self.m, self.levels, self.groups, self.certain = m, levels, tuple(groups), certain
         self.h_s = nn.ModuleList(
             [IntConv2d(m_h, n, 1), IntConv2d(n, 4 * n, 3), IntConv2d(n, 4 * n, 3), IntConv2d(n, n, 1)]
         )
-        self.anchor = nn.ModuleList([IntConv2d(n, 2 * n), IntConv2d(2 * n, 2 * m, relu=False)])
-        self.context = IntConv2d(m, n, 3, relu=False)
-        self.other = nn.ModuleList([IntConv2d(2 * n, 2 * n), IntConv2d(2 * n, 2 * m, relu=False)])
+        before = [sum(groups[:g]) for g in range(len(groups))]
+        self.anchor = nn.ModuleList([Pass(n, b, c) for b, c in zip(before, groups, strict=True)])
+        self.other = nn.ModuleList([Pass(n, b + c, c) for b, c in zip(before, groups, strict=True)])
         self.quality_bias = nn.Parameter(torch.zeros(levels, n))
         self.z_index = nn.Parameter(torch.full((levels, m_h), 3.0))
         self.z_mean = nn.Parameter(torch.zeros(levels, m_h))
@@ -93,21 +138,32 @@ class EntropyModel(nn.Module):
         a = F.pixel_shuffle(third(a), 2)
         return last(a)
 
-    def split(self, out: Tensor) -> tuple[Tensor, Tensor]:
-        """Network output (b, 2m, h, w) -> mean, index (b, m, h, w)."""
-        mean, index = out.chunk(2, dim=1)
-        return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
-
     def forward(
-        self, y: Tensor, phi: Tensor, rounding: Callable[[Tensor], Tensor] = round_ste
-    ) -> tuple[Tensor, Tensor]:
-        """Scaled features y and phi -> mean, index of every position, the context made from y's own rounding."""
-        mask = anchors(*y.shape[-2:], device=y.device)
-        mean_a, index_a = self.split(self.anchor[1](self.anchor[0](phi)))
-        seen = torch.where(mask, _fixed(rounding(y - mean_a) + mean_a), 0.0)
-        ctx = self.context(seen)
-        mean_o, index_o = self.split(self.other[1](self.other[0](torch.cat([phi, ctx], 1))))
-        return torch.where(mask, mean_a, mean_o), torch.where(mask, index_a, index_o)
+        self,
+        y: Tensor,
+        phi: Tensor,
+        rounding: Callable[[Tensor], Tensor] = round_ste,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Scaled features y and phi -> symbols, mean, index of every position, each (b, m, h, w).
+
+        rounding: of the offsets from the mean, half a checkerboard of one group at a time; the context is made from it.
+        """
+        phi_a, phi_o = packed(phi, False), packed(phi, True)
+        done: list[Tensor] = []
+        out: list[list[Tensor]] = [[], [], []]
+        for target, at_anchor, at_other in zip(y.split(self.groups, 1), self.anchor, self.other, strict=True):
+            both = []
+            seen = torch.cat(done, 1) if done else None
+            for odd, phi_half, net in ((False, phi_a, at_anchor), (True, phi_o, at_other)):
+                mean, index = net(phi_half, seen, odd)
+                symbol = rounding(packed(target, odd) - mean) * (index.detach() >= self.certain - 0.5)
+                value = _fixed(symbol + mean)
+                if not odd:
+                    seen = torch.cat([*done, unpacked(value, torch.zeros_like(value))], 1)
+                both.append((symbol, mean, index, value))
+            for kept, a, o in zip([*out, done], *both, strict=True):
+                kept.append(unpacked(a, o))
+        return torch.cat(out[0], 1), torch.cat(out[1], 1), torch.cat(out[2], 1)
 
     @torch.no_grad()
     def tables(self) -> dict[str, NDArray]:
@@ -143,6 +199,22 @@ class EntropyModel(nn.Module):
         fill(self.quality_bias, "quality_bias", ONE, QUALITY_STEPS)
         fill(self.z_mean, "z_mean", ONE, QUALITY_STEPS)
         fill(self.z_index, "z_index", INDEX_GAIN, QUALITY_STEPS)
+
+
+def packed(x: Tensor, odd: bool) -> Tensor:
+    """The anchors of a checkerboard (row + column even), or the others, (b, c, h, w) -> (b, c, h, w/2); h, w even."""
+    b, c, h, w = x.shape
+    cells = x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w // 2, 2, c)
+    half = torch.stack([cells[:, :, 0, :, int(odd)], cells[:, :, 1, :, int(not odd)]], 2)
+    return half.view(b, h, w // 2, c).permute(0, 3, 1, 2)
+
+
+def unpacked(anchor: Tensor, other: Tensor) -> Tensor:
+    """Undo `packed`: both halves (b, c, h, w/2) -> (b, c, h, w)."""
+    b, c, h, w = anchor.shape
+    a, o = (x.permute(0, 2, 3, 1).reshape(b, h // 2, 2, w, 1, c) for x in (anchor, other))
+    rows = torch.stack([torch.cat([a[:, :, 0], o[:, :, 0]], 3), torch.cat([o[:, :, 1], a[:, :, 1]], 3)], 2)
+    return rows.view(b, h, 2 * w, c).permute(0, 3, 1, 2)
 
 
 def _fixed(a: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ Every sum is exact whatever its order, so every CPU, thread count and library ve
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +23,12 @@ WEIGHT_LIMIT = (1 << 15) - 1
 MAX_FAN_IN = 1 << 20  # 2**15 * 2**15 * 2**20 + bias < 2**53: the bound under which float64 sums are exact
 MAX_GATHERED = 1 << 21  # float64 numbers gathered at a time: 16 MiB
 
-SQUARE = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))  # taps of a 3x3 kernel, (row, column) from its center
-CROSS = ((-1, 0), (0, -1), (0, 1), (1, 0))  # those of them that look at the other color of a checkerboard
-CENTER = ((0, 0),)
+Taps: TypeAlias = "tuple[tuple[int, int], ...]"
+SQUARE: Taps = tuple(
+    (i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)
+)  # taps of a 3x3 kernel, (row, column) from its center
+CROSS: Taps = ((-1, 0), (0, -1), (0, 1), (1, 0))  # those of them that look at the other color of a checkerboard
+CENTER: Taps = ((0, 0),)
 
 
 class ExactLayer:
@@ -34,7 +38,8 @@ class ExactLayer:
         weight: int16 (c_out, c_in, k, k), k = 1 or 3.
         bias: int32 (c_out,), in units of the exact sum.
         relu: Clamp at zero, else at -LIMIT.
-        taps: (row, column) offsets that are read, by default all of the kernel's; the inputs at the others must be zero.
+        reads: Input channels, one range after the other from channel 0 on, and the (row, column) offsets at which they are read,
+            by default all channels at all of the kernel's. The inputs at the others must be zero.
     """
 
     def __init__(
@@ -43,24 +48,26 @@ class ExactLayer:
         bias: NDArray[np.int32],
         *,
         relu: bool,
-        taps: Sequence[tuple[int, int]] | None = None,
+        reads: Sequence[tuple[slice, Taps]] | None = None,
     ):
         kernel = weight.shape[-1]
-        self.taps = tuple(taps or (CENTER if kernel == 1 else SQUARE))
-        rows, columns = zip(*self.taps, strict=True)
-        picked = weight[:, :, np.array(rows) + kernel // 2, np.array(columns) + kernel // 2]
-        self.matrix = np.ascontiguousarray(picked.transpose(2, 1, 0), dtype=np.float64).reshape(-1, len(weight))
+        self.reads = tuple(reads or [(slice(0, weight.shape[1]), CENTER if kernel == 1 else SQUARE)])
+        parts = []
+        for channels, taps in self.reads:
+            rows, columns = (np.array(side) + kernel // 2 for side in zip(*taps, strict=True))
+            parts.append(weight[:, channels, rows, columns].transpose(2, 1, 0).reshape(-1, len(weight)))
+        self.matrix = np.ascontiguousarray(np.concatenate(parts), dtype=np.float64)
         self.bias = bias.astype(np.float64)
         self.low = 0 if relu else -LIMIT
 
-    def product(self, columns: NDArray[np.float64]) -> NDArray[np.int16]:
-        """columns: float64 integers (positions, taps * c_in), tap by tap -> (positions, c_out)."""
+    def product(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+        """columns: integers (positions, taps * c_in), tap by tap of each range -> integers (positions, c_out)."""
         total = columns @ self.matrix
         total += self.bias
         total *= 1 / (1 << WEIGHT_BITS)  # a power of two: exact
         total += 0.5
         np.floor(total, out=total)
-        return np.clip(total, self.low, LIMIT, out=total).astype(np.int16)
+        return np.clip(total, self.low, LIMIT, out=total)
 
     def strips(self, positions: int) -> Iterator[slice]:
         """Slices that together are all positions, each small enough for `product`."""
@@ -69,20 +76,28 @@ class ExactLayer:
 
     def gather(self, padded: NDArray, at: NDArray[np.intp]) -> NDArray[np.float64]:
         """What the layer looks at: padded (h + 2, w + 2, c) integers, at: positions of the padded grid, counted row by row."""
-        shifts = np.array([i * padded.shape[1] + j for i, j in self.taps])
-        columns = padded.reshape(-1, padded.shape[2])[at[:, None] + shifts]
-        return columns.reshape(len(at), -1).astype(np.float64)
+        flat, columns = padded.reshape(-1, padded.shape[2]), np.empty((len(at), len(self.matrix)))
+        start = 0
+        for channels, taps in self.reads:
+            source, width = flat[:, channels], channels.stop - channels.start
+            for row, column in taps:
+                columns[:, start : start + width] = source[at + (row * padded.shape[1] + column)]
+                start += width
+        return columns
 
     def __call__(self, a: NDArray) -> NDArray[np.int16]:
         """The whole layer, stride 1, zeros around: integers (h, w, c_in) -> (h, w, c_out)."""
         h, w, _ = a.shape
-        if self.taps == CENTER:
+        out = np.empty((h * w, self.matrix.shape[1]), np.int16)
+        if self.reads[0][1] == CENTER:
             flat = a.reshape(h * w, -1)
-            parts = [self.product(flat[strip].astype(np.float64)) for strip in self.strips(h * w)]
+            for strip in self.strips(h * w):
+                out[strip] = self.product(flat[strip].astype(np.float64))
         else:
             padded, at = np.pad(a, ((1, 1), (1, 1), (0, 0))), inner(h, w)
-            parts = [self.product(self.gather(padded, at[strip])) for strip in self.strips(h * w)]
-        return np.concatenate(parts).reshape(h, w, -1)
+            for strip in self.strips(h * w):
+                out[strip] = self.product(self.gather(padded, at[strip]))
+        return out.reshape(h, w, -1)
 
 
 def inner(h: int, w: int) -> NDArray[np.intp]:

@@ -1,6 +1,8 @@
 """The frozen entropy model: the same bytes give the same symbols everywhere. numpy only, always on the CPU.
 
-    string --rANS--> z symbols --integer h_s--> phi --integer nets--> means, table indices --> rANS --> y symbols, in two passes
+    string --rANS--> z symbols --integer h_s--> phi
+    for each group of channels, for the anchors of a checkerboard, then the others:
+        phi, decoded values around --integer networks--> means, table indices --rANS--> y symbols --> values
 Only integer tables out of the weight file and exact float64 sums of integers (`exact.ExactLayer`) lie on this path. Positions are
 worked on in strips of any shape, so memory depends neither on the height nor on the width of an image alone.
 """
@@ -8,22 +10,32 @@ worked on in strips of any shape, so memory depends neither on the height nor on
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from priorcodec.core.entropy.coder import CoderTables, Decoder, Encoder
-from priorcodec.core.entropy.exact import CROSS, FRACTION_BITS, LIMIT, ONE, ExactLayer, pixel_shuffle
-from priorcodec.core.entropy.tables import INDEX_BIAS, INDEX_GAIN, LARGEST_SYMBOL, SCALES, Tables
+from priorcodec.core.entropy.exact import CROSS, FRACTION_BITS, LIMIT, ONE, SQUARE, ExactLayer, Taps, pixel_shuffle
+from priorcodec.core.entropy.tables import CERTAIN, INDEX_BIAS, INDEX_GAIN, LARGEST_SYMBOL, SCALES, Tables
 from priorcodec.core.errors import StreamError
 
 GROUP = 1 << 21  # values rounded at a time: 16 MiB in float64
-Positions: TypeAlias = "NDArray[np.intp] | None"
-SymbolsOf: TypeAlias = "Callable[[NDArray[np.int16], NDArray[np.uint8], Positions], NDArray[np.int16]]"
 FORGIVEN_BITS = 64  # of the least length: what a state that starts empty may save
+
+
+class Place(NamedTuple):
+    """What a pass of y decodes: a range of channels, and positions of the grid, counted row by row."""
+
+    channels: slice
+    at: NDArray[np.intp]
+
+
+SymbolsOf: TypeAlias = "Callable[[NDArray[np.int16], NDArray[np.uint8], Place | None], NDArray[np.int16]]"
+
+Write: TypeAlias = "Callable[[NDArray[np.int16], NDArray[np.uint8], CoderTables], None]"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,36 +61,48 @@ class FrozenEntropyModel:
     """Encodes and decodes symbols exactly.
 
     Args:
-        tables: Made by `EntropyModel.tables` and `gaussian_tables`, checked by `check_tables`.
+        tables: Made by `EntropyModel.tables` and `tables.table_set`, checked by `check_tables`.
+        certain: Table indices of y below it mean a zero that is not coded.
     """
 
-    def __init__(self, tables: Tables):
+    def __init__(self, tables: Tables, certain: int = CERTAIN):
         self.tables = tables
-        self.coder = CoderTables(tables)
-        self.m, self.m_h = tables["context.weight"].shape[1], tables["h_s.0.weight"].shape[1]
-        self._h_s = [self._layer(f"h_s.{i}") for i in range(4)]
-        self._anchor = [self._layer("anchor.0"), self._layer("anchor.1", relu=False)]
-        self._other = [self._layer("other.0"), self._layer("other.1", relu=False)]
-        self._context = ExactLayer(tables["context.weight"], tables["context.bias"], relu=False, taps=CROSS)
+        self.y_coder, self.z_coder = CoderTables(tables, "y", certain), CoderTables(tables, "z")
+        self.m_h = tables["h_s.0.weight"].shape[1]
+        self._h_s = [_layer(tables, f"h_s.{i}") for i in range(4)]
+        self._groups: list[_Group] = []
+        while f"anchor.{len(self._groups)}.last.weight" in tables:
+            self._groups.append(_Group(tables, len(self._groups), start=self.m))
 
-    def _layer(self, name: str, *, relu: bool = True) -> ExactLayer:
-        return ExactLayer(self.tables[f"{name}.weight"], self.tables[f"{name}.bias"], relu=relu)
+    @property
+    def m(self) -> int:
+        """Channels of y."""
+        return self._groups[-1].channels.stop if self._groups else 0
 
     def encode(self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int) -> Coded:
         """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> the string."""
-        coder, flat = Encoder(self.coder), (z.reshape(self.m_h, -1), y_q.reshape(self.m, -1))
-
-        def rounded(mean: NDArray[np.int16], index: NDArray[np.uint8], at: Positions) -> NDArray[np.int16]:
-            symbols = _symbols(flat[0] if at is None else flat[1], mean, at)
-            if at is not None:
-                symbols[self.coder.certain[index]] = 0
-            coder.add(symbols, index, skip_certain=at is not None)
-            return symbols
-
-        y_hat_q, digest = self.walk(quality, y_q.shape[1], y_q.shape[2], rounded)
+        coder = Encoder()
+        y_hat_q, digest = self.quantize(y_q, z, quality, coder.add)
         string, (z_bits, *y_bits) = coder.finish(), coder.bits
         self.check_length(len(string), quality, *z.shape[1:])
         return Coded(string=string, y_hat_q=y_hat_q, z_bits=z_bits, y_bits=sum(y_bits), symbols_sha256=digest)
+
+    def quantize(
+        self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int, write: Write
+    ) -> tuple[NDArray[np.float32], str]:
+        """`encode` without a string, result as of `walk`; write: takes the symbols, table indices and tables of each pass."""
+        flat_y, flat_z = y_q.reshape(self.m, -1), z.reshape(self.m_h, -1)
+
+        def rounded(mean: NDArray[np.int16], index: NDArray[np.uint8], place: Place | None) -> NDArray[np.int16]:
+            if place is None:
+                symbols = _symbols(flat_z, mean)
+            else:
+                symbols = _symbols(flat_y[place.channels], mean, place.at)
+                symbols[index < self.y_coder.certain] = 0
+            write(symbols, index, self.z_coder if place is None else self.y_coder)
+            return symbols
+
+        return self.walk(quality, y_q.shape[1], y_q.shape[2], rounded)
 
     def decode(self, string: bytes, quality: int, h: int, w: int) -> tuple[NDArray[np.float32], str]:
         """The string and the size of the y grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
@@ -87,8 +111,12 @@ class FrozenEntropyModel:
             StreamError: the string holds impossible symbols, or is too short or too long for an image of that size.
         """
         self.check_length(len(string), quality, h // 4, w // 4)
-        decoder = Decoder(self.coder, string)
-        found = self.walk(quality, h, w, lambda mean, index, at: decoder.take(index, skip_certain=at is not None))
+        decoder = Decoder(string)
+
+        def read(_: NDArray[np.int16], index: NDArray[np.uint8], place: Place | None) -> NDArray[np.int16]:
+            return decoder.take(index, self.z_coder if place is None else self.y_coder)
+
+        found = self.walk(quality, h, w, read)
         decoder.finish()
         return found
 
@@ -97,7 +125,7 @@ class FrozenEntropyModel:
 
         Args:
             quality: as in the file; h, w: size of the y grid, multiples of 4.
-            symbols_of: mean, table index (c, positions) and the positions of a pass of y, or None for z -> its symbols.
+            symbols_of: mean, table index (c, positions) and what a pass of y decodes, or None for z -> its symbols.
         Returns:
             y_hat_q (m, h, w), decoded values in quantization steps, and the SHA-256 of all symbols.
         """
@@ -108,12 +136,13 @@ class FrozenEntropyModel:
         digest.add(z_symbols)
         phi = self._features(z_symbols, z_mean, quality, grid)
         values = _Values(self.m, h, w)
-        for first in (True, False):
-            at = values.positions(first)
-            mean, index = self._parameters(phi, values, at, first)
-            symbols = symbols_of(mean, index, at)
-            digest.add(symbols)
-            values.put(at, symbols, mean, keep=first)
+        positions = [values.positions(first) for first in (True, False)]
+        for group in self._groups:
+            for networks, at in zip((group.anchor, group.other), positions, strict=True):
+                mean, index = networks.parameters(phi, values, at)
+                symbols = symbols_of(mean, index, Place(group.channels, at))
+                digest.add(symbols)
+                values.put(group.channels, at, symbols, mean)
         return values.y_hat_q, digest.hex()
 
     def check_length(self, length: int, quality: int, h: int, w: int) -> None:
@@ -132,7 +161,7 @@ class FrozenEntropyModel:
 
     def least_z_bits(self, quality: int) -> float:
         """Of one position of z."""
-        return float(self.coder.least_bits[self.tables["z_index"][quality]].sum())
+        return float(self.z_coder.least_bits[self.tables["z_index"][quality]].sum())
 
     def _features(
         self, z_symbols: NDArray[np.int16], z_mean: NDArray[np.int16], quality: int, grid: tuple[int, ...]
@@ -144,24 +173,56 @@ class FrozenEntropyModel:
         a = np.clip(a.astype(np.int32) + self.tables["quality_bias"][quality], 0, LIMIT).astype(np.int16)
         return last(pixel_shuffle(third(pixel_shuffle(second(a)))))
 
-    def _parameters(
-        self, phi: NDArray[np.int16], values: _Values, at: NDArray[np.intp], first: bool
+
+class _Group:
+    """One group of channels: its range, and the networks of its two passes."""
+
+    def __init__(self, tables: Tables, number: int, start: int):
+        count = len(tables[f"anchor.{number}.last.weight"]) // 2
+        self.channels = slice(start, start + count)
+        earlier = [(slice(0, start), SQUARE)] if start else []
+        self.anchor = _Pass(tables, f"anchor.{number}", earlier)
+        self.other = _Pass(
+            tables, f"other.{number}", [*earlier, (self.channels, CROSS)]
+        )  # of itself, only anchors are known
+
+
+class _Pass:
+    """The networks of one pass.
+
+    Args:
+        tables: Of a weight file.
+        name: Of the pass.
+        reads: What its context reads; nothing: it has none.
+    """
+
+    def __init__(self, tables: Tables, name: str, reads: Sequence[tuple[slice, Taps]]):
+        self.context = _layer(tables, f"{name}.context", relu=False, reads=reads) if reads else None
+        self.first, self.last = _layer(tables, f"{name}.first"), _layer(tables, f"{name}.last", relu=False)
+
+    def parameters(
+        self, phi: NDArray[np.int16], values: _Values, at: NDArray[np.intp]
     ) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
-        """-> mean (int16, units of 1/ONE) and table index (uint8) of the positions `at`, each (m, positions)."""
-        flat = phi.reshape(-1, phi.shape[2])
-        mean, index = np.empty((self.m, len(at)), np.int16), np.empty((self.m, len(at)), np.uint8)
-        head = self._anchor if first else self._other
-        for strip in self._context.strips(len(at)):
+        """-> mean (int16, units of 1/ONE) and table index (uint8) of the positions `at`, each (channels, positions)."""
+        flat, count = phi.reshape(-1, phi.shape[2]), len(self.last.bias) // 2
+        mean, index = np.empty((count, len(at)), np.int16), np.empty((count, len(at)), np.uint8)
+        for strip in (self.context or self.first).strips(len(at)):
             here = at[strip]
-            a = flat[here]
-            if not first:
-                context = self._context.product(self._context.gather(values.context, values.padded(here)))
+            a = flat[here].astype(np.float64)
+            if self.context is not None:
+                context = self.context.product(self.context.gather(values.seen, values.padded(here)))
                 a = np.concatenate([a, context], 1)
-            out = head[1].product(head[0].product(a.astype(np.float64)).astype(np.float64))
-            mean[:, strip] = out[:, : self.m].T
-            scaled = (out[:, self.m :].astype(np.int32) * INDEX_GAIN + ONE // 2) >> FRACTION_BITS
+            out = self.last.product(self.first.product(a))
+            mean[:, strip] = out[:, :count].T
+            scaled = (out[:, count:].astype(np.int32) * INDEX_GAIN + ONE // 2) >> FRACTION_BITS
             index[:, strip] = np.clip(scaled + INDEX_BIAS, 0, SCALES - 1).T
         return mean, index
+
+
+def _layer(
+    tables: Tables, name: str, *, relu: bool = True, reads: Sequence[tuple[slice, Taps]] | None = None
+) -> ExactLayer:
+    return ExactLayer(tables[f"{name}.weight"], tables[f"{name}.bias"], relu=relu, reads=reads)
 
 
 class _Values:
@@ -169,13 +230,13 @@ class _Values:
 
     Attributes:
         y_hat_q: float32 (m, h, w), in quantization steps.
-        context: int16 (h + 2, w + 2, m), the anchors' values in units of 1/ONE, clamped; zero elsewhere.
+        seen: int16 (h + 2, w + 2, m), the same in units of 1/ONE, clamped; zero where nothing is decoded yet, and around.
     """
 
     def __init__(self, m: int, h: int, w: int):
         self.h, self.w = h, w
         self.y_hat_q = np.zeros((m, self.h, self.w), np.float32)
-        self.context = np.zeros((self.h + 2, self.w + 2, m), np.int16)
+        self.seen = np.zeros((self.h + 2, self.w + 2, m), np.int16)
 
     def positions(self, first: bool) -> NDArray[np.intp]:
         """Of one color of the checkerboard, row by row; the first has the corner."""
@@ -183,21 +244,20 @@ class _Values:
         return np.flatnonzero(odd != first)
 
     def padded(self, at: NDArray[np.intp]) -> NDArray[np.intp]:
-        """The same positions in the grid of `context`."""
+        """The same positions in the grid of `seen`."""
         row, column = np.divmod(at, self.w)
         return (row + 1) * (self.w + 2) + column + 1
 
-    def put(self, at: NDArray[np.intp], symbols: NDArray[np.int16], mean: NDArray[np.int16], *, keep: bool) -> None:
-        """Decoded values at the positions; keep: the other color's context will look at them."""
-        flat, seen = self.y_hat_q.reshape(len(symbols), -1), self.context.reshape(-1, len(symbols))
+    def put(self, channels: slice, at: NDArray[np.intp], symbols: NDArray[np.int16], mean: NDArray[np.int16]) -> None:
+        """Decoded values of a range of channels at the positions."""
+        flat, seen = self.y_hat_q.reshape(len(self.y_hat_q), -1)[channels], self.seen.reshape(-1, self.seen.shape[2])
         padded = self.padded(at)
         step = max(1, GROUP // len(symbols))
         for start in range(0, len(at), step):
             strip = slice(start, start + step)
             fixed = symbols[:, strip].astype(np.int32) * ONE + mean[:, strip]
             flat[:, at[strip]] = fixed / np.float32(ONE)  # below 2**24: exact
-            if keep:
-                seen[padded[strip]] = _fixed(fixed).T
+            seen[padded[strip], channels] = _fixed(fixed).T
 
 
 def _symbols(y: NDArray[np.float32], mean: NDArray[np.int16], at: NDArray[np.intp] | None = None) -> NDArray[np.int16]:

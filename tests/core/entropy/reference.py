@@ -28,19 +28,25 @@ class Encoder:
         start = 8 + int.from_bytes(data[:8], "little")
         header = json.loads(data[8:start])
         config = json.loads(header.pop("__metadata__")["config"])
-        self.m, self.m_h, self.n, self.levels = (config[key] for key in ("m", "m_h", "n", "levels"))
+        self.m, self.m_h, self.n, self.levels, self.groups = (
+            config[key] for key in ("m", "m_h", "n", "levels", "groups")
+        )
         self.t = {}
         for name, entry in header.items():
-            if name.startswith("prior."):
+            if name.startswith("entropy."):
                 begin, end = (start + offset for offset in entry["data_offsets"])
                 values = np.frombuffer(data[begin:end], np.dtype(DTYPES[entry["dtype"]]).newbyteorder("<"))
-                self.t[name.removeprefix("prior.")] = values.astype(np.int64).reshape(entry["shape"])
-        self.cdf = [row[:length].tolist() for row, length in zip(self.t["cdf"], self.t["cdf_length"], strict=True)]
-        self.offset = self.t["cdf_offset"].tolist()
-        self.certain = []
-        for cdf, offset in zip(self.cdf, self.offset, strict=True):
-            others = [b - a for e, (a, b) in enumerate(zip(cdf, cdf[1:], strict=False)) if e + offset != 0]
-            self.certain.append(0 <= -offset < len(cdf) - 2 and all(f == 1 for f in others))
+                self.t[name.removeprefix("entropy.")] = values.astype(np.int64).reshape(entry["shape"])
+        self.y, self.z = Tables(self.t, "y", config["certain"]), Tables(self.t, "z", 0)
+
+
+class Tables:
+    """One set of frequency tables; certain: how many of them mean zero."""
+
+    def __init__(self, t, kind, certain):
+        lengths = t[f"{kind}_cdf_length"]
+        self.cdf = [row[:length].tolist() for row, length in zip(t[f"{kind}_cdf"], lengths, strict=True)]
+        self.offset, self.certain = t[f"{kind}_cdf_offset"].tolist(), certain
 
 
 def unpack(data):
@@ -68,7 +74,7 @@ def unpack(data):
     if identity & 0xFF != data[4]:
         raise InvalidFile("damaged")
     height, width = varint(), varint()
-    if not (1 <= height <= 65535 and 1 <= width <= 65535 and data[5] <= 224):
+    if not (1 <= height <= 65535 and 1 <= width <= 65535 and data[5] <= 176):
         raise InvalidFile("out of range")
     if not data[3] & 0x10:
         return identity, data[5], height, width, data[at:-4]
@@ -125,26 +131,26 @@ class Coder:
             self.refill()
 
 
-def read_pass(encoder, coder, index, skip_certain):
+def read_pass(tables, coder, index):
     """Section 7; index: flat list -> flat list of symbols."""
     symbols, escapes = [0] * len(index), []
     places = {}
     for place, table in enumerate(index):
-        if not (skip_certain and encoder.certain[table]):
+        if table >= tables.certain:
             places.setdefault(table, []).append(place)
     for table in sorted(places):
-        cdf = encoder.cdf[table]
+        cdf = tables.cdf[table]
         for place in places[table]:
             entry = coder.entry(cdf)
             if entry == len(cdf) - 2:
                 escapes.append((place, table))
-            symbols[place] = entry + encoder.offset[table]
+            symbols[place] = entry + tables.offset[table]
     lengths = [coder.raw(5) for _ in escapes]
     for (place, table), length in zip(escapes, lengths, strict=True):
         if length > 16:
             raise InvalidFile("length")
         d = 2**length + (coder.raw(length) if length else 0) - 1
-        offset, last = encoder.offset[table], len(encoder.cdf[table]) - 2
+        offset, last = tables.offset[table], len(tables.cdf[table]) - 2
         symbols[place] = offset - (d + 1) // 2 if d % 2 else offset + last + d // 2
         if abs(symbols[place]) > 32767:
             raise InvalidFile("symbol")
@@ -181,7 +187,7 @@ def decode(encoder, data):
     h, w = 4 * -(-height // 64), 4 * -(-width // 64)
     coder, digest = Coder(string), hashlib.sha256()
     index = np.broadcast_to(encoder.t["z_index"][q][:, None, None], (encoder.m_h, h // 4, w // 4))
-    symbols = read_pass(encoder, coder, index.ravel().tolist(), skip_certain=False)
+    symbols = read_pass(encoder.z, coder, index.ravel().tolist())
     digest.update(np.array(symbols, "<i4").tobytes())
     sz = np.array(symbols).reshape(index.shape)
     z_hat = np.clip(256 * sz + encoder.t["z_mean"][q][:, None, None], -32767, 32767)
@@ -191,16 +197,20 @@ def decode(encoder, data):
     a = shuffle(layer(encoder, "h_s.2", a, True))
     phi = layer(encoder, "h_s.3", a, True)
     v, even = np.zeros((encoder.m, h, w), np.int64), np.indices((h, w)).sum(0) % 2 == 0
-    for mask, name in ((even, "anchor"), (~even, "other")):
-        a = phi
-        if name == "other":
-            a = np.concatenate([phi, layer(encoder, "context", np.clip(v, -32767, 32767), False)])
-        here = a[:, mask][:, None]
-        out = layer(encoder, f"{name}.1", layer(encoder, f"{name}.0", here, True), False)[:, 0]
-        mean, index = out[: encoder.m], np.clip(((8 * out[encoder.m :] + 128) >> 8) + 16, 0, 63)
-        symbols = read_pass(encoder, coder, index.ravel().tolist(), skip_certain=True)
-        digest.update(np.array(symbols, "<i4").tobytes())
-        v[:, mask] = 256 * np.array(symbols).reshape(index.shape) + mean
+    start = 0
+    for g, count in enumerate(encoder.groups):
+        for mask, name, known in ((even, f"anchor.{g}", start), (~even, f"other.{g}", start + count)):
+            a = phi
+            if known:
+                seen = np.clip(v[:known], -32767, 32767)
+                a = np.concatenate([phi, layer(encoder, f"{name}.context", seen, False)])
+            here = a[:, mask][:, None]
+            out = layer(encoder, f"{name}.last", layer(encoder, f"{name}.first", here, True), False)[:, 0]
+            mean, index = out[:count], np.clip(((8 * out[count:] + 128) >> 8) + 16, 0, 63)
+            symbols = read_pass(encoder.y, coder, index.ravel().tolist())
+            digest.update(np.array(symbols, "<i4").tobytes())
+            v[start : start + count, mask] = 256 * np.array(symbols).reshape(index.shape) + mean
+        start += count
     if coder.state or coder.words:
         raise InvalidFile("more than its symbols")
     return v, digest.hexdigest()

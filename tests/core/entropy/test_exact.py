@@ -47,11 +47,26 @@ def test_four_taps_on_a_checkerboard_are_all_nine():
     h, w, _ = a.shape
     odd = np.indices((h, w)).sum(0) % 2 == 1
     a[odd] = 0
-    every, few = ExactLayer(weight, bias, relu=False), ExactLayer(weight, bias, relu=False, taps=CROSS)
+    every, few = (
+        ExactLayer(weight, bias, relu=False),
+        ExactLayer(weight, bias, relu=False, reads=[(slice(0, 6), CROSS)]),
+    )
     at = inner(h, w)[odd.ravel()]
     padded = np.pad(a, ((1, 1), (1, 1), (0, 0)))
     assert few.gather(padded, at).size * 9 == every.gather(padded, at).size * 4
     np.testing.assert_array_equal(few.product(few.gather(padded, at)), every(a)[odd])
+
+
+def test_channels_may_be_read_at_different_taps():
+    """As a pass reads earlier groups at nine positions and its own group at four."""
+    a, weight, bias = extremes(3)
+    h, w, _ = a.shape
+    odd = np.indices((h, w)).sum(0) % 2 == 1
+    a[odd, 4:] = 0
+    layer = ExactLayer(weight, bias, relu=False, reads=[(slice(0, 4), SQUARE), (slice(4, 6), CROSS)])
+    at, padded = inner(h, w)[odd.ravel()], np.pad(a, ((1, 1), (1, 1), (0, 0)))
+    assert layer.gather(padded, at).shape == (len(at), 4 * 9 + 2 * 4)
+    np.testing.assert_array_equal(layer.product(layer.gather(padded, at)), ExactLayer(weight, bias, relu=False)(a)[odd])
 
 
 def test_pixel_shuffle_is_the_one_of_torch():

@@ -9,7 +9,7 @@ from priorcodec.core.errors import WeightsError
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
 
-TINY = EncoderConfig(n8=8, n16=8, m=8, m_h=4, n=8, depth=1, levels=2)
+TINY = EncoderConfig(n8=8, n16=8, m=8, groups=(2, 6), m_h=4, n=8, depth8=1, depth16=1, levels=2)
 
 
 def test_gradients_pass_the_rounding():
@@ -37,8 +37,8 @@ def test_what_fits_is_rounded_half_up(value):
         ("quality_bias", 128.0, "quality_bias holds 32768"),
         ("z_index", float("inf"), "z_index holds values that are not finite"),
         ("z_index", float("nan"), "z_index holds values that are not finite"),
-        ("context.bias", 2**13 + 0.0, "context.bias holds 2147483648"),
-        ("context.bias", float("-inf"), "context.bias holds values that are not finite"),
+        ("other.1.context.bias", 2**13 + 0.0, "other.1.context.bias holds 2147483648"),
+        ("anchor.0.first.bias", float("-inf"), "anchor.0.first.bias holds values that are not finite"),
         ("h_s.1.weight", float("nan"), "h_s.1.weight holds values that are not finite"),
         ("h_s.1.weight", 1e9, None),  # clamped, as training clamps it
     ],
@@ -47,7 +47,7 @@ def test_freezing_refuses_what_would_wrap(tmp_path, name, value, says):
     """`z_mean` 200 used to become -56: no file is written instead."""
     torch.manual_seed(0)
     model, path = ImageEncoder(TINY), tmp_path / "encoder.safetensors"
-    model.entropy_model.get_parameter(name).data.view(-1)[0] = value
+    model.entropy.get_parameter(name).data.view(-1)[0] = value
     if says is None:
         save_encoder(model, path, {})
         return

@@ -50,7 +50,7 @@ def test_every_other_file(encoder, reader, name):
 
 def test_both_refuse_the_same_bodies(encoder, reader):
     """Bits of the header and of the string flipped under a check that fits."""
-    data = FILES["photo-17x15-q6.5"][0]
+    data = FILES["photo-17x15-q10.5"][0]
     for bit in range(0, 8 * (len(data) - 4), 5):
         body = bytearray(data[:-4])
         body[bit // 8] ^= 1 << bit % 8
