@@ -14,6 +14,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
 
@@ -213,6 +214,10 @@ class Session:
             ImageError: The image is unreadable, or transparent without a background.
             ConfigError: An impossible setting, or a target below the smallest file of this image.
         """
+        given = {"quality": quality, "bpp": bpp, "max_bytes": max_bytes, "refine": refine}
+        for key, value in given.items():
+            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
+                raise ConfigError(f"{key}={value!r}: wanted a number")
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
         refinement = _refinement(refine, refine_metric, progress)
@@ -425,6 +430,9 @@ def open_session(
     Raises:
         ConfigError: A setting has an impossible value.
     """
+    for key, value in (("weights", weights), ("adapter", adapter), ("encoder", encoder)):
+        if not (isinstance(value, str | os.PathLike) or value is None and key != "adapter"):
+            raise ConfigError(f"{key}={value!r}: wanted a name or a path")
     given = {
         "backbone": backbone,
         "weights": None if weights is None else os.fspath(weights),
@@ -471,6 +479,9 @@ def _check(config: DecodeConfig) -> None:
             setattr(config, key, kind(value))
         except ValueError:
             problems.append(f"{key}={value}: wanted {', '.join(kind)}")
+    for key in ("backbone", "adapter", "device"):
+        if not isinstance(value := getattr(config, key), str):
+            problems.append(f"{key}={value!r}: wanted a name")
     for key in ("steps", "blend", "max_pixels", "tile"):
         value, kinds = getattr(config, key), (int, float) if key == "blend" else (int,)
         if not (isinstance(value, kinds) and not isinstance(value, bool) or key == "tile" and value is None):

@@ -96,6 +96,18 @@ def test_at_most_one_of_quality_bpp_and_max_bytes(session, photo):
         session.encode(photo, refine_metric="toy")
 
 
+@pytest.mark.parametrize("wrong", [{"backbone": 5}, {"steps": "4"}, {"adapter": 3.0}, {"weights": 1}, {"renorm": 3}, {"blend": "x"}])
+def test_a_setting_of_the_wrong_type_is_one_line(wrong):
+    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}=.*wanted"):
+        open_session(**wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"quality": "six"}, {"bpp": [1]}, {"max_bytes": "2k"}, {"quality": True}, {"refine": "x"}])
+def test_a_target_of_the_wrong_type_is_one_line(session, photo, wrong):
+    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}=.*wanted a number"):
+        session.encode(photo, **wrong)
+
+
 def test_files_come_as_bytes_path_file_or_list_and_images_in_three_forms(session, data, tmp_path):
     (tmp_path / "a.gic").write_bytes(data)
     for decode in (session.decode, session.preview):
