@@ -96,13 +96,17 @@ def test_at_most_one_of_quality_bpp_and_max_bytes(session, photo):
         session.encode(photo, refine_metric="toy")
 
 
-@pytest.mark.parametrize("wrong", [{"backbone": 5}, {"steps": "4"}, {"adapter": 3.0}, {"weights": 1}, {"renorm": 3}, {"blend": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"backbone": 5}, {"steps": "4"}, {"adapter": 3.0}, {"weights": 1}, {"renorm": 3}, {"blend": "x"}]
+)
 def test_a_setting_of_the_wrong_type_is_one_line(wrong):
     with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}=.*wanted"):
         open_session(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"quality": "six"}, {"bpp": [1]}, {"max_bytes": "2k"}, {"quality": True}, {"refine": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"quality": "six"}, {"bpp": [1]}, {"max_bytes": "2k"}, {"quality": True}, {"refine": "x"}]
+)
 def test_a_target_of_the_wrong_type_is_one_line(session, photo, wrong):
     with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}=.*wanted a number"):
         session.encode(photo, **wrong)

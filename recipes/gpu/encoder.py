@@ -123,7 +123,7 @@ def main() -> None:
         noise_y = torch.rand(b, m, side, side, device=device, generator=on_device)
         try:
             x_s, x_p, bpp = step_fn(x, q, noise_z, noise_y)
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             if step_fn is forward:
                 raise
             log.say(f"# not compiled: {str(error)[:300]}")

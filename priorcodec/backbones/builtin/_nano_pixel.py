@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -79,9 +78,7 @@ class Denoiser(nn.Module):
     ):
         super().__init__()
         self.time_embedding = TimeEmbedding(TIME_CHANNELS, 2 * TIME_CHANNELS)
-        self.time4, self.time8, self.time16 = (
-            nn.Linear(2 * TIME_CHANNELS, 3 * w) for w in (width4, width8, width)
-        )
+        self.time4, self.time8, self.time16 = (nn.Linear(2 * TIME_CHANNELS, 3 * w) for w in (width4, width8, width))
         self.token_projection = nn.Linear(token_dim, width)
         self.head = nn.Conv2d(48, width4, 3, padding=1)
         self.down4 = nn.ModuleList(Block(width4, 2 * width4) for _ in range(blocks4[0]))
