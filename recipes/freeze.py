@@ -1,11 +1,11 @@
 """Turn a finished run into the weight file that ships.
 
-python recipes/freeze.py encoder   RUN_FOLDER priorcodec/weights/encoder.safetensors
 python recipes/freeze.py nano_vae  RUN_FOLDER priorcodec/weights/nano_vae.safetensors
 python recipes/freeze.py nano_unet RUN_FOLDER priorcodec/weights/nano_unet.safetensors
 python recipes/freeze.py nano_dit  RUN_FOLDER priorcodec/weights/nano_dit.safetensors
 
-A denoiser's file names the autoencoder beside it: freeze it again when that one changes. The SHA-256 printed goes into its SPEC.
+The encoder has a command of its own, `recipes.encoder2.release`. A denoiser's file names the autoencoder beside it: freeze it
+again when that one changes. The SHA-256 printed goes into its SPEC.
 """
 
 import hashlib
@@ -18,8 +18,6 @@ from safetensors.torch import save_file
 from priorcodec.backbones.builtin import _nano, nano_dit, nano_unet
 from priorcodec.backbones.builtin._nano_dit import Transformer
 from priorcodec.backbones.builtin._nano_unet import UNet
-from priorcodec.core.transforms import EncoderConfig, ImageEncoder
-from priorcodec.core.weights import save_encoder
 from priorcodec.training import checkpoint
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
@@ -49,8 +47,6 @@ def save_denoiser(model: torch.nn.Module) -> None:
 
 
 match what:
-    case "encoder":
-        print(f"{save_encoder(averaged(ImageEncoder(EncoderConfig())), target, metadata):08x}")  # pyright: ignore
     case "nano_vae":
         vae = _nano.Autoencoder()
         decoder_alone = len(state["average"]) < len(list(vae.parameters()))  # recipes/nano_vae.py --decoder

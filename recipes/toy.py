@@ -39,8 +39,9 @@ def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
     x = to_signed(crops.batch(step, BATCH))
     quality = torch.rand(BATCH) * (encoder.config.levels - 1)
     with torch.no_grad():
-        out = encoder(x, quality, autocast=True)
-    z = adapter(out.y_hat, quality, out.x_hat).z
+        y_hat = encoder.code(x, quality, autocast=True).y_hat
+        preview = encoder.synthesize(y_hat, quality, autocast=True)
+    z = adapter(y_hat, quality, preview).z
     error = (z - backbone.to_latents(x)).square().mean()
     return error, {"latent": error.item()}
 

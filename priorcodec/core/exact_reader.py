@@ -19,13 +19,17 @@ from priorcodec.core.entropy.tables import QUALITY_STEPS, SCALES, Sizes, check_t
 from priorcodec.core.errors import StreamError, WeightsError
 
 STRIDE = 16  # pixels to a position of y
+MOST_GROUPS = 16
 TABLES = "entropy."  # before the names of integer tables in an encoder's weight file
 
 
 def sizes(config: Mapping[str, Any]) -> Sizes:
     """An encoder's config -> the sizes of its tables. Raises KeyError, TypeError, ValueError."""
     m_h, n, levels = (int(config[name]) for name in ("m_h", "n", "levels"))
-    return Sizes(m_h=m_h, n=n, levels=levels, groups=tuple(int(count) for count in config["groups"]))
+    groups = tuple(int(count) for count in config["groups"])
+    if not 1 <= len(groups) <= MOST_GROUPS:
+        raise ValueError(f"there are {len(groups)} groups, wanted 1 to {MOST_GROUPS}")
+    return Sizes(m_h=m_h, n=n, levels=levels, groups=groups)
 
 
 def encoder_id(data: bytes) -> int:

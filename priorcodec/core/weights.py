@@ -28,7 +28,6 @@ LIMITS = {
     "depth16": (0, 64),
     "certain": (0, 64),
 }  # of any file; widths: 1 to 4096
-MOST_GROUPS = 16
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
 
@@ -137,8 +136,8 @@ def _config(fields: dict[str, Any]) -> EncoderConfig:
         for number in value if name == "groups" else [value]:
             if type(number) is not int or not low <= number <= high:
                 raise ValueError(f"{name} is {value!r}, wanted {low} to {high}")
-    if len(config.groups) > MOST_GROUPS or sum(config.groups) != config.m:
-        raise ValueError(f"groups are {config.groups}, wanted at most {MOST_GROUPS} that add up to m = {config.m}")
+    if sum(config.groups) != config.m:
+        raise ValueError(f"groups are {config.groups}, wanted numbers that add up to m = {config.m}")
     return config
 
 

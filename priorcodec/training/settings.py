@@ -274,11 +274,11 @@ class EncoderRunConfig(RunConfig):
             {f.name: getattr(self.encoder, f.name) for f in fields(EncoderConfig)},
             list(self.encoder.groups),
         )
-        least = {"levels": 2, "certain": 0}
+        limits = {"levels": (2, 12), "certain": (0, 64)}
         for key, value in sizes.items():
-            low = least.get(key, 1)
-            if min(groups if key == "groups" else [value], default=0) < low:
-                found.append(f"encoder.{key}={value}: wanted at least {low}")
+            low, high = limits.get(key, (1, 4096))
+            if not all(low <= number <= high for number in (groups if key == "groups" else [value])):
+                found.append(f"encoder.{key}={value}: wanted {low} to {high}")
         if sum(groups) != self.encoder.m:
             found.append(f"encoder.groups={groups}: wanted numbers that add up to encoder.m={self.encoder.m}")
         if not 0 <= self.distance < math.inf:

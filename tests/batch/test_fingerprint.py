@@ -78,3 +78,10 @@ def test_without_the_backbone_its_weights_need_not_be_there():
     for weights in (None, "/nowhere"):
         session = open_session("sdxl", weights=weights, blend=0)
         assert len(fingerprint.fingerprints(session, preview=False)(data)) == 32
+
+
+def test_each_preview_has_its_own():
+    session = open_session()
+    data = session.encode(image_io.load(DEMO).pixels[:64, :64], quality=1)
+    plain, looks = (fingerprint.fingerprints(session, preview=True, perceptual=p)(data) for p in (False, True))
+    assert plain != looks

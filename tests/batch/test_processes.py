@@ -69,8 +69,8 @@ def test_decode_as_one_process_does(folder):
 
 
 def test_a_setting_no_file_can_be_coded_with_is_one_line(folder):
-    status, _, message = quick("encode", folder / "in", "-o", folder / "out", "--workers", 2, "-q", 9)
-    assert status == 2 and message == "quality is 9.0, wanted a number from 0 to 7"
+    status, _, message = quick("encode", folder / "in", "-o", folder / "out", "--workers", 2, "-q", 12)
+    assert status == 2 and message == "quality is 12.0, wanted a number from 0 to 11"
     assert quick("encode", folder / "in", "--workers", 0)[0] == 2
 
 
@@ -164,7 +164,7 @@ def test_control_c_stops_all_and_leaves_nothing_half_written(tmp_path):
     assert ends(process.pid)
     files = contents(tmp_path / "out")
     assert 1 <= len(files) < 100
-    assert all(name.endswith(".gic") and container.unpack(data).quality == 32 for name, data in files.items())
+    assert all(name.endswith(".gic") and container.unpack(data).quality == 16 for name, data in files.items())
 
 
 @pytest.mark.slow
@@ -175,4 +175,4 @@ def test_processes_whose_parent_is_killed_end_by_themselves(tmp_path):
     process.communicate()
     assert ends(process.pid)
     assert len(contents(tmp_path / "out")) < 20
-    assert all(container.unpack(data).quality == 32 for data in contents(tmp_path / "out").values())
+    assert all(container.unpack(data).quality == 16 for data in contents(tmp_path / "out").values())

@@ -102,7 +102,7 @@ def test_200_images_and_a_worker_killed_half_way(ray, images):
     files = {path.name: path.read_bytes() for path in (images / "out").iterdir()}
     assert sorted(files) == [f"{i:03}.gic" for i in range(200)]
     assert [Path(row["output"]).name for row in outcome.rows] == sorted(files)
-    assert all(container.unpack(data).quality == 32 for data in files.values())
+    assert all(container.unpack(data).quality == 16 for data in files.values())
     done = lines(log)
     after = {line["process"] for line in done[100:]} - {killed[0]}
     assert after, "nobody went on after the kill"

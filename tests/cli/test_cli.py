@@ -46,6 +46,9 @@ def test_encode_decode_preview_info_of_a_folder(folder):
     assert status == 0 and [row["width"] for row in rows] == [90, 110]
     assert rows[0]["bytes"] == (folder / "gic" / "a.gic").stat().st_size
     assert quick("preview", folder / "gic")[0] == 0
+    assert quick("preview", folder / "gic", "--perceptual")[0] == 0
+    shown = [image_io.load(folder / "gic" / f"a.{name}.png").pixels for name in ("preview", "perceptual")]
+    assert shown[0].shape == shown[1].shape and (shown[0] != shown[1]).any()
     assert quick("decode", folder / "gic", "--backbone", "toy")[0] == 0
     for name in ("a.preview.png", "a.toy.png", "b.toy.png"):
         assert (folder / "gic" / name).exists()
@@ -144,7 +147,7 @@ def test_nothing_is_overwritten_without_force(folder):
     "words,part",
     [
         (("encode", "missing.png"), "no such file"),
-        (("encode", "-q", "9", DEMO), "quality is 9"),
+        (("encode", "-q", "12", DEMO), "quality is 12"),
         (("decode", DEMO), "not a .gic file"),
         (("decode", DEMO, "--backbone", "nano_unt"), "nano_unet"),
     ],
@@ -277,7 +280,7 @@ def test_a_rate_target_for_every_image_of_a_folder(folder):
         rows[name] = json.loads(out)
     assert all(0.95 * 130 <= row["bytes"] <= 130 for row in rows["small"])
     assert all(0.14 < row["bpp"] <= 0.15 for row in rows["bpp"])
-    assert all(row["quality"] == 7 for row in rows["large"])
+    assert all(row["quality"] == 11 for row in rows["large"])
     found = rows["small"][0]
     assert quick("encode", found["input"], "-o", folder / "a.gic", "-q", found["quality"])[0] == 0
     assert (folder / "a.gic").read_bytes() == (folder / "small" / "a.gic").read_bytes()
@@ -285,8 +288,8 @@ def test_a_rate_target_for_every_image_of_a_folder(folder):
 
 def test_a_rate_target_out_of_reach_names_the_range(folder):
     source, target = folder / "in" / "a.png", folder / "a.gic"
-    status, _, message = quick("encode", source, "-o", target, "--target-bytes", 30)
-    assert status == 2 and "wanted 30 bytes" in message and "a.png" in message and "\n" not in message
+    status, _, message = quick("encode", source, "-o", target, "--target-bytes", 15)
+    assert status == 2 and "wanted 15 bytes" in message and "a.png" in message and "\n" not in message
     assert not target.exists()
     status, _, errors = quick("encode", source, "-o", target, "--bpp", 9)
     assert status == 0 and "highest quality" in errors and errors.count("\n") == 1

@@ -43,7 +43,7 @@ def test_through_standard_input_and_output(folder, monkeypatch):
     photo, coded = (folder / "a.png").read_bytes(), b""
     for words in (("-",), ("-", "-o", "-"), ("a.png", "-o", "/dev/stdout"), ("/dev/stdin", "-o", "/dev/fd/1")):
         status, coded, errors = run("encode", *words, "-q", "1", data=photo)
-        assert status == 0 and container.unpack(coded).quality == 32 and "bytes" in errors
+        assert status == 0 and container.unpack(coded).quality == 16 and "bytes" in errors
     status, image, _ = run("preview", "-", data=coded)
     assert status == 0 and image_io.load(image).pixels.shape == (64, 64, 3)
     status, image, _ = run("decode", "-", "--backbone", "toy", "-o", "-", data=coded)
@@ -72,7 +72,7 @@ def test_a_redirected_standard_output_and_a_pipe_with_a_name(folder):
         words = [sys.executable, "-m", "priorcodec.cli", "encode", "a.png", "-o", "/dev/stdout", "-q", "1"]
         assert subprocess.run(words, cwd=folder, stdout=out, stderr=subprocess.DEVNULL, check=False).returncode == 0
     data = (folder / "out.gic").read_bytes()
-    assert container.unpack(data).quality == 32
+    assert container.unpack(data).quality == 16
     os.mkfifo(folder / "pipe")
     read = []
     reader = threading.Thread(target=lambda: read.append((folder / "pipe").read_bytes()), daemon=True)

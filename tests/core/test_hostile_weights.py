@@ -14,6 +14,7 @@ from priorcodec import AdapterError, PriorCodecError, WeightsError, open_session
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.core.codec import Codec
+from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.io import safetensors
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import load_encoder, save_encoder
@@ -319,6 +320,7 @@ def test_an_encoder_whose_tensors_do_not_fit(encoder_file, change):
         {"groups": [8]},
         {"groups": [0, 8]},
         {"groups": [1] * 8},
+        {"groups": []},
         {"groups": [-1, 9]},
         {"groups": 8},
         {"groups": "8"},
@@ -344,3 +346,12 @@ def test_an_encoder_whose_config_does_not_fit(encoder_file, config):
 def test_an_encoder_with_too_many_tensors_is_refused(encoder_file):
     again(encoder_file, tensors={"more.weight": torch.zeros(1)})
     one_line(lambda: load_encoder(encoder_file), WeightsError, "does not fit its own config")
+
+
+@pytest.mark.parametrize(
+    "config", [{"groups": [1] * 100_000}, {"groups": []}, {"groups": "x"}, {"certain": 65}, {"n": None}]
+)
+def test_the_reader_without_torch_refuses_what_does_not_fit(encoder_file, config):
+    ExactReader.load(encoder_file)
+    again(encoder_file, config)
+    one_line(lambda: ExactReader.load(encoder_file), WeightsError, "is no readable encoder")

@@ -59,7 +59,18 @@ def test_wrong_settings_are_one_line(word, part):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("word", ["encoder.levels=1", "lambdas.lowest=0", "encoder.n8=0", "lambdas.highest=1e-9"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "encoder.levels=1",
+        "encoder.levels=13",
+        "encoder.groups=[8]",
+        "distance=-1",
+        "lambdas.lowest=0",
+        "encoder.n8=0",
+        "lambdas.highest=1e-9",
+    ],
+)
 def test_wrong_settings_of_the_encoder_are_one_line(word):
     with pytest.raises(ConfigError, match=word.partition("=")[0].partition(".")[0]) as caught:
         from_words(EncoderRunConfig, [*NEEDED, word])
