@@ -97,7 +97,7 @@ def main() -> None:
                 x_hat = encoder.g_p(y_hat, q).float()
             else:
                 with torch.no_grad():
-                    preview = encoder.g_s(y_hat, q).float()
+                    preview = encoder.g_p(y_hat, q).float()
                 z = adapter(y_hat, q, preview).z.float()
                 noise = torch.randn(a.batch, *adapter.noise_shape(a.crop, a.crop), generator=generator)
                 x_hat = adapter.finish(adapter.attached.to_pixels(z), q, preview, noise).float()
