@@ -53,13 +53,14 @@ def load(path: Path) -> tuple[ImageEncoder, dict[str, Any]]:
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), saved  # pyright: ignore
 
 
-def pin(path: Path) -> None:
-    """Write a shipped file's SHA-256 into the manifest."""
-    manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
+def pin(path: Path) -> str:
+    """Write a file's SHA-256 into the manifest beside it, made if there is none. Returns it."""
+    lines = path.parent / "manifest.json"
+    manifest = json.loads(lines.read_text(encoding="utf-8")) if lines.exists() else {}
     manifest[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = json.dumps(dict(sorted(manifest.items())), indent=2)
-    (path.parent / "manifest.json").write_text(f"{text}\n", encoding="utf-8")
+    lines.write_text(f"{json.dumps(dict(sorted(manifest.items())), indent=2)}\n", encoding="utf-8")
     shipped.manifest.cache_clear()
+    return manifest[path.name]
 
 
 def describe(identity: int) -> None:

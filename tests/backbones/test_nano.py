@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from priorcodec.backbones.builtin._nano_unet import UNet
 
 import priorcodec
 from priorcodec.adapters import rules
 from priorcodec.backbones.builtin import _nano, nano_dit, nano_unet
 from priorcodec.backbones.builtin._nano_dit import Patches, Transformer
 from priorcodec.backbones.builtin._nano_layers import linear_betas_squared
-from priorcodec.backbones.builtin._nano_unet import UNet
 
 PACKAGE = Path(priorcodec.__file__).parent
 SPECS = [nano_unet.SPEC, nano_dit.SPEC]

@@ -55,11 +55,11 @@ def _rule(pattern: str, per_layer: int) -> LoraRule:
 
 SPEC = BackboneSpec(
     name="nano_dit",
-    summary="Our small transformer, shipped with the package",
+    summary="Our small transformer in pixel space, shipped with the package",
     license="Apache-2.0",
     source="weights/nano_dit.safetensors",
-    sha256="62b021064b7710503a588c8fa66e0a86baa9998d1cf5349a132208d95dc450b6",
-    parameters=3_932_000,
+    sha256="637efe8e2a32bc11c0e131a2a6455b84794c3239baee6e44b12f1d7c9274f514",
+    parameters=5_439_168,
     latent=LATENT,
     prediction=Prediction.VELOCITY,
     token_dim=256,

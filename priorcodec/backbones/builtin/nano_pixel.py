@@ -52,10 +52,10 @@ def build_tiny() -> Any:
 
 SPEC = BackboneSpec(
     name="nano_pixel",
-    summary="Our small convolutional model in pixel space, shipped with the package",
+    summary="Our small convolutional model in pixel space, shipped with the package: the default",
     license="Apache-2.0",
     source="weights/nano_pixel.safetensors",
-    sha256="",
+    sha256="d6dcd77d49b7a306e1921f320ea4c9219223d254fa4256016881171153c39564",
     parameters=10_727_024,
     latent=LATENT,
     prediction=Prediction.SAMPLE,
