@@ -1,8 +1,8 @@
 """Make an adapter's file from its trained state: python -m recipes.gpu.assemble NAME STATE.safetensors [--out priorcodec/weights]
 
 STATE is what decoder.py and finish.py write: the names of `Adapter.state_dict()`, and "lora." before LoRA paths. The result,
-OUT/NAME.adapter.safetensors, is bound to the shipped encoder and to the backbone as its SPEC states it, and gets its line in OUT's
-manifest. The same state gives the same bytes.
+OUT/NAME.adapter.safetensors, is bound to the shipped encoder and to the backbone as its SPEC states it, and gets its line in
+OUT's manifest (and WEIGHTS.md its hash). The same state gives the same bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from priorcodec.core.errors import AdapterError
 from priorcodec.core.transforms import EncoderConfig
 from priorcodec.core.weights import load_encoder
 from priorcodec.registry import open_registry
-from recipes.encoder2.release import LICENSE, pin
+from recipes.encoder2.release import LICENSE, describe, pin
 from recipes.gpu.decoder import SIZES
 
 
@@ -77,6 +77,8 @@ def main() -> None:
     shape = weights.transforms.config
     assemble(spec, SIZES[given.name], given.state, target, encoder=weights.id, shape=shape)
     print(f"{target.name}: encoder {weights.id:08x}, {pin(target)}")
+    if given.out == shipped.FOLDER:
+        describe(weights.id)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Write a backbone that the GPU run trained as the file that ships: python -m recipes.gpu.freeze NAME TRAINED.safetensors --steps 602
+"""Write a trained backbone as the file that ships: python -m recipes.gpu.freeze NAME TRAINED.safetensors --steps 602
 
-The tensors stay as they are; the same tensors give the same bytes. The SHA-256 printed goes into the SPEC and is written into the
-manifest.
+TRAINED is what decoder.py wrote. The tensors stay as they are; the same tensors give the same bytes. The SHA-256 printed goes
+into the SPEC and is written into the manifest.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ SPEC = BackboneSpec(
     prediction=Prediction.VELOCITY,
     token_dim=256,
     size=256,
-    pixel_bytes=400,
+    pixel_bytes=230,
     gpu_dtype="float32",
     lora=(_rule(r"attn[12]\.(to_q|to_k|to_v|to_out\.0)", 8), _rule(r"ff\.net\.(0\.proj|2)", 2)),
     fusion=tuple(FusionSite(module=f"transformer_blocks.{i}", channels=WIDTH, stride=PATCH) for i in (0, 2, 4, 6)),

@@ -1,4 +1,4 @@
-"""nano_pixel: our own small convolutional diffusion model in pixel space, the default. Sample prediction, conditional on tokens."""
+"""nano_pixel: our own small diffusion model in pixel space, the default. Sample prediction; convolutions, attention to tokens."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ SPEC = BackboneSpec(
     prediction=Prediction.SAMPLE,
     token_dim=256,
     size=256,
-    pixel_bytes=400,
+    pixel_bytes=410,
     gpu_dtype="float32",
     lora=(
         LoraRule(pattern=r"trunk\.\d+\.(expand|project)", modules=2 * LAYERS),
