@@ -34,7 +34,7 @@ def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
     side = spec.size // spec.latent.stride
     with torch.device("meta"), torch.no_grad():
         backbone = spec.build(None, dtype=torch.float32)
-        adapter = Adapter(spec, config, m=encoder.m, levels=encoder.levels)
+        adapter = Adapter(spec, config, m=encoder.m, levels=encoder.levels).to("meta")
         x = torch.empty(1, spec.latent.channels, side, side)
         t, tokens = torch.empty(1), torch.empty(1, config.tokens, spec.token_dim)
         pooled = torch.empty(1, spec.pooled_dim) if spec.pooled_dim else None

@@ -135,7 +135,7 @@ class BackboneChoice:
 
 @dataclass
 class LossWeights:
-    """Weights of the adapter's loss terms, those of the shipped adapters; 0 leaves a term out altogether."""
+    """Weights of the adapter's loss terms; 0 leaves a term out altogether."""
 
     latent: float = setting(0.1, "weight of the squared error of the latent")
     pixel: float = setting(1.0, "weight of the absolute error of the pixels")
