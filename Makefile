@@ -3,7 +3,7 @@
 # make docs   writes the tables of README.md and docs/ again from benchmarks/results
 # make site   builds the documentation as a website into site/
 # make quality KODAK=images AIGC=images [VVC=bitstreams]   measures every quality table again; what is missing is named and left out
-#   (VVC holds kodak/ and aigc/; CODECS="preview nano_unet vvc" measures fewer; the rest is decoded from the cache or known by its hash)
+#   (VVC holds kodak/ and aigc/; CODECS="preview nano_pixel vvc" measures fewer; the rest is decoded from the cache or known by its hash)
 # make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
 # make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
 # Needs Python 3.11 or newer, git and make. Another interpreter: make PYTHON=/path/to/python3.13 test
@@ -51,7 +51,7 @@ $(OLDEST)/installed: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit $(VENV)/audit $(BIN)/python runs/sbom.cdx.json
 
-CODECS ?= preview nano_unet nano_unet:denoiser=none nano_unet:start=0.5 nano_dit vvc avif jxl
+CODECS ?= preview nano_pixel nano_pixel:denoiser=none nano_pixel:start=0.5 nano_dit vvc avif jxl
 QUALITY = lite1_lpips lite1_dists lite1_frechet ssimulacra2 msssim psnr stlpips_alex
 quality: $(STAMP)
 	@test -n "$(KODAK)$(AIGC)" || { echo "make quality wants images: make quality KODAK=FOLDER AIGC=FOLDER [VVC=FOLDER of kodak/ and aigc/]" >&2; exit 1; }

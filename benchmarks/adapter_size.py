@@ -2,7 +2,7 @@
 
 Parameters per part and their share of the denoiser; FLOPs that LoRA and fusion add to one call of the denoiser at the size the
 model was trained at (torch's FLOP counter; no attention kernel is left out, elementwise work is), and what the rest adds once per
-image; for the default setting, one at half of both, and one with every part. Writes benchmarks/results/adapter_size.json.
+image; for the default setting, one at half of it, and one of twice the widths. Writes benchmarks/results/adapter_size.json.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from priorcodec.core.transforms import EncoderConfig
 
 SETTINGS = {
     "default": AdapterConfig(),
-    "half": AdapterConfig(lora_rank=8, width=128, refiner=32),
-    "every part": AdapterConfig(fusion=64, mapper=True),
+    "half": AdapterConfig(lora_rank=8, width=48, stem_width=24, fusion=32, refiner=16),
+    "double": AdapterConfig(lora_rank=32, width=192, stem_width=96, fusion=128, refiner=64),
 }
-PARTS = ("bridge", "detail", "pyramid", "fusion", "tokens", "statistics")
+PARTS = ("bridge", "refiner", "pyramid", "fusion", "tokens", "statistics")
 
 
 def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
     side = spec.size // spec.latent.stride
     with torch.device("meta"), torch.no_grad():
         backbone = spec.build(None, dtype=torch.float32)
-        adapter = Adapter(spec, config, m=encoder.m, levels=encoder.levels)
+        adapter = Adapter(spec, config, m=encoder.m, levels=encoder.levels).to("meta")
         x = torch.empty(1, spec.latent.channels, side, side)
         t, tokens = torch.empty(1), torch.empty(1, config.tokens, spec.token_dim)
         pooled = torch.empty(1, spec.pooled_dim) if spec.pooled_dim else None
@@ -80,7 +80,7 @@ def main() -> None:
     names = sys.argv[1:] or ["sd15", "sd21", "sdxl", "pixart"]
     rows = [{"setting": key, **count(specs[name], config)} for name in names for key, config in SETTINGS.items()]
     shown = {
-        key: {"lora_rank": c.lora_rank or 16, "width": c.width, "detail": c.refiner, "fusion": c.fusion}
+        key: {"lora_rank": c.lora_rank or 16, "width": c.width, "refiner": c.refiner, "fusion": c.fusion}
         for key, c in SETTINGS.items()
     }
     print(resultfile.write("adapter_size", "adapter_size", {"settings": shown, "rows": rows}))

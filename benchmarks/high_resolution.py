@@ -1,6 +1,6 @@
 """A large image against a small one, each in a fresh process: seconds per megapixel, peak memory, and whether tiles show.
 
-python benchmarks/high_resolution.py PATH/TO/kodak [--sizes 1024 8192] [--backbone nano_unet] [--threads 1] [--keep FOLDER]
+python benchmarks/high_resolution.py PATH/TO/kodak [--sizes 1024 8192] [--backbone nano_pixel] [--threads 1] [--keep FOLDER]
 The images are a mosaic of photographs at twice their size, every other one mirrored; the small one is its middle. Models are
 loaded and warm before the clock runs. Seconds are wall clock, CPU seconds processor time over all threads: the two part when
 the machine has other work. Peak memory is that of the whole process, PNG reading included.
@@ -174,7 +174,7 @@ def main() -> None:
     cli.add_argument(
         "--sizes", nargs="+", type=int, default=[1024, 8192], help="sides; the last is set against the first"
     )
-    cli.add_argument("--backbone", default="nano_unet")
+    cli.add_argument("--backbone", default="nano_pixel")
     cli.add_argument("--quality", type=float, default=6.0)
     cli.add_argument("--tile", type=int, default=0, help="force tiles of this side; 0: automatic")
     cli.add_argument("--threads", type=int, default=1)

@@ -49,7 +49,7 @@ CROPS = {
     "aigc-13": ((250, 500), (560, 0)),  # a car; sky and clouds
 }
 """Image -> top left corners (x, y) of its crops: faces, letters, and flat areas, chosen before any decoded image was seen."""
-PAIRS = (("nano_unet", "vvc"), ("nano_unet", "preview"))
+PAIRS = (("nano_pixel", "vvc"), ("nano_pixel", "preview"))
 RATES = (0.03, 0.06, 0.12)
 VERDICTS = {"l": "left", "r": "right", "e": "equal"}
 

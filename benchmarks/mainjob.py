@@ -96,7 +96,7 @@ def main() -> None:
     cli.add_argument("name")
     cli.add_argument("images", type=Path)
     cli.add_argument("work", type=Path, help="folder for the coded files")
-    cli.add_argument("--backbone", default="nano_unet")
+    cli.add_argument("--backbone", default="nano_pixel")
     cli.add_argument("--step", help=argparse.SUPPRESS)
     args = cli.parse_args()
     images = sorted(args.images.glob("*.png")) or sorted(args.images.glob("*.webp"))

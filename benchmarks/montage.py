@@ -39,7 +39,7 @@ if __name__ == "__main__":
     cli.add_argument("target", type=Path)
     cli.add_argument("--crop", nargs=3, type=int, metavar=("X", "Y", "SIDE"), help="default: the whole image")
     cli.add_argument("--qualities", nargs="+", type=float, default=[1, 3, 5])
-    cli.add_argument("--backbones", nargs="+", default=["nano_unet", "nano_dit"])
+    cli.add_argument("--backbones", nargs="+", default=["nano_pixel", "nano_dit"])
     try:
         run(cli.parse_args())
     except (PriorCodecError, OSError) as error:

@@ -1,7 +1,7 @@
 """PriorCodec as a Coder, through `priorcodec.open_session` like any user's program.
 
 `preview` and `perceptual` are the auxiliary decoders; any other name is a backbone, with decoder settings after a colon as of
-`open_session`: `nano_unet:adapter=FILE,steps=4`, `preview:encoder=FILE`. All decoders read the same files, apart from
+`open_session`: `nano_pixel:adapter=FILE,steps=4`, `preview:encoder=FILE`. All decoders read the same files, apart from
 those with `renorm=written`, whose files carry the statistics that they need.
 
 Two settings are for measuring alone, to see what the diffusion model brings. `denoiser=none` takes the adapter's latent as it

@@ -3,7 +3,7 @@
     image ─process 1: encode─▶ file in the cache ─process 2: read, decode─▶ evaluate.score ─▶ results/NAME.json
                                                                         └▶ moments of all patches ─▶ distances of sets
 
-A codec is one of coders.ANCHORS, `preview`, a backbone, or a backbone with settings (`nano_unet:steps=4`); `avif:10,30`
+A codec is one of coders.ANCHORS, `preview`, a backbone, or a backbone with settings (`nano_pixel:steps=4`); `avif:10,30`
 replaces an anchor's settings. Every file and every score is cached under a hash of what it depends on, so a stopped run
 goes on where it was; scores that results/NAME.json holds of the same bytes are taken from there. What cannot run here is
 named in one line and left out. Example, all anchors on Kodak:
@@ -202,7 +202,7 @@ def _arguments() -> argparse.Namespace:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("name", help="results/NAME.json")
     cli.add_argument("images", type=Path, nargs="+", help="references: files or folders")
-    cli.add_argument("--codecs", nargs="+", default=["preview", "nano_unet", "vvc", *coders.CLASSICAL])
+    cli.add_argument("--codecs", nargs="+", default=["preview", "nano_pixel", "vvc", *coders.CLASSICAL])
     every = [*metrics.METRICS, *metrics.SET_METRICS]
     cli.add_argument("--metrics", nargs="+", default=every, choices=every)
     cli.add_argument(

@@ -7,15 +7,14 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     kodak/points or kodak/points:avif,vvc        mean rate and metrics at every setting
     kodak/plot:lite1_lpips      a rate-distortion plot, written beside the results as SVG
     blind                       verdicts on blind pairs (benchmarks/look.py)
-    speed or speed:nano_unet,avif                times of a speed file
+    speed or speed:nano_pixel,avif               times of a speed file
     portability                 which sets of portability.py agree
     mainjob                     the main job on real images
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
     high_resolution             a large image in tiles against a small one
     refine, refine/low          what `encode --refine` is worth; at the lowest qualities
-    retarget, ablation, silenced   what adapters alone can do (benchmarks/retarget.py)
-    losses                      adapters with other weights of the loss terms, by quality
+    retarget, ablation          what adapters alone can do (benchmarks/retarget.py)
     rate                        how well and how fast a rate target is met
     trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.

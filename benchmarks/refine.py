@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> Path:
     import torch
 
     torch.set_num_threads(args.threads)
-    session = open_session(args.through or "nano_unet", adapter=args.adapter, encoder=args.encoder)
+    session = open_session(args.through or "nano_pixel", adapter=args.adapter, encoder=args.encoder)
     rows: list[dict[str, Any]] = []
     shown: list[np.ndarray] = []
     images = evaluate.expand(args.images, IMAGES)[: args.first]

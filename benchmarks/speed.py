@@ -1,4 +1,4 @@
-"""How long coding takes and how much memory, part by part.   python benchmarks/speed.py NAME --codecs nano_unet avif
+"""How long coding takes and how much memory, part by part.   python benchmarks/speed.py NAME --codecs nano_pixel avif
 
     encode | decode = entropy decode, adapter, denoiser, autoencoder | whole commands from the shell (--commands)
 Every codec and size runs in a fresh process, so that its peak memory is its own: what torch allocated on a GPU,

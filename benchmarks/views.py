@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from priorcodec.evaluation import metrics
 from priorcodec.evaluation.table import Table
 
 Result = Mapping[str, Any]
@@ -85,11 +86,9 @@ def high_resolution(result: Result) -> Table:
 
 def adapter(result: Result) -> Table:
     """What benchmarks/retarget.py trained and measured."""
-    if result["name"] == "losses":
-        return _losses(result)
     rows = []
     for row in result["rows"]:
-        values = [f"{level['stlpips_alex']:.3f}" for level in row["levels"]]
+        values = [f"{level[metrics.HEADLINE]:.3f}" for level in row["levels"]]
         rate = "no overlap" if row["bd_rate"] is None else f"{row['bd_rate']:+.1f}%"
         seconds = [level["decode_seconds"] for level in row["levels"] if "decode_seconds" in level]
         decode = f"{sum(seconds) / len(seconds):.2f} s" if seconds else "-"
@@ -97,24 +96,11 @@ def adapter(result: Result) -> Table:
         rows.append([row["row"], row["backbone"], *cells, *values, rate, decode])
     levels = result["rows"][0]["levels"]
     rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
-    note = f"ST-LPIPS (Alex) at {rates} bpp on {result['images']} images, a metric whose sibling was trained on; "
+    note = f"{metrics.METRICS[metrics.HEADLINE].title} at {rates} bpp on {result['images']} images; "
     note += "BD-rate against the row with +0.0%; decode: processor seconds of one image, entropy decoding included."
     qualities = [f"quality {level['quality']:.0f}" for level in levels]
     heads = ["row", "backbone", "trained", "share", "steps", "seconds", *qualities, "BD-rate", "decode"]
     return Table(heads=heads, rows=rows, note=note, texts=2)
-
-
-def _losses(result: Result) -> Table:
-    """Adapters trained further with other weights of the loss terms."""
-    rows = [
-        [f"{level['quality']:g}", f"{level['bpp']:.4f}", row["row"], str(row["steps"]), f"{level['gmsd']:.4f}",
-         f"{level['stlpips_alex']:.4f}", f"{level['psnr']:.2f}"]
-        for levels in zip(*(row["levels"] for row in result["rows"]), strict=True)
-        for row, level in zip(result["rows"], levels, strict=True)
-    ]  # fmt: skip
-    heads = ["quality", "bpp", "trained with", "steps", "GMSD", "ST-LPIPS (Alex)", "PSNR"]
-    note = f"Of the backbone's image, means over {result['images']} images; "
-    return Table(heads=heads, rows=rows, note=f"{note}{result['minutes']:g} minutes from the shipped adapter.", texts=3)
 
 
 def rate(result: Result) -> Table:

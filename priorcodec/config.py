@@ -58,7 +58,7 @@ class DecodeConfig:
         tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
     """
 
-    backbone: str = "nano_unet"
+    backbone: str = "nano_pixel"
     weights: str | None = None
     adapter: str = "default"
     device: str = "auto"

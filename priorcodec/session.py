@@ -392,7 +392,7 @@ class Session:
 
 
 def open_session(
-    backbone: str = "nano_unet",
+    backbone: str = "nano_pixel",
     *,
     weights: str | os.PathLike[str] | None = None,
     adapter: str | os.PathLike[str] = "default",

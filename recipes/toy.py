@@ -17,7 +17,9 @@ from priorcodec.training.loop import Budget, Loop
 from priorcodec.training.settings import split_paths
 
 CROP, BATCH, SEED = 128, 8, 4
-CONFIG = AdapterConfig(width=16, depth=1, stem_width=16, stem_depth=1, refiner=0, tokens=1)
+CONFIG = AdapterConfig(
+    width=16, depth=1, stem_width=16, stem_depth=1, fusion=0, refiner=0, tokens=1, mapper=False, start=(250.0, 80.0)
+)
 
 cli = argparse.ArgumentParser()
 cli.add_argument("images", help="folders and tar shards, with commas between")

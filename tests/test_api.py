@@ -174,7 +174,7 @@ def test_a_config_is_other_defaults(tmp_path):
 
 def test_backbones_are_listed_by_pattern():
     assert list_backbones("sd*") == ["sd15", "sd21", "sd21.base", "sdxl"]
-    assert "nano_unet" in list_backbones() and list_backbones("nothing*") == []
+    assert "nano_pixel" in list_backbones() and list_backbones("nothing*") == []
 
 
 def test_a_session_closes_and_moves(data):
@@ -230,13 +230,13 @@ def test_the_process_is_left_as_it_was(data, photo):
         torch.is_grad_enabled,
     )
     before = [state() for state in states]
-    with open_session("nano_unet") as session:
+    with open_session("nano_pixel") as session:
         session.decode(session.encode(photo, quality=1, refine=2))
     after = [state() for state in states]
     assert torch.equal(before[0], after[0]) and before[1] is after[1] and before[2:] == after[2:]
 
 
-@pytest.mark.parametrize("backbone", ["nano_unet", "nano_dit"])
+@pytest.mark.parametrize("backbone", ["nano_pixel", "nano_dit"])
 def test_eight_threads_decode_what_one_does(photo, backbone):
     session = open_session(backbone, steps=2)
     files = [session.encode(photo[: 40 + 8 * i], quality=i) for i in range(4)]
@@ -285,10 +285,10 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("backbone", ["nano_unet", "toy"])
+@pytest.mark.parametrize("backbone", ["nano_pixel", "toy"])
 def test_no_network_needs_float64(data, photo, backbone):
     """Entropy coding needs it and stays in numpy on the CPU; what runs on the device does not."""
-    session = open_session(backbone, steps=2, renorm="predicted" if backbone == "nano_unet" else "none")
+    session = open_session(backbone, steps=2, renorm="predicted" if backbone == "nano_pixel" else "none")
     wanted = session.decode(data, output="np")
     with NoFloat64():
         assert np.array_equal(session.decode(data, output="np"), wanted)

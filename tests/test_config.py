@@ -11,7 +11,7 @@ from priorcodec.config import DecodeConfig, Dtype, Renorm, compose, decode_confi
 def test_one_word_swaps_the_backbone():
     config = decode_config(["backbone=sdxl", "weights=/models/sdxl", "dtype=bfloat16"])
     assert (config.backbone, config.weights, config.dtype) == ("sdxl", "/models/sdxl", Dtype.bfloat16)
-    assert decode_config(["backbone=nano_unet", "backbone=sdxl"]) == decode_config(["backbone=sdxl"])
+    assert decode_config(["backbone=nano_pixel", "backbone=sdxl"]) == decode_config(["backbone=sdxl"])
     assert decode_config([]) == DecodeConfig()
     assert decode_config(["backbone=unknown"]).backbone == "unknown"
 

@@ -32,7 +32,7 @@ def test_the_manifest_pins_every_shipped_file():
 
 def test_specs_of_shipped_backbones_state_the_same_hash():
     specs = [spec for spec in open_registry().specs().values() if spec.source.startswith("weights/")]
-    assert {spec.name for spec in specs} == {"nano_unet", "nano_dit"}
+    assert {spec.name for spec in specs} == {"nano_pixel", "nano_dit"}
     assert all(spec.sha256 == shipped.manifest()[spec.source.removeprefix("weights/")] for spec in specs)
 
 

@@ -46,19 +46,19 @@ class AdapterConfig:
         AdapterError: A field has the wrong type or an impossible value.
     """
 
-    width: int = 192
-    depth: int = 3
-    stem_width: int = 96
+    width: int = 96
+    depth: int = 2
+    stem_width: int = 48
     stem_depth: int = 1
-    fusion: int = 0
+    fusion: int = 64
     window: int = 8
-    refiner: int = 64
-    refiner_depth: int = 4
+    refiner: int = 32
+    refiner_depth: int = 2
     noise_channels: int = 4
-    tokens: int = 8
-    mapper: bool = False
+    tokens: int = 16
+    mapper: bool = True
     statistics: bool = True
-    start: tuple[float, float] = (250.0, 80.0)
+    start: tuple[float, float] = (300.0, 40.0)
     lora_rank: int | None = None
 
     def __post_init__(self) -> None:

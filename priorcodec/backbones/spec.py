@@ -73,8 +73,8 @@ class LatentSpace:
         shift: Offset subtracted from the autoencoder output.
         mean: Mean of z over natural images, per channel.
         std: Standard deviation of z over natural images, per channel.
-        pixels: There is no autoencoder: its output is the image, `pixel_unshuffle(x, stride)`. An adapter's estimate of z then
-            starts from the preview itself.
+        pixels: Whether there is no autoencoder: z = (`pixel_unshuffle(x, stride)` - shift) * scale. An adapter's estimate of z
+            then starts as the preview.
     """
 
     channels: int
@@ -210,6 +210,10 @@ class BackboneSpec:
             problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:
             problems.append(f"latent.mean and latent.std do not have {self.latent.channels} entries")
+        if self.latent.pixels and self.latent.channels != 3 * self.latent.stride**2:
+            problems.append(
+                f"latent.pixels wants {3 * self.latent.stride**2} channels, latent.channels is {self.latent.channels}"
+            )
         if problems:
             raise BackboneError(f"backbone {self.name!r}: {'; '.join(problems)}")
 

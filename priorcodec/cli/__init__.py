@@ -71,7 +71,7 @@ app.command()(evaluate.report)
 def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for files and images.")] = Path("demo-out"),
     image: Annotated[Path | None, typer.Option(help="An image of your own instead of the example.")] = None,
-    backbone: Annotated[str, typer.Option(help="Backbone that decodes.")] = "nano_unet",
+    backbone: Annotated[str, typer.Option(help="Backbone that decodes.")] = "nano_pixel",
 ) -> None:
     """Encode one image at three qualities and compare it with JPEG, WebP and AVIF."""
     from priorcodec.demo import run

@@ -21,7 +21,7 @@ def decode(
     files: options.Inputs,
     output: options.Output = None,
     backbone: Annotated[
-        str | None, typer.Option(help="Backbone that decodes; `priorcodec backbones` lists them; default nano_unet.")
+        str | None, typer.Option(help="Backbone that decodes; `priorcodec backbones` lists them; default nano_pixel.")
     ] = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights of the backbone: folder, file or Hub id; default: where they are found.")

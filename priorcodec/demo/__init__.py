@@ -46,7 +46,7 @@ class CodedExample:
     decode_seconds: float | None = None
 
 
-def run(output: Path, image: Path | None = None, backbone: str = "nano_unet") -> None:
+def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel") -> None:
     """Write all files into the folder `output` and print the table.
 
     Args:

@@ -198,7 +198,7 @@ def _ends(stem: str, prefix: str) -> bool:
 
 
 def _file_bytes(file: Path, coded: Path | None) -> int | None:
-    """Size of a coded file; for a decoded `photo.nano_unet.png` that of `photo.gic` beside it or in `coded`."""
+    """Size of a coded file; for a decoded `photo.nano_pixel.png` that of `photo.gic` beside it or in `coded`."""
     if file.suffix.lower() not in UNCODED:
         return file.stat().st_size
     if coded is not None and coded.is_file():

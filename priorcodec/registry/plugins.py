@@ -25,7 +25,7 @@ from priorcodec.registry.hookspecs import PROJECT
 GROUP = "priorcodec"
 HOOKS = ("priorcodec_backbones", "priorcodec_weights", "priorcodec_adapters")
 DEFAULT_PLUGINS = {  # plugin name -> module, in the order of listings
-    "nano_unet": "priorcodec.backbones.builtin.nano_unet",
+    "nano_pixel": "priorcodec.backbones.builtin.nano_pixel",
     "nano_dit": "priorcodec.backbones.builtin.nano_dit",
     "sd15": "priorcodec.backbones.builtin.sd15",
     "sd21": "priorcodec.backbones.builtin.sd21",

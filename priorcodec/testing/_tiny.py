@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from priorcodec.adapters import rules
@@ -141,6 +142,19 @@ def check_pixels(subject: Subject) -> None:
     require_shape("to_pixels()", x, (2, 3, 6 * latent.stride, 4 * latent.stride))
     require_shape("to_latents()", backbone.to_latents(x.clamp(-1, 1)), z.shape)
     require_equal("two calls of to_pixels()", backbone.to_pixels(z), x)
+
+
+@torch.no_grad()
+def check_pixel_space(subject: Subject) -> None:
+    """A latent that is stated to be pixels is the image, unshuffled: there an adapter's estimate starts as the preview."""
+    backbone, latent = subject.tiny(), subject.spec.latent
+    if not latent.pixels:
+        raise SkipCheck("the latent is not pixels")
+    x = torch.rand(2, 3, 6 * latent.stride, 4 * latent.stride, generator=torch.Generator().manual_seed(7)) * 2 - 1
+    z = (F.pixel_unshuffle(x, latent.stride) - latent.shift) * latent.scale
+    for what, got, wanted in (("to_latents()", backbone.to_latents(x), z), ("to_pixels()", backbone.to_pixels(z), x)):
+        require_shape(what, got, wanted.shape)
+        require_equal(f"latent.pixels: {what} against the (un)shuffled image", got, wanted, CLOSE)
 
 
 def check_lora_rules(subject: Subject) -> None:

@@ -33,7 +33,7 @@ from priorcodec.training.data import to_signed
 from priorcodec.training.frozen import assert_unchanged, build_frozen, checkpoint_gradients, fingerprint, modules
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import AdapterRunConfig, LossWeights, Part
-from priorcodec.training.warm_start import start_as_encoder, warm_start
+from priorcodec.training.warm_start import warm_start
 
 if TYPE_CHECKING:
     from priorcodec.registry import Registry
@@ -102,8 +102,6 @@ def train(
     adapter.to(run.device, **CHANNELS_LAST)
     for parameter in adapter.lora.values():
         parameter.data = parameter.data.to(run.device, torch.float32)
-    if start_as_encoder(adapter.bridge, backbone, spec):
-        run.log("the bridge starts as the encoder of the backbone's autoencoder")
     if config.start and not run.resumes:
         file = adapter_file.read(Path(config.start))
         other = known.get(file.metadata.get("backbone", ""))

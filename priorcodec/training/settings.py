@@ -129,13 +129,13 @@ class RunConfig:
 class BackboneChoice:
     """Which backbone, and where its weights are."""
 
-    name: str = setting("nano_unet", "backbone, as `priorcodec backbones` lists them; `backbone=NAME` is short for it")
+    name: str = setting("nano_pixel", "backbone, as `priorcodec backbones` lists them; `backbone=NAME` is short for it")
     weights: str | None = setting(None, "folder, file or Hub id of a mirror; default: the backbone's own source")
 
 
 @dataclass
 class LossWeights:
-    """Weights of the adapter's loss terms, those of the shipped adapters; 0 leaves a term out altogether."""
+    """Weights of the adapter's loss terms; 0 leaves a term out altogether."""
 
     latent: float = setting(0.1, "weight of the squared error of the latent")
     pixel: float = setting(1.0, "weight of the absolute error of the pixels")

@@ -1,44 +1,12 @@
-"""Where an adapter starts: from the backbone's own encoder, or from another adapter's file."""
+"""Starts an adapter from another adapter's file."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import nn
 
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.bridge import LatentPredictor
 from priorcodec.adapters.file import AdapterFile
-from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.errors import AdapterError
-
-
-@torch.no_grad()
-def start_as_encoder(bridge: LatentPredictor, backbone: Any, spec: BackboneSpec) -> bool:
-    """Initialize the bridge with the encoder of the backbone's autoencoder if both have the same layers.
-
-    Our nano backbones have: unshuffle, conv, blocks, unshuffle, conv, blocks, conv. The bridge then starts as that encoder,
-    applied to the preview.
-
-    Returns:
-        Whether it was done.
-    """
-    layers = getattr(getattr(backbone, "vae", None), "encoder", None)
-    if not isinstance(layers, nn.Sequential):
-        return False
-    mine = [bridge.head[1], *bridge.stem, bridge.down[1], *bridge.body, bridge.tail]
-    theirs = [layer for layer in layers if any(True for _ in layer.parameters())]
-    shapes = [[{name: v.shape for name, v in layer.state_dict().items()} for layer in side] for side in (mine, theirs)]
-    if shapes[0] != shapes[1]:
-        return False
-    for own, layer in zip(mine, theirs, strict=True):
-        own.load_state_dict(layer.state_dict())
-    std, mean, latent = bridge.std.flatten(), bridge.mean.flatten(), spec.latent  # pyright: ignore
-    bridge.tail.weight.mul_((latent.scale / std)[:, None, None, None])
-    bridge.tail.bias.sub_(latent.shift).mul_(latent.scale).sub_(mean).div_(std)  # pyright: ignore
-    return True
-
 
 # Parts of an adapter, by the start of their tensors' names, whose meaning depends on
 BACKBONE_SPECIFIC = (

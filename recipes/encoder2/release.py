@@ -4,9 +4,10 @@ CHECKPOINT: {"average": state of `ImageEncoder`, ...}, or a run folder's of `pri
 `recipes.encoder2.crops`. In this order:
     tables fitted to the symbols of training crops at every level
     priorcodec/weights/encoder.safetensors, and its line in manifest.json
-    priorcodec/weights/*.adapter.safetensors: moved to the new id without training (`carry_adapter`)
-    tests/golden and tests/corpus: every file and symbols.json; tests/backbones/golden_blocks.json
+    priorcodec/weights/*.adapter.safetensors: moved to the new id without training (`carry_adapter`), if they can be
+    tests/golden and tests/corpus: every file and symbols.json
     priorcodec/weights/WEIGHTS.md: hashes, sizes and the id; its prose is edited by hand
+    tests/backbones/golden_blocks.json, unless an adapter has to be trained first (recipes/gpu/assemble.py, recipes/toy.py)
 Nothing is random: the same checkpoint gives the same id on one machine.
 """
 
@@ -35,11 +36,8 @@ from recipes.encoder2.crops import Crops
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
 ROOT = Path(__file__).parents[2]
 TARGET = shipped.FOLDER / "encoder.safetensors"
-MAKERS = (
-    "tests.golden.make",
-    "tests.corpus.make",
-    "tests.backbones.test_golden_blocks",
-)  # what they write changes with the id
+MAKERS = ("tests.golden.make", "tests.corpus.make")  # what they write changes with the id
+BLOCKS = "tests.backbones.test_golden_blocks"  # and with every adapter
 
 
 def load(path: Path) -> tuple[ImageEncoder, dict[str, Any]]:
@@ -53,13 +51,14 @@ def load(path: Path) -> tuple[ImageEncoder, dict[str, Any]]:
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), saved  # pyright: ignore
 
 
-def pin(path: Path) -> None:
-    """Write a shipped file's SHA-256 into the manifest."""
-    manifest = json.loads((path.parent / "manifest.json").read_text(encoding="utf-8"))
+def pin(path: Path) -> str:
+    """Write a file's SHA-256 into the manifest beside it, made if there is none. Returns it."""
+    lines = path.parent / "manifest.json"
+    manifest = json.loads(lines.read_text(encoding="utf-8")) if lines.exists() else {}
     manifest[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    text = json.dumps(dict(sorted(manifest.items())), indent=2)
-    (path.parent / "manifest.json").write_text(f"{text}\n", encoding="utf-8")
+    lines.write_text(f"{json.dumps(dict(sorted(manifest.items())), indent=2)}\n", encoding="utf-8")
     shipped.manifest.cache_clear()
+    return manifest[path.name]
 
 
 def describe(identity: int) -> None:
@@ -90,16 +89,26 @@ def main() -> None:
     identity = save_encoder(model, TARGET, note, frequencies=counts.tables())
     pin(TARGET)
     print(f"encoder {identity:08x}: {TARGET.stat().st_size / 2**20:.1f} MiB, {note}")
-    encoder = load_encoder(TARGET)
+    encoder, missing = load_encoder(TARGET), []
     for path in sorted(TARGET.parent.glob("*.adapter.safetensors")):
         try:
             carry(path, path, encoder)
         except AdapterError as error:
             print(error)
+            missing.append(path.name)
         pin(path)
     for module in MAKERS:
-        subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=True)
+        make(module)
     describe(identity)
+    if missing:
+        print(f"once {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} made again: python -m {BLOCKS}")
+    else:
+        make(BLOCKS)
+
+
+def make(module: str) -> None:
+    """Run a module that writes files of the tests."""
+    subprocess.run([sys.executable, "-m", module], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import math
 import random
 import tarfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -135,11 +135,11 @@ class Ensemble(nn.Module):
 class Average:
     """Exponential moving average of named tensors."""
 
-    def __init__(self, tensors: dict[str, Tensor], decay: float):
+    def __init__(self, tensors: Mapping[str, Tensor], decay: float):
         self.tensors, self.decay, self.steps = {k: v.detach().clone() for k, v in tensors.items()}, decay, 0
 
     @torch.no_grad()
-    def update(self, now: dict[str, Tensor]) -> None:
+    def update(self, now: Mapping[str, Tensor]) -> None:
         self.steps += 1
         decay, keys = min(self.decay, (1 + self.steps) / (10 + self.steps)), list(self.tensors)
         old, new = [self.tensors[k] for k in keys], [now[k].detach() for k in keys]

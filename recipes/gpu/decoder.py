@@ -34,16 +34,7 @@ from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
 from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, schedule
 from recipes.gpu.encoder import initial
 
-SIZES = {
-    "nano_pixel": AdapterConfig(
-        width=96, depth=2, stem_width=48, stem_depth=1, fusion=64, window=8, refiner=32, refiner_depth=2,
-        noise_channels=4, tokens=16, mapper=True, start=(300.0, 40.0),
-    ),
-    "nano_dit": AdapterConfig(
-        width=96, depth=2, stem_width=48, stem_depth=1, fusion=64, window=8, refiner=32, refiner_depth=2,
-        noise_channels=4, tokens=16, mapper=True, start=(300.0, 40.0),
-    ),
-}  # fmt: skip
+SIZES = {"nano_pixel": AdapterConfig(), "nano_dit": AdapterConfig()}
 
 
 class Condition(nn.Module):

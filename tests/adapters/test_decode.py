@@ -30,7 +30,7 @@ def file(photo) -> bytes:
     return open_session().encode(photo, quality=3, statistics=True)
 
 
-def decoded_with(file, backbone="nano_unet", **settings):
+def decoded_with(file, backbone="nano_pixel", **settings):
     return open_session(backbone, **settings).decode(file, output="np").astype(float)
 
 

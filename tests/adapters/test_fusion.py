@@ -63,7 +63,7 @@ def test_add_to_hidden_state_refuses_what_is_no_hidden_state(shape, reason):
         add_to_hidden_state(torch.zeros(shape), torch.ones_like, SITE, (6, 8))
 
 
-@pytest.mark.parametrize("name", ["nano_unet", "pixart", "sdxl"])
+@pytest.mark.parametrize("name", ["nano_pixel", "pixart", "sdxl"])
 def test_every_site_is_heard_in_the_answer(name, make, features):
     backbone, adapter = make(name)
     adapter.inject(backbone)

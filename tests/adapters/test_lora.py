@@ -9,7 +9,7 @@ import torch
 from priorcodec import AdapterError
 from priorcodec.adapters import lora, rules
 
-BACKBONES = ("nano_unet", "toy", "sd15", "sdxl", "pixart")
+BACKBONES = ("nano_pixel", "toy", "sd15", "sdxl", "pixart")
 
 
 def portrait(module):
@@ -95,15 +95,15 @@ def test_ranks_by_rule_one_for_all_or_none(make):
 
 def test_scale_is_one_at_every_rank(make, features):
     """Alpha equals the rank, so that a rule's rank is a capacity and not a volume."""
-    backbone, adapter = make("nano_unet", lora_rank=3)
+    backbone, adapter = make("nano_pixel", lora_rank=3)
     adapter.inject(backbone)
     scales = {s for c in backbone.module.modules() for s in getattr(c, "scaling", {}).values()}
     assert scales == {1.0}
 
 
 def test_two_adapters_of_one_backbone_can_be_swapped(make, features, train_a_little):
-    backbone, one = make("nano_unet")
-    _, two = make("nano_unet")
+    backbone, one = make("nano_pixel")
+    _, two = make("nano_pixel")
     results = []
     for adapter, seed in ((one, 1), (two, 2), (one, 1)):
         torch.manual_seed(0)  # of lora_A
@@ -134,7 +134,7 @@ def trained(make, train_a_little, call):
     return build
 
 
-@pytest.mark.parametrize("name", ["nano_unet", "sd15", "pixart"])
+@pytest.mark.parametrize("name", ["nano_pixel", "sd15", "pixart"])
 def test_merge_keeps_the_function_and_eject_restores_every_bit(name, trained, call, monkeypatch):
     backbone, adapter, answer = trained(name)
     before, weights, plain = portrait(backbone.module), bits(backbone.module), call(backbone, adapter.spec)
@@ -208,12 +208,12 @@ def test_injecting_at_full_size_takes_seconds(specs):
 
 def test_every_weight_learns_in_three_steps(make, features):
     """At the first step the zero half of each LoRA learns, at the second the other half."""
-    backbone, adapter = make("nano_unet")
+    backbone, adapter = make("nano_pixel")
     adapter.inject(backbone)
     frozen = {n: v.clone() for n, v in backbone.state_dict().items() if ".lora_" not in n}
     idle = set(range(len(adapter.trainable())))
     optimizer = torch.optim.SGD(adapter.trainable(), lr=0.1)
-    target = torch.randn(2, 8, 8, 16, generator=torch.Generator().manual_seed(3))
+    target = torch.randn(2, 192, 8, 16, generator=torch.Generator().manual_seed(3))
     for _ in range(3):  # the bridge's zero layer hides its body for one more step
         optimizer.zero_grad()
         out = adapter(*features)

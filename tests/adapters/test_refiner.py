@@ -22,7 +22,7 @@ def refiner():
     return made.requires_grad_(False)
 
 
-@pytest.mark.parametrize("name", ["nano_unet", "sd15", "toy"])
+@pytest.mark.parametrize("name", ["nano_pixel", "sd15", "toy"])
 @torch.no_grad()
 def test_the_adapter_corrects_the_backbones_image(name):
     spec = open_registry().spec(name)

@@ -220,7 +220,7 @@ def test_sdxl_and_pixart_conditions_are_made_inside():
         assert sigma.predict(x_t[..., :7, :5], t, tokens, None).shape == (2, 4, 7, 5)
 
 
-@pytest.mark.parametrize("name", ["nano_unet", "sd15"])
+@pytest.mark.parametrize("name", ["nano_pixel", "sd15"])
 def test_a_tiny_model_leaves_the_gpus_seeds_alone(name, monkeypatch):
     seeded = []
     monkeypatch.setattr(torch, "manual_seed", seeded.append)  # it seeds every GPU, and nothing here restores those

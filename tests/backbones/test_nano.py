@@ -1,4 +1,4 @@
-"""Our own small backbones: stated sizes and rules hold; the transformer's positions do not depend on the image's size."""
+"""Our own small backbones: stated sizes and rules hold, z is the image bit for bit, any grid size works."""
 
 import re
 from pathlib import Path
@@ -8,14 +8,16 @@ import torch
 
 import priorcodec
 from priorcodec.adapters import rules
-from priorcodec.backbones.builtin import _nano, nano_dit, nano_unet
+from priorcodec.backbones.builtin import _pixel_diffusion, nano_dit, nano_pixel
 from priorcodec.backbones.builtin._nano_dit import Patches, Transformer
 from priorcodec.backbones.builtin._nano_layers import linear_betas_squared
-from priorcodec.backbones.builtin._nano_unet import UNet
+from priorcodec.backbones.diffusion import to_sample
+from priorcodec.core.errors import WeightsError
 
 PACKAGE = Path(priorcodec.__file__).parent
-SPECS = [nano_unet.SPEC, nano_dit.SPEC]
+SPECS = [nano_pixel.SPEC, nano_dit.SPEC]
 SIZES = [("full", "meta"), ("tiny", "cpu")]
+each_spec = pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
 
 
 def build(spec, size):
@@ -25,16 +27,23 @@ def build(spec, size):
         return spec.build(None, dtype=torch.float32)
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+def test_the_default_comes_first_and_the_transformer_is_the_smaller_one():
+    assert list(priorcodec.list_backbones())[:2] == ["nano_pixel", "nano_dit"]
+    assert nano_dit.SPEC.parameters < nano_pixel.SPEC.parameters <= 11_000_000
+
+
+def test_both_share_one_latent_space_and_predict_different_things():
+    one, other = SPECS
+    assert one.latent == other.latent and one.latent.pixels
+    assert one.prediction is not other.prediction and one.token_dim == other.token_dim
+
+
+@each_spec
 def test_parameters_are_as_stated(spec):
     assert sum(p.numel() for p in build(spec, "full").module.parameters()) == spec.parameters
 
 
-def test_the_transformer_is_the_smaller_one():
-    assert nano_dit.SPEC.parameters <= 4_200_000 < nano_unet.SPEC.parameters
-
-
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@each_spec
 @pytest.mark.parametrize(("size", "device"), SIZES)
 def test_rules_match_exactly(spec, size, device):
     modules = dict(build(spec, size).module.named_modules())
@@ -43,7 +52,7 @@ def test_rules_match_exactly(spec, size, device):
         assert len(hits) == rule.modules > 0, rule.pattern
 
 
-@pytest.mark.parametrize("spec", SPECS, ids=lambda s: s.name)
+@each_spec
 @pytest.mark.parametrize(("size", "device"), SIZES)
 def test_fusion_sites_have_the_stated_channels_and_stride(spec, size, device):
     backbone, seen, spec = build(spec, size), {}, spec if size == "full" else rules.tiny_spec(spec)
@@ -61,6 +70,57 @@ def test_fusion_sites_have_the_stated_channels_and_stride(spec, size, device):
         h, w = 16 // site.stride, 24 // site.stride
         want = (1, site.channels, h, w) if seen[site.module].ndim == 4 else (1, h * w, site.channels)
         assert tuple(seen[site.module].shape) == want, site.module
+
+
+@each_spec
+def test_pixels_and_latents_invert_each_other_bit_for_bit(spec):
+    backbone, seeded = spec.build_tiny(), torch.Generator().manual_seed(0)
+    x, z = torch.rand(2, 3, 40, 24, generator=seeded) * 2 - 1, torch.randn(2, 192, 5, 3, generator=seeded)
+    assert torch.equal(backbone.to_pixels(backbone.to_latents(x)), x)
+    assert torch.equal(backbone.to_latents(backbone.to_pixels(z)), z)
+
+
+@each_spec
+@pytest.mark.parametrize("size", [(5, 7), (1, 1), (8, 3), (6, 4)])
+def test_odd_latents_keep_their_size(spec, size):
+    x_t = torch.randn(1, 192, *size, generator=torch.Generator().manual_seed(0))
+    out = spec.build_tiny().predict(x_t, torch.tensor([10.0]), torch.zeros(1, 2, spec.token_dim), None)
+    assert out.shape == x_t.shape and out.isfinite().all()
+
+
+def test_an_odd_grid_is_the_even_one_with_its_edge_repeated():
+    backbone, seeded = nano_pixel.SPEC.build_tiny(), torch.Generator().manual_seed(0)
+    x_t, words = torch.randn(1, 192, 5, 7, generator=seeded), (torch.tensor([200.0]), torch.zeros(1, 2, 256), None)
+    padded = torch.nn.functional.pad(x_t, (0, 1, 0, 1), mode="replicate")
+    assert torch.equal(backbone.predict(x_t, *words), backbone.predict(padded, *words)[..., :5, :7])
+
+
+@each_spec
+def test_it_works_in_half_precision_and_answers_in_the_latents_own(spec):
+    backbone = build_half(spec)
+    x_t = torch.randn(1, 192, 4, 4, generator=torch.Generator().manual_seed(0))
+    out = backbone.predict(x_t, torch.tensor([300.0]), torch.zeros(1, 2, spec.token_dim), None)
+    assert out.dtype is torch.float32 and out.isfinite().all()
+
+
+def build_half(spec):
+    backbone = spec.build_tiny()
+    backbone.module.to(torch.bfloat16)
+    return backbone
+
+
+@each_spec
+@torch.no_grad()
+def test_the_shipped_weights_remove_noise(spec):
+    """A third of the noise's energy is gone, tokens empty; fresh weights add to it."""
+    backbone, seeded = spec.build(PACKAGE / spec.source, dtype=torch.float32), torch.Generator().manual_seed(0)
+    rough = torch.randn(1, 3, 8, 8, generator=seeded)
+    x = torch.nn.functional.interpolate(rough, size=(64, 64), mode="bicubic").tanh()
+    z, t, tokens = backbone.to_latents(x), torch.tensor([300.0]), torch.zeros(1, 16, spec.token_dim)
+    alpha, noise = backbone.alpha_bar(t), torch.randn(z.shape, generator=seeded)
+    x_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
+    out = to_sample(backbone.predict(x_t, t, tokens, None), x_t, alpha, spec.prediction)
+    assert (out - z).square().mean() < 0.67 * (x_t / alpha.sqrt() - z).square().mean()
 
 
 @pytest.fixture
@@ -90,40 +150,21 @@ def test_at_the_training_size_the_transformer_is_that_of_diffusers():
     c = nano_dit.TINY
     ours = Transformer(**c).eval()
     theirs = PixArtTransformer2DModel(
-        sample_size=32, in_channels=8, out_channels=8, patch_size=2, num_layers=c["layers"],
+        sample_size=32, in_channels=c["channels"], out_channels=c["channels"], patch_size=2, num_layers=c["layers"],
         num_attention_heads=c["heads"], attention_head_dim=c["width"] // c["heads"], cross_attention_dim=c["width"],
         caption_channels=c["token_dim"], use_additional_conditions=False,
     ).eval()  # fmt: skip
     theirs.load_state_dict(ours.state_dict())
-    x_t, t, tokens = torch.randn(2, 8, 32, 32), torch.tensor([3.5, 700]), torch.randn(2, 3, 64)
+    x_t, t, tokens = torch.randn(2, 192, 32, 32), torch.tensor([3.5, 700]), torch.randn(2, 3, 256)
     with torch.no_grad():
         want = theirs(x_t, tokens, timestep=t, return_dict=False)[0]
-        torch.testing.assert_close(ours(x_t, t, tokens), want)
-
-
-@pytest.mark.parametrize("size", [(16, 16), (7, 9), (5, 16)])
-def test_the_unet_is_that_of_diffusers(size):
-    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-
-    c = nano_unet.TINY
-    ours = UNet(**c).eval()
-    theirs = UNet2DConditionModel(
-        sample_size=8, in_channels=8, out_channels=8, block_out_channels=c["widths"], layers_per_block=1,
-        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
-        cross_attention_dim=c["context"], attention_head_dim=c["heads"], norm_num_groups=c["groups"],
-    ).eval()  # fmt: skip
-    theirs.load_state_dict(ours.state_dict())
-    x_t, t, tokens = torch.randn(2, 8, *size), torch.tensor([3.5, 700]), torch.randn(2, 3, 64)
-    with torch.no_grad():
-        want = theirs(x_t, t, encoder_hidden_states=tokens, return_dict=False)[0]
         torch.testing.assert_close(ours(x_t, t, tokens), want)
 
 
 def test_the_noise_schedule_is_that_of_diffusers():
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 
-    first, last = _nano.SCHEDULE
+    first, last = _pixel_diffusion.SCHEDULE
     want = DDPMScheduler(beta_start=first, beta_end=last, beta_schedule="scaled_linear").alphas_cumprod
     assert torch.equal(linear_betas_squared(first, last), want)
 
@@ -136,7 +177,9 @@ def test_loading_uses_no_random_numbers_of_the_process():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_odd_latents_keep_their_size():
-    backbone = nano_dit.SPEC.build_tiny()
-    x_t = torch.randn(1, 8, 5, 7)
-    assert backbone.predict(x_t, torch.tensor([10.0]), torch.zeros(1, 2, 64), None).shape == x_t.shape
+@each_spec
+def test_weights_of_the_other_one_are_refused_in_one_line(spec):
+    other = SPECS[1 - SPECS.index(spec)]
+    with pytest.raises(WeightsError, match=rf"^{spec.name}: cannot load .*{other.name}\.safetensors") as caught:
+        spec.build(PACKAGE / other.source, dtype=torch.float32)
+    assert "\n" not in str(caught.value)

@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("decode_once.py")
 SPECS = open_registry().specs()
 BACKBONES = ["pixart"] + [
     pytest.param(name, marks=pytest.mark.slow)
-    for name in ("sd15", "sd21", "sd21.base", "sdxl", "pixart.sigma", "nano_unet", "nano_dit")
+    for name in ("sd15", "sd21", "sd21.base", "sdxl", "pixart.sigma", "nano_pixel", "nano_dit")
 ]
 HEIGHT, WIDTH = 71, 99
 

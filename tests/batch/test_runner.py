@@ -55,10 +55,10 @@ def test_a_name_too_long_for_the_suffix_is_cut(folder):
     longs = [folder / ("x" * 250 + letter + ".png") for letter in "ab"]
     for long in longs:
         long.write_bytes(b"")
-    jobs = list_jobs(folder / "a.png", *longs, ending=".nano_unet.png", outputs=(".png",))
+    jobs = list_jobs(folder / "a.png", *longs, ending=".nano_pixel.png", outputs=(".png",))
     assert not runner.run_jobs(jobs, Touch(), label="").failures
     names = [job.target.name for job in jobs]
-    assert all((folder / name).exists() and name.endswith(".nano_unet.png") for name in names)
+    assert all((folder / name).exists() and name.endswith(".nano_pixel.png") for name in names)
     assert len(set(names)) == 3 and max(map(len, names)) == 255
 
 

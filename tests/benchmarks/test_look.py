@@ -13,7 +13,7 @@ from priorcodec.core.errors import ConfigError
 
 from .conftest import ROOT, run
 
-LEVELS = {"nano_unet": 200, "vvc": 100, "preview": 60}
+LEVELS = {"nano_pixel": 200, "vvc": 100, "preview": 60}
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def made(look, tmp_path):
     for i in range(1, 7):
         Image.fromarray(np.full((400, 400, 3), 10 + i, np.uint8)).save(tmp_path / f"kodim{i:02}.png")
     words = {"folder": tmp_path / "looks", "kodak": tmp_path, "aigc": None, "vvc": None, "seed": 3}
-    look.make(argparse.Namespace(**words, pairs=["nano_unet/vvc", "nano_unet/preview"], rates=[0.03, 0.06, 0.12]))
+    look.make(argparse.Namespace(**words, pairs=["nano_pixel/vvc", "nano_pixel/preview"], rates=[0.03, 0.06, 0.12]))
     return words["folder"]
 
 
@@ -96,7 +96,7 @@ def test_the_count_becomes_a_table(look, made, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- table:blind -->\n<!-- end -->\n")
     run("readme.py", "--readme", page, "--results", made / "results")
-    assert page.read_text().count("| nano_unet against vvc |") == 4 and "12 pairs" in page.read_text()
+    assert page.read_text().count("| nano_pixel against vvc |") == 4 and "12 pairs" in page.read_text()
 
 
 def test_a_missing_verdict_is_one_line(look, made):

@@ -149,7 +149,7 @@ def test_nothing_is_overwritten_without_force(folder):
         (("encode", "missing.png"), "no such file"),
         (("encode", "-q", "12", DEMO), "quality is 12"),
         (("decode", DEMO), "not a .gic file"),
-        (("decode", DEMO, "--backbone", "nano_unt"), "nano_unet"),
+        (("decode", DEMO, "--backbone", "nano_pixl"), "nano_pixel"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words, part, tmp_path):
@@ -209,14 +209,14 @@ def test_verbose_shows_tracebacks(folder, monkeypatch):
 
 def test_backbones_and_plugins_list_ours():
     rows = {row["name"]: row for row in json.loads(quick("backbones", "--json")[1])}
-    assert {"nano_unet", "nano_dit", "toy", "sd15", "sdxl", "pixart"} <= set(rows)
-    assert rows["nano_unet"]["weights"] == "here" and rows["nano_unet"]["adapters"] == "default"
+    assert {"nano_pixel", "nano_dit", "toy", "sd15", "sdxl", "pixart"} <= set(rows)
+    assert rows["nano_pixel"]["weights"] == "here" and rows["nano_pixel"]["adapters"] == "default"
     assert rows["sd15"]["adapters"] == "none"
     assert "859.52M" in quick("backbones", "sd15")[1]
     names = [
         row["name"] for row in json.loads(quick("plugins", "--json", "--no-plugin", "sdxl")[1]) if not row["error"]
     ]
-    assert "nano_unet" in names
+    assert "nano_pixel" in names
     assert "sdxl" not in {row["name"] for row in json.loads(quick("backbones", "--json", "--no-plugin", "sdxl")[1])}
 
 

@@ -81,14 +81,13 @@ def test_a_pickle_for_an_adapter(plant, tmp_path, name):
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.ckpt"])
 def test_a_pickle_for_our_own_backbone(plant, tmp_path, name):
-    plant(tmp_path / "nano_vae.safetensors")
     path = plant(tmp_path / name)
 
     def build():
-        spec = SPECS["nano_unet"]
+        spec = SPECS["nano_pixel"]
         spec.build(open_registry().weights(spec, str(path)), dtype=torch.float32)
 
-    one_line(build, WeightsError, "nano_unet: ")
+    one_line(build, WeightsError, "nano_pixel: ")
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

@@ -20,7 +20,7 @@ M, LEVELS = 5, 12
 def old(tmp_path):
     torch.manual_seed(0)
     config = AdapterConfig(
-        width=8, depth=1, stem_width=8, stem_depth=1, refiner=8, refiner_depth=1, start=(250.0, 80.0)
+        width=8, depth=1, stem_width=8, stem_depth=1, refiner=8, refiner_depth=1, mapper=False, start=(250.0, 80.0)
     )
     adapter = Adapter(SPEC, config, m=7, levels=OLD_LEVELS)
     for parameter in adapter.parameters():

@@ -126,6 +126,19 @@ class Variance(Good):
         return super().predict(*args).repeat(1, 2, 1, 1)
 
 
+class Pixels(Good):
+    """The latent is the image itself, times 2."""
+
+    def to_latents(self, x):
+        return 2 * x
+
+    def to_pixels(self, z):
+        return z / 2
+
+
+PIXELS = LatentSpace(channels=3, stride=1, scale=2.0, mean=(0.0,) * 3, std=(1.0,) * 3, pixels=True)
+
+
 def touch_the_codec(self):
     from priorcodec.core import codec
 
@@ -162,6 +175,7 @@ BAD = {
     "gradients": lambda: predict(lambda good, self, x, *rest: good(self, x.detach(), *rest)),
     "alpha_bar": lambda: make(bad("alpha_bar", lambda good, self, t: 1 - good(self, t))),
     "pixels": lambda: make(bad("to_pixels", lambda good, self, z: good(self, z)[..., :-1])),
+    "pixel_space": lambda: make(type("Unscaled", (Pixels,), {"to_latents": lambda self, x: x}), latent=PIXELS),
     "lora_rules": lambda: make(lora=(LORA, replace(LORA, pattern="conv1", modules=1))),
     "fusion_sites": lambda: make(fusion=(FusionSite(module="conv1", channels=16, stride=2),)),
     "full_architecture": lambda: make(build=lambda weights, *, dtype: Good(16)),
@@ -186,7 +200,8 @@ CHECKS = {check.name: check for check in all_checks()}
 
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_good_backbone_passes(name):
-    result = run_check(CHECKS[name], Subject(spec=make(), weights=HERE))
+    good = make(Pixels, latent=PIXELS) if name == "pixel_space" else make()
+    result = run_check(CHECKS[name], Subject(spec=good, weights=HERE))
     assert result.status is Status.PASSED, result.message
 
 
@@ -344,8 +359,8 @@ def test_parametrize(check):
     check()
 
 
-OURS = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "nano_unet", "nano_dit", "toy")
-FAST = ("sd15", "sdxl", "pixart", "nano_unet", "nano_dit", "toy")
+OURS = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma", "nano_pixel", "nano_dit", "toy")
+FAST = ("sd15", "sdxl", "pixart", "nano_pixel", "nano_dit", "toy")
 
 
 @parametrize_backbones(*FAST)

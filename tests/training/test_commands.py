@@ -139,12 +139,12 @@ def test_warm_start_takes_what_still_means_the_same(words, tmp_path, world):
         line = warm_start.warm_start(adapter, file, **{"same_latent": False, "encoder": number, **how})
         return {name for name, value in adapter.state_dict().items() if not torch.equal(value, before[name])}, line
 
-    names, line = taken(fresh("nano_unet"))
+    names, line = taken(fresh("nano_pixel"))
     assert {"bridge.head.1.weight", "bridge.down.1.weight", "pyramid.levels.1.weight", "tokens.queries"} <= names
     assert not any(name.startswith(warm_start.BACKBONE_SPECIFIC + warm_start.LATENT_SPECIFIC) for name in names)
     assert "from toy.adapter.safetensors (for toy)" in line
     assert any(name.startswith("statistics.") for name in taken(fresh("toy"))[0])
-    other, _ = taken(fresh("nano_unet"), encoder=number ^ 1)
+    other, _ = taken(fresh("nano_pixel"), encoder=number ^ 1)
     assert names - other == {name for name in names if name.startswith(warm_start.ENCODER_SPECIFIC)}
     again = fresh("toy")
     assert f"copied {len(file.tensors)} of {len(file.tensors)} tensors" in taken(again)[1]
@@ -185,7 +185,7 @@ def test_gradient_checkpointing_changes_no_gradient(words, tmp_path):
     for name in ("no", "yes"):
         train_adapter(
             words(
-                name, "backbone=nano_unet", "steps=2", f"gradient_checkpointing={'true' if name == 'yes' else 'false'}"
+                name, "backbone=nano_pixel", "steps=2", f"gradient_checkpointing={'true' if name == 'yes' else 'false'}"
             )
         )
     assert close(state(tmp_path / "no"), state(tmp_path / "yes"))

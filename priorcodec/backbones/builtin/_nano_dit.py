@@ -9,14 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec.backbones.builtin._nano_layers import (
-    Attention,
-    FeedForward,
-    TanhGelu,
-    TimeEmbedding,
-    normal,
-    time_features,
-)
+from priorcodec.backbones.builtin._nano_layers import Attention, FeedForward, TimeEmbedding, normal, time_features
 
 TIME_CHANNELS = 256
 EPS = 1e-6
@@ -85,9 +78,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.attn1 = Attention(width, heads, bias=True)
-        self.attn2 = Attention(width, heads, bias=True)
-        self.ff = FeedForward(width, TanhGelu)
+        self.attn1 = Attention(width, heads)
+        self.attn2 = Attention(width, heads)
+        self.ff = FeedForward(width)
         self.scale_shift_table = nn.Parameter(normal(6, width, std=width**-0.5))
 
     def forward(self, x: Tensor, tokens: Tensor, time: Tensor) -> Tensor:

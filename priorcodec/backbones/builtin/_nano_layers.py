@@ -1,7 +1,7 @@
-"""Layers that the denoisers of `nano_unet` and `nano_dit` share.
+"""Layers that the denoisers of `nano_pixel` and `nano_dit` share.
 
-Module names, and so the names of weights, LoRA targets and fusion sites, are those of diffusers' `UNet2DConditionModel` and
-`PixArtTransformer2DModel`; tests compare the outputs. Importing diffusers takes many times as long as one decode.
+Module names, and so the names of weights, LoRA targets and fusion sites, are those of diffusers' `PixArtTransformer2DModel`; a
+test compares the outputs. Importing diffusers takes many times as long as one decode.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ class TimeEmbedding(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention of x (b, n, width) to `context` (b, m, context width), or to itself."""
+    """Multi-head attention of x (b, n, width) to `context` (b, m, width), or to itself."""
 
-    def __init__(self, width: int, heads: int, context: int | None = None, *, bias: bool):
+    def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.to_q = nn.Linear(width, width, bias=bias)
-        self.to_k = nn.Linear(context or width, width, bias=bias)
-        self.to_v = nn.Linear(context or width, width, bias=bias)
+        self.to_q = nn.Linear(width, width)
+        self.to_k = nn.Linear(width, width)
+        self.to_v = nn.Linear(width, width)
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -62,18 +62,6 @@ class Attention(nn.Module):
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
         y = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         return self.to_out[0](y)
-
-
-class GatedGelu(nn.Module):
-    """GEGLU (Shazeer 2020): one half of a projection times the GELU of the other."""
-
-    def __init__(self, width: int, inner: int):
-        super().__init__()
-        self.proj = nn.Linear(width, 2 * inner)
-
-    def forward(self, x: Tensor) -> Tensor:
-        value, gate = self.proj(x).chunk(2, -1)
-        return value * F.gelu(gate)
 
 
 class TanhGelu(nn.Module):
@@ -88,11 +76,11 @@ class TanhGelu(nn.Module):
 
 
 class FeedForward(nn.Module):
-    """width -> 4 * width -> width, with one of the activations above."""
+    """width -> 4 * width -> width."""
 
-    def __init__(self, width: int, activation: type[GatedGelu] | type[TanhGelu]):
+    def __init__(self, width: int):
         super().__init__()
-        self.net = nn.ModuleList([activation(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
+        self.net = nn.ModuleList([TanhGelu(width, 4 * width), nn.Identity(), nn.Linear(4 * width, width)])
 
     def forward(self, x: Tensor) -> Tensor:
         return self.net[2](self.net[0](x))

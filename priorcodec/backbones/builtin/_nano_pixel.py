@@ -45,7 +45,7 @@ class TokenAttention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.attention = Attention(width, heads, bias=True)
+        self.attention = Attention(width, heads)
 
     def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
         places = normalize(x).flatten(2).mT

@@ -1,4 +1,4 @@
-"""nano_pixel: our own small convolutional diffusion model in pixel space, the default. Sample prediction, conditional on tokens."""
+"""nano_pixel: our own small diffusion model in pixel space, the default. Sample prediction; convolutions, attention to tokens."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def build_tiny() -> Any:
 
 SPEC = BackboneSpec(
     name="nano_pixel",
-    summary="Our small convolutional model in pixel space, shipped with the package",
+    summary="Our small convolutional model in pixel space, shipped with the package: the default",
     license="Apache-2.0",
     source="weights/nano_pixel.safetensors",
-    sha256="",
+    sha256="d6dcd77d49b7a306e1921f320ea4c9219223d254fa4256016881171153c39564",
     parameters=10_727_024,
     latent=LATENT,
     prediction=Prediction.SAMPLE,
     token_dim=256,
     size=256,
-    pixel_bytes=400,
+    pixel_bytes=410,
     gpu_dtype="float32",
     lora=(
         LoraRule(pattern=r"trunk\.\d+\.(expand|project)", modules=2 * LAYERS),

@@ -1,0 +1,94 @@
+"""A trained state becomes an adapter's file that decodes; one of other sizes is refused and leaves nothing."""
+
+import hashlib
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from priorcodec import AdapterError, open_registry
+from priorcodec.adapters import file as adapter_file
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.config import AdapterConfig
+from priorcodec.core.transforms import EncoderConfig
+from priorcodec.core.weights import load_encoder
+from recipes.gpu import assemble, freeze
+
+SPEC = open_registry().spec("nano_pixel")
+SMALL = AdapterConfig(
+    width=8, depth=1, stem_width=8, stem_depth=1, fusion=8, refiner=8, refiner_depth=1, tokens=2, lora_rank=1
+)
+SHAPE, ENCODER = EncoderConfig(), 0xC0FFEE
+
+
+def trained(config: AdapterConfig, path):
+    """A state as recipes/gpu/decoder.py writes it: fp16, LoRA included."""
+    torch.manual_seed(0)
+    adapter, backbone = Adapter(SPEC, config, m=SHAPE.m, levels=SHAPE.levels), SPEC.build(None, dtype=torch.float32)
+    adapter.inject(backbone)
+    state = adapter.state_dict() | {f"lora.{name}": value for name, value in adapter.lora.items()}
+    state = {name: (value + 0.01 * torch.randn(value.shape)).detach().half() for name, value in state.items()}
+    save_file(state, path, {"steps": "7"})
+    return state
+
+
+def test_a_state_becomes_a_bound_file_with_every_tensor(tmp_path):
+    state, target = trained(SMALL, tmp_path / "state.safetensors"), tmp_path / "a.safetensors"
+    assemble.assemble(SPEC, SMALL, tmp_path / "state.safetensors", target, encoder=ENCODER, shape=SHAPE)
+    first = target.read_bytes()
+    file = adapter_file.read(target)
+    assert file.config == SMALL and file.metadata["steps"] == "7"
+    assert file.metadata["revision"] == SPEC.sha256 and file.metadata["encoder"] == f"{ENCODER:08x}"
+    named = {name if name.startswith("lora.") else f"own.{name}": value for name, value in state.items()}
+    assert named.keys() == file.tensors.keys()
+    assert all(torch.equal(file.tensors[name], value) for name, value in named.items())
+    Adapter.open(target, SPEC, encoder_id=ENCODER, m=SHAPE.m, levels=SHAPE.levels)
+    assemble.assemble(SPEC, SMALL, tmp_path / "state.safetensors", target, encoder=ENCODER, shape=SHAPE)
+    assert target.read_bytes() == first
+
+
+@pytest.mark.parametrize("change", ["sizes", "lora", "unknown"])
+def test_a_state_that_does_not_fit_writes_nothing(tmp_path, change):
+    state = trained(SMALL, tmp_path / "state.safetensors")
+    if change == "sizes":
+        state["bridge.tail.bias"] = state["bridge.tail.bias"][:-1].clone()
+    elif change == "lora":
+        state = {name: value for name, value in state.items() if "lora_A" not in name or "tail" not in name}
+    else:
+        name = next(name for name in state if name.startswith("lora.trunk.0."))
+        state[name.replace("trunk.0.", "trunk.99.")] = state.pop(name)
+    save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(AdapterError):
+        assemble.assemble(
+            SPEC, SMALL, tmp_path / "other.safetensors", tmp_path / "a.safetensors", encoder=ENCODER, shape=SHAPE
+        )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["other.safetensors", "state.safetensors"]
+
+
+def test_the_command_writes_beside_a_manifest(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(assemble.SIZES, "nano_pixel", SMALL)
+    trained(SMALL, tmp_path / "state.safetensors")
+    words = ["assemble", "nano_pixel", str(tmp_path / "state.safetensors"), "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", words)
+    assemble.main()
+    written = tmp_path / "nano_pixel.adapter.safetensors"
+    shipped = load_encoder(assemble.shipped.FOLDER / "encoder.safetensors").id
+    assert adapter_file.read(written).metadata["encoder"] == f"{shipped:08x}"
+    digest = hashlib.sha256(written.read_bytes()).hexdigest()
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {written.name: digest}
+    assert digest in capsys.readouterr().out
+
+
+def test_a_backbone_is_frozen_to_the_same_bytes_every_time(tmp_path, monkeypatch, capsys):
+    tensors = {f"layer{i}.weight": torch.full((2, 3), i, dtype=torch.float16) for i in range(3)}
+    save_file(tensors, tmp_path / "trained.safetensors")
+    digests = []
+    for _ in range(2):
+        words = ["freeze", "toy", str(tmp_path / "trained.safetensors"), "--steps", "602", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", words)
+        freeze.main()
+        digests.append(capsys.readouterr().out.strip())
+    assert digests[0] == digests[1] == hashlib.sha256((tmp_path / "toy.safetensors").read_bytes()).hexdigest()
+    assert adapter_file.safetensors.describe(tmp_path / "toy.safetensors", AdapterError)[0]["steps"] == "602"
