@@ -331,7 +331,7 @@ class Session:
         from priorcodec.core.moments import match_moments
 
         plan = tiling.plan(decoded.height, decoded.width, self.tile, adapter_decode.MARGIN)
-        preview = self.codec.preview_tensor(decoded)
+        preview = self.codec.preview_tensor(decoded, perceptual=True)
         found = adapter_decode.latent(adapter, decoded, preview, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:
             if found.mean is None or found.std is None:
@@ -341,7 +341,9 @@ class Session:
                 )
             found = dataclasses.replace(found, z=match_moments(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
-        return adapter_decode.image(adapter, decoded, found, plan, blend=self.config.blend, written=written)
+        blend = self.config.blend
+        least = None if blend == 1 else self.codec.preview_tensor(decoded)
+        return adapter_decode.image(adapter, decoded, found, plan, blend=blend, least=least, written=written)
 
     def _image_in_float32(self, decoded: Decoded) -> np.ndarray:
         """Decode after an overflow, with a second copy of the model. Raises PriorCodecError: it does not help."""

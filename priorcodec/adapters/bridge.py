@@ -1,6 +1,6 @@
 """The bridge from the file to the backbone's latent ("latent prediction in the generative domain", arXiv 2509.13768).
 
-    preview = g_s(y_hat) --unshuffle--> 3x3 --> stem @stride/2 --unshuffle 2--> 1x1 --+--> body = features --3x3 (zero)--> z_hat
+    preview = g_p(y_hat) --unshuffle--> 3x3 --> stem @stride/2 --unshuffle 2--> 1x1 --+--> body = features --3x3 (zero)--> z_hat
     y_hat @16, quality ---------------------------------------------- 1x1 (zero) -----+
 
 The auxiliary decoder's preview is the input, so the bridge only learns what the backbone's autoencoder does to an image, not to

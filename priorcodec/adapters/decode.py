@@ -44,7 +44,7 @@ class Latent:
         z: Clean latent (1, c, h', w').
         mean: Mean of z that the adapter predicts (1, c), or None.
         std: Standard deviation of z that the adapter predicts (1, c), or None.
-        preview: The auxiliary decoder's image (1, 3, H, W), made once for both passes.
+        preview: The perceptual preview (1, 3, H, W), made once for both passes.
     """
 
     z: Tensor
@@ -62,7 +62,7 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
     Args:
         adapter: Attached to its backbone.
         decoded: The file's content.
-        preview: `Codec.preview_tensor` of it.
+        preview: `Codec.preview_tensor` of it, the perceptual one.
         plan: Tiles of the padded image.
         steps: Denoiser calls.
 
@@ -103,6 +103,7 @@ def image(
     plan: Plan,
     *,
     blend: float = 1.0,
+    least: Tensor | None = None,
     written: ImageStatistics | None = None,
 ) -> np.ndarray:
     """Decode the latent to pixels.
@@ -114,6 +115,7 @@ def image(
         plan: Tiles of the padded image.
         blend: Share of the backbone's image, the rest preview, 0 to 1: between an estimate of least error and one that looks
             real, the straight line is the best trade-off (Freirich, Michaeli and Meir, NeurIPS 2021).
+        least: The preview of least error (1, 3, H, W), wanted for a blend below 1.
         written: Statistics that the image is moved to.
 
     Returns:
@@ -122,7 +124,7 @@ def image(
     Raises:
         FloatingPointError: A value is not finite.
     """
-    return _to_pixels(_bands(adapter, decoded, found, plan, blend), decoded, written)
+    return _to_pixels(_bands(adapter, decoded, found, plan, blend, least), decoded, written)
 
 
 def preview_image(decoded: Decoded, preview: Tensor, *, written: ImageStatistics | None = None) -> np.ndarray:
@@ -142,7 +144,9 @@ def _to_pixels(bands: Iterable[Tensor], decoded: Decoded, written: ImageStatisti
     return pixels
 
 
-def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, blend: float) -> Iterator[Tensor]:
+def _bands(
+    adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, blend: float, least: Tensor | None
+) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the image without its padding, float32, not clamped."""
     stride, device = adapter.spec.latent.stride, decoded.y_hat.device
     quality = torch.tensor([decoded.quality], device=device)
@@ -154,7 +158,7 @@ def _bands(adapter: Adapter, decoded: Decoded, found: Latent, plan: Plan, blend:
         preview = found.preview[..., rows.read(1), columns.read(1)]
         noise = whole[..., rows.read(REFINER_STRIDE), columns.read(REFINER_STRIDE)]
         x = _finite(adapter.to_pixels(z, quality, preview, noise))
-        return [x if blend == 1 else torch.lerp(preview, x, blend)]
+        return [x if least is None else torch.lerp(least[..., rows.read(1), columns.read(1)], x, blend)]
 
     left = decoded.height
     for (band,) in tiling.blend(plan, one):

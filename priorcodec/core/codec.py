@@ -213,12 +213,12 @@ class Codec:
         return np.ascontiguousarray(pixels[: decoded.height, : decoded.width])
 
     @torch.inference_mode()
-    def preview_tensor(self, decoded: Decoded) -> Tensor:
-        """The preview of least error with its padding: float32 (1, 3, 16h, 16w), nominally in [-1, 1]; made at every call."""
+    def preview_tensor(self, decoded: Decoded, *, perceptual: bool = False) -> Tensor:
+        """`preview` with its padding: float32 (1, 3, 16h, 16w), nominally in [-1, 1]; made at every call."""
         plan = tiling.plan(decoded.height, decoded.width, self.tile, 0)
         x = decoded.y_hat.new_empty(1, 3, plan.height, plan.width)
         for rows, columns in plan:
-            x[..., rows.own(1), columns.own(1)] = self.preview_part(decoded, rows, columns)
+            x[..., rows.own(1), columns.own(1)] = self.preview_part(decoded, rows, columns, perceptual=perceptual)
         return x
 
     @torch.inference_mode()

@@ -1,6 +1,6 @@
 """Stage 2: train one backbone's adapter; encoder and backbone stay as they are, bit for bit.
 
-    x --encoder (frozen)--> y_hat, preview --adapter + backbone.predict--> z --adapter.finish--> x_hat
+    x --encoder (frozen)--> y_hat, perceptual preview --adapter + backbone.predict--> z --adapter.finish--> x_hat
         latent: z against to_latents(x)        statistics: the predicted mean and std against those of to_latents(x)
         pixel, perceptual, gradient_difference, periodic_artifact, spectral: x_hat against x
         diversity: x_hat against another draw of its noise        adversarial: the critic's score of x_hat
@@ -233,11 +233,11 @@ class Objective(nn.Module):
         return terms
 
     def read(self, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
-        """x (b, 3, h, w) -> y_hat and preview as a decoder has them; the integer network is simulated in float32."""
+        """x (b, 3, h, w) -> y_hat and perceptual preview as a decoder has them; the integer network is simulated in float32."""
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
             encoder = self._others[0]
             y_hat = encoder.code(x, quality, autocast=self.bf16).y_hat
-            return y_hat, encoder.synthesize(y_hat, quality, autocast=self.bf16)
+            return y_hat, encoder.synthesize(y_hat, quality, perceptual=True, autocast=self.bf16)
 
     def show(self, x: Tensor) -> list[Tensor]:
         """x (1, 3, h, w) -> preview and decode at the middle quality."""
