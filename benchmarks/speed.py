@@ -90,7 +90,7 @@ def _coder(task: Task, folder: Path) -> Stages:
     if not task.codec.startswith("preview"):
         decoded = session.codec.decode(data)
         quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
-        preview = session.codec.preview_tensor(decoded)
+        preview = session.codec.preview_tensor(decoded, perceptual=True)
         yield from _parts(session.adapter, session.adapter.attached, decoded.y_hat, quality, preview)
 
 

@@ -42,7 +42,7 @@ def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
     quality = torch.rand(BATCH) * (encoder.config.levels - 1)
     with torch.no_grad():
         y_hat = encoder.code(x, quality, autocast=True).y_hat
-        preview = encoder.synthesize(y_hat, quality, autocast=True)
+        preview = encoder.synthesize(y_hat, quality, perceptual=True, autocast=True)
     z = adapter(y_hat, quality, preview).z
     error = (z - backbone.to_latents(x)).square().mean()
     return error, {"latent": error.item()}

@@ -274,7 +274,7 @@ def _pixels(height: int, width: int) -> np.ndarray:
 def _decode(adapter: Adapter, codec: Codec, data: bytes) -> Tensor:
     decoded = codec.decode(data)
     quality = torch.tensor([decoded.quality])
-    preview = codec.preview_tensor(decoded)
+    preview = codec.preview_tensor(decoded, perceptual=True)
     out = adapter(decoded.y_hat, quality, preview)
     x = image_io.crop(adapter.to_pixels(out.z, quality, preview), decoded.height, decoded.width)
     return torch.from_numpy(image_io.to_pixels(x))

@@ -29,7 +29,8 @@ def main(name: str, folder: str, encoder: Path, trained: Path, gic: Path) -> Non
     adapter_file.load(file, adapter)
     decoded = codec.decode(gic.read_bytes())
     with torch.inference_mode():
-        z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), codec.preview_tensor(decoded)).z
+        preview = codec.preview_tensor(decoded, perceptual=True)
+        z = adapter(decoded.y_hat, torch.tensor([decoded.quality]), preview).z
         pixels = image_io.to_pixels(image_io.crop(backbone.to_pixels(z), decoded.height, decoded.width))
     text_models = sorted(
         n for n in sys.modules if n.startswith(("transformers.models.clip.modeling", "transformers.models.t5.m"))
