@@ -22,7 +22,7 @@ def test_every_shipped_file_is_described_with_its_hash_and_size():
 
 
 def test_all_weights_fit_in_80_mib():
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 80 * 2**20
+    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 64 * 2**20
 
 
 def test_the_manifest_pins_every_shipped_file():
