@@ -1,0 +1,162 @@
+// Reads .gic files exactly, from docs/format.md alone: a second reader, independent of the Python one. No dependency, no build step.
+//
+//     const reader = await Reader.load(bytesOfTheEncodersTables);
+//     const { yHatQ, symbolsSha256 } = reader.read(bytesOfAFile);
+//
+// For a browser, a worker and node alike. `read` takes a good part of a second for a large photograph: call it in a worker.
+
+import { CoderTables, Decoder } from "./coder.js";
+import { MAX_PIXELS, hex, padded, unpack } from "./container.js";
+import { StreamError, WeightsError } from "./errors.js";
+import { Grid, HyperSynthesis, Pass, clamped } from "./networks.js";
+import { Sha256 } from "./sha256.js";
+import { readTables } from "./tables.js";
+
+export { MAX_PIXELS, StreamError, WeightsError, unpack };
+
+const STRIDE = 16; // pixels to a position of y
+const ONE = 256;
+
+export class Reader {
+  /** bytes (Uint8Array): an encoder's weight file, or its tables as `priorcodec export` writes them. Throws WeightsError. */
+  static async load(bytes) {
+    const { config, encoderId, tables } = readTables(bytes);
+    return new Reader(config, encoderId ?? (await idOf(bytes)), tables);
+  }
+
+  constructor(config, encoderId, tables) {
+    this.config = config;
+    this.encoderId = encoderId;
+    this.tables = tables;
+    this.yCoder = new CoderTables(tables, "y", config.certain);
+    this.zCoder = new CoderTables(tables, "z");
+    this.hyper = new HyperSynthesis(tables, config.n);
+    this.groups = [];
+    let start = 0;
+    config.groups.forEach((count, g) => {
+      const passes = [new Pass(tables, `anchor.${g}`, start), new Pass(tables, `other.${g}`, start + count)];
+      this.groups.push({ start, count, passes });
+      start += count;
+    });
+  }
+
+  /**
+   * A file (Uint8Array) -> {content, m, h, w, yHatQ, symbolsSha256}. Throws StreamError.
+   * content: as of `unpack`; yHatQ: Float32Array [m][h][w], decoded features in quantization steps.
+   */
+  read(data, { maxPixels = MAX_PIXELS } = {}) {
+    const content = unpack(data, { maxPixels });
+    if (content.encoderId !== this.encoderId) {
+      const [got, own] = [content.encoderId, this.encoderId].map((id) => id.toString(16).padStart(8, "0"));
+      throw new StreamError(
+        `the file was written by encoder ${got}, or is damaged; this is encoder ${own}: ` +
+          "get the file again, or use the priorcodec version that ships that encoder",
+      );
+    }
+    if (content.quality >= this.config.rows) {
+      throw new StreamError(`quality byte ${content.quality} is beyond this encoder's ${this.config.levels} levels`);
+    }
+    const [h, w] = [content.height, content.width].map((side) => padded(side) / STRIDE);
+    this.#checkLength(content, h / 4, w / 4);
+    return { content, m: this.config.m, h, w, ...this.#symbols(content.string, content.quality, h, w) };
+  }
+
+  /** What `read` gave -> y_hat, Float32Array [m][h][w]: what all float networks start from. */
+  dequantize({ content, m, h, w, yHatQ }) {
+    const level = content.quality / 16;
+    const k = Math.min(Math.floor(level), this.config.levels - 2);
+    const table = this.tables.log_inverse.data;
+    const yHat = new Float32Array(yHatQ.length);
+    for (let c = 0; c < m; c++) {
+      const inverse = Math.exp((1 - (level - k)) * table[k * m + c] + (level - k) * table[(k + 1) * m + c]);
+      for (let i = c * h * w; i < (c + 1) * h * w; i++) yHat[i] = yHatQ[i] * inverse;
+    }
+    return yHat;
+  }
+
+  /** Refuses a string that cannot hold an image of this size, before anything is allocated for it. */
+  #checkLength({ string, quality }, height, width) {
+    const { mH } = this.config;
+    let bits = 0;
+    for (let c = 0; c < mH; c++) bits += this.zCoder.leastBits[this.tables.z_index.data[quality * mH + c]];
+    bits *= height * width;
+    if (8 * string.length + 64 < 0.99 * bits) {
+      throw new StreamError(
+        `the entropy string has ${string.length} bytes, an image of this size needs ${Math.floor(bits / 8)}: ` +
+          "the file is damaged or forged",
+      );
+    }
+  }
+
+  #symbols(string, quality, h, w) {
+    const { m, mH, n } = this.config;
+    const decoder = new Decoder(string);
+    const digest = new Sha256();
+
+    const zCount = (h / 4) * (w / 4);
+    const zIndex = new Uint8Array(mH * zCount);
+    for (let c = 0; c < mH; c++) {
+      zIndex.fill(this.tables.z_index.data[quality * mH + c], c * zCount, (c + 1) * zCount);
+    }
+    const zSymbols = new Int16Array(mH * zCount);
+    decoder.take(zIndex, this.zCoder, zSymbols);
+    addSymbols(digest, zSymbols);
+
+    const phi = this.hyper.run(zSymbols, quality, h / 4, w / 4);
+    const values = new Grid(h, w, m);
+    const yHatQ = new Float32Array(m * h * w);
+    const positions = [0, 1].map((parity) => checkerboard(h, w, parity));
+    for (const { start, count, passes } of this.groups) {
+      passes.forEach((pass, parity) => {
+        const at = positions[parity];
+        const { mean, index } = pass.parameters(phi, values, at);
+        const symbols = new Int16Array(mean.length);
+        decoder.take(index, this.yCoder, symbols);
+        addSymbols(digest, symbols);
+        for (let c = 0, i = 0; c < count; c++) {
+          for (let p = 0; p < at.length; p += 2, i++) {
+            const value = ONE * symbols[i] + mean[i];
+            yHatQ[((start + c) * h + at[p]) * w + at[p + 1]] = value / ONE;
+            values.data[values.at(at[p], at[p + 1]) + start + c] = clamped(value, -32767);
+          }
+        }
+      });
+    }
+    decoder.finish();
+    return { yHatQ, symbolsSha256: digest.hex() };
+  }
+}
+
+/** Row and column, in turn, of the positions whose sum is even (parity 0) or odd, row by row. */
+function checkerboard(h, w, parity) {
+  const found = new Uint16Array(h * w);
+  let end = 0;
+  for (let y = 0; y < h; y++) {
+    for (let x = (y + parity) % 2; x < w; x += 2) {
+      found[end++] = y;
+      found[end++] = x;
+    }
+  }
+  return found;
+}
+
+/** Symbols as little-endian 32-bit integers, in pieces that stay small. */
+function addSymbols(digest, symbols) {
+  const piece = 1 << 16;
+  const bytes = new Uint8Array(4 * Math.min(piece, symbols.length));
+  const view = new DataView(bytes.buffer);
+  for (let start = 0; start < symbols.length; start += piece) {
+    const end = Math.min(start + piece, symbols.length);
+    for (let i = start; i < end; i++) view.setInt32(4 * (i - start), symbols[i], true);
+    digest.update(bytes.subarray(0, 4 * (end - start)));
+  }
+}
+
+/** A weight file -> the encoder's id. */
+async function idOf(bytes) {
+  const subtle = globalThis.crypto?.subtle;
+  const digest = subtle ? new Uint8Array(await subtle.digest("SHA-256", bytes)) : new Sha256().update(bytes).digest();
+  return new DataView(digest.buffer).getUint32(0, true);
+}
+
+export { hex };
