@@ -101,7 +101,7 @@ function inRange(name, value, low, high) {
   }
 }
 
-export function hex(bytes) {
+function hex(bytes) {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
 

@@ -6,9 +6,9 @@
 // For a browser, a worker and node alike. `read` takes a good part of a second for a large photograph: call it in a worker.
 
 import { CoderTables, Decoder } from "./coder.js";
-import { MAX_PIXELS, hex, padded, unpack } from "./container.js";
+import { MAX_PIXELS, padded, unpack } from "./container.js";
 import { StreamError, WeightsError } from "./errors.js";
-import { Grid, HyperSynthesis, Pass, clamped } from "./networks.js";
+import { Grid, HyperSynthesis, LIMIT, Pass, clamped } from "./networks.js";
 import { Sha256 } from "./sha256.js";
 import { readTables } from "./tables.js";
 
@@ -117,7 +117,7 @@ export class Reader {
           for (let p = 0; p < at.length; p += 2, i++) {
             const value = ONE * symbols[i] + mean[i];
             yHatQ[((start + c) * h + at[p]) * w + at[p + 1]] = value / ONE;
-            values.data[values.at(at[p], at[p + 1]) + start + c] = clamped(value, -32767);
+            values.data[values.at(at[p], at[p + 1]) + start + c] = clamped(value, -LIMIT);
           }
         }
       });
@@ -158,5 +158,3 @@ async function idOf(bytes) {
   const digest = subtle ? new Uint8Array(await subtle.digest("SHA-256", bytes)) : new Sha256().update(bytes).digest();
   return new DataView(digest.buffer).getUint32(0, true);
 }
-
-export { hex };

@@ -2,9 +2,9 @@
 //
 // Grids are position-major, grid[(y * width + x) * channels + c], with a border of zeros where a 3x3 kernel reads them.
 
-const LIMIT = 32767;
+export const LIMIT = 32767;
 const BLOCK = 8; // outputs summed side by side
-const STRIP = 32; // positions whose inputs are kept at hand
+const STRIP = 64; // positions whose inputs are kept at hand
 
 /** One layer. Gathered inputs that are zero, more than half of those behind a ReLU, are skipped. */
 class Layer {
@@ -30,20 +30,25 @@ class Layer {
     }
     this.values = new Float64Array(STRIP * this.depth); // of a strip: inputs that are not zero ...
     this.places = new Int32Array(STRIP * this.depth); // ... where their weights begin in a block ...
-    this.ends = new Int32Array(STRIP + 1); // ... and where those of the next position begin
+    this.ends = new Int32Array(STRIP + 1); // ... and where those of each position end, behind a 0
     this.out = new Float64Array(STRIP * this.blocks * BLOCK);
   }
 
   /** Starts a strip. */
   begin() {
     this.count = 0;
-    this.ends[0] = 0;
   }
 
-  /** Adds values source[at .. at + length - 1] as inputs `input` and following of the strip's next position. */
+  /** Starts the strip's next position. */
+  next() {
+    this.ends[this.count + 1] = this.ends[this.count];
+    this.count++;
+  }
+
+  /** Adds values source[at .. at + length - 1] of the position as inputs `input` and following. */
   gather(source, at, length, input) {
-    const { values, places } = this;
-    let end = this.ends[this.count + 1];
+    const { values, places, ends, count } = this;
+    let end = ends[count];
     for (let i = 0; i < length; i++) {
       const value = source[at + i];
       if (value !== 0) {
@@ -51,18 +56,7 @@ class Layer {
         places[end++] = (input + i) * BLOCK;
       }
     }
-    this.ends[this.count + 1] = end;
-  }
-
-  /** The strip's next position is whole. */
-  next() {
-    this.count++;
-    this.ends[this.count + 1] = this.ends[this.count];
-  }
-
-  /** Opens the strip's next position. */
-  open() {
-    this.ends[this.count + 1] = this.ends[this.count];
+    ends[count] = end;
   }
 
   /** -> the strip's outputs, [position][output], each position `stride` apart. */
@@ -114,12 +108,12 @@ function rescaled(sum, low) {
   return value < low ? low : value > LIMIT ? LIMIT : value;
 }
 
-function clamped(value, low) {
+export function clamped(value, low) {
   return value < low ? low : value > LIMIT ? LIMIT : value;
 }
 
 /** A grid of 16-bit activations with a border of zeros. */
-class Grid {
+export class Grid {
   constructor(height, width, channels) {
     this.height = height;
     this.width = width;
@@ -183,9 +177,8 @@ function apply(layer, grid, put = copy, scale = 1) {
     const end = Math.min(start + STRIP, total);
     layer.begin();
     for (let p = start; p < end; p++) {
-      layer.open();
-      gatherAround(layer, grid, Math.floor(p / width), p % width, grid.channels);
       layer.next();
+      gatherAround(layer, grid, Math.floor(p / width), p % width, grid.channels);
     }
     const out = layer.run();
     for (let p = start; p < end; p++) put(out, (p - start) * stride, found, Math.floor(p / width), p % width);
@@ -233,27 +226,24 @@ export class Pass {
       if (context) {
         context.begin();
         for (let p = start; p < end; p++) {
-          context.open();
-          gatherAround(context, values, positions[2 * p], positions[2 * p + 1], this.seen);
           context.next();
+          gatherAround(context, values, positions[2 * p], positions[2 * p + 1], this.seen);
         }
         context.run();
       }
       first.begin();
       for (let p = start; p < end; p++) {
-        first.open();
+        first.next();
         first.gather(phi.data, phi.at(positions[2 * p], positions[2 * p + 1]), phi.channels, 0);
         if (context) {
           first.gather(context.out, (p - start) * context.blocks * BLOCK, context.outputs, phi.channels);
         }
-        first.next();
       }
       first.run();
       last.begin();
       for (let p = start; p < end; p++) {
-        last.open();
-        last.gather(first.out, (p - start) * first.blocks * BLOCK, first.outputs, 0);
         last.next();
+        last.gather(first.out, (p - start) * first.blocks * BLOCK, first.outputs, 0);
       }
       const out = last.run();
       for (let p = start; p < end; p++) {
@@ -268,5 +258,3 @@ export class Pass {
     return { mean, index };
   }
 }
-
-export { Grid, clamped };

@@ -1,0 +1,105 @@
+"""The JavaScript reader agrees with Python's: symbols of the golden files, and the line that refuses a damaged file."""
+
+import base64
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from priorcodec.core.errors import StreamError
+from priorcodec.core.exact_reader import ExactReader
+from tests.fuzz import Fuzz
+from tests.golden.check import ENCODER, golden
+
+CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.gic"))
+LARGEST = 2**20  # pixels, of damaged files
+DAMAGED = 250
+NODE = shutil.which("node")
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="needs node on the PATH")
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return ExactReader.load(ENCODER)
+
+
+def in_javascript(files, max_pixels=2**26, encoder=ENCODER):
+    """Name -> outcome, all from one process."""
+    wanted = {"maxPixels": max_pixels, "files": {name: base64.b64encode(data).decode() for name, data in files.items()}}
+    done = subprocess.run(
+        [NODE, Path(__file__).with_name("read.mjs"), encoder],
+        input=json.dumps(wanted), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def area(name):
+    """Pixels of a golden file."""
+    width, height = name.split("-")[1].split("x")
+    return int(width) * int(height)
+
+
+def in_python(reader, data, max_pixels):
+    try:
+        _, y_hat_q, symbols = reader.read(data, max_pixels=max_pixels)
+    except StreamError as error:
+        return {"refused": str(error)}
+    return {"symbols": symbols, "sum": float(y_hat_q.sum(dtype=float))}
+
+
+@pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_golden_file_holds_its_symbols(large, record_property):
+    files = {name: known for name, known in golden().items() if (area(name) > 2**19) == large}
+    found = in_javascript({name: data for name, (data, _) in files.items()})
+    record_property("tries", len(files))
+    assert {name: outcome.get("symbols") for name, outcome in found.items()} == {
+        name: symbols for name, (_, symbols) in files.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """The corpus for this encoder, a file cut everywhere, its header's bits flipped under a good check, and what the fuzzer makes."""
+    fuzz = Fuzz(tmp_path_factory.mktemp("fuzz"), "decode")
+    files = {path.stem: path.read_bytes() for path in CORPUS}
+    files |= {f"{path.stem}, own check": fuzz.with_checksum(path.read_bytes()[:-4]) for path in CORPUS}
+    small = fuzz.with_checksum(files["segments"][:-4])
+    files |= {f"cut at {end}": small[:end] for end in range(len(small))}
+    for bit in range(8 * 12):
+        changed = bytearray(small)
+        changed[bit // 8] ^= 1 << bit % 8
+        files[f"bit {bit}"] = bytes(changed)
+        files[f"bit {bit}, own check"] = fuzz.with_checksum(bytes(changed[:-4]))
+    files |= {f"fuzz {i}": fuzz.next(True) for i in range(DAMAGED)}
+    return files
+
+
+def test_damaged_files_have_the_outcome_that_python_gives_them(reader, damaged, record_property):
+    found = in_javascript(damaged, LARGEST)
+    record_property("tries", len(damaged))
+    wanted = {name: in_python(reader, data, LARGEST) for name, data in damaged.items()}
+    assert {name: (found[name], outcome) for name, outcome in wanted.items() if found[name] != outcome} == {}
+    lines = [outcome["refused"] for outcome in wanted.values() if "refused" in outcome]
+    assert len(set(lines)) > 20 and all("\n" not in line and len(line) < 300 for line in lines)
+    assert sum("symbols" in outcome for outcome in wanted.values()) >= 10
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "header", "shape", "values"])
+def test_no_encoder_is_one_line(tmp_path, damage):
+    data = ENCODER.read_bytes()
+    spoilt = {
+        "empty": b"",
+        "cut": data[:-1],
+        "header": b"\xff" * 8 + data[8:],
+        "shape": data.replace(b"entropy.h_s.0.bias", b"entropy.h_s.9.bias"),
+        "values": data[:-1000] + b"\xff" * 1000,
+    }[damage]
+    (tmp_path / "encoder").write_bytes(spoilt)
+    done = subprocess.run(
+        [NODE, Path(__file__).with_name("read.mjs"), tmp_path / "encoder"], input="{}", capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "WeightsError: not the tables of an encoder (" in done.stderr
