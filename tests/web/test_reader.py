@@ -63,7 +63,7 @@ def test_every_golden_file_holds_its_symbols(large, record_property):
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """The corpus for this encoder, a file cut everywhere, its header's bits flipped under a good check, and what the fuzzer makes."""
+    """The corpus for this encoder, a file cut everywhere, its header's bits flipped, and what the fuzzer makes."""
     fuzz = Fuzz(tmp_path_factory.mktemp("fuzz"), "decode")
     files = {path.stem: path.read_bytes() for path in CORPUS}
     files |= {f"{path.stem}, own check": fuzz.with_checksum(path.read_bytes()[:-4]) for path in CORPUS}
