@@ -1,0 +1,1 @@
+"""Export: the networks of a session as ONNX graphs, and the exact tables, for readers without torch."""

@@ -1,0 +1,110 @@
+"""What is exported of a session: modules with the arguments and results of one graph each.
+
+    analysis    x --g_a--> y                       preview, perceptual    y_hat, quality --g_s | g_p--> x
+    hyper       y, quality --gain, h_a--> y_q, z   decoder                y_hat, quality, preview, noise --adapter, backbone--> x
+Height and width of all but the decoder are free. The decoder works on squares of one size, since attention and windows make free
+sizes hard on small runtimes; larger images are blended from overlapping squares (`core.tiling.blend`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
+from priorcodec.core.transforms import STRIDE, Transforms
+from priorcodec.export.onnx import Port
+
+CELLS = (8, 12)  # height and width of the examples, at stride 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One graph to be.
+
+    Attributes:
+        name: Of the file, without its suffix.
+        module: What computes it.
+        inputs: Arguments.
+        outputs: Results.
+        halo: Pixels that an output looks beyond its own place; None where a whole image is wanted or the size is fixed.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    halo: int | None = None
+
+    def examples(self) -> dict[str, Tensor]:
+        """Random inputs."""
+        generator = torch.Generator().manual_seed(0)
+        return {port.name: self._example(port, generator) for port in self.inputs}
+
+    @staticmethod
+    def _example(port: Port, generator: torch.Generator) -> Tensor:
+        if port.name == "quality":
+            return torch.tensor([1.5])
+        cells = dict(zip("hw", CELLS, strict=True))
+        shape = [side if isinstance(side, int) else int(side[:-1] or 1) * cells[side[-1]] for side in port.shape]
+        return torch.rand(shape, generator=generator) * 2 - 1
+
+
+class _Hyper(nn.Module):
+    def __init__(self, transforms: Transforms):
+        super().__init__()
+        self.transforms = transforms
+
+    def forward(self, y: Tensor, quality: Tensor) -> tuple[Tensor, Tensor]:
+        return self.transforms.scaled(y, quality)
+
+
+class _Decoder(nn.Module):
+    """One step of the denoiser, without renormalization."""
+
+    def __init__(self, adapter: Adapter):
+        super().__init__()
+        self.adapter, self.denoiser = adapter, adapter.attached.module  # as a submodule: its weights are named
+
+    def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
+        z = self.adapter(y_hat, quality, preview).z
+        return self.adapter.to_pixels(z, quality, preview, noise)
+
+
+def of_encoder(transforms: Transforms) -> Iterator[Network]:
+    """The fixed encoder's networks, for files of any backbone."""
+    m, m_h = transforms.config.m, transforms.config.m_h
+    x, y = Port(name="x", shape=(1, 3, "16h", "16w")), (1, m, "h", "w")
+    quality, y_hat = Port(name="quality", shape=(1,)), Port(name="y_hat", shape=y)
+    yield Network(
+        name="analysis", module=transforms.g_a, inputs=(x,), outputs=(Port(name="y", shape=y),), halo=transforms.halo
+    )
+    whole = (1, m, "4h", "4w")
+    yield Network(
+        name="hyper",
+        module=_Hyper(transforms),
+        inputs=(Port(name="y", shape=whole), quality),
+        outputs=(Port(name="y_q", shape=whole), Port(name="z", shape=(1, m_h, "h", "w"))),
+    )
+    for name, module in (("preview", transforms.g_s), ("perceptual", transforms.g_p)):
+        yield Network(name=name, module=module, inputs=(y_hat, quality), outputs=(x,), halo=transforms.halo)
+
+
+def of_decoder(adapter: Adapter, tile: int) -> Network:
+    """A backbone with its adapter attached, for squares of `tile` pixels."""
+    m = adapter.tokens.key_value.in_channels - 1 if adapter.tokens.mapped else adapter.bridge.y_branch.conv.in_channels - 1
+    cells = tile // STRIDE
+    inputs = [
+        Port(name="y_hat", shape=(1, m, cells, cells)),
+        Port(name="quality", shape=(1,)),
+        Port(name="preview", shape=(1, 3, tile, tile)),
+    ]
+    channels = adapter.noise_shape(tile, tile)[0]
+    if channels:
+        inputs.append(Port(name="noise", shape=(1, channels, tile // REFINER_STRIDE, tile // REFINER_STRIDE)))
+    outputs = (Port(name="x", shape=(1, 3, tile, tile)),)
+    return Network(name="decoder", module=_Decoder(adapter), inputs=tuple(inputs), outputs=outputs)
