@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from priorcodec.cli import decode, encode, evaluate, options, plugins, train
+from priorcodec.cli import decode, encode, evaluate, export, options, plugins, train
 from priorcodec.core.errors import PriorCodecError
 
 HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # torch's, on the CPU: large images spend less time on fresh memory
@@ -65,6 +65,7 @@ app.command()(plugins.plugins)
 app.command()(plugins.check)
 app.command(name="eval")(evaluate.evaluate)
 app.command()(evaluate.report)
+app.command()(export.export)
 
 
 @app.command()

@@ -53,24 +53,25 @@ class ExactReader:
 
     @classmethod
     def load(cls, path: Path) -> ExactReader:
-        """From an encoder's weight file, its tables alone. Raises WeightsError: missing, or no encoder."""
+        """From an encoder's weight file, its tables alone, or from a tables file. Raises WeightsError: missing, or no encoder."""
         from safetensors import SafetensorError, safe_open
 
         try:
             data = path.read_bytes()
             with safe_open(path, framework="numpy") as file:
-                config = json.loads(file.metadata()["config"])
+                config, given = json.loads(file.metadata()["config"]), file.metadata().get("encoder_id")
                 names = [name for name in file.keys() if name.startswith(TABLES)]  # noqa: SIM118
                 tables = {name.removeprefix(TABLES): file.get_tensor(name) for name in names}
             found, certain = sizes(config), int(config["certain"])
             check_tables(tables, found)
             if not 0 <= certain <= SCALES:
                 raise ValueError(f"certain is {certain}, wanted 0 to {SCALES}")
+            own_id = encoder_id(data) if given is None else int(given, 16)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} is no readable encoder ({reason}): reinstall priorcodec") from error
         shipped.verify(path, data)
-        return cls(encoder_id=encoder_id(data), levels=found.levels, entropy_model=FrozenEntropyModel(tables, certain))
+        return cls(encoder_id=own_id, levels=found.levels, entropy_model=FrozenEntropyModel(tables, certain))
 
     def read(
         self, data: bytes, *, max_pixels: int = container.MAX_PIXELS

@@ -1,8 +1,8 @@
 """`priorcodec export`: the folder that a reader without torch needs.
 
-    analysis.onnx hyper.onnx preview.onnx perceptual.onnx decoder.onnx     float networks, see `export.networks`
-    tables.safetensors     the exact tables and the inverse gains, with the encoder's id (docs/format.md, section 3)
-    manifest.json          ids, SHA-256 and size of every file, inputs and outputs, tile and margins in pixels
+analysis.onnx hyper.onnx preview.onnx perceptual.onnx decoder.onnx     float networks, see `export.networks`
+tables.safetensors     the exact tables and the inverse gains, with the encoder's id (docs/format.md, section 3)
+manifest.json          ids, SHA-256 and size of every file, inputs and outputs, tile and margins in pixels
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def export(
     manifest: dict[str, Any] = {"format": FORMAT, "encoder": {"id": f"{codec.id:08x}", "levels": codec.levels}}
     if decoder:
         adapter, spec = session.adapter, session.spec
-        wanted.append(networks.of_decoder(adapter, tile))
+        wanted.append(networks.of_decoder(adapter, codec.transforms.config.m, tile))
         manifest["backbone"] = {"name": spec.name, "revision": spec.revision, "license": spec.license}
         manifest["tile"], manifest["margin"] = tile, MARGIN
     try:

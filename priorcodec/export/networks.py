@@ -94,9 +94,8 @@ def of_encoder(transforms: Transforms) -> Iterator[Network]:
         yield Network(name=name, module=module, inputs=(y_hat, quality), outputs=(x,), halo=transforms.halo)
 
 
-def of_decoder(adapter: Adapter, tile: int) -> Network:
-    """A backbone with its adapter attached, for squares of `tile` pixels."""
-    m = adapter.tokens.key_value.in_channels - 1 if adapter.tokens.mapped else adapter.bridge.y_branch.conv.in_channels - 1
+def of_decoder(adapter: Adapter, m: int, tile: int) -> Network:
+    """A backbone with its adapter attached, for squares of `tile` pixels; m: channels of y_hat."""
     cells = tile // STRIDE
     inputs = [
         Port(name="y_hat", shape=(1, m, cells, cells)),

@@ -56,13 +56,15 @@ def graph(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Po
     with torch.no_grad(), _quiet(), mock.patch.object(F, "pixel_unshuffle", unshuffle):
         try:
             program: Any = torch.onnx.export(
-                module, tuple(examples[port.name] for port in inputs), dynamo=True, opset_version=OPSET, verbose=False,
+                module, tuple(examples[port.name] for port in inputs), dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
                 input_names=[port.name for port in inputs], output_names=[port.name for port in outputs],
                 dynamic_shapes=_free(inputs),
             )  # fmt: skip
         except ImportError as error:
-            raise ConfigError(f"export needs {error.name}, which is missing: pip install 'priorcodec[export]'") from error
-        program.optimize()
+            raise ConfigError(
+                f"export needs {error.name}, which is missing: pip install 'priorcodec[export]'"
+            ) from error
+    _simplify(program.model)
     model = program.model_proto
     for value, port in zip([*model.graph.input, *model.graph.output], [*inputs, *outputs], strict=True):
         for dimension, side in zip(value.type.tensor_type.shape.dim, port.shape, strict=True):
@@ -93,6 +95,23 @@ def _free(inputs: Sequence[Port]) -> tuple[dict[int, Any] | None, ...]:
                 axes[axis] = length if factor == 1 else factor * length
         found.append(axes or None)
     return tuple(found)
+
+
+def _simplify(model: Any) -> None:
+    """Fold constants. onnxscript's other rewriting loses the bounds of the second of two clips of one value (0.7)."""
+    from onnx_ir.passes import common
+    from onnxscript import optimizer
+
+    common.InlinePass()(model)
+    optimizer.fold_constants(model)
+    for step in (
+        common.RemoveUnusedNodesPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.NameFixPass(),
+    ):
+        step(model)
 
 
 def _strip(model: Any) -> None:

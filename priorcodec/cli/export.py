@@ -1,0 +1,46 @@
+"""`priorcodec export`: a session's networks as ONNX graphs, and the exact tables, for readers without torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from priorcodec.cli import options
+
+
+def export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; made if it does not exist.")],
+    backbone: Annotated[str | None, typer.Option(help="Backbone to export; default: the one that decodes.")] = None,
+    weights: Annotated[str | None, typer.Option(help="Weights of the backbone: folder, file or Hub id.")] = None,
+    adapter: Annotated[
+        str | None, typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE@COMMIT.")
+    ] = None,
+    tile: Annotated[int, typer.Option(help="Side in pixels of the squares that the decoder works on.")] = 512,
+    decoder: Annotated[bool, typer.Option("--decoder/--no-decoder", help="Export the backbone at all.")] = True,
+    no_plugin: options.NoPlugin = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write ONNX graphs of encoder, previews and backbone, the exact tables, and manifest.json.
+
+    Needs the packages of `pip install 'priorcodec[export]'`.
+    """
+    from priorcodec.export import folder as export_folder
+    from priorcodec.registry import open_registry
+    from priorcodec.session import open_session
+
+    settings: dict[str, Any] = {"backbone": backbone, "weights": weights, "adapter": adapter}
+    given = {key: value for key, value in settings.items() if value is not None}
+
+    def written(name: str) -> None:
+        if not as_json:
+            typer.echo(folder / name)
+
+    with options.plugin_output_to_stderr():
+        registry = open_registry(disabled=no_plugin or ())
+        session = open_session(**given, device="cpu", dtype="float32", registry=registry)
+    manifest = export_folder.export(session, folder, tile=tile, decoder=decoder, progress=written)
+    if as_json:
+        typer.echo(json.dumps([manifest], indent=2))

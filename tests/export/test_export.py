@@ -1,0 +1,202 @@
+"""Exported graphs answer what torch answers, within half a level of 255, and the folder says what is in it."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from typer.testing import CliRunner
+
+from priorcodec import open_session
+from priorcodec.adapters.adapter import Adapter
+from priorcodec.adapters.config import AdapterConfig
+from priorcodec.cli import app
+from priorcodec.config import DecodeConfig
+from priorcodec.core.codec import WEIGHTS
+from priorcodec.core.errors import ConfigError, WeightsError
+from priorcodec.core.exact_reader import ExactReader
+from priorcodec.export import folder, networks, onnx
+from priorcodec.registry import open_registry
+from tests.golden.check import ENCODER, golden
+from tests.meta.test_repository import machine_paths
+
+HALF_A_LEVEL = 0.5 / 127.5
+M, LEVELS, TILE = 6, 8, 256
+TINY = AdapterConfig(
+    width=8, depth=1, stem_width=8, stem_depth=1, fusion=8, window=4, refiner=8, refiner_depth=1, noise_channels=2,
+    tokens=4, mapper=True, lora_rank=0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def packages():
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"needs {name}: pip install 'priorcodec[export]'")
+
+
+def answers(data, inputs):
+    """What onnxruntime makes of a graph."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return session.run(None, {name: value.numpy() for name, value in inputs.items()})
+
+
+def trace(network):
+    return onnx.graph(network.module, network.examples(), network.inputs, network.outputs)
+
+
+def largest_difference(data, network, inputs):
+    with torch.inference_mode():
+        wanted = network.module(*inputs.values())
+    wanted = wanted if isinstance(wanted, tuple) else (wanted,)
+    got = answers(data, inputs)
+    assert [value.shape for value in got] == [value.shape for value in wanted]
+    return max(np.abs(one - other.numpy()).max() for one, other in zip(got, wanted, strict=True))
+
+
+def tiny(name):
+    """A tiny backbone's network, every weight of its adapter moved away from its fresh value."""
+    spec, generator = open_registry().spec(name), torch.Generator().manual_seed(1)
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        backbone, adapter = spec.build_tiny(), Adapter(spec, TINY, m=M, levels=LEVELS, tiny=True).eval()
+        for parameter in adapter.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    adapter.requires_grad_(False).merge(backbone)
+    return networks.of_decoder(adapter, M, TILE)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return open_session("toy", device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def exported(packages, session, tmp_path_factory):
+    path = tmp_path_factory.mktemp("exported") / "new"
+    written = []
+    return path, folder.export(session, path, tile=TILE, progress=written.append), written
+
+
+@pytest.mark.slow
+def test_the_manifest_says_what_is_in_the_folder(exported, session):
+    path, manifest, written = exported
+    assert json.loads((path / "manifest.json").read_text()) == manifest
+    assert {file.name for file in path.iterdir()} == {*manifest["files"], "manifest.json"}
+    assert written == list(manifest["files"])
+    for name, row in manifest["files"].items():
+        data = (path / name).read_bytes()
+        assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
+        assert machine_paths(data.replace(b"\0", b" ")) == [] and b"File " not in data
+    assert manifest["encoder"]["id"] == f"{session.codec.id:08x}" and manifest["backbone"]["name"] == "toy"
+    assert manifest["files"]["preview.onnx"]["inputs"] == {
+        "y_hat": [1, session.codec.transforms.config.m, "h", "w"], "quality": [1],
+    }  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_encoders_graphs_at_a_size_that_was_not_traced(exported, session, record_property):
+    path, _, _ = exported
+    generator = torch.Generator().manual_seed(3)
+    for network in networks.of_encoder(session.codec.transforms):
+        inputs = network.examples()
+        for port in network.inputs:
+            if port.name != "quality":
+                shape = [side if isinstance(side, int) else int(side[:-1] or 1) * 5 for side in port.shape]
+                inputs[port.name] = torch.rand(shape, generator=generator) * 2 - 1
+        found = largest_difference((path / f"{network.name}.onnx").read_bytes(), network, inputs)
+        record_property(network.name, float(found))
+        assert found < HALF_A_LEVEL, network.name
+
+
+@pytest.mark.slow
+def test_the_preview_of_a_golden_file(exported, session, record_property):
+    path, _, _ = exported
+    name, (data, _) = next((n, row) for n, row in golden().items() if "384x256" in n)
+    decoded = session.codec.decode(data)
+    wanted = session.codec.preview_tensor(decoded)
+    inputs = {"y_hat": decoded.y_hat, "quality": torch.tensor([decoded.quality])}
+    (found,) = answers((path / "preview.onnx").read_bytes(), inputs)
+    difference = float(np.abs(found - wanted.numpy()).max())
+    record_property(name, difference)
+    assert difference < HALF_A_LEVEL
+
+
+@pytest.mark.slow
+def test_the_tables_file_reads_every_file_alike(exported):
+    path, manifest, _ = exported
+    whole, alone = ExactReader.load(ENCODER), ExactReader.load(path / folder.EXACT)
+    assert alone.encoder_id == whole.encoder_id == int(manifest["encoder"]["id"], 16)
+    name = next(name for name in golden() if "64x64" in name)
+    assert alone.read(golden()[name][0])[2] == golden()[name][1]
+    spoilt = (path / folder.EXACT).read_bytes().replace(b'"encoder_id":"', b'"encoder_id":"x')
+    (path.parent / "spoilt").write_bytes(spoilt)
+    with pytest.raises(WeightsError):
+        ExactReader.load(path.parent / "spoilt")
+
+
+@pytest.mark.parametrize("name", ["toy", pytest.param(DecodeConfig().backbone, marks=pytest.mark.slow)])
+def test_a_decoder_at_the_size_of_its_tile(packages, name, record_property):
+    network = tiny(name)
+    found = largest_difference(trace(network), network, network.examples())
+    record_property("difference", float(found))
+    assert found < HALF_A_LEVEL
+
+
+def test_a_graph_has_the_same_bytes_again(packages):
+    one, two = (trace(tiny("toy")) for _ in range(2))
+    assert one == two
+
+
+@pytest.mark.slow
+def test_no_tensor_of_a_convolutional_graph_has_more_than_four_sides(exported):
+    import onnx as library
+    from onnx import numpy_helper
+
+    for name in ("analysis", "preview"):
+        model = library.load(exported[0] / f"{name}.onnx")
+        kinds = {node.op_type for node in model.graph.node}
+        shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
+        fixed = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name in shapes]
+        assert all(len(shape) <= 4 for shape in fixed) and "Conv" in kinds
+        assert all(len(node.attribute[0].ints) <= 4 for node in model.graph.node if node.op_type == "Transpose")
+
+
+@pytest.mark.parametrize("r", [1, 2, 8])
+def test_unshuffling(r):
+    x = torch.randn(2, 3, 16, 32)
+    assert torch.equal(onnx.unshuffle(x, r), F.pixel_unshuffle(x, r))
+
+
+@pytest.mark.parametrize("tile", [0, 100, 128, 8192])
+def test_an_impossible_tile_is_one_line(session, tmp_path, tile):
+    with pytest.raises(ConfigError, match="multiple of 64 from 256"):
+        folder.export(session, tmp_path / "new", tile=tile)
+    assert not (tmp_path / "new").exists()
+
+
+def test_another_type_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match="wanted cpu and float32"):
+        folder.export(open_session("toy", device="cpu", dtype="bfloat16"), tmp_path / "new")
+
+
+def test_missing_packages_are_one_line(monkeypatch, session, tmp_path):
+    def missing(*args, **kwargs):
+        raise ImportError("no", name="onnxscript")
+
+    monkeypatch.setattr(torch.onnx, "export", missing)
+    with pytest.raises(ConfigError, match=r"export needs onnxscript.*priorcodec\[export\]"):
+        folder.export(session, tmp_path / "new", tile=TILE, decoder=False)
+
+
+def test_the_command_names_its_files(packages, tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx, "graph", lambda *args: b"graph")
+    done = CliRunner().invoke(app, ["export", str(tmp_path / "new"), "--backbone", "toy", "--tile", "256"])
+    assert done.exit_code == 0, done.output
+    assert {line.rpartition("/")[2] for line in done.output.split()} >= {"decoder.onnx", "tables.safetensors"}
+    assert ENCODER.parent.resolve() == WEIGHTS.resolve()
