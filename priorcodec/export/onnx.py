@@ -56,7 +56,8 @@ def graph(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Po
     with torch.no_grad(), _quiet(), mock.patch.object(F, "pixel_unshuffle", unshuffle):
         try:
             program: Any = torch.onnx.export(
-                module, tuple(examples[port.name] for port in inputs), dynamo=True, opset_version=OPSET, verbose=False, optimize=False,
+                module, tuple(examples[port.name] for port in inputs), dynamo=True, opset_version=OPSET,
+                verbose=False, optimize=False,
                 input_names=[port.name for port in inputs], output_names=[port.name for port in outputs],
                 dynamic_shapes=_free(inputs),
             )  # fmt: skip
