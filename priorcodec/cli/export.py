@@ -27,7 +27,7 @@ def export(
 
     Needs the packages of `pip install 'priorcodec[export]'`.
     """
-    from priorcodec.export import folder as export_folder
+    from priorcodec.export.manifest import export as write
     from priorcodec.registry import open_registry
     from priorcodec.session import open_session
 
@@ -41,6 +41,6 @@ def export(
     with options.plugin_output_to_stderr():
         registry = open_registry(disabled=no_plugin or ())
         session = open_session(**given, device="cpu", dtype="float32", registry=registry)
-    manifest = export_folder.export(session, folder, tile=tile, decoder=decoder, progress=written)
+    manifest = write(session, folder, tile=tile, decoder=decoder, progress=written)
     if as_json:
         typer.echo(json.dumps([manifest], indent=2))

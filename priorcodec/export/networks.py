@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
 from priorcodec.core.transforms import STRIDE, Transforms
-from priorcodec.export.onnx import Port
+from priorcodec.export.graph import Port
 
 CELLS = (8, 12)  # height and width of the examples, at stride 16
 

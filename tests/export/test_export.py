@@ -17,7 +17,7 @@ from priorcodec.config import DecodeConfig
 from priorcodec.core.codec import WEIGHTS
 from priorcodec.core.errors import ConfigError, WeightsError
 from priorcodec.core.exact_reader import ExactReader
-from priorcodec.export import folder, networks, onnx
+from priorcodec.export import graph, manifest, networks
 from priorcodec.registry import open_registry
 from tests.golden.check import ENCODER, golden
 from tests.meta.test_repository import machine_paths
@@ -47,7 +47,7 @@ def answers(data, inputs):
 
 
 def trace(network):
-    return onnx.graph(network.module, network.examples(), network.inputs, network.outputs)
+    return graph.trace(network.module, network.examples(), network.inputs, network.outputs)
 
 
 def largest_difference(data, network, inputs):
@@ -80,21 +80,21 @@ def session():
 def exported(packages, session, tmp_path_factory):
     path = tmp_path_factory.mktemp("exported") / "new"
     written = []
-    return path, folder.export(session, path, tile=TILE, progress=written.append), written
+    return path, manifest.export(session, path, tile=TILE, progress=written.append), written
 
 
 @pytest.mark.slow
 def test_the_manifest_says_what_is_in_the_folder(exported, session):
-    path, manifest, written = exported
-    assert json.loads((path / "manifest.json").read_text()) == manifest
-    assert {file.name for file in path.iterdir()} == {*manifest["files"], "manifest.json"}
-    assert written == list(manifest["files"])
-    for name, row in manifest["files"].items():
+    path, found, written = exported
+    assert json.loads((path / "manifest.json").read_text()) == found
+    assert {file.name for file in path.iterdir()} == {*found["files"], "manifest.json"}
+    assert written == list(found["files"])
+    for name, row in found["files"].items():
         data = (path / name).read_bytes()
         assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         assert machine_paths(data.replace(b"\0", b" ")) == [] and b"File " not in data
-    assert manifest["encoder"]["id"] == f"{session.codec.id:08x}" and manifest["backbone"]["name"] == "toy"
-    assert manifest["files"]["preview.onnx"]["inputs"] == {
+    assert found["encoder"]["id"] == f"{session.codec.id:08x}" and found["backbone"]["name"] == "toy"
+    assert found["files"]["preview.onnx"]["inputs"] == {
         "y_hat": [1, session.codec.transforms.config.m, "h", "w"], "quality": [1],
     }  # fmt: skip
 
@@ -129,12 +129,12 @@ def test_the_preview_of_a_golden_file(exported, session, record_property):
 
 @pytest.mark.slow
 def test_the_tables_file_reads_every_file_alike(exported):
-    path, manifest, _ = exported
-    whole, alone = ExactReader.load(ENCODER), ExactReader.load(path / folder.EXACT)
-    assert alone.encoder_id == whole.encoder_id == int(manifest["encoder"]["id"], 16)
+    path, found, _ = exported
+    whole, alone = ExactReader.load(ENCODER), ExactReader.load(path / manifest.EXACT)
+    assert alone.encoder_id == whole.encoder_id == int(found["encoder"]["id"], 16)
     name = next(name for name in golden() if "64x64" in name)
     assert alone.read(golden()[name][0])[2] == golden()[name][1]
-    spoilt = (path / folder.EXACT).read_bytes().replace(b'"encoder_id":"', b'"encoder_id":"x')
+    spoilt = (path / manifest.EXACT).read_bytes().replace(b'"encoder_id":"', b'"encoder_id":"x')
     (path.parent / "spoilt").write_bytes(spoilt)
     with pytest.raises(WeightsError):
         ExactReader.load(path.parent / "spoilt")
@@ -155,11 +155,11 @@ def test_a_graph_has_the_same_bytes_again(packages):
 
 @pytest.mark.slow
 def test_no_tensor_of_a_convolutional_graph_has_more_than_four_sides(exported):
-    import onnx as library
+    import onnx
     from onnx import numpy_helper
 
     for name in ("analysis", "preview"):
-        model = library.load(exported[0] / f"{name}.onnx")
+        model = onnx.load(exported[0] / f"{name}.onnx")
         kinds = {node.op_type for node in model.graph.node}
         shapes = {node.input[1] for node in model.graph.node if node.op_type == "Reshape"}
         fixed = [numpy_helper.to_array(t) for t in model.graph.initializer if t.name in shapes]
@@ -170,19 +170,19 @@ def test_no_tensor_of_a_convolutional_graph_has_more_than_four_sides(exported):
 @pytest.mark.parametrize("r", [1, 2, 8])
 def test_unshuffling(r):
     x = torch.randn(2, 3, 16, 32)
-    assert torch.equal(onnx.unshuffle(x, r), F.pixel_unshuffle(x, r))
+    assert torch.equal(graph.unshuffle(x, r), F.pixel_unshuffle(x, r))
 
 
 @pytest.mark.parametrize("tile", [0, 100, 128, 8192])
 def test_an_impossible_tile_is_one_line(session, tmp_path, tile):
     with pytest.raises(ConfigError, match="multiple of 64 from 256"):
-        folder.export(session, tmp_path / "new", tile=tile)
+        manifest.export(session, tmp_path / "new", tile=tile)
     assert not (tmp_path / "new").exists()
 
 
 def test_another_type_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="wanted cpu and float32"):
-        folder.export(open_session("toy", device="cpu", dtype="bfloat16"), tmp_path / "new")
+        manifest.export(open_session("toy", device="cpu", dtype="bfloat16"), tmp_path / "new")
 
 
 def test_missing_packages_are_one_line(monkeypatch, session, tmp_path):
@@ -191,11 +191,11 @@ def test_missing_packages_are_one_line(monkeypatch, session, tmp_path):
 
     monkeypatch.setattr(torch.onnx, "export", missing)
     with pytest.raises(ConfigError, match=r"export needs onnxscript.*priorcodec\[export\]"):
-        folder.export(session, tmp_path / "new", tile=TILE, decoder=False)
+        manifest.export(session, tmp_path / "new", tile=TILE, decoder=False)
 
 
 def test_the_command_names_its_files(packages, tmp_path, monkeypatch):
-    monkeypatch.setattr(onnx, "graph", lambda *args: b"graph")
+    monkeypatch.setattr(manifest, "trace", lambda *args: b"graph")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "new"), "--backbone", "toy", "--tile", "256"])
     assert done.exit_code == 0, done.output
     assert {line.rpartition("/")[2] for line in done.output.split()} >= {"decoder.onnx", "tables.safetensors"}

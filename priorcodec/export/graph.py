@@ -38,7 +38,7 @@ class Port:
     shape: tuple[int | str, ...]
 
 
-def graph(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
+def trace(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
     """Trace a module in evaluation mode, its parameters on the CPU in float32.
 
     Args:
@@ -100,8 +100,8 @@ def _free(inputs: Sequence[Port]) -> tuple[dict[int, Any] | None, ...]:
 
 def _simplify(model: Any) -> None:
     """Fold constants. onnxscript's other rewriting loses the bounds of the second of two clips of one value (0.7)."""
-    from onnx_ir.passes import common
-    from onnxscript import optimizer
+    from onnx_ir.passes import common  # pyright: ignore[reportMissingImports]
+    from onnxscript import optimizer  # pyright: ignore[reportMissingImports]
 
     common.InlinePass()(model)
     optimizer.fold_constants(model)
@@ -124,7 +124,7 @@ def _strip(model: Any) -> None:
 
 
 def _in_half_precision(model: Any) -> None:
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
     casts = []
     for tensor in model.graph.initializer:

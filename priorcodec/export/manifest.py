@@ -20,7 +20,8 @@ from priorcodec.core.errors import ConfigError
 from priorcodec.core.exact_reader import TABLES
 from priorcodec.core.io import atomic, safetensors
 from priorcodec.core.weights import KIND
-from priorcodec.export import networks, onnx
+from priorcodec.export import networks
+from priorcodec.export.graph import trace
 
 if TYPE_CHECKING:
     from priorcodec.core.codec import Codec
@@ -82,7 +83,7 @@ def export(
 
     put(EXACT, tables(codec))
     for network in wanted:
-        data = onnx.graph(network.module, network.examples(), network.inputs, network.outputs)
+        data = trace(network.module, network.examples(), network.inputs, network.outputs)
         halo = {} if network.halo is None else {"halo": network.halo}
         ports = {"inputs": network.inputs, "outputs": network.outputs}
         shapes = {kind: {port.name: list(port.shape) for port in some} for kind, some in ports.items()}
