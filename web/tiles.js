@@ -37,7 +37,7 @@ export async function inParts(height, width, stride, halo, side, run) {
   return out;
 }
 
-/** Where squares of `side` begin so that they cover `length` and overlap by `overlap` at least; multiples of `grid`. */
+/** Where tiles of `side` begin so that they cover `length` and overlap by `overlap` at least; multiples of `grid`. */
 export function starts(length, side, overlap, grid) {
   if (length <= side) return [0];
   const count = Math.ceil((length - overlap) / (side - overlap));
@@ -45,23 +45,23 @@ export function starts(length, side, overlap, grid) {
 }
 
 /**
- * Overlapping squares of `side` pixels, faded into each other over `margin` -> [3][height][width].
- * run(top, left) answers [3][side][side]; what lies outside the image is left out.
+ * Overlapping tiles of `rows` x `columns` pixels, faded into each other over `margin` -> [3][height][width].
+ * run(top, left) answers [3][rows][columns]; what lies outside the image is left out.
  */
-export async function blended(height, width, side, margin, grid, run) {
+export async function blended(height, width, rows, columns, margin, grid, run) {
   const out = new Float32Array(3 * height * width);
   const total = new Float32Array(height * width);
-  for (const top of starts(height, side, 2 * margin, grid)) {
-    const rows = ramp(top, height, side, margin);
-    for (const left of starts(width, side, 2 * margin, grid)) {
-      const columns = ramp(left, width, side, margin);
+  for (const top of starts(height, rows, 2 * margin, grid)) {
+    const across = ramp(top, height, rows, margin);
+    for (const left of starts(width, columns, 2 * margin, grid)) {
+      const along = ramp(left, width, columns, margin);
       const part = await run(top, left);
-      for (let y = 0; y < Math.min(side, height - top); y++) {
-        for (let x = 0; x < Math.min(side, width - left); x++) {
+      for (let y = 0; y < Math.min(rows, height - top); y++) {
+        for (let x = 0; x < Math.min(columns, width - left); x++) {
           const to = (top + y) * width + left + x;
-          const weight = rows[y] * columns[x];
+          const weight = across[y] * along[x];
           total[to] += weight;
-          for (let c = 0; c < 3; c++) out[c * height * width + to] += weight * part[(c * side + y) * side + x];
+          for (let c = 0; c < 3; c++) out[c * height * width + to] += weight * part[(c * rows + y) * columns + x];
         }
       }
     }

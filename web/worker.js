@@ -6,6 +6,7 @@ import { Reader, StreamError } from "./gic.js";
 import { blended, cut, inParts } from "./tiles.js";
 
 const STRIDE = 16;
+const NOISE_STRIDE = 4;
 const LARGEST_PART = 64; // cells of the preview worked on at a time
 const MODELS = "models/";
 
@@ -56,22 +57,20 @@ async function decode(bytes) {
   status(`Decoding through ${manifest.backbone.name}…`);
   began = performance.now();
   const decoder = await session("decoder.onnx");
-  const { tile, margin } = manifest;
-  const [height, width, cells] = [h * STRIDE, w * STRIDE, tile / STRIDE];
-  const [, channels = 0, fine] = manifest.files["decoder.onnx"].inputs.noise ?? [];
-  const step = tile / (fine ?? tile); // pixels to a position of the noise
-  const noise = normal(content.seed, (channels * height * width) / step ** 2);
-  const decoded = await blended(height, width, tile, margin, STRIDE, async (top, left) => {
-    const inputs = {
-      y_hat: tensor(cut(yHat, m, h, w, top / STRIDE, left / STRIDE, cells, cells), 1, m, cells, cells),
-      quality,
-      preview: tensor(cut(preview, 3, height, width, top, left, tile, tile), 1, 3, tile, tile),
+  const { inputs } = manifest.files["decoder.onnx"];
+  const [height, width] = [h * STRIDE, w * STRIDE];
+  const fixed = Number.isInteger(inputs.y_hat[2]); // to tiles of one size: smaller images are padded
+  const [rows, columns] = [height, width].map((side) => (fixed ? manifest.tile : Math.min(manifest.tile, side)));
+  const channels = inputs.noise?.[1] ?? 0;
+  const noise = normal(content.seed, (channels * height * width) / NOISE_STRIDE ** 2);
+  const decoded = await blended(height, width, rows, columns, manifest.margin, STRIDE, async (top, left) => {
+    const part = (planes, count, stride) => {
+      const place = [height, width, top, left, rows, columns].map((pixels) => pixels / stride);
+      return tensor(cut(planes, count, ...place), 1, count, rows / stride, columns / stride);
     };
-    if (channels) {
-      const part = cut(noise, channels, height / step, width / step, top / step, left / step, fine, fine);
-      inputs.noise = tensor(part, 1, channels, fine, fine);
-    }
-    return (await decoder.run(inputs)).x.data;
+    const given = { y_hat: part(yHat, m, STRIDE), quality, preview: part(preview, 3, 1) };
+    if (channels) given.noise = part(noise, channels, NOISE_STRIDE);
+    return (await decoder.run(given)).x.data;
   });
   image("decoded", decoded, content, h, w);
   fact("Decoded", `through ${manifest.backbone.name}, ${seconds(began)}`);

@@ -18,7 +18,12 @@ def export(
     adapter: Annotated[
         str | None, typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE@COMMIT.")
     ] = None,
-    tile: Annotated[int, typer.Option(help="Side in pixels of the squares that the decoder works on.")] = 512,
+    tile: Annotated[
+        int | None, typer.Option(help="Side in pixels of tiles of large images; default 1024, with --fixed 512.")
+    ] = None,
+    fixed: Annotated[
+        bool, typer.Option("--fixed", help="Make the decoder take squares of that side only, as small runtimes want.")
+    ] = False,
     decoder: Annotated[bool, typer.Option("--decoder/--no-decoder", help="Export the backbone at all.")] = True,
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
@@ -41,6 +46,6 @@ def export(
     with options.plugin_output_to_stderr():
         registry = open_registry(disabled=no_plugin or ())
         session = open_session(**given, device="cpu", dtype="float32", registry=registry)
-    manifest = write(session, folder, tile=tile, decoder=decoder, progress=written)
+    manifest = write(session, folder, tile=tile, fixed=fixed, decoder=decoder, progress=written)
     if as_json:
         typer.echo(json.dumps([manifest], indent=2))

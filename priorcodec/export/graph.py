@@ -1,6 +1,7 @@
 """One torch module -> one ONNX graph, the same bytes for the same weights.
 
 Pixel unshuffling is written with tensors of rank 4, since runtimes for phones refuse rank 6 (the shuffle is an operator of ONNX).
+Adaptive pooling is written as two products of matrices, since torch's own decomposition holds for the traced size alone.
 Weights that half precision holds exactly are stored in it and cast when the graph is loaded: half the size, the same values.
 """
 
@@ -53,7 +54,8 @@ def trace(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Po
     Raises:
         ConfigError: The packages that write ONNX are missing.
     """
-    with torch.no_grad(), _quiet(), mock.patch.object(F, "pixel_unshuffle", unshuffle):
+    rewritten = mock.patch.multiple(F, pixel_unshuffle=unshuffle, adaptive_avg_pool2d=adaptive_pool)
+    with torch.no_grad(), _quiet(), rewritten:
         try:
             program: Any = torch.onnx.export(
                 module, tuple(examples[port.name] for port in inputs), dynamo=True, opset_version=OPSET,
@@ -81,6 +83,18 @@ def unshuffle(x: Tensor, r: int) -> Tensor:
     b, c, h, w = x.shape
     x = x.reshape(b * c * h // r, r, w // r, r).transpose(2, 3)
     return x.reshape(b * c, h // r, r * r, w // r).transpose(1, 2).reshape(b, c * r * r, h // r, w // r)
+
+
+def adaptive_pool(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """`adaptive_avg_pool2d` of x (b, c, h, w)."""
+    return _means(x.shape[2], size[0]) @ x @ _means(x.shape[3], size[1]).T
+
+
+def _means(length: int, count: int) -> Tensor:
+    """Matrix (count, length) that averages a line in `count` equal parts; positions they share count for both."""
+    part, at = torch.arange(count)[:, None], torch.arange(length)[None]
+    inside = (at >= part * length // count) & (at < ((part + 1) * length + count - 1) // count)
+    return inside / inside.sum(1, keepdim=True)
 
 
 def _free(inputs: Sequence[Port]) -> tuple[dict[int, Any] | None, ...]:

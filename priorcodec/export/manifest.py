@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,20 +17,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from priorcodec.adapters.decode import MARGIN
-from priorcodec.core.errors import ConfigError
+from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.exact_reader import TABLES
 from priorcodec.core.io import atomic, safetensors
 from priorcodec.core.weights import KIND
 from priorcodec.export import networks
 from priorcodec.export.graph import trace
+from priorcodec.export.networks import Network
 
 if TYPE_CHECKING:
+    from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.codec import Codec
     from priorcodec.session import Session
 
+logger = logging.getLogger(__name__)
+
 FORMAT = 1  # of the manifest
-TILE = 512  # pixels
+TILE, FIXED_TILE = 1024, 512  # pixels
 GRID = 64  # a tile is a multiple of it
+HALF_A_LEVEL = 0.5 / 127.5
+UNTRACED = ((3, 2), (2, 5))  # sizes, in the units of a network's ports
 EXACT = "tables.safetensors"
 MANIFEST = "manifest.json"
 
@@ -38,7 +45,8 @@ def export(
     session: Session,
     folder: Path,
     *,
-    tile: int = TILE,
+    tile: int | None = None,
+    fixed: bool = False,
     decoder: bool = True,
     progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
@@ -47,7 +55,8 @@ def export(
     Args:
         session: On the CPU in float32, with the settings' backbone and adapter.
         folder: Made if it does not exist; files of the same names are replaced.
-        tile: Side in pixels of the squares that the decoder works on, margins counted.
+        tile: Side in pixels of the tiles that large images are decoded in, margins counted; None for 1024, or 512 if fixed.
+        fixed: Whether the decoder takes squares of that side only. It does as well if it cannot be traced with free sizes.
         decoder: Whether to write it, or the encoder's graphs alone.
         progress: Called with the name of each file when it is written.
 
@@ -58,16 +67,16 @@ def export(
         ConfigError: An impossible tile or device, or packages that write ONNX are missing.
         WeightsError, AdapterError, BackboneError: The decoder is not complete.
     """
+    if tile is None:
+        tile = FIXED_TILE if fixed else TILE
     if tile % GRID or not 4 * MARGIN <= tile <= 4096:
         raise ConfigError(f"tile is {tile}, wanted a multiple of {GRID} from {4 * MARGIN} to 4096")
     if session.device.type != "cpu" or decoder and session.dtype != torch.float32:
         raise ConfigError(f"export got {session.device} and {session.dtype}, wanted cpu and float32")
     codec = session.codec
-    wanted = list(networks.of_encoder(codec.transforms))
     manifest: dict[str, Any] = {"format": FORMAT, "encoder": {"id": f"{codec.id:08x}", "levels": codec.levels}}
     if decoder:
         adapter, spec = session.adapter, session.spec
-        wanted.append(networks.of_decoder(adapter, codec.transforms.config.m, tile))
         manifest["backbone"] = {"name": spec.name, "revision": spec.revision, "license": spec.license}
         manifest["tile"], manifest["margin"] = tile, MARGIN
     try:
@@ -81,16 +90,64 @@ def export(
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **described}
         progress(name)
 
-    put(EXACT, tables(codec))
-    for network in wanted:
-        data = trace(network.module, network.examples(), network.inputs, network.outputs)
+    def put_network(network: Network, data: bytes) -> None:
         halo = {} if network.halo is None else {"halo": network.halo}
         ports = {"inputs": network.inputs, "outputs": network.outputs}
         shapes = {kind: {port.name: list(port.shape) for port in some} for kind, some in ports.items()}
         put(f"{network.name}.onnx", data, **halo, **shapes)
+
+    put(EXACT, tables(codec))
+    for network in networks.of_encoder(codec.transforms):
+        put_network(network, checked(network))
+    if decoder:
+        put_network(*_decoder(adapter, codec.transforms.config.m, tile, fixed))
     manifest["files"] = files
     atomic.write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
+
+
+def checked(network: Network) -> bytes:
+    """A network's graph. Raises ConfigError: packages are missing; PriorCodecError: it does not answer what torch answers."""
+    data = trace(network.module, network.examples(), network.inputs, network.outputs)
+    try:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ConfigError("export needs onnxruntime, which is missing: pip install 'priorcodec[export]'") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # an exception says the same
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        for cells in UNTRACED:
+            inputs = network.examples(cells)
+            with torch.inference_mode():
+                wanted = network.module(*inputs.values())
+            found = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+            for one, other in zip(found, wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
+                difference, scale = (torch.from_numpy(one) - other).abs().max(), other.abs().max().clamp(min=1)
+                if not difference < HALF_A_LEVEL * scale:
+                    raise PriorCodecError(
+                        f"{network.name}: the graph differs from torch by {difference:.2g}: report this"
+                    )
+    except PriorCodecError:
+        raise
+    except Exception as error:  # of onnxruntime, or of a shape that was traced as fixed
+        reason = str(error).splitlines()[0][:200]
+        raise PriorCodecError(f"{network.name}: onnxruntime cannot run the graph ({reason}): report this") from error
+    return data
+
+
+def _decoder(adapter: Adapter, m: int, tile: int, fixed: bool) -> tuple[Network, bytes]:
+    """With free sizes, if it may have them and they work."""
+    if not fixed:
+        network = networks.of_decoder(adapter, m)
+        try:
+            return network, checked(network)
+        except ConfigError:
+            raise
+        except Exception as error:  # torch's tracer knows many
+            logger.warning("%s has no free sizes (%s)", network.name, str(error).splitlines()[0][:200])
+    network = networks.of_decoder(adapter, m, tile)
+    return network, checked(network)
 
 
 def tables(codec: Codec) -> bytes:

@@ -2,8 +2,8 @@
 
     analysis    x --g_a--> y                       preview, perceptual    y_hat, quality --g_s | g_p--> x
     hyper       y, quality --gain, h_a--> y_q, z   decoder                y_hat, quality, preview, noise --adapter, backbone--> x
-Height and width of all but the decoder are free. The decoder works on squares of one size, since attention and windows make free
-sizes hard on small runtimes; larger images are blended from overlapping squares (`core.tiling.blend`).
+Height and width are free. The decoder's can be fixed to a square, which small runtimes want; images are then blended from
+overlapping squares (`core.tiling.blend`), and smaller ones padded.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
+from priorcodec.core.transforms import HYPER_STRIDE as UNIT
 from priorcodec.core.transforms import STRIDE, Transforms
 from priorcodec.export.graph import Port
 
-CELLS = (8, 12)  # height and width of the examples, at stride 16
+CELLS = (8, 12)  # height and width of the examples, in the units of their ports
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,18 +41,17 @@ class Network:
     outputs: tuple[Port, ...]
     halo: int | None = None
 
-    def examples(self) -> dict[str, Tensor]:
-        """Random inputs."""
-        generator = torch.Generator().manual_seed(0)
-        return {port.name: self._example(port, generator) for port in self.inputs}
+    def examples(self, cells: tuple[int, int] = CELLS) -> dict[str, Tensor]:
+        """Random inputs of a free height and width."""
+        generator, sides = torch.Generator().manual_seed(0), dict(zip("hw", cells, strict=True))
 
-    @staticmethod
-    def _example(port: Port, generator: torch.Generator) -> Tensor:
-        if port.name == "quality":
-            return torch.tensor([1.5])
-        cells = dict(zip("hw", CELLS, strict=True))
-        shape = [side if isinstance(side, int) else int(side[:-1] or 1) * cells[side[-1]] for side in port.shape]
-        return torch.rand(shape, generator=generator) * 2 - 1
+        def example(port: Port) -> Tensor:
+            if port.name == "quality":
+                return torch.tensor([1.5])
+            shape = [side if isinstance(side, int) else int(side[:-1] or 1) * sides[side[-1]] for side in port.shape]
+            return torch.rand(shape, generator=generator) * 2 - 1
+
+        return {port.name: example(port) for port in self.inputs}
 
 
 class _Hyper(nn.Module):
@@ -83,7 +83,7 @@ def of_encoder(transforms: Transforms) -> Iterator[Network]:
     yield Network(
         name="analysis", module=transforms.g_a, inputs=(x,), outputs=(Port(name="y", shape=y),), halo=transforms.halo
     )
-    whole = (1, m, "4h", "4w")
+    whole = (1, m, "4h", "4w")  # z is at a quarter of the stride
     yield Network(
         name="hyper",
         module=_Hyper(transforms),
@@ -94,16 +94,24 @@ def of_encoder(transforms: Transforms) -> Iterator[Network]:
         yield Network(name=name, module=module, inputs=(y_hat, quality), outputs=(x,), halo=transforms.halo)
 
 
-def of_decoder(adapter: Adapter, m: int, tile: int) -> Network:
-    """A backbone with its adapter attached, for squares of `tile` pixels; m: channels of y_hat."""
-    cells = tile // STRIDE
+def of_decoder(adapter: Adapter, m: int, tile: int | None = None) -> Network:
+    """A backbone with its adapter attached.
+
+    Args:
+        adapter: Attached, in float32 on the CPU.
+        m: Channels of y_hat.
+        tile: Side of a fixed square in pixels; None for free sizes, multiples of 64 pixels.
+    """
+
+    def sides(stride: int) -> tuple[int | str, int | str]:
+        return (f"{UNIT // stride}h", f"{UNIT // stride}w") if tile is None else (tile // stride, tile // stride)
+
     inputs = [
-        Port(name="y_hat", shape=(1, m, cells, cells)),
+        Port(name="y_hat", shape=(1, m, *sides(STRIDE))),
         Port(name="quality", shape=(1,)),
-        Port(name="preview", shape=(1, 3, tile, tile)),
+        Port(name="preview", shape=(1, 3, *sides(1))),
     ]
-    channels = adapter.noise_shape(tile, tile)[0]
-    if channels:
-        inputs.append(Port(name="noise", shape=(1, channels, tile // REFINER_STRIDE, tile // REFINER_STRIDE)))
-    outputs = (Port(name="x", shape=(1, 3, tile, tile)),)
+    if channels := adapter.noise_shape(UNIT, UNIT)[0]:
+        inputs.append(Port(name="noise", shape=(1, channels, *sides(REFINER_STRIDE))))
+    outputs = (Port(name="x", shape=(1, 3, *sides(1))),)
     return Network(name="decoder", module=_Decoder(adapter), inputs=tuple(inputs), outputs=outputs)

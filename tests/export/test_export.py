@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from priorcodec.adapters.config import AdapterConfig
 from priorcodec.cli import app
 from priorcodec.config import DecodeConfig
 from priorcodec.core.codec import WEIGHTS
-from priorcodec.core.errors import ConfigError, WeightsError
+from priorcodec.core.errors import ConfigError, PriorCodecError, WeightsError
 from priorcodec.core.exact_reader import ExactReader
 from priorcodec.export import graph, manifest, networks
 from priorcodec.registry import open_registry
@@ -59,7 +60,7 @@ def largest_difference(data, network, inputs):
     return max(np.abs(one - other.numpy()).max() for one, other in zip(got, wanted, strict=True))
 
 
-def tiny(name):
+def tiny(name, tile=None):
     """A tiny backbone's network, every weight of its adapter moved away from its fresh value."""
     spec, generator = open_registry().spec(name), torch.Generator().manual_seed(1)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -68,7 +69,7 @@ def tiny(name):
         for parameter in adapter.parameters():
             parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
     adapter.requires_grad_(False).merge(backbone)
-    return networks.of_decoder(adapter, M, TILE)
+    return networks.of_decoder(adapter, M, tile)
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +103,8 @@ def test_the_manifest_says_what_is_in_the_folder(exported, session):
 @pytest.mark.slow
 def test_the_encoders_graphs_at_a_size_that_was_not_traced(exported, session, record_property):
     path, _, _ = exported
-    generator = torch.Generator().manual_seed(3)
     for network in networks.of_encoder(session.codec.transforms):
-        inputs = network.examples()
-        for port in network.inputs:
-            if port.name != "quality":
-                shape = [side if isinstance(side, int) else int(side[:-1] or 1) * 5 for side in port.shape]
-                inputs[port.name] = torch.rand(shape, generator=generator) * 2 - 1
-        found = largest_difference((path / f"{network.name}.onnx").read_bytes(), network, inputs)
+        found = largest_difference((path / f"{network.name}.onnx").read_bytes(), network, network.examples((5, 4)))
         record_property(network.name, float(found))
         assert found < HALF_A_LEVEL, network.name
 
@@ -141,11 +136,44 @@ def test_the_tables_file_reads_every_file_alike(exported):
 
 
 @pytest.mark.parametrize("name", ["toy", pytest.param(DecodeConfig().backbone, marks=pytest.mark.slow)])
-def test_a_decoder_at_the_size_of_its_tile(packages, name, record_property):
+def test_a_decoder_at_any_size(packages, name, record_property):
     network = tiny(name)
-    found = largest_difference(trace(network), network, network.examples())
-    record_property("difference", float(found))
-    assert found < HALF_A_LEVEL
+    data = trace(network)
+    for cells in ((1, 1), (1, 3), (2, 2), (3, 5)):
+        found = largest_difference(data, network, network.examples(cells))
+        record_property(str(cells), float(found))
+        assert found < HALF_A_LEVEL, cells
+
+
+def test_a_decoder_at_the_size_of_its_tile(packages):
+    network = tiny("toy", TILE)
+    assert network.inputs[0].shape == (1, M, TILE // 16, TILE // 16)
+    assert largest_difference(trace(network), network, network.examples()) < HALF_A_LEVEL
+
+
+class HalfSize(torch.nn.Module):
+    """A network whose traced size is fixed without a word."""
+
+    def forward(self, y_hat, quality, preview, noise=None):
+        return preview * float(preview.shape[-1]) / 1000
+
+
+def test_a_network_that_cannot_have_free_sizes(packages, monkeypatch, caplog):
+    broken = tiny("toy")
+    fixed = tiny("toy", TILE)
+    monkeypatch.setattr(
+        networks, "of_decoder", lambda adapter, m, tile=None: fixed if tile else replace(broken, module=HalfSize())
+    )
+    network, data = manifest._decoder(None, M, TILE, False)
+    assert network is fixed and data and "no free sizes" in caplog.text
+    with pytest.raises(PriorCodecError, match="decoder: "):
+        manifest.checked(replace(broken, module=HalfSize()))
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 4), (9, 7), (12, 20)])
+def test_adaptive_pooling(size):
+    x = torch.randn(2, 3, *size)
+    torch.testing.assert_close(graph.adaptive_pool(x, (8, 8)), F.adaptive_avg_pool2d(x, (8, 8)))
 
 
 def test_a_graph_has_the_same_bytes_again(packages):
@@ -195,7 +223,7 @@ def test_missing_packages_are_one_line(monkeypatch, session, tmp_path):
 
 
 def test_the_command_names_its_files(packages, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "trace", lambda *args: b"graph")
+    monkeypatch.setattr(manifest, "checked", lambda network: b"graph")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "new"), "--backbone", "toy", "--tile", "256"])
     assert done.exit_code == 0, done.output
     assert {line.rpartition("/")[2] for line in done.output.split()} >= {"decoder.onnx", "tables.safetensors"}
