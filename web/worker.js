@@ -43,8 +43,9 @@ async function decode(bytes) {
   const quality = tensor(Float32Array.of(content.quality / 16), 1);
   const yHat = reader.dequantize(read);
 
-  const synthesis = await session("preview.onnx");
-  const halo = Math.ceil(manifest.files["preview.onnx"].halo / STRIDE);
+  const name = manifest.files["decoder.onnx"]?.preview ?? "preview.onnx"; // the one that the decoder reads, if there is one
+  const synthesis = await session(name);
+  const halo = Math.ceil(manifest.files[name].halo / STRIDE);
   const preview = await inParts(h, w, STRIDE, halo, LARGEST_PART, async (top, left, rows, columns) => {
     const part = tensor(cut(yHat, m, h, w, top, left, rows, columns), 1, m, rows, columns);
     return (await synthesis.run({ y_hat: part, quality })).x.data;

@@ -90,17 +90,17 @@ def export(
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **described}
         progress(name)
 
-    def put_network(network: Network, data: bytes) -> None:
+    def put_network(network: Network, data: bytes, **described: Any) -> None:
         halo = {} if network.halo is None else {"halo": network.halo}
         ports = {"inputs": network.inputs, "outputs": network.outputs}
         shapes = {kind: {port.name: list(port.shape) for port in some} for kind, some in ports.items()}
-        put(f"{network.name}.onnx", data, **halo, **shapes)
+        put(f"{network.name}.onnx", data, **described, **halo, **shapes)
 
     put(EXACT, tables(codec))
     for network in networks.of_encoder(codec.transforms):
         put_network(network, checked(network))
     if decoder:
-        put_network(*_decoder(adapter, codec.transforms.config.m, tile, fixed))
+        put_network(*_decoder(adapter, codec.transforms.config.m, tile, fixed), preview=f"{networks.READ}.onnx")
     manifest["files"] = files
     atomic.write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest

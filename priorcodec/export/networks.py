@@ -20,6 +20,7 @@ from priorcodec.core.transforms import HYPER_STRIDE as UNIT
 from priorcodec.core.transforms import STRIDE, Transforms
 from priorcodec.export.graph import Port
 
+READ = "perceptual"  # the preview that a decoder reads
 CELLS = (8, 12)  # height and width of the examples, in the units of their ports
 
 

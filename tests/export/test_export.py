@@ -95,6 +95,7 @@ def test_the_manifest_says_what_is_in_the_folder(exported, session):
         assert (row["bytes"], row["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
         assert machine_paths(data.replace(b"\0", b" ")) == [] and b"File " not in data
     assert found["encoder"]["id"] == f"{session.codec.id:08x}" and found["backbone"]["name"] == "toy"
+    assert found["files"][found["files"]["decoder.onnx"]["preview"]]["outputs"] == {"x": [1, 3, "16h", "16w"]}
     assert found["files"]["preview.onnx"]["inputs"] == {
         "y_hat": [1, session.codec.transforms.config.m, "h", "w"], "quality": [1],
     }  # fmt: skip
