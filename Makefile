@@ -18,7 +18,7 @@ FIND := for p in python3.11 python3.12 python3.13 python3.14 python3 python; do 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
-.PHONY: demo test lint docs site conformance audit quality install clean
+.PHONY: demo test lint docs site conformance audit quality install clean web
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -73,6 +73,13 @@ $(STAMP): pyproject.toml
 		$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'; \
 	fi
 	@cp pyproject.toml $@
+
+# The page that decodes files in a browser: models, and onnxruntime-web from npm. Serve the folder web/ from anywhere.
+web: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[export]'
+	$(BIN)/priorcodec export web/models
+	npm install --prefix web --no-audit --no-fund --no-package-lock
+	@echo "serve it here: $(BIN)/python -m http.server --directory web"
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info

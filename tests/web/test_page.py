@@ -1,0 +1,158 @@
+"""The page in a real headless Chromium, served from this machine: what Python shows within one level, and clear refusals.
+
+Needs chromium, playwright, node's onnxruntime-web in web/node_modules (`make web`) and the packages of the extra `export`.
+"""
+
+import base64
+import functools
+import http.server
+import io
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from priorcodec import open_session
+from tests.evaluation.test_report import BROWSER, DESK, FLAGS, PHONE
+from tests.golden.check import golden
+from tests.web.test_reader import NODE, area
+
+WEB = Path(__file__).parents[2] / "web"
+RUNTIME = Path("node_modules", "onnxruntime-web")
+FILES = golden()
+
+
+def first(*sizes):
+    return [next(name for name in FILES if f"-{size}-" in name) for size in sizes]
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node on the PATH")
+def test_tiles_put_together_give_the_whole():
+    done = subprocess.run([NODE, Path(__file__).with_name("tiles.mjs")], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript"}
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def session():
+    return open_session("toy", device="cpu", dtype="float32", tile=0)
+
+
+@pytest.fixture(scope="module")
+def site(session, tmp_path_factory):
+    """Address of the page with the toy's models."""
+    if BROWSER is None:
+        pytest.skip("no chromium on the PATH")
+    if not (WEB / RUNTIME).exists():
+        pytest.skip(f"no web/{RUNTIME}: run make web")
+    for name in ("playwright", "onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name)
+    from priorcodec.export.manifest import export
+
+    folder = tmp_path_factory.mktemp("site")
+    for path in WEB.iterdir():
+        if path.suffix in (".js", ".css", ".html"):
+            shutil.copy(path, folder)
+    (folder / RUNTIME).mkdir(parents=True)
+    (folder / RUNTIME / "dist").symlink_to(WEB.resolve() / RUNTIME / "dist")
+    export(session, folder / "models")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/index.html"
+    server.shutdown()
+
+
+@pytest.fixture
+def tab(site, request):
+    """The page at one width; fails the test on any script error, and on any request to another place."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as tool:
+        chromium = tool.chromium.launch(executable_path=BROWSER, args=FLAGS)
+        tab, errors = chromium.new_page(**request.param), []
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("console", lambda text: errors.append(text.text) if text.type in ("error", "warning") else None)
+        elsewhere = []
+        tab.on("request", lambda asked: elsewhere.append(asked.url))
+        tab.goto(site)
+        yield tab
+        chromium.close()
+    assert errors == [] and [url for url in elsewhere if not url.startswith((site[:-10], "blob:", "data:"))] == []
+
+
+def shown(tab, kind):
+    """Pixels of a canvas."""
+    url = tab.evaluate(f"document.getElementById('{kind}').toDataURL('image/png')")
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB"))
+
+
+def give(tab, name, data):
+    tab.set_input_files("#file", {"name": f"{name}.gic", "mimeType": "", "buffer": data})
+    tab.wait_for_selector("#error:visible, #decoded:visible", timeout=120_000)
+    tab.wait_for_selector("#status:empty", state="attached", timeout=120_000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_it_shows_what_python_decodes(tab, session):
+    for name in first("384x256", "1x1", "257x65"):
+        data = FILES[name][0]
+        give(tab, name, data)
+        assert FILES[name][1][:16] in tab.inner_text("#facts") and f"{len(data):,} bytes" in tab.inner_text("#facts")
+        for kind, wanted in (
+            ("preview", session.preview(data, output="np", perceptual=True)),
+            ("decoded", session.decode(data, output="np")),
+        ):
+            got = shown(tab, kind)
+            assert got.shape == wanted.shape
+            assert np.abs(got.astype(int) - wanted).max() <= 1, (name, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [PHONE], indirect=True)
+def test_a_phone_in_the_dark(tab):
+    (name,) = first("384x256")
+    give(tab, name, FILES[name][0])
+    assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.eval_on_selector(":root", "e => getComputedStyle(e).backgroundColor") == "rgb(22, 22, 22)"
+    tab.focus("#split")
+    tab.keyboard.press("Home")
+    assert tab.eval_on_selector("#decoded", "e => e.style.clipPath") == "inset(0px 100% 0px 0px)"
+    assert tab.get_attribute("#save", "download") == f"{name}.png"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_a_damaged_file_is_one_line_and_the_next_one_works(tab):
+    (name,) = first("64x64")
+    data = FILES[name][0]
+    give(tab, name, data[:-1])
+    line = tab.inner_text("#error")
+    assert "damaged or cut short" in line and "\n" not in line and not tab.is_visible("#view")
+    give(tab, name, data)
+    assert not tab.is_visible("#error") and tab.is_visible("#decoded")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_every_golden_file_holds_its_symbols_in_the_browser(tab, record_property):
+    small = {name: row for name, row in FILES.items() if area(name) <= 2**17}
+    tab.evaluate("""async () => {
+      const { Reader } = await import("./gic.js");
+      const answer = await fetch("models/tables.safetensors");
+      window.reader = await Reader.load(new Uint8Array(await answer.arrayBuffer()));
+    }""")
+    read = "data => reader.read(Uint8Array.from(atob(data), c => c.charCodeAt(0))).symbolsSha256"
+    found = {name: tab.evaluate(read, base64.b64encode(data).decode()) for name, (data, _) in small.items()}
+    record_property("tries", len(small))
+    assert found == {name: symbols for name, (_, symbols) in small.items()}
