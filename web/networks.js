@@ -3,11 +3,17 @@
 // Grids are position-major, grid[(y * width + x) * channels + c], with a border of zeros where a 3x3 kernel reads them.
 
 export const LIMIT = 32767;
-const BLOCK = 8; // outputs summed side by side
+const BLOCK = 8; // pairs of outputs summed side by side
+const PAIR = 2 ** 26;
 const STRIP = 64; // positions whose inputs are kept at hand
 
-/** One layer. Gathered inputs that are zero, more than half of those behind a ReLU, are skipped. */
-class Layer {
+/**
+ * One layer. Two things make it quick:
+ * - Inputs that are zero, more than half of those behind a ReLU, are left out.
+ * - Two weights share a number, PAIR * (that of an even output) + (that of the next), so that one product serves two sums. This is
+ *   exact where both sums stay below PAIR / 2, which `gather` makes sure of; other positions are summed one by one.
+ */
+export class Layer {
   /** weight: {shape: [outputs, inputs, k, k], data}, bias: {data}, relu: negative sums become zero. */
   constructor(weight, bias, relu) {
     const [outputs, inputs, k] = weight.shape;
@@ -15,23 +21,29 @@ class Layer {
     this.inputs = inputs;
     this.kernel = k;
     this.low = relu ? 0 : -LIMIT;
-    this.blocks = Math.ceil(outputs / BLOCK);
+    this.blocks = Math.ceil(outputs / (2 * BLOCK));
+    this.stride = 2 * BLOCK * this.blocks; // from a position's outputs to those of the next
     this.depth = inputs * k * k; // of a sum
-    this.weights = new Float64Array(this.blocks * this.depth * BLOCK); // [block][tap][input][output in block]
-    this.bias = new Float64Array(this.blocks * BLOCK);
+    this.weights = new Float64Array(this.blocks * this.depth * BLOCK); // [block][tap][input][pair of outputs]
+    this.largest = new Float64Array(this.depth); // of an input's weights
+    this.bias = new Float64Array(this.stride);
     this.bias.set(bias.data);
     for (let o = 0; o < outputs; o++) {
-      const block = Math.floor(o / BLOCK) * this.depth * BLOCK + (o % BLOCK);
+      const block = Math.floor(o / (2 * BLOCK)) * this.depth * BLOCK + ((o >> 1) % BLOCK);
       for (let i = 0; i < inputs; i++) {
         for (let tap = 0; tap < k * k; tap++) {
-          this.weights[block + (tap * inputs + i) * BLOCK] = weight.data[(o * inputs + i) * k * k + tap];
+          const value = weight.data[(o * inputs + i) * k * k + tap];
+          const place = tap * inputs + i;
+          this.weights[block + place * BLOCK] += o % 2 ? value : value * PAIR;
+          this.largest[place] = Math.max(this.largest[place], Math.abs(value));
         }
       }
     }
     this.values = new Float64Array(STRIP * this.depth); // of a strip: inputs that are not zero ...
     this.places = new Int32Array(STRIP * this.depth); // ... where their weights begin in a block ...
     this.ends = new Int32Array(STRIP + 1); // ... and where those of each position end, behind a 0
-    this.out = new Float64Array(STRIP * this.blocks * BLOCK);
+    this.bounds = new Float64Array(STRIP); // of each position's sums
+    this.out = new Float64Array(STRIP * this.stride);
   }
 
   /** Starts a strip. */
@@ -42,39 +54,46 @@ class Layer {
   /** Starts the strip's next position. */
   next() {
     this.ends[this.count + 1] = this.ends[this.count];
-    this.count++;
+    this.bounds[this.count++] = 0;
   }
 
   /** Adds values source[at .. at + length - 1] of the position as inputs `input` and following. */
   gather(source, at, length, input) {
-    const { values, places, ends, count } = this;
+    const { values, places, ends, largest, count } = this;
     let end = ends[count];
+    let bound = 0;
     for (let i = 0; i < length; i++) {
       const value = source[at + i];
       if (value !== 0) {
         values[end] = value;
         places[end++] = (input + i) * BLOCK;
+        bound += Math.abs(value) * largest[input + i];
       }
     }
     ends[count] = end;
+    this.bounds[count - 1] += bound;
   }
 
-  /** -> the strip's outputs, [position][output], each position `stride` apart. */
+  /** -> the strip's outputs, [position][output]. */
   run() {
-    const { values, places, ends, weights, bias, out, low, count, depth, blocks } = this;
-    const stride = blocks * BLOCK;
+    const { values, places, ends, bounds, weights, count, depth, blocks, stride } = this;
     for (let block = 0; block < blocks; block++) {
       const base = block * depth * BLOCK;
-      const b = block * BLOCK;
       for (let p = 0; p < count; p++) {
-        let s0 = bias[b];
-        let s1 = bias[b + 1];
-        let s2 = bias[b + 2];
-        let s3 = bias[b + 3];
-        let s4 = bias[b + 4];
-        let s5 = bias[b + 5];
-        let s6 = bias[b + 6];
-        let s7 = bias[b + 7];
+        const b = 2 * BLOCK * block;
+        const o = p * stride + b;
+        if (bounds[p] >= PAIR / 2) {
+          this.#oneByOne(p, block);
+          continue;
+        }
+        let s0 = 0;
+        let s1 = 0;
+        let s2 = 0;
+        let s3 = 0;
+        let s4 = 0;
+        let s5 = 0;
+        let s6 = 0;
+        let s7 = 0;
         const end = ends[p + 1];
         for (let k = ends[p]; k < end; k++) {
           const a = values[k];
@@ -88,24 +107,46 @@ class Layer {
           s6 += a * weights[w + 6];
           s7 += a * weights[w + 7];
         }
-        const o = p * stride + b;
-        out[o] = rescaled(s0, low);
-        out[o + 1] = rescaled(s1, low);
-        out[o + 2] = rescaled(s2, low);
-        out[o + 3] = rescaled(s3, low);
-        out[o + 4] = rescaled(s4, low);
-        out[o + 5] = rescaled(s5, low);
-        out[o + 6] = rescaled(s6, low);
-        out[o + 7] = rescaled(s7, low);
+        this.#put(o, b, s0);
+        this.#put(o + 2, b + 2, s1);
+        this.#put(o + 4, b + 4, s2);
+        this.#put(o + 6, b + 6, s3);
+        this.#put(o + 8, b + 8, s4);
+        this.#put(o + 10, b + 10, s5);
+        this.#put(o + 12, b + 12, s6);
+        this.#put(o + 14, b + 14, s7);
       }
     }
-    return out;
+    return this.out;
   }
-}
 
-function rescaled(sum, low) {
-  const value = Math.floor((sum + 512) / 1024);
-  return value < low ? low : value > LIMIT ? LIMIT : value;
+  /** Outputs b and b + 1, at places o and o + 1, of one pair of sums. */
+  #put(o, b, sum) {
+    const even = Math.floor(sum / PAIR + 0.5);
+    this.#rescale(o, b, even);
+    this.#rescale(o + 1, b + 1, sum - even * PAIR);
+  }
+
+  #rescale(o, b, sum) {
+    const value = Math.floor((sum + this.bias[b] + 512) / 1024);
+    this.out[o] = value < this.low ? this.low : value > LIMIT ? LIMIT : value;
+  }
+
+  /** A block of outputs of position p, for sums of any size. */
+  #oneByOne(p, block) {
+    for (let pair = 0; pair < BLOCK; pair++) {
+      let [even, odd] = [0, 0];
+      for (let k = this.ends[p]; k < this.ends[p + 1]; k++) {
+        const both = this.weights[block * this.depth * BLOCK + this.places[k] + pair];
+        const first = Math.floor(both / PAIR + 0.5);
+        even += this.values[k] * first;
+        odd += this.values[k] * (both - first * PAIR);
+      }
+      const b = 2 * (BLOCK * block + pair);
+      this.#rescale(p * this.stride + b, b, even);
+      this.#rescale(p * this.stride + b + 1, b + 1, odd);
+    }
+  }
 }
 
 export function clamped(value, low) {
@@ -171,7 +212,6 @@ export class HyperSynthesis {
 function apply(layer, grid, put = copy, scale = 1) {
   const { height, width } = grid;
   const found = new Grid(scale * height, scale * width, layer.outputs / scale ** 2);
-  const stride = layer.blocks * BLOCK;
   const total = height * width;
   for (let start = 0; start < total; start += STRIP) {
     const end = Math.min(start + STRIP, total);
@@ -181,7 +221,7 @@ function apply(layer, grid, put = copy, scale = 1) {
       gatherAround(layer, grid, Math.floor(p / width), p % width, grid.channels);
     }
     const out = layer.run();
-    for (let p = start; p < end; p++) put(out, (p - start) * stride, found, Math.floor(p / width), p % width);
+    for (let p = start; p < end; p++) put(out, (p - start) * layer.stride, found, Math.floor(p / width), p % width);
   }
   return found;
 }
@@ -236,18 +276,18 @@ export class Pass {
         first.next();
         first.gather(phi.data, phi.at(positions[2 * p], positions[2 * p + 1]), phi.channels, 0);
         if (context) {
-          first.gather(context.out, (p - start) * context.blocks * BLOCK, context.outputs, phi.channels);
+          first.gather(context.out, (p - start) * context.stride, context.outputs, phi.channels);
         }
       }
       first.run();
       last.begin();
       for (let p = start; p < end; p++) {
         last.next();
-        last.gather(first.out, (p - start) * first.blocks * BLOCK, first.outputs, 0);
+        last.gather(first.out, (p - start) * first.stride, first.outputs, 0);
       }
       const out = last.run();
       for (let p = start; p < end; p++) {
-        const from = (p - start) * last.blocks * BLOCK;
+        const from = (p - start) * last.stride;
         for (let c = 0; c < count; c++) {
           mean[c * total + p] = out[from + c];
           const scaled = Math.floor((8 * out[from + count + c] + 128) / 256) + 16;

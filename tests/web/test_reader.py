@@ -61,6 +61,12 @@ def test_every_golden_file_holds_its_symbols(large, record_property):
     }
 
 
+def test_layers_are_exact_for_values_of_any_size():
+    script = Path(__file__).with_name("networks.mjs")
+    done = subprocess.run([NODE, script], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
+
+
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
     """The corpus for this encoder, a file cut everywhere, its header's bits flipped, and what the fuzzer makes."""
