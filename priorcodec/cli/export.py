@@ -24,6 +24,7 @@ def export(
     fixed: Annotated[
         bool, typer.Option("--fixed", help="Make the decoder take squares of that side only, as small runtimes want.")
     ] = False,
+    half: Annotated[bool, typer.Option("--half", help="Round the decoder's large weights to half precision.")] = False,
     decoder: Annotated[bool, typer.Option("--decoder/--no-decoder", help="Export the backbone at all.")] = True,
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
@@ -46,6 +47,6 @@ def export(
     with options.plugin_output_to_stderr():
         registry = open_registry(disabled=no_plugin or ())
         session = open_session(**given, device="cpu", dtype="float32", registry=registry)
-    manifest = write(session, folder, tile=tile, fixed=fixed, decoder=decoder, progress=written)
+    manifest = write(session, folder, tile=tile, fixed=fixed, half=half, decoder=decoder, progress=written)
     if as_json:
         typer.echo(json.dumps([manifest], indent=2))

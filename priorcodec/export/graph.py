@@ -39,7 +39,14 @@ class Port:
     shape: tuple[int | str, ...]
 
 
-def trace(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Port], outputs: Sequence[Port]) -> bytes:
+def trace(
+    module: nn.Module,
+    examples: Mapping[str, Tensor],
+    inputs: Sequence[Port],
+    outputs: Sequence[Port],
+    *,
+    half: bool = False,
+) -> bytes:
     """Trace a module in evaluation mode, its parameters on the CPU in float32.
 
     Args:
@@ -47,6 +54,7 @@ def trace(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Po
         examples: A tensor for each input.
         inputs: In the order of the module's arguments.
         outputs: In the order of its results.
+        half: Round all large weights to half precision, not only store those in it that it holds exactly.
 
     Returns:
         The ONNX model.
@@ -74,7 +82,7 @@ def trace(module: nn.Module, examples: Mapping[str, Tensor], inputs: Sequence[Po
             if isinstance(side, str):
                 dimension.dim_param = side
     _strip(model)
-    _in_half_precision(model)
+    _in_half_precision(model, rounded=half)
     return model.SerializeToString(deterministic=True)
 
 
@@ -137,7 +145,7 @@ def _strip(model: Any) -> None:
         del part.metadata_props[:]
 
 
-def _in_half_precision(model: Any) -> None:
+def _in_half_precision(model: Any, *, rounded: bool) -> None:
     from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
 
     casts = []
@@ -147,7 +155,7 @@ def _in_half_precision(model: Any) -> None:
         values = numpy_helper.to_array(tensor)
         with np.errstate(over="ignore"):
             half = values.astype(np.float16)
-        if values.size < LEAST or not np.array_equal(half.astype(np.float32), values):
+        if values.size < LEAST or not (rounded and np.isfinite(half).all() or np.array_equal(half, values)):
             continue
         name = tensor.name
         tensor.CopyFrom(numpy_helper.from_array(half, f"{name}.half"))

@@ -47,6 +47,7 @@ def export(
     *,
     tile: int | None = None,
     fixed: bool = False,
+    half: bool = False,
     decoder: bool = True,
     progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def export(
         folder: Made if it does not exist; files of the same names are replaced.
         tile: Side in pixels of the tiles that large images are decoded in, margins counted; None for 1024, or 512 if fixed.
         fixed: Whether the decoder takes squares of that side only. It does as well if it cannot be traced with free sizes.
+        half: Whether the decoder's large weights are rounded to half precision; merged ones do not fit it exactly.
         decoder: Whether to write it, or the encoder's graphs alone.
         progress: Called with the name of each file when it is written.
 
@@ -100,15 +102,17 @@ def export(
     for network in networks.of_encoder(codec.transforms):
         put_network(network, checked(network))
     if decoder:
-        put_network(*_decoder(adapter, codec.transforms.config.m, tile, fixed), preview=f"{networks.READ}.onnx")
+        put_network(
+            *_decoder(adapter, codec.transforms.config.m, tile, fixed=fixed, half=half), preview=f"{networks.READ}.onnx"
+        )
     manifest["files"] = files
     atomic.write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
 
 
-def checked(network: Network) -> bytes:
+def checked(network: Network, *, half: bool = False) -> bytes:
     """A network's graph. Raises ConfigError: packages are missing; PriorCodecError: it does not answer what torch answers."""
-    data = trace(network.module, network.examples(), network.inputs, network.outputs)
+    data = trace(network.module, network.examples(), network.inputs, network.outputs, half=half)
     try:
         import onnxruntime  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -136,18 +140,18 @@ def checked(network: Network) -> bytes:
     return data
 
 
-def _decoder(adapter: Adapter, m: int, tile: int, fixed: bool) -> tuple[Network, bytes]:
+def _decoder(adapter: Adapter, m: int, tile: int, *, fixed: bool, half: bool = False) -> tuple[Network, bytes]:
     """With free sizes, if it may have them and they work."""
     if not fixed:
         network = networks.of_decoder(adapter, m)
         try:
-            return network, checked(network)
+            return network, checked(network, half=half)
         except ConfigError:
             raise
         except Exception as error:  # torch's tracer knows many
             logger.warning("%s has no free sizes (%s)", network.name, str(error).splitlines()[0][:200])
     network = networks.of_decoder(adapter, m, tile)
-    return network, checked(network)
+    return network, checked(network, half=half)
 
 
 def tables(codec: Codec) -> bytes:

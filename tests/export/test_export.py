@@ -152,6 +152,13 @@ def test_a_decoder_at_the_size_of_its_tile(packages):
     assert largest_difference(trace(network), network, network.examples()) < HALF_A_LEVEL
 
 
+def test_weights_in_half_precision(packages):
+    network = tiny("toy")
+    whole, half = trace(network), manifest.checked(network, half=True)
+    assert len(half) < 0.75 * len(whole)
+    assert 0 < largest_difference(half, network, network.examples()) < HALF_A_LEVEL
+
+
 class HalfSize(torch.nn.Module):
     """A network whose traced size is fixed without a word."""
 
@@ -165,7 +172,7 @@ def test_a_network_that_cannot_have_free_sizes(packages, monkeypatch, caplog):
     monkeypatch.setattr(
         networks, "of_decoder", lambda adapter, m, tile=None: fixed if tile else replace(broken, module=HalfSize())
     )
-    network, data = manifest._decoder(None, M, TILE, False)
+    network, data = manifest._decoder(None, M, TILE, fixed=False)
     assert network is fixed and data and "no free sizes" in caplog.text
     with pytest.raises(PriorCodecError, match="decoder: "):
         manifest.checked(replace(broken, module=HalfSize()))
@@ -224,7 +231,7 @@ def test_missing_packages_are_one_line(monkeypatch, session, tmp_path):
 
 
 def test_the_command_names_its_files(packages, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "checked", lambda network: b"graph")
+    monkeypatch.setattr(manifest, "checked", lambda network, **_: b"graph")
     done = CliRunner().invoke(app, ["export", str(tmp_path / "new"), "--backbone", "toy", "--tile", "256"])
     assert done.exit_code == 0, done.output
     assert {line.rpartition("/")[2] for line in done.output.split()} >= {"decoder.onnx", "tables.safetensors"}
