@@ -152,6 +152,7 @@ def test_a_decoder_at_the_size_of_its_tile(packages):
     assert largest_difference(trace(network), network, network.examples()) < HALF_A_LEVEL
 
 
+@pytest.mark.slow
 def test_weights_in_half_precision(packages):
     network = tiny("toy")
     whole, half = trace(network), manifest.checked(network, half=True)
@@ -184,6 +185,7 @@ def test_adaptive_pooling(size):
     torch.testing.assert_close(graph.adaptive_pool(x, (8, 8)), F.adaptive_avg_pool2d(x, (8, 8)))
 
 
+@pytest.mark.slow
 def test_a_graph_has_the_same_bytes_again(packages):
     one, two = (trace(tiny("toy")) for _ in range(2))
     assert one == two
