@@ -232,7 +232,7 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
         d, fake, real = ensemble(x_hat, x, rng_copy(rng))
         pixel = (x_hat - x).abs().mean()
         artifact = losses.periodic_artifact(x_hat, x)
-        scale = adapter.bridge.std.flatten()
+        scale = torch.as_tensor(adapter.bridge.std).flatten()
         statistics = losses.moments(estimate.mean, estimate.std, backbone.to_latents(x), scale)
         loss = pixel + 2.0 * d.mean() + 2.0 * artifact + 0.05 * statistics
         scalars = {"pixel": pixel, "d": d.mean(), "artifact": artifact}

@@ -1,10 +1,10 @@
 """Go on with one decoder on the CPU, the encoder frozen: finish.py PACK STATE g_p|nano_pixel|nano_dit RUN --minutes 40.
 
 PACK holds features.safetensors and vgg.safetensors (recipes/gpu/pack.py), STATE the encoder (recipes/gpu/unpack.py). Adapters
-start from and backbones are read in `--decoders` (NAME.safetensors, NAME.adapter-state.safetensors); the preview they begin
-with is the encoder's perceptual one. Against patterns that repeat from block to block, which feature networks like and the eye
-does not, `periodic_artifact` weighs much more than on the GPU. RUN/NAME.state.safetensors is written every three minutes
-(averaged weights, fp16).
+start from and backbones are read in `--decoders` (NAME.safetensors, NAME.adapter-state.safetensors); they go on from the
+perceptual preview. Against patterns that repeat from block to block, which feature networks like and the eye does not,
+`periodic_artifact` weighs much more than on the GPU, and there is no critic. RUN/NAME.state.safetensors is written every three
+minutes (averaged weights, fp16).
 """
 
 from __future__ import annotations

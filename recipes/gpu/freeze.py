@@ -1,8 +1,8 @@
 """Write a trained backbone as the file that ships: python -m recipes.gpu.freeze NAME TRAINED.safetensors --steps 602 [--float8]
 
-TRAINED is what decoder.py wrote. The tensors stay as they are, or with --float8 large matrices are rounded to float8_e4m3 where that
-changes them by less than 5% (nano_dit: 7.2 instead of 10.4 MiB). The same tensors give the same bytes. The SHA-256 printed goes into
-the SPEC and is written into the manifest.
+TRAINED is what decoder.py wrote. The tensors stay as they are, or with --float8 large matrices are rounded to float8_e4m3
+where that changes them by less than 5% (nano_dit: 7.2 instead of 10.4 MiB). The same tensors give the same bytes. The SHA-256
+printed goes into the SPEC and is written into the manifest.
 """
 
 from __future__ import annotations
