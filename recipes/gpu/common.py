@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from priorcodec.training.losses import periodic_artifact
 from priorcodec.training.stlpips import NETS, Halve
 from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
 
@@ -130,6 +131,11 @@ class Ensemble(nn.Module):
         d = w[0] * lpips_form(fake, real) + w[1] * dists_form(fake, real)
         d = d + w[2] * self.vgg.distance(fake_vgg, real_vgg) + w[3] * dists_form(fake_vgg, real_vgg)
         return d, fake, real
+
+
+def repetition(x_hat: Tensor, x: Tensor) -> Tensor:
+    """What repeats with a period of 8 over 64 pixels, and of 16 over 96: feature networks like it, the eye does not."""
+    return periodic_artifact(x_hat, x, 8, 8) + periodic_artifact(x_hat, x, 16, 6)
 
 
 class Average:

@@ -1,7 +1,8 @@
 """A small pixel-space backbone and its adapter on one GPU: first the denoiser alone, then, frozen, its adapter on the file.
 
     python3 -m recipes.gpu.decoder nano_pixel PACK SNAPSHOT OUT --denoise-minutes 4 --max-minutes 9
-PACK is what recipes/gpu/pack.py wrote, SNAPSHOT the file that recipes.gpu.encoder writes beside this run (or PACK's own start if
+PACK is what recipes/gpu/pack.py wrote (with NAME.safetensors and NAME.adapter-state.safetensors in it, training goes on from
+them), SNAPSHOT the file that recipes.gpu.encoder writes beside this run (or PACK's own start if
 there is none). OUT receives NAME.safetensors (fp16), NAME.adapter-state.safetensors and NAME.txt.
 
 1. Denoiser: noisy image, time and tokens of the image (a small network that is thrown away) -> image. Squared error of the
@@ -21,7 +22,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from priorcodec.adapters.adapter import Adapter
@@ -31,7 +32,7 @@ from priorcodec.backbones.diffusion import add_noise, to_sample
 from priorcodec.training import losses
 from recipes.encoder2.perceptual import Features
 from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
-from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, schedule
+from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, repetition, schedule
 from recipes.gpu.encoder import initial
 
 SIZES = {"nano_pixel": AdapterConfig(), "nano_dit": AdapterConfig()}
@@ -89,7 +90,10 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--crop", type=int, default=256)
     p.add_argument("--lr", type=float, default=1e-3)
     p.add_argument("--adapter-lr", type=float, default=5e-4)
-    p.add_argument("--adversarial", type=float, default=0.05)
+    p.add_argument("--repetition", type=float, default=20.0, help="2 left dots on flat areas")
+    p.add_argument(
+        "--adversarial", type=float, default=0.0, help="of the critic; 0.05 without more repetition made dots"
+    )
     p.add_argument("--critic-from", type=float, default=0.4, help="share of the adapter's time before the critic")
     p.add_argument("--seed", type=int, default=1)
     p.add_argument("--limit", type=int, help="use only so many images of each file (to rehearse)")
@@ -113,6 +117,9 @@ def main() -> None:
         Features.from_file(a.pack / "features.safetensors"), Vgg.from_file(a.pack / "vgg.safetensors"), side=224
     ).to(device)
     condition = Condition(SIZES[a.name].tokens, plugin.SPEC.token_dim).to(device)
+    start_fresh(backbone.module)
+    if (earlier := a.pack / f"{a.name}.safetensors").exists():  # go on from there
+        backbone.module.load_state_dict({k: v.float() for k, v in load_file(earlier).items()})
     train_denoiser(a, plugin.SPEC, backbone, condition, images, ensemble, log)
     state = {k: v.half() for k, v in backbone.module.state_dict().items()}
     backbone.module.load_state_dict({k: v.float() for k, v in state.items()})  # what follows sees what is shipped
@@ -124,7 +131,6 @@ def main() -> None:
 
 def train_denoiser(a, spec, backbone: Any, condition: Condition, images: Images, ensemble, log: Log) -> None:
     module = backbone.module.train().requires_grad_(True)
-    start_fresh(module)
     parameters = [*module.parameters(), *condition.parameters()]
     opt = torch.optim.AdamW(parameters, lr=a.lr, betas=(0.9, 0.98), weight_decay=0.01, fused=a.device == "cuda")
     average = Average(module.state_dict(), 0.999)
@@ -194,6 +200,11 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
     for parameter in adapter.lora.values():
         parameter.data = parameter.data.to(images.images[0].device, torch.float32)
         parameter.requires_grad_(True)
+    if (earlier := a.pack / f"{a.name}.adapter-state.safetensors").exists():
+        values = load_file(earlier)
+        adapter.load_state_dict({k: v.float() for k, v in values.items() if not k.startswith("lora.")})
+        for k, parameter in adapter.lora.items():
+            parameter.data.copy_(values[f"lora.{k}"])
     parameters = adapter.trainable()
     named = adapter.state_dict() | {f"lora.{k}": v for k, v in adapter.lora.items()}
     log.say(f"# adapter: {sum(p.numel() for p in parameters):,} parameters")
@@ -231,10 +242,10 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
             x_hat = adapter.finish(decoded, q, preview, noise).float()
         d, fake, real = ensemble(x_hat, x, rng_copy(rng))
         pixel = (x_hat - x).abs().mean()
-        artifact = losses.periodic_artifact(x_hat, x)
+        artifact = repetition(x_hat, x)
         scale = torch.as_tensor(adapter.bridge.std).flatten()
         statistics = losses.moments(estimate.mean, estimate.std, backbone.to_latents(x), scale)
-        loss = pixel + 2.0 * d.mean() + 2.0 * artifact + 0.05 * statistics
+        loss = pixel + 2.0 * d.mean() + a.repetition * artifact + 0.05 * statistics
         scalars = {"pixel": pixel, "d": d.mean(), "artifact": artifact}
         if done > a.critic_from and a.adversarial:
             both = ensemble_features(ensemble, preview, rng)

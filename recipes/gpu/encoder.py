@@ -23,7 +23,7 @@ from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.perceptual import Features
 from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
-from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, schedule
+from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, repetition, schedule
 
 PARTS = {"transforms": ("g_a.", "h_a.", "log_"), "entropy": ("entropy.",), "g_s": ("g_s.",), "g_p": ("g_p.",)}
 FULL_PRECISION = ("log_", "entropy.")
@@ -58,7 +58,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("out", type=Path)
     p.add_argument("--max-minutes", type=float, default=8.0, help="hard stop, from the start of the process to its end")
     p.add_argument("--device", default="cuda")
-    p.add_argument("--batch", type=int, default=32)
+    p.add_argument("--batch", type=int, default=64)
     p.add_argument("--crop", type=int, default=256)
     p.add_argument("--lr", type=float, default=2e-4)
     p.add_argument("--optimizer", choices=("muon", "adam"), default="adam")
@@ -69,7 +69,8 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--enlarged", type=float, default=0.15)
     p.add_argument("--certain", type=int, default=CERTAIN)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--no-compile", action="store_true")
+    p.add_argument("--compile", action="store_true", help="takes more than a minute beside other runs")
+    p.add_argument("--repetition", type=float, default=7.0, help="in units of the perceptual distance")
     p.add_argument("--limit", type=int, help="use only so many images of each file (to rehearse)")
     return p.parse_args()
 
@@ -100,7 +101,7 @@ def main() -> None:
     log.say(f"# {a}")
     log.say(f"# {minutes():.2f} min: {len(images.images)} images, {images.area.sum() / 1e6:.0f} M pixels on {device}")
     forward = Step(model, a.certain)
-    step_fn = forward if a.no_compile or device.type == "cpu" else torch.compile(forward)
+    step_fn = torch.compile(forward) if a.compile else forward
     opt = MuonAdam(model.named_parameters(), a.lr, muon=a.optimizer == "muon")
     top, m, m_h = model.config.levels - 1, model.config.m, model.config.m_h
     generator, on_device = torch.Generator().manual_seed(a.seed), torch.Generator(device).manual_seed(a.seed)
@@ -131,7 +132,9 @@ def main() -> None:
             continue
         mse = torch.cat([((x_s - x[:half]) ** 2).mean((1, 2, 3)), ((x_p - x[half:]) ** 2).mean((1, 2, 3))]) * 127.5**2
         d, _, _ = ensemble(x_p, x[half:], rng)
-        distortion = torch.cat([mse[:half], a.pixel * mse[half:] + 500 * a.perceptual * d])
+        repeated = repetition(x_p, x[half:])
+        looks = a.pixel * mse[half:] + 500 * a.perceptual * (d + a.repetition * repeated)
+        distortion = torch.cat([mse[:half], looks])
         loss = (weights(q, top) * (bpp + lambdas(q) * distortion)).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
@@ -140,7 +143,9 @@ def main() -> None:
         opt.step()
         step += 1
         average.update(model.state_dict())
-        log.add(loss=loss, bpp=bpp.mean(), mse=mse[:half].mean(), mse_p=mse[half:].mean(), d=d.mean())
+        log.add(
+            loss=loss, bpp=bpp.mean(), mse=mse[:half].mean(), mse_p=mse[half:].mean(), d=d.mean(), repeated=repeated
+        )
         if step % (100 if device.type == "cuda" else 2) == 0:
             log.flush(f"{step} {minutes():.2f} min lr {lr:.2e}")
         if time.time() - snapshot > SNAPSHOT_SECONDS:

@@ -3,7 +3,8 @@
 PACK holds features.safetensors and vgg.safetensors (recipes/gpu/pack.py), STATE the encoder (recipes/gpu/unpack.py). Adapters
 start from and backbones are read in `--decoders` (NAME.safetensors, NAME.adapter-state.safetensors); they go on from the
 perceptual preview. Against patterns that repeat from block to block, which feature networks like and the eye does not,
-`periodic_artifact` weighs much more than on the GPU, and there is no critic. RUN/NAME.state.safetensors is written every three
+`repetition` has ten times the weight that the shipped
+decoders had on the GPU, and there is no critic. RUN/NAME.state.safetensors is written every three
 minutes (averaged weights, fp16).
 """
 
@@ -19,20 +20,13 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from priorcodec.adapters.adapter import Adapter
-from priorcodec.training import losses
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
 from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
-from recipes.gpu.common import Average, Log, Vgg, finite_gradients, schedule
+from recipes.gpu.common import Average, Log, Vgg, finite_gradients, repetition, schedule
 from recipes.gpu.decoder import SIZES
-
-
-def artifact(x_hat: Tensor, x: Tensor) -> Tensor:
-    """What repeats with a period of 8 over 64 pixels, and of 16 over 96."""
-    return losses.periodic_artifact(x_hat, x, 8, 8) + losses.periodic_artifact(x_hat, x, 16, 6)
 
 
 def main() -> None:
@@ -47,7 +41,7 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--crop", type=int, default=192)
     p.add_argument("--lr", type=float, default=2e-4)
-    p.add_argument("--artifact", type=float, default=10.0)
+    p.add_argument("--repetition", type=float, default=20.0)
     p.add_argument("--vgg", type=float, default=0.2, help="share of the steps that look through VGG-16")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=3)
@@ -111,8 +105,8 @@ def main() -> None:
                 real = net(both[a.batch :])
         d = 2.2 * vgg.distance(fake, real) if use_vgg else lpips_form(fake, real)
         d = (d + 0.5 * dists_form(fake, real)).mean()
-        pixel, repeated = (x_hat - x).abs().mean(), artifact(x_hat, x)
-        loss = pixel + 2.0 * d + a.artifact * repeated
+        pixel, repeated = (x_hat - x).abs().mean(), repetition(x_hat, x)
+        loss = pixel + 2.0 * d + a.repetition * repeated
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
