@@ -36,7 +36,7 @@ def test_coded_read_back_and_shown(codec, name, quality):
     assert decoded.symbols_sha256 == encoded.symbols_sha256
     assert shown.shape == pixels.shape and bool(codec.preview_tensor(decoded).isfinite().all())
     if name in ("black", "white", "gray"):
-        assert np.abs(shown.astype(float) - pixels).mean() < 16
+        assert np.abs(shown.astype(float) - pixels).mean() < (24 if quality == 0 else 16)
 
 
 @pytest.mark.parametrize("quality", range(12))
