@@ -112,6 +112,12 @@ def test_a_target_of_the_wrong_type_is_one_line(session, photo, wrong):
         session.encode(photo, **wrong)
 
 
+def test_convolutions_decode_channels_last():
+    adapter = open_session("nano_pixel").adapter
+    weights = [p for module in (adapter, adapter.attached.module) for p in module.parameters() if p.ndim == 4]
+    assert weights and all(p.is_contiguous(memory_format=torch.channels_last) for p in weights)
+
+
 def test_files_come_as_bytes_path_file_or_list_and_images_in_three_forms(session, data, tmp_path):
     (tmp_path / "a.gic").write_bytes(data)
     for decode in (session.decode, session.preview):
