@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from priorcodec.core.entropy.entropy_model import gaussian_bits
+from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
-from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
+from recipes.encoder2.transforms import ImageEncoder2
 
 BATCH = 8
 PIXEL = 5300.0  # squared error of 8-bit values per squared error of y, measured between levels of the shipped encoder
@@ -52,7 +53,7 @@ def evaluate(model: ImageEncoder2, y: Tensor, certain: int) -> list[str]:
 def main(start: Path, target: Path, minutes: float, lr: float, muon: bool) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    model = ImageEncoder2(Encoder2Config())
+    model = ImageEncoder2(EncoderConfig())
     model.load_state_dict(torch.load(start)["model"] if "model" in torch.load(start) else torch.load(start))
     model.to(memory_format=torch.channels_last)  # pyright: ignore
     runs = target.parent

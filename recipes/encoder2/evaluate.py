@@ -17,14 +17,15 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from priorcodec.core.entropy.tables import CERTAIN
+from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.context import exact_bits
-from recipes.encoder2.entropy_model import CERTAIN
-from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
+from recipes.encoder2.transforms import ImageEncoder2
 
 
 def load(path: Path, which: str = "average") -> tuple[ImageEncoder2, dict]:
     saved = torch.load(path)
-    model = ImageEncoder2(Encoder2Config())
+    model = ImageEncoder2(EncoderConfig())
     model.load_state_dict(saved.get(which, saved))
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), saved  # pyright: ignore
 

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
+from priorcodec.core.entropy.tables import CERTAIN
+from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.entropy_model import CERTAIN
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
-from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
+from recipes.encoder2.transforms import ImageEncoder2
 
 
 def arguments() -> argparse.Namespace:
@@ -57,7 +58,7 @@ def main() -> None:
     a = arguments()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     a.run.mkdir(parents=True, exist_ok=True)
-    model = ImageEncoder2(Encoder2Config())
+    model = ImageEncoder2(EncoderConfig())
     named = list(model.named_parameters())
     opt = MuonAdam(named, a.lr, muon=a.optimizer == "muon")
     average = {}

@@ -29,9 +29,10 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.adapters.tokens import TokenMapper
 from priorcodec.backbones.diffusion import add_noise, to_sample
+from priorcodec.core.transforms import EncoderConfig
 from priorcodec.training import losses
 from recipes.encoder2.perceptual import Features
-from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
+from recipes.encoder2.transforms import ImageEncoder2
 from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, repetition, schedule
 from recipes.gpu.encoder import initial
 
@@ -188,7 +189,7 @@ def start_fresh(module: nn.Module) -> None:
 
 
 def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, ensemble, log: Log) -> None:
-    encoder = ImageEncoder2(Encoder2Config())
+    encoder = ImageEncoder2(EncoderConfig())
     encoder.load_state_dict(initial(a.pack))
     encoder.to(images.images[0].device, memory_format=torch.channels_last).requires_grad_(False)  # pyright: ignore
     adapter = Adapter(spec, SIZES[a.name], m=encoder.config.m, levels=encoder.config.levels)

@@ -18,11 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from recipes.encoder2.entropy_model import CERTAIN
+from priorcodec.core.entropy.tables import CERTAIN
+from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.perceptual import Features
-from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
+from recipes.encoder2.transforms import ImageEncoder2
 from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, repetition, schedule
 
 PARTS = {"transforms": ("g_a.", "h_a.", "log_"), "entropy": ("entropy.",), "g_s": ("g_s.",), "g_p": ("g_p.",)}
@@ -89,7 +90,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.allow_tf32 = False  # what is not bfloat16 stands for integers; Muon squares matrices
     torch.manual_seed(a.seed)
-    model = ImageEncoder2(Encoder2Config())
+    model = ImageEncoder2(EncoderConfig())
     model.load_state_dict(initial(a.pack))
     model.to(device, memory_format=torch.channels_last)  # pyright: ignore
     average = Average(model.state_dict(), a.ema)

@@ -7,23 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from priorcodec.core.entropy.entropy_model import anchors
+from priorcodec.core.entropy.entropy_model import EntropyModel, anchors, packed, unpacked
 from priorcodec.core.entropy.exact import ONE
-from recipes.encoder2.entropy_model import (
-    QUALITY_STEPS,
-    EntropyModel2,
-    exact_parameters,
-    packed,
-    unpacked,
-)
+from priorcodec.core.entropy.tables import QUALITY_STEPS
+from recipes.encoder2.entropy_model import exact_parameters
 
 M, M_H, N, LEVELS, GROUPS = 12, 4, 8, 12, (2, 4, 6)
 
 
 @pytest.fixture
-def model() -> EntropyModel2:
+def model() -> EntropyModel:
     torch.manual_seed(3)
-    model = EntropyModel2(M, M_H, N, LEVELS, GROUPS).double()
+    model = EntropyModel(M, M_H, N, LEVELS, GROUPS).double()
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(2).add_(0.05 * torch.randn_like(p))
@@ -46,7 +41,7 @@ def test_packing_is_undone():
     assert torch.equal(unpacked(packed(x, False), torch.zeros(2, 3, 4, 4)), torch.where(mask, x, 0.0))
 
 
-def test_simulation_equals_the_exact_integers(model: EntropyModel2):
+def test_simulation_equals_the_exact_integers(model: EntropyModel):
     quality = 37
     z_hat = torch.randint(-800, 800, (1, M_H, 2, 2)).double()
     y = 3 * torch.randn(1, M, 8, 8, dtype=torch.float64)
@@ -59,7 +54,7 @@ def test_simulation_equals_the_exact_integers(model: EntropyModel2):
     assert len(np.unique(exact_index)) > 5
 
 
-def test_parameters_depend_on_earlier_values_only(model: EntropyModel2):
+def test_parameters_depend_on_earlier_values_only(model: EntropyModel):
     """A change of one value changes no parameter of what is decoded before it, or together with it."""
     rng = np.random.default_rng(0)
     tables, z_hat = model.tables(), rng.integers(-800, 800, (2, 2, M_H)).astype(np.int16)
@@ -82,7 +77,7 @@ def test_parameters_depend_on_earlier_values_only(model: EntropyModel2):
         assert bool(differs[..., end:].any()) == (end < M)
 
 
-def test_certain_symbols_are_zero(model: EntropyModel2):
+def test_certain_symbols_are_zero(model: EntropyModel):
     y = 3 * torch.randn(1, M, 8, 8, dtype=torch.float64)
     phi = model.features(torch.randn(1, M_H, 2, 2).double(), torch.zeros(1, dtype=torch.float64))
     symbols, _, index = model(y, phi, certain=16)
@@ -93,9 +88,9 @@ def test_certain_symbols_are_zero(model: EntropyModel2):
 
 def test_sums_stay_exact():
     """The largest sum of the shipped widths is below 2**53: the proof in `integer`."""
-    from recipes.encoder2.transforms import Encoder2Config
+    from priorcodec.core.transforms import EncoderConfig
 
-    c = Encoder2Config()
+    c = EncoderConfig()
     assert sum(c.groups) == c.m
     fan_in = 9 * max(c.m, c.n)
     assert fan_in * 2**15 * 2**15 + 2**31 < 2**53

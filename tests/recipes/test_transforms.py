@@ -7,9 +7,9 @@ from functools import partial
 import torch
 
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
-from recipes.encoder2.transforms import Encoder2Config, ImageEncoder2
+from recipes.encoder2.transforms import ImageEncoder2
 
-SMALL = Encoder2Config(n8=8, n16=12, m=12, m_h=4, n=8, depth8=1, depth16=1, groups=(2, 4, 6))
+SMALL = EncoderConfig(n8=8, n16=12, m=12, m_h=4, n=8, depth8=1, depth16=1, groups=(2, 4, 6))
 
 
 def test_coding_and_both_decoders():
@@ -54,4 +54,4 @@ def test_a_checkpoint_is_one_of_the_package():
             assert torch.equal(
                 getattr(package, decoder)(got.y_hat, quality), getattr(here, decoder)(got.y_hat, quality)
             )
-    assert Encoder2Config() == Encoder2Config(**{k: v for k, v in vars(EncoderConfig()).items() if k != "certain"})
+    assert EncoderConfig() == EncoderConfig(**{k: v for k, v in vars(EncoderConfig()).items() if k != "certain"})

@@ -11,6 +11,14 @@ from torch import Tensor, nn
 from priorcodec import LatentSpace
 
 
+def at_time(alphas: Tensor, t: Tensor) -> Tensor:
+    """Rows of `alphas` (steps,) at fractional times t (b,), clamped to what there is -> (b,)."""
+    t = t.to(alphas.device, torch.float32).clamp(0, len(alphas) - 1)
+    low = t.floor().long()
+    high = (low + 1).clamp(max=len(alphas) - 1)
+    return torch.lerp(alphas[low], alphas[high], t - low)
+
+
 class LatentDiffusion(nn.Module):
     """module: the denoiser; vae: the autoencoder; alphas: cumulative signal fractions (1000,) of its training.
 
@@ -31,10 +39,7 @@ class LatentDiffusion(nn.Module):
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """t (b,) in [0, 999], fractions interpolated -> (b,)."""
-        t = t.to(self.alphas.device, torch.float32).clamp(0, len(self.alphas) - 1)
-        low = t.floor().long()
-        high = (low + 1).clamp(max=len(self.alphas) - 1)
-        return torch.lerp(self.alphas[low], self.alphas[high], t - low)
+        return at_time(self.alphas, t)
 
     def predict(self, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
         dtype = next(self.module.parameters()).dtype

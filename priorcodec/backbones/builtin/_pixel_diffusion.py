@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from priorcodec import BackboneSpec, LatentSpace, WeightsError
+from priorcodec.backbones.builtin._latent_diffusion import at_time
 from priorcodec.backbones.builtin._nano_layers import linear_betas_squared
 
 SCHEDULE = (0.00085, 0.012)  # first and last beta, square roots linear in time
@@ -27,10 +28,7 @@ class PixelDiffusion(nn.Module):
 
     def alpha_bar(self, t: Tensor) -> Tensor:
         """t (b,) in [0, 999], fractions interpolated -> (b,)."""
-        t = t.to(self.alphas.device, torch.float32).clamp(0, len(self.alphas) - 1)
-        low = t.floor().long()
-        high = (low + 1).clamp(max=len(self.alphas) - 1)
-        return torch.lerp(self.alphas[low], self.alphas[high], t - low)
+        return at_time(self.alphas, t)
 
     def predict(self, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
         dtype = next(self.module.parameters()).dtype

@@ -89,7 +89,10 @@ class Pass(nn.Module):
         """phi (b, n, h, w/2) of one parity, values (b, c_values, h, w) -> mean, index (b, c_group, h, w/2)."""
         if self.context is not None and values is not None:
             phi = torch.cat([phi, packed(self.context(values), odd)], 1)
-        mean, index = self.last(self.first(phi)).chunk(2, dim=1)
+        hidden = self.first(phi)
+        hidden = hidden.float() if hidden.dtype == torch.bfloat16 else hidden
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 is too coarse for means
+            mean, index = self.last(hidden).chunk(2, dim=1)
         return mean, clamp_ste(index * INDEX_GAIN + INDEX_BIAS, 0, SCALES - 1)
 
 
@@ -143,11 +146,14 @@ class EntropyModel(nn.Module):
         y: Tensor,
         phi: Tensor,
         rounding: Callable[[Tensor], Tensor] = round_ste,
+        certain: int | None = None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Scaled features y and phi -> symbols, mean, index of every position, each (b, m, h, w).
 
         rounding: of the offsets from the mean, half a checkerboard of one group at a time; the context is made from it.
+        certain: table indices below it force zeros; None for the model's own.
         """
+        certain = self.certain if certain is None else certain
         phi_a, phi_o = packed(phi, False), packed(phi, True)
         done: list[Tensor] = []
         out: list[list[Tensor]] = [[], [], []]
@@ -156,7 +162,7 @@ class EntropyModel(nn.Module):
             seen = torch.cat(done, 1) if done else None
             for odd, phi_half, net in ((False, phi_a, at_anchor), (True, phi_o, at_other)):
                 mean, index = net(phi_half, seen, odd)
-                symbol = rounding(packed(target, odd) - mean) * (index.detach() >= self.certain - 0.5)
+                symbol = rounding(packed(target, odd) - mean) * (index.detach() >= certain - 0.5)
                 value = _fixed(symbol + mean)
                 if not odd:
                     seen = torch.cat([*done, unpacked(value, torch.zeros_like(value))], 1)
