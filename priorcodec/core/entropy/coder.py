@@ -23,7 +23,21 @@ LENGTH_BITS = 5  # of an escaped symbol's length field
 MOST_LENGTH = 17  # bits of the largest escaped distance, 2 * 65535
 
 _model = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
-_Ans = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAccessIssue]
+Ans = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAccessIssue]
+Categorical = _model.Categorical
+
+
+def to_string(coder: Ans) -> bytes:
+    """The coder's 32-bit words, little endian, without the first byte, a zero, and the zero bytes at the end."""
+    return coder.get_compressed().astype("<u4").tobytes()[1:].rstrip(b"\0")
+
+
+def from_string(data: bytes) -> Ans:
+    """A coder that reads what `to_string` gave. Raises StreamError: the string ends with a zero byte, so no encoder wrote it."""
+    if data.endswith(b"\0"):
+        raise StreamError("the entropy string ends with a zero byte: the file is damaged or forged")
+    words = np.frombuffer(b"\0" + data + bytes((-1 - len(data)) % 4), "<u4").astype(np.uint32)
+    return Ans(words) if data else Ans()
 
 
 class CoderTables:
@@ -49,7 +63,7 @@ class CoderTables:
         self.least_bits = np.where(valid, self.bits, PRECISION).min(1)
         scale = 1 << (CODER_PRECISION - PRECISION)
         self.models = [
-            _model.Categorical((row[: n - 1] * scale - 1).astype(np.float64), perfect=False)
+            Categorical((row[: n - 1] * scale - 1).astype(np.float64), perfect=False)
             for row, n in zip(frequency, lengths, strict=True)
         ]
 
@@ -99,14 +113,14 @@ class Encoder:
         self.bits.append(bits)
 
     def finish(self) -> bytes:
-        """The string: the coder's 32-bit words, little endian, without the first byte, a zero, and the zero bytes at the end."""
-        coder = _Ans()
+        """The string, in the form of `to_string`."""
+        coder = Ans()
         for symbols, model in reversed(self._parts):  # the first symbol to be read is written last
             if isinstance(model, np.ndarray):
                 coder.encode_reverse(symbols, _model.Uniform(), model)
             else:
                 coder.encode_reverse(symbols, model)
-        return coder.get_compressed().astype("<u4").tobytes()[1:].rstrip(b"\0")
+        return to_string(coder)
 
 
 class Decoder:
@@ -117,10 +131,7 @@ class Decoder:
     """
 
     def __init__(self, data: bytes):
-        if data.endswith(b"\0"):
-            raise StreamError("the entropy string ends with a zero byte: the file is damaged or forged")
-        words = np.frombuffer(b"\0" + data + bytes((-1 - len(data)) % 4), "<u4").astype(np.uint32)
-        self._coder = _Ans(words) if data else _Ans()
+        self._coder = from_string(data)
 
     def take(self, index: NDArray[np.uint8], tables: CoderTables) -> NDArray[np.int16]:
         """Tables (any shape) -> symbols of that shape. Raises StreamError: an escaped symbol is beyond the range."""

@@ -47,10 +47,11 @@ class SymbolCounts:
 
 def fitted(counts: NDArray[np.float64]) -> list[NDArray[np.int64]]:
     """Counts (SCALES, 2 * REACH + 1) -> cumulative frequencies of each table: symmetric symbols, then the escape."""
-    return [_row(row, SCALE_MIN * math.exp(i * SCALE_STEP)) for i, row in enumerate(counts)]
+    return [fitted_row(row, SCALE_MIN * math.exp(i * SCALE_STEP)) for i, row in enumerate(counts)]
 
 
-def _row(count: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
+def fitted_row(count: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
+    """Counts (2 * REACH + 1) of one table, and the standard deviation of its Gaussian in steps -> cumulative frequencies."""
     reach = min(REACH - 1, max(1, round(TAIL * scale)))
     edges = np.array([math.erfc(-(k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(-reach, reach + 2)])
     p = np.diff(edges)
