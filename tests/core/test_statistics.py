@@ -133,11 +133,11 @@ def test_only_pixels_are_measured(array):
 
 
 def test_the_file_grows_by_the_counted_bytes_alone(codec, photo):
-    """One varint for the string's length, type, length, eight bytes; the string is the same."""
+    """Type, length, eight bytes, check; then the latent's type and length; the string is the same."""
     for quality in (0.0, 3.0):
         plain, full = codec.encode(photo, quality), codec.encode(photo, quality, statistics=True)
-        varint = 1 + (len(plain.container.string) >= 128)
-        assert len(full.data) - len(plain.data) == varint + 2 + 8
+        framing = 2 + (len(plain.container.string) >= 128)
+        assert len(full.data) - len(plain.data) == 2 + 8 + 4 + framing
         assert full.container.string == plain.container.string
         assert container.overhead_bytes(plain.container) <= 14 and plain.container.segments == ()
         assert codec.decode(plain.data).statistics is None
