@@ -19,10 +19,13 @@ from priorcodec.core import container, rate_control, tiling
 from priorcodec.core.container import STATISTICS, Container, Segment
 from priorcodec.core.entropy.entropy_model import EntropyModel
 from priorcodec.core.entropy.tables import QUALITY_STEPS
-from priorcodec.core.errors import ConfigError, ImageError
+from priorcodec.core.errors import ConfigError, ImageError, StreamError, WeightsError
 from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.image import io as image_io
 from priorcodec.core.latent_refinement import Objective, RefineConfig, refine
+from priorcodec.core.layers import texture
+from priorcodec.core.layers.networks import SemanticNetworks
+from priorcodec.core.layers.semantic import Regions, SemanticTables
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.transforms import HYPER_STRIDE, STRIDE
@@ -184,10 +187,72 @@ class Codec:
         """
         return self.reader.read(data, max_pixels=max_pixels)
 
+    @cached_property
+    def semantic_tables(self) -> SemanticTables:
+        """Of the semantic layers. Raises WeightsError: missing, or made for another encoder."""
+        tables = SemanticTables()
+        if tables.encoder_id != self.id:
+            raise WeightsError(
+                f"the semantic layers were made for encoder {tables.encoder_id:08x}, this is {self.id:08x}: use layers=latent"
+            )
+        return tables
+
+    @cached_property
+    def semantic_networks(self) -> SemanticNetworks:
+        """What describes and renders regions. Raises WeightsError."""
+        return SemanticNetworks(m=self.transforms.config.m, device=self.device)
+
+    @torch.inference_mode()
+    def semantic_segments(self, pixels: np.ndarray, y: Tensor, *, step: int = texture.STEP) -> tuple[Segment, ...]:
+        """uint8 (h, w, 3) and its features y (1, m, H/16, W/16) -> structure and texture layers; step: of `texture.STEPS`."""
+        return self.semantic_tables.write(*self.semantic_networks.describe(pixels, y), step)
+
+    @torch.inference_mode()
+    def encode_semantic(self, pixels: np.ndarray, *, step: int = texture.STEP) -> Encoded:
+        """uint8 (h, w, 3) -> a file without a latent: map of regions and their texture values."""
+        height, width = _checked(pixels)
+        y = self._analyzed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
+        return self._without_latent((height, width), self.semantic_segments(pixels, y, step=step))
+
+    def _without_latent(self, size: tuple[int, int], segments: tuple[Segment, ...]) -> Encoded:
+        content = Container(
+            encoder_id=self.id, quality=0, height=size[0], width=size[1], string=None, segments=segments
+        )
+        return Encoded(data=container.pack(content), container=content, z_bits=0.0, y_bits=0.0, symbols_sha256="")
+
+    def regions(self, content: Container) -> Regions:
+        """The semantic content of a file of this encoder, without decoding an image. Raises StreamError."""
+        return self.semantic_tables.read(content, lambda: self.reader.latent(content)[0])
+
+    def _rendered(self, content: Container) -> Decoded:
+        """A file without a latent -> the features of its rendered preview."""
+        regions, seed = self.regions(content), content.seed or 0
+        if regions.values is None:
+            raise StreamError("the file has a structure layer but no texture layer: there is no image to decode")
+        planes = self.semantic_networks.render(regions, content.height, content.width, seed, tile=self.tile)
+        written = content.segment(STATISTICS)
+        return Decoded(
+            y_hat=self._analyzed(planes),
+            quality=content.quality / QUALITY_STEPS,
+            height=content.height,
+            width=content.width,
+            seed=seed,
+            container=content,
+            symbols_sha256="",
+            statistics=None if written is None else ImageStatistics.unpack(written),
+            rendered=planes,
+        )
+
     @torch.inference_mode()
     def decode(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> Decoded:
-        """A file -> its features. Raises StreamError as `read` does, or for damaged statistics."""
-        content, y_hat_q, digest = self.read(data, max_pixels=max_pixels)
+        """A file -> its features; those of a rendered preview where it has no latent.
+
+        Raises StreamError as `read` does, or for damaged statistics or layers.
+        """
+        content = self.reader.unpack(data, max_pixels=max_pixels)
+        if content.string is None:
+            return self._rendered(content)
+        y_hat_q, digest = self.reader.latent(content)
         written = content.segment(STATISTICS)
         quality = content.quality / QUALITY_STEPS
         values = torch.from_numpy(y_hat_q)[None].to(self.device)
@@ -226,6 +291,8 @@ class Codec:
         self, decoded: Decoded, rows: tiling.Span, columns: tiling.Span, *, perceptual: bool = False
     ) -> Tensor:
         """What a tile reads of `preview_tensor`, exactly."""
+        if decoded.rendered is not None:
+            return image_io.to_range(decoded.rendered[..., rows.read(1), columns.read(1)].to(self.device))
         network = self.transforms.g_p if perceptual else self.transforms.g_s
         quality = torch.tensor([decoded.quality], device=self.device)
         synthesis = partial(network, quality=quality)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,6 +80,13 @@ class ExactReader:
 
         Raises StreamError: damaged, too large, written by another encoder, or without a latent.
         """
+        content = self.unpack(data, max_pixels=max_pixels, layers=layers)
+        return content, *self.latent(content)
+
+    def unpack(
+        self, data: bytes, *, max_pixels: int = container.MAX_PIXELS, layers: Collection[str] | None = None
+    ) -> Container:
+        """`container.unpack`, and a check that this encoder wrote the file. Raises StreamError."""
         content = container.unpack(data, max_pixels=max_pixels, layers=layers)
         if content.encoder_id != self.encoder_id:
             raise StreamError(
@@ -88,7 +95,11 @@ class ExactReader:
             )
         if content.quality > (self.levels - 1) * QUALITY_STEPS:
             raise StreamError(f"quality byte {content.quality} is beyond this encoder's {self.levels} levels")
+        return content
+
+    def latent(self, content: Container) -> tuple[NDArray[np.float32], str]:
+        """y_hat in quantization steps (m, h, w) and the symbols' SHA-256. Raises StreamError: damaged, or there is no latent."""
         if content.string is None:
             raise StreamError("the file has no latent layer: there are no features to read")
         h, w = (side // STRIDE for side in container.padded(content.height, content.width))
-        return content, *self.entropy_model.decode(content.string, content.quality, h, w)
+        return self.entropy_model.decode(content.string, content.quality, h, w)

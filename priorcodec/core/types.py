@@ -82,6 +82,7 @@ class Decoded:
         container: The parsed file.
         symbols_sha256: SHA-256 of the symbols.
         statistics: Color statistics of the original image; None if the file has none.
+        rendered: The preview of a file without a latent, uint8 (1, 3, H, W) on the padded grid; y_hat has its features.
     """
 
     y_hat: Tensor
@@ -92,3 +93,4 @@ class Decoded:
     container: Container
     symbols_sha256: str
     statistics: ImageStatistics | None = None
+    rendered: Tensor | None = None

@@ -1,7 +1,7 @@
 """What needs no gradient descent through images: region features, region classes, maps of all crops. fit.py CACHE OUT.npz
 
-    EfficientNet-Lite0's features --PCA--> 8 numbers a cell <--ridge regression-- y: with colors, what regions are made of
-                                  --k-means--> 16 classes <--logistic regression-- y: regions that cost nothing
+EfficientNet-Lite0's features --PCA--> 8 numbers a cell <--ridge regression-- y: with colors, what regions are made of
+                              --k-means--> 16 classes <--logistic regression-- y: regions that cost nothing
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main() -> None:
     a, b = torch.from_numpy((smooth - mean) / scale), torch.from_numpy(classes)
     optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
     held = len(a) // 10
-    for step in range(1500):
+    for _ in range(1500):
         at = torch.from_numpy(rng.integers(held, len(a), 4096))
         loss = F.cross_entropy(classifier(a[at]), b[at])
         optimizer.zero_grad()
@@ -85,7 +85,9 @@ def main() -> None:
         agreement = float((classifier(a[:held]).argmax(1) == b[:held]).float().mean())
         class_weight = classifier.weight.numpy() / scale
         class_bias = classifier.bias.numpy() - class_weight @ mean
-    print(f"classes on held-out crops: {agreement:.3f} agree; largest class {np.bincount(classes).max() / len(classes):.3f}")
+    print(
+        f"classes on held-out crops: {agreement:.3f} agree; largest class {np.bincount(classes).max() / len(classes):.3f}"
+    )
 
     ycc = colors(x[:])
     features = np.concatenate([ycc / np.array(texture.UNIT[:3], np.float32), semantic.astype(np.float32)], -1)

@@ -34,7 +34,7 @@ def main() -> None:
         for i in order:
             try:
                 pixels = sources.read(entries[i], background="white")
-            except Exception:  # noqa: BLE001
+            except Exception:
                 continue
             top, left = (int(rng.integers(side - SIDE + 1)) for side in pixels.shape[:2])
             x = torch.from_numpy(pixels[top : top + SIDE, left : left + SIDE].copy()).permute(2, 0, 1)[None]

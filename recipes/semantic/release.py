@@ -69,7 +69,10 @@ def linear_tables(values: list[np.ndarray], areas: list[np.ndarray]) -> dict[str
         shift = expected - np.mean(np.abs(inputs[:, seen]) @ scale_weight + scale_bias)
         print(f"channel {channel}: std {target[:, channel].std():.2f}, left {left.std():.2f}, shift {shift:.2f}")
         tables["mean.weight"][channel, seen], tables["mean.bias"][channel] = weight, bias
-        tables["scale.weight"][channel, seen], tables["scale.bias"][channel] = scale_weight, scale_bias + min(shift, 2.5)
+        tables["scale.weight"][channel, seen], tables["scale.bias"][channel] = (
+            scale_weight,
+            scale_bias + min(shift, 2.5),
+        )
     return {
         "mean.weight": np.round(tables["mean.weight"] * (1 << WEIGHT_BITS)).astype(np.int16),
         "mean.bias": np.round(tables["mean.bias"] * ONE * (1 << WEIGHT_BITS)).astype(np.int32),
@@ -89,7 +92,9 @@ def texture_tables(values: list[np.ndarray], areas: list[np.ndarray]) -> dict[st
             for step in range(2, 8) if count else (STEP,):
                 target = np.round(value * ONE)
 
-                def rounded(channel: int, mean: np.ndarray, index: np.ndarray, step: int = step, target: np.ndarray = target) -> np.ndarray:
+                def rounded(
+                    channel: int, mean: np.ndarray, index: np.ndarray, step: int = step, target: np.ndarray = target
+                ) -> np.ndarray:
                     symbols = np.round((target[:, channel] - mean) / STEPS[step]).astype(np.int64)
                     if count:
                         np.add.at(counts, (index, np.clip(symbols, -REACH, REACH) + REACH), 1)
@@ -105,7 +110,13 @@ def texture_tables(values: list[np.ndarray], areas: list[np.ndarray]) -> dict[st
     print("Gaussian tables:", cost(values[:held], areas[:held], False), "bytes a crop")
     cost(values[held:], areas[held:], True)
     tables = linear | cdf_arrays(table_rows(counts))
-    print("counted tables:", cost(values[:held], areas[:held], False), "bytes a crop;", np.mean([len(v) for v in values]), "regions")
+    print(
+        "counted tables:",
+        cost(values[:held], areas[:held], False),
+        "bytes a crop;",
+        np.mean([len(v) for v in values]),
+        "regions",
+    )
     return tables
 
 
@@ -146,7 +157,7 @@ def main() -> None:
     tables["classes.bias"] = np.round(fit["class_bias"] * scale * 9 * ONE).astype(np.int64)
     tables["structure.start"] = maps["start"]
     assert maps["start"].shape == (structure.CONTEXTS, 2)
-    tensors = {k: torch.from_numpy(v) for k, v in tables.items()} | int8({k: v for k, v in state.items()})
+    tensors = {k: torch.from_numpy(v) for k, v in tables.items()} | int8(state)
     weight = torch.from_numpy(fit["segment_weight"]).half()
     tensors |= {"segment.weight": weight, "segment.bias": torch.from_numpy(fit["segment_bias"]).float()}
     data = safetensors.to_bytes(tensors, {"kind": KIND, "encoder_id": f"{codec.id:08x}", "steps": str(steps)})

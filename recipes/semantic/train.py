@@ -31,7 +31,9 @@ def scatter_mean(index: Tensor, value: Tensor, count: int) -> Tensor:
     return total / number.clamp_min(1)[:, None]
 
 
-def painted(labels: Tensor, explicit: Tensor, right: Tensor, down: Tensor, features: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
+def painted(
+    labels: Tensor, explicit: Tensor, right: Tensor, down: Tensor, features: Tensor, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """`texture.painted` for a batch, differentiable in the features; noise: as the values, added to them.
 
     Args:
@@ -78,7 +80,9 @@ def main() -> None:
         early = share < 0.3
         count = 2 * a.batch if early else a.batch
         at = rng.permutation(len(x))[:count]
-        target = torch.from_numpy(x[np.sort(at)]).float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+        target = (
+            torch.from_numpy(x[np.sort(at)]).float().div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
+        )
         at = torch.from_numpy(np.sort(at))
         features = encoder(torch.from_numpy(y[at.numpy()].astype(np.float32)))
         step_size = float(rng.choice(STEPS))
@@ -113,7 +117,9 @@ def main() -> None:
         if step % 50 == 0:
             print(step, round((time.time() - began) / 60, 1), np.round(np.mean(log[-50:], 0), 4), flush=True)
         if step % 100 == 0 or (time.time() - began) / 60 > a.minutes - 0.2:
-            names = [f"encoder.{k}" for k, _ in encoder.named_parameters()] + [f"renderer.{k}" for k, _ in renderer.named_parameters()]
+            names = [f"encoder.{k}" for k, _ in encoder.named_parameters()] + [
+                f"renderer.{k}" for k, _ in renderer.named_parameters()
+            ]
             torch.save(dict(zip(names, average, strict=True)) | {"steps": torch.tensor(step)}, a.out)
     print("done", step)
 

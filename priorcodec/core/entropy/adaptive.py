@@ -1,8 +1,8 @@
-"""Adaptive binary decisions for the entropy coder: counts per context, integers only, as in JBIG2's coding of label maps. No torch.
+"""Adaptive binary decisions for the entropy coder: integer counts per context, as in JBIG2. No torch.
 
     decision of a context --counts--> frequency of 1 --AnsCoder--> one string, in the form of `coder`
-A decision's frequency of 1 is floor(2**16 * ones / (zeros + ones)), held between `LEAST` and 2**16 - `LEAST`. Afterwards the count
-of what occurred grows by `GROWTH`, and both are halved (rounded up) when they add up to more than `MOST`.
+A decision's frequency of 1 is floor(2**16 * ones / (zeros + ones)), held between `LEAST` and 2**16 - `LEAST`. Afterwards the
+count of what occurred grows by `GROWTH`, and both are halved (rounded up) when they add up to more than `MOST`.
 """
 
 from __future__ import annotations

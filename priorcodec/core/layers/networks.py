@@ -1,7 +1,7 @@
 """What the semantic layers do in floating point: describe an image by regions, and render regions to a preview.
 
-    y, pixels --segmentation--> map; --TextureEncoder, mean of each region--> values        encoder
-    map, values --painted--> --Renderer, noise of the file's seed--> pixels                 decoder, in tiles
+y, pixels --segmentation--> map; --TextureEncoder, mean of each region--> values        encoder
+map, values --painted--> --Renderer, noise of the file's seed--> pixels                 decoder, in tiles
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class SemanticNetworks:
                 network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)  # pyright: ignore
             self._segment = tensors["segment.weight"].to(device), tensors["segment.bias"].to(device)
         except (KeyError, RuntimeError) as error:
-            raise WeightsError(f"{path} does not fit this encoder ({str(error)[:100]}): reinstall priorcodec") from error
+            raise WeightsError(
+                f"{path} does not fit this encoder ({str(error)[:100]}): reinstall priorcodec"
+            ) from error
         self.encoder, self.renderer, self.device = networks["encoder"], networks["renderer"], torch.device(device)
 
     @torch.inference_mode()

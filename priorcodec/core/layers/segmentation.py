@@ -1,4 +1,4 @@
-"""Regions of an image for the structure layer, chosen by the encoder alone: clusters of features with a price on borders. numpy only.
+"""Regions of an image for the structure layer, chosen by the encoder: clusters of features with a price on borders. numpy only.
 
     minimize  sum over cells |f - mean of its region|^2  +  border * (pairs of neighbors in two regions)  +  region * (regions)
 k-means gives the first labels; iterated conditional modes (Besag 1986) and merging of the pair of regions that pays most then
@@ -43,7 +43,9 @@ def _kmeans(features: Features) -> NDArray[np.intp]:
     flat = features.reshape(-1, d)
     centers = [flat.mean(0)]
     nearest = _distance(flat, centers[0])
-    for _ in range(min(CLUSTERS, len(flat)) - 1):  # farthest first, a quarter of the way toward the mean: outliers weigh less
+    for _ in range(
+        min(CLUSTERS, len(flat)) - 1
+    ):  # farthest first, a quarter of the way toward the mean: outliers weigh less
         far = flat[int(nearest.argmax())]
         centers.append(0.75 * far + 0.25 * centers[0])
         nearest = np.minimum(nearest, _distance(flat, centers[-1]))
@@ -68,9 +70,7 @@ def _modes(features: Features, labels: NDArray[np.intp], border: float) -> NDArr
     return labels
 
 
-def _merged(
-    features: Features, labels: NDArray[np.intp], border: float, region: float
-) -> NDArray[np.intp] | None:
+def _merged(features: Features, labels: NDArray[np.intp], border: float, region: float) -> NDArray[np.intp] | None:
     """The map with the pair of regions merged that lowers the objective most; None if no pair does."""
     labels = _compact(labels)
     means, count = _means(features, labels), np.bincount(labels.reshape(-1)).astype(np.float64)

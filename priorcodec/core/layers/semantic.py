@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priorcodec.core import shipped
-from priorcodec.core.container import Container, Segment
-from priorcodec.core.entropy.exact import LIMIT, ONE
+from priorcodec.core.container import STRUCTURE, TEXTURE, Container, Segment
+from priorcodec.core.entropy.exact import ONE
 from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import StreamError, WeightsError
 from priorcodec.core.layers import structure, texture
@@ -114,7 +114,7 @@ class SemanticTables:
             StreamError: A layer is damaged, or the file has neither a structure layer nor a latent.
         """
         rows, columns = structure.grid(content.height, content.width)
-        written, coded = content.segment(structure.TYPE), content.segment(texture.TYPE)
+        written, coded = content.segment(STRUCTURE), content.segment(TEXTURE)
         classes = None
         if written is not None:
             labels = structure.unpack(written, rows, columns, self._start)
@@ -129,10 +129,10 @@ class SemanticTables:
         self, labels: Labels, values: NDArray[np.floating], step: int = texture.STEP, *, map_written: bool = True
     ) -> tuple[Segment, ...]:
         """A canonical map and the values of its regions, in units -> the layers. map_written: False where readers derive it."""
-        coded = Segment(type=texture.TYPE, data=self.texture.encode(values, texture.areas(labels), step))
+        coded = Segment(type=TEXTURE, data=self.texture.encode(values, texture.areas(labels), step))
         if not map_written:
             return (coded,)
-        return Segment(type=structure.TYPE, data=structure.pack(labels, self._start)), coded
+        return Segment(type=STRUCTURE, data=structure.pack(labels, self._start)), coded
 
     def derive(
         self, y_hat_q: NDArray[np.float32], quality: int, rows: int, columns: int

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from priorcodec.core.entropy.adaptive import DecisionDecoder, DecisionEncoder
 from priorcodec.core.errors import StreamError
 
-TYPE = 16  # of the layer in a file
 CELL = 16  # pixels to a label, both ways
 MOST_REGIONS = 32
 PATTERNS = 1 << 8

@@ -20,7 +20,6 @@ from priorcodec.core.entropy.exact import LIMIT, ONE, WEIGHT_BITS
 from priorcodec.core.errors import StreamError
 from priorcodec.core.layers.structure import Labels
 
-TYPE = 17  # of the layer in a file
 CHANNELS = 16
 COLORS = 3  # of them: means of Y, Cb, Cr
 PLANE = 5  # with the two slopes of Y
@@ -73,7 +72,9 @@ class TextureModel:
         """
         if not data or data[0] >= len(STEPS):
             got = data[0] if data else "missing"
-            raise StreamError(f"the texture's step is {got}, wanted 0 to {len(STEPS) - 1}: the file is damaged or forged")
+            raise StreamError(
+                f"the texture's step is {got}, wanted 0 to {len(STEPS) - 1}: the file is damaged or forged"
+            )
         coder = Decoder(data[1:])
         values = self.walk(areas, data[0], lambda _, __, index: coder.take(index, self.coder).astype(np.int64))
         coder.finish()
@@ -127,7 +128,7 @@ def measure(labels: Labels, colors: NDArray[np.floating], features: NDArray[np.f
 
 
 def positions(labels: Labels) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Each cell's column and row, less its region's mean, in the region's standard deviations (0 where that is 0): flat arrays."""
+    """Each cell's column and row, less the region's mean, in the region's standard deviations (0 where that is 0), flat."""
     flat, found = labels.reshape(-1), []
     for at in np.indices(labels.shape)[::-1]:
         centered = at.reshape(-1) - _means(flat, at.reshape(-1))[flat]
