@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from priorcodec.cli import decode, encode, evaluate, export, options, plugins, train
+from priorcodec.cli import decode, encode, evaluate, export, layers, options, plugins, train
 from priorcodec.core.errors import PriorCodecError
 
 HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # torch's, on the CPU: large images spend less time on fresh memory
@@ -58,6 +58,8 @@ app.command()(encode.encode)
 app.command()(decode.decode)
 app.command()(decode.preview)
 app.command()(decode.info)
+app.command()(layers.regions)
+app.command()(layers.edit)
 app.add_typer(train.app, name="train")
 app.command()(plugins.backbones)
 app.add_typer(plugins.adapters, name="adapters")

@@ -107,8 +107,8 @@ class Codec:
     def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
         height, width = _checked(pixels)
-        y = self._analyzed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
-        return partial(self._write, y, (height, width), self._segments(pixels, statistics))
+        y = self.analyze(pixels)
+        return partial(self.write, y, (height, width), self._segments(pixels, statistics))
 
     def _refined(
         self,
@@ -144,6 +144,11 @@ class Codec:
     def _segments(self, pixels: np.ndarray, statistics: bool) -> tuple[Segment, ...]:
         return (Segment(type=STATISTICS, data=ImageStatistics.measure(pixels).pack()),) if statistics else ()
 
+    @torch.inference_mode()
+    def analyze(self, pixels: np.ndarray) -> Tensor:
+        """uint8 (h, w, 3) -> its features y (1, m, H/16, W/16) on the padded grid."""
+        return self._analyzed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
+
     def _analyzed(self, planes: Tensor) -> Tensor:
         """uint8 (1, 3, H, W), sides multiples of 64 -> y (1, m, H/16, W/16), one tile after the other."""
 
@@ -158,7 +163,7 @@ class Codec:
             y[..., rows.own(STRIDE), columns.own(STRIDE)] = part
         return y
 
-    def _write(self, y: Tensor, size: tuple[int, int], segments: tuple[Segment, ...], byte: int) -> Encoded:
+    def write(self, y: Tensor, size: tuple[int, int], segments: tuple[Segment, ...], byte: int) -> Encoded:
         """Features y (1, m, h, w) of an image of true size (height, width), in pixels, at one quality byte -> file."""
         y_q, z = self.transforms.scaled(y, torch.tensor([byte / QUALITY_STEPS], device=self.device))
         return self._code(y_q, z, size=size, segments=segments, byte=byte)[0]
@@ -211,10 +216,11 @@ class Codec:
     def encode_semantic(self, pixels: np.ndarray, *, step: int = texture.STEP) -> Encoded:
         """uint8 (h, w, 3) -> a file without a latent: map of regions and their texture values."""
         height, width = _checked(pixels)
-        y = self._analyzed(image_io.pad(image_io.to_planes(pixels), HYPER_STRIDE))
-        return self._without_latent((height, width), self.semantic_segments(pixels, y, step=step))
+        segments = self.semantic_segments(pixels, self.analyze(pixels), step=step)
+        return self.without_latent((height, width), segments)
 
-    def _without_latent(self, size: tuple[int, int], segments: tuple[Segment, ...]) -> Encoded:
+    def without_latent(self, size: tuple[int, int], segments: tuple[Segment, ...]) -> Encoded:
+        """A file of segments alone, for an image of (height, width) in pixels."""
         content = Container(
             encoder_id=self.id, quality=0, height=size[0], width=size[1], string=None, segments=segments
         )

@@ -10,6 +10,7 @@ first byte written is always zero and is left out. docs/format.md specifies all 
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import constriction
 import numpy as np
@@ -27,12 +28,12 @@ Ans = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAcces
 Categorical = _model.Categorical
 
 
-def to_string(coder: Ans) -> bytes:
+def to_string(coder: Any) -> bytes:
     """The coder's 32-bit words, little endian, without the first byte, a zero, and the zero bytes at the end."""
     return coder.get_compressed().astype("<u4").tobytes()[1:].rstrip(b"\0")
 
 
-def from_string(data: bytes) -> Ans:
+def from_string(data: bytes) -> Any:
     """A coder that reads what `to_string` gave. Raises StreamError: the string ends with a zero byte, so no encoder wrote it."""
     if data.endswith(b"\0"):
         raise StreamError("the entropy string ends with a zero byte: the file is damaged or forged")

@@ -41,14 +41,14 @@ def to_srgb(raster: Raster, *, background: str | None = None) -> tuple[np.ndarra
     return np.require(upright(pixels, raster.orientation), requirements=["C", "W"]), tuple(notes)
 
 
-def parse_color(text: str) -> tuple[int, int, int]:
-    """A color's name or #rrggbb -> its samples. Raises ImageError where it is neither."""
+def parse_color(text: str, name: str = "background") -> tuple[int, int, int]:
+    """A color's name or #rrggbb -> its samples. Raises ImageError where it is neither; name: of the setting."""
     try:
         rgb = ImageColor.getrgb(text)
     except (ValueError, AttributeError):
         rgb = ()
     if len(rgb) != 3:
-        raise ImageError(f"background {text!r} is no color: wanted a name like 'white', or '#rrggbb'")
+        raise ImageError(f"{name} {text!r} is no color: wanted a name like 'white', or '#rrggbb'")
     return rgb
 
 

@@ -109,9 +109,8 @@ def _colors(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """uint8 (height, width, 3) -> mean Y, Cb, Cr of every cell (rows, columns, 3), Cb and Cr less 128."""
     edges = [np.arange(0, side, CELL) for side in pixels.shape[:2]]
     total = np.add.reduceat(np.add.reduceat(pixels, edges[0], 0, dtype=np.int64), edges[1], 1)
-    counts = [np.diff(np.append(edge, side)) for edge, side in zip(edges, pixels.shape[:2], strict=True)]
-    mean = total / (counts[0][:, None] * counts[1])[..., None]
-    return mean @ np.array(TO_YCC).T
+    down, across = (np.diff([*edge, side]) for edge, side in zip(edges, pixels.shape[:2], strict=True))
+    return total / np.outer(down, across)[..., None] @ np.array(TO_YCC).T
 
 
 def _scaled(tensors: dict[str, Tensor], name: str) -> Tensor:

@@ -50,6 +50,11 @@ class Regions:
     step: int | None = None
 
     @property
+    def written(self) -> bool:
+        """Whether the file has a structure layer."""
+        return self.classes is None
+
+    @property
     def count(self) -> int:
         return structure.regions(self.labels)
 

@@ -49,7 +49,8 @@ def canonical(labels: NDArray[np.integer]) -> Labels:
 def pack(labels: Labels, start: NDArray[np.integer]) -> bytes:
     """A canonical map (rows, columns) -> the layer's bytes. start: counts (CONTEXTS, 2) of the weight file."""
     coder, known = DecisionEncoder(start), labels.tolist()
-    walk(*labels.shape, coder.bit, coder.choice, lambda row, column: known[row][column])
+    rows, columns = labels.shape
+    walk(rows, columns, coder.bit, coder.choice, lambda row, column: known[row][column])
     return coder.finish()
 
 
