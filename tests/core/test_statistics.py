@@ -37,7 +37,7 @@ def values(s: ImageStatistics) -> np.ndarray:
     return np.array([*s.mean, *s.std])
 
 
-def test_the_latent_has_the_statistics_asked_for():
+def test_the_latent_has_the_moments_asked_for():
     torch.manual_seed(0)
     z, mean, std = torch.randn(2, 4, 8, 9) * 3 + 1, torch.randn(2, 4), torch.rand(2, 4) + 0.1
     moved = match_moments(z, mean, std)
