@@ -99,6 +99,7 @@ def _tiles(session: Session, data: bytes) -> list[int]:
     from priorcodec.adapters import decode as adapter_decode
     from priorcodec.core import tiling
 
-    stream = container.unpack(data, max_pixels=session.config.max_pixels)
+    config = session.config
+    stream = container.unpack(data, max_pixels=config.max_pixels, layers=config.layer_names)
     plan = tiling.plan(stream.height, stream.width, session.tile, adapter_decode.MARGIN)
     return [len(plan.rows), len(plan.columns)]

@@ -49,6 +49,7 @@ def decode(
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file with settings; options take precedence.")
     ] = None,
+    layers: options.Layers = None,
     no_plugin: options.NoPlugin = None,
     max_pixels: options.MaxPixels = None,
     tile: options.Tile = None,
@@ -78,6 +79,7 @@ def decode(
         low_memory=low_memory or None,
         max_pixels=max_pixels,
         tile=tile,
+        layers=layers,
     )
     task = Decode(config=settings, no_plugin=disabled, skip=skip_existing, force=force)
     _decode(ctx, files, output, task, workers=workers, as_json=as_json)
@@ -90,6 +92,7 @@ def preview(
     device: options.Device = None,
     max_pixels: options.MaxPixels = None,
     tile: options.Tile = None,
+    layers: options.Layers = None,
     perceptual: Annotated[
         bool,
         typer.Option("--perceptual", help="Use the decoder trained to look like the original, not for least error."),
@@ -103,7 +106,7 @@ def preview(
     """Decode .gic files by an auxiliary decoder alone: fast, without a diffusion model."""
     from priorcodec.batch.tasks import Decode
 
-    config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
+    config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile, layers=layers)
     task = Decode(config=config, preview=True, perceptual=perceptual, skip=skip_existing, force=force)
     _decode(ctx, files, output, task, workers=workers, as_json=as_json)
 

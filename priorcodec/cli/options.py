@@ -64,6 +64,12 @@ Tile = Annotated[
     int | None,
     typer.Option(help="Side of the tiles that large images are processed in, in pixels; 0: never; default: by memory."),
 ]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers to decode: semantic, latent, residual, with commas between; what follows may be missing."
+    ),
+]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Do not load this plugin; may be repeated.")]
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from priorcodec.core import container, shipped
 from priorcodec.core.container import Container
-from priorcodec.core.entropy.frozen import FrozenEntropyModel
+from priorcodec.core.entropy.frozen import FrozenEntropyModel, Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS, SCALES, Sizes, check_tables
 from priorcodec.core.errors import StreamError, WeightsError
 
@@ -97,9 +97,12 @@ class ExactReader:
             raise StreamError(f"quality byte {content.quality} is beyond this encoder's {self.levels} levels")
         return content
 
-    def latent(self, content: Container) -> tuple[NDArray[np.float32], str]:
-        """y_hat in quantization steps (m, h, w) and the symbols' SHA-256. Raises StreamError: damaged, or there is no latent."""
+    def latent(self, content: Container, planes: Planes | None = None) -> tuple[NDArray[np.float32], str]:
+        """y_hat in quantization steps (m, h, w) and the symbols' SHA-256; planes: filled.
+
+        Raises StreamError: damaged, or there is no latent.
+        """
         if content.string is None:
             raise StreamError("the file has no latent layer: there are no features to read")
         h, w = (side // STRIDE for side in container.padded(content.height, content.width))
-        return self.entropy_model.decode(content.string, content.quality, h, w)
+        return self.entropy_model.decode(content.string, content.quality, h, w, planes)
