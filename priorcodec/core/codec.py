@@ -215,7 +215,7 @@ class Codec:
         planes = None if finer is None else Planes(values.shape)
         coded = self.entropy_model.encode(values, z[0].float().cpu().numpy(), byte, planes)
         if finer is not None and planes is not None:
-            layer = self.residual_tables.write(values, coded.y_hat_q, planes, finer)
+            layer = self.reader.residual_tables.write(values, coded.y_hat_q, planes, finer)
             segments += (Segment(type=RESIDUAL, data=layer),)
         content = Container(
             encoder_id=self.id, quality=byte, height=size[0], width=size[1], string=coded.string, segments=segments
@@ -237,17 +237,13 @@ class Codec:
         return self.reader.read(data, max_pixels=max_pixels)
 
     @cached_property
-    def residual_tables(self) -> residual.ResidualTables:
-        """Of the residual layer. Raises WeightsError: missing, or made for another encoder."""
-        tables = residual.ResidualTables()
-        _same_encoder(tables.encoder_id, self.id, "residual")
-        return tables
-
-    @cached_property
     def semantic_tables(self) -> SemanticTables:
         """Of the semantic layers. Raises WeightsError: missing, or made for another encoder."""
         tables = SemanticTables()
-        _same_encoder(tables.encoder_id, self.id, "semantic")
+        if tables.encoder_id != self.id:
+            raise WeightsError(
+                f"the semantic layers were made for encoder {tables.encoder_id:08x}, this is {self.id:08x}: use layers=latent"
+            )
         return tables
 
     @cached_property
@@ -308,13 +304,8 @@ class Codec:
         content = self.reader.unpack(data, max_pixels=max_pixels, layers=layers)
         if content.string is None:
             return self._rendered(content)
-        written, left, byte = content.segment(STATISTICS), content.segment(RESIDUAL), content.quality
-        planes = None if left is None else Planes(self._grid(content))
-        y_hat_q, digest = self.reader.latent(content, planes)
-        if left is not None and planes is not None:
-            finer, string = residual.Settings.unpack(left, planes.index.shape[1:])
-            self.residual_tables.refine(string, y_hat_q, planes, finer)
-            byte = min(content.quality + finer.higher, (self.levels - 1) * QUALITY_STEPS)
+        y_hat_q, digest = self.reader.latent(content)
+        written, byte = content.segment(STATISTICS), self.reader.decoder_quality(content)
         values = torch.from_numpy(y_hat_q)[None].to(self.device)
         steps = torch.tensor([content.quality / QUALITY_STEPS], device=self.device)
         return Decoded(
@@ -327,11 +318,6 @@ class Codec:
             symbols_sha256=digest,
             statistics=None if written is None else ImageStatistics.unpack(written),
         )
-
-    def _grid(self, content: Container) -> tuple[int, int, int]:
-        """Shape of y: (m, h, w)."""
-        height, width = container.padded(content.height, content.width)
-        return self.transforms.config.m, height // STRIDE, width // STRIDE
 
     @torch.inference_mode()
     def preview(self, decoded: Decoded, *, perceptual: bool = False) -> np.ndarray:
@@ -363,13 +349,6 @@ class Codec:
         quality = torch.tensor([decoded.quality], device=self.device)
         synthesis = partial(network, quality=quality)
         return tiling.part(synthesis, decoded.y_hat, (rows, columns), self.transforms.halo, STRIDE)
-
-
-def _same_encoder(tables: int, own: int, layer: str) -> None:
-    if tables != own:
-        raise WeightsError(
-            f"the {layer} layer was made for encoder {tables:08x}, this is {own:08x}: encode and decode with layers=latent"
-        )
 
 
 def _latent_alone(layers: LayerConfig | None) -> None:

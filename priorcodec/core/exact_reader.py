@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priorcodec.core import container, shipped
-from priorcodec.core.container import Container
+from priorcodec.core.container import RESIDUAL, Container
 from priorcodec.core.entropy.frozen import FrozenEntropyModel, Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS, SCALES, Sizes, check_tables
 from priorcodec.core.errors import StreamError, WeightsError
+from priorcodec.core.layers.residual import ResidualTables, Settings
 
 STRIDE = 16  # pixels to a position of y
 MOST_GROUPS = 16
@@ -93,16 +95,53 @@ class ExactReader:
                 f"the file was written by encoder {content.encoder_id:08x}, or is damaged; this is encoder "
                 f"{self.encoder_id:08x}: get the file again, or use the priorcodec version that ships that encoder"
             )
-        if content.quality > (self.levels - 1) * QUALITY_STEPS:
+        if content.quality > self.top:
             raise StreamError(f"quality byte {content.quality} is beyond this encoder's {self.levels} levels")
         return content
 
-    def latent(self, content: Container, planes: Planes | None = None) -> tuple[NDArray[np.float32], str]:
-        """y_hat in quantization steps (m, h, w) and the symbols' SHA-256; planes: filled.
+    def latent(self, content: Container) -> tuple[NDArray[np.float32], str]:
+        """y_hat in quantization steps (m, h, w), refined by a residual layer if there is one, and the latent symbols' SHA-256.
 
         Raises StreamError: damaged, or there is no latent.
         """
         if content.string is None:
             raise StreamError("the file has no latent layer: there are no features to read")
-        h, w = (side // STRIDE for side in container.padded(content.height, content.width))
-        return self.entropy_model.decode(content.string, content.quality, h, w, planes)
+        h, w = _grid(content)
+        found = self._residual(content)
+        planes = None if found is None else Planes((self.entropy_model.m, h, w))
+        y_hat_q, digest = self.entropy_model.decode(content.string, content.quality, h, w, planes)
+        if found is not None and planes is not None:
+            settings, string = found
+            self.residual_tables.refine(string, y_hat_q, planes, settings)
+        return y_hat_q, digest
+
+    def decoder_quality(self, content: Container) -> int:
+        """Quality byte that decoders of `latent` are given: higher than the file's where a residual layer says so."""
+        found = self._residual(content)
+        return content.quality if found is None else min(content.quality + found[0].higher, self.top)
+
+    @property
+    def top(self) -> int:
+        """Largest quality byte."""
+        return (self.levels - 1) * QUALITY_STEPS
+
+    @cached_property
+    def residual_tables(self) -> ResidualTables:
+        """Of the residual layer. Raises WeightsError: missing, or made for another encoder."""
+        tables = ResidualTables()
+        if tables.encoder_id != self.encoder_id:
+            raise WeightsError(
+                f"the residual layer was made for encoder {tables.encoder_id:08x}, this is {self.encoder_id:08x}: "
+                "encode and decode with layers=latent"
+            )
+        return tables
+
+    def _residual(self, content: Container) -> tuple[Settings, bytes] | None:
+        data = content.segment(RESIDUAL)
+        return None if data is None else Settings.unpack(data, _grid(content))
+
+
+def _grid(content: Container) -> tuple[int, int]:
+    """Rows and columns of y."""
+    height, width = container.padded(content.height, content.width)
+    return height // STRIDE, width // STRIDE
