@@ -92,6 +92,8 @@ class DecodeConfig:
             found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, 0 for no tiles, or null")
         if unknown := [name for name in self.layer_names or () if name not in LAYERS]:
             found.append(f"layers={self.layers}: no layer {shown(unknown[0])!r}, wanted {', '.join(LAYERS)}")
+        elif self.layers is not None and not {"semantic", "latent"}.intersection(self.layer_names or ()):
+            found.append(f"layers={self.layers}: wanted semantic, latent or both, and residual only with latent")
         return found
 
 
