@@ -25,7 +25,7 @@ SETTINGS = {
     "half": AdapterConfig(lora_rank=8, width=48, stem_width=24, fusion=32, refiner=16),
     "double": AdapterConfig(lora_rank=32, width=192, stem_width=96, fusion=128, refiner=64),
 }
-PARTS = ("bridge", "refiner", "pyramid", "fusion", "tokens", "statistics")
+PARTS = ("bridge", "refiner", "pyramid", "fusion", "tokens", "moments")
 
 
 def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:

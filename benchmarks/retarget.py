@@ -40,7 +40,7 @@ TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
             "nano_dit",
             ["train=bridge", "adapter.lora_rank=0", "adapter.refiner=0"],
         ),
-        SCRATCH: ("nano_dit", ["loss.latent=0", "loss.statistics=0"]),
+        SCRATCH: ("nano_dit", ["loss.latent=0", "loss.moments=0"]),
     },
     "ablation": {
         "default": (DEFAULT, []),

@@ -33,7 +33,7 @@ class Dtype(enum.StrEnum):
 
 
 class Renorm(enum.StrEnum):
-    """Statistics that the decoded image is moved to: none, those the adapter predicts, or those written in the file."""
+    """What renormalization matches: nothing, the moments that the adapter predicts, or the image statistics in the file."""
 
     none = "none"
     predicted = "predicted"
@@ -51,7 +51,7 @@ class DecodeConfig:
         device: auto, cpu, cuda, cuda:1, mps or xpu.
         dtype: Floating-point type of the denoiser; auto: float32 on the CPU, otherwise what the backbone's spec recommends.
         steps: Denoiser calls, 1 to `MAX_STEPS`.
-        renorm: Statistics that the image is moved to; see `core.statistics`.
+        renorm: none, predicted (latent moments, from the adapter) or written (image statistics, from the file).
         blend: Share of the backbone's image, 0 (the preview) to 1.
         low_memory: Let the autoencoder work in slices and tiles; None for what the backbone's spec recommends.
         max_pixels: Images and files with more pixels are refused.

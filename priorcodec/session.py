@@ -337,7 +337,7 @@ class Session:
             if found.mean is None or found.std is None:
                 raise AdapterError(
                     f"renorm=predicted, but adapter {self.config.adapter!r} of {self.config.backbone} predicts no "
-                    "statistics: decode with renorm=none"
+                    "moments: decode with renorm=none"
                 )
             found = dataclasses.replace(found, z=match_moments(found.z, found.mean, found.std))
         written = decoded.statistics if self.config.renorm is Renorm.written else None
@@ -421,7 +421,8 @@ def open_session(
         device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
         dtype: "auto", "float32", "bfloat16" or "float16", of the denoiser.
         steps: Denoiser calls, 1 to 8.
-        renorm: Move the image to the statistics that the adapter predicts, or that are written in the file.
+        renorm: "none", "predicted" (match the latent moments that the adapter predicts) or "written" (match the image
+            statistics in the file).
         blend: Share of the backbone's image, 0 (the preview) to 1.
         low_memory: Let the autoencoder work in slices and tiles; None for what the backbone recommends.
         max_pixels: Refuse images and files with more pixels.

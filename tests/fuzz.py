@@ -112,10 +112,12 @@ class Fuzz:
         return "decode: fine"
 
     def with_checksum(self, body: bytes) -> bytes:
-        """With the check made to fit, for decoding that of the encoder."""
+        """With the checks made to fit, for decoding those of the encoder."""
         encoder_id = 0 if self.reader is None else self.reader.encoder_id
         if len(body) > 4:
             body = body[:4] + bytes([encoder_id & 0xFF]) + body[5:]
+        for end in segment_ends(body):
+            body = body[:end] + (zlib.crc32(body[:end]) ^ encoder_id).to_bytes(4, "little") + body[end + 4 :]
         return body + (zlib.crc32(body) ^ encoder_id).to_bytes(4, "little")
 
     def spoil(self, data: bytes) -> bytearray:
@@ -194,6 +196,33 @@ def string_of(data: bytes) -> bytes | None:
         return container.unpack(data).string
     except StreamError:
         return None
+
+
+def segment_ends(body: bytes) -> list[int]:
+    """Where the checks of all segments but the last begin, as far as a file with segments can be read."""
+    found: list[int] = []
+    if len(body) < 6 or not body[3] & 0x10:
+        return found
+    try:
+        _, at = read_varint(body, 6)
+        _, at = read_varint(body, at)
+        while True:
+            length, at = read_varint(body, at + 1)
+            if at + length + 4 > len(body):
+                return found
+            found.append(at + length)
+            at += length + 4
+    except IndexError:
+        return found
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The value at a position, and where it ends. Raises IndexError."""
+    value = shift = 0
+    while True:
+        value, shift, at = value | (data[at] & 0x7F) << shift, shift + 7, at + 1
+        if data[at - 1] < 0x80:
+            return value, at
 
 
 def varint(value: int) -> bytes:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, open_session
-from priorcodec.adapters.bridge import StatisticsHead
+from priorcodec.adapters.bridge import MomentsHead
 from priorcodec.core.image import io as image_io
 from priorcodec.core.statistics import ImageStatistics
 from tests.core.test_codec import DEMO
@@ -148,20 +148,20 @@ def test_written_statistics_are_met(photo):
     assert np.abs(after).max() < 1.5 and np.square(after).sum() < np.square(before).sum()
 
 
-def test_renormalization_without_statistics_is_one_line_with_the_remedy(session, photo, monkeypatch):
+def test_renormalization_without_statistics_or_moments_is_one_line_with_the_remedy(session, photo, monkeypatch):
     data = session.encode(photo, quality=0)
     with pytest.raises(StreamError, match="encode --statistics") as caught:
         open_session("toy", renorm="written").decode(data)
     assert "\n" not in str(caught.value)
     predicted = open_session("toy", renorm="predicted")
-    monkeypatch.setattr(predicted.adapter, "statistics", None)
+    monkeypatch.setattr(predicted.adapter, "moments", None)
     with pytest.raises(AdapterError, match="renorm=none") as caught:
         predicted.decode(data)
     assert "\n" not in str(caught.value)
 
 
-def test_predicted_statistics_are_those_of_the_latent(photo, monkeypatch):
-    """An adapter with a head for statistics: what reaches the autoencoder has exactly those."""
+def test_predicted_moments_are_those_of_the_latent(photo, monkeypatch):
+    """An adapter with a head for moments: what reaches the autoencoder has exactly those."""
     session = open_session("toy", renorm="predicted")
     adapter = session.adapter
     channels = adapter.spec.latent.channels
@@ -171,9 +171,9 @@ def test_predicted_statistics_are_those_of_the_latent(photo, monkeypatch):
         def forward(self, *_):
             return mean, std
 
-        measure, predict = staticmethod(StatisticsHead.measure), forward
+        measure, predict = staticmethod(MomentsHead.measure), forward
 
-    monkeypatch.setattr(adapter, "statistics", Head())
+    monkeypatch.setattr(adapter, "moments", Head())
     seen, to_pixels = [], adapter.attached.to_pixels
     monkeypatch.setattr(adapter.attached, "to_pixels", lambda z: seen.append(z) or to_pixels(z))
     session.decode(session.encode(photo, quality=3))

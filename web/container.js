@@ -4,7 +4,8 @@ import { StreamError } from "./errors.js";
 
 export const MAX_PIXELS = 2 ** 26; // of the padded image; a larger one must be asked for
 const VERSION = 2;
-const SEGMENTS = 0x10; // flag: segments follow
+const SEGMENTS = 0x10; // flag: the file has segments
+const LATENT = 32; // segment type: the entropy string
 const CRITICAL = 0x80; // segment types from here up
 const MAX_QUALITY = 176;
 const MAX_SIDE = 65535;
@@ -16,9 +17,9 @@ const CRC = new Int32Array(256).map((_, byte) => {
   return byte;
 });
 
-/** CRC-32 of zlib, PNG and gzip. */
-export function crc32(bytes) {
-  let crc = -1;
+/** CRC-32 of zlib, PNG and gzip; before: that of the bytes in front of these. */
+export function crc32(bytes, before = 0) {
+  let crc = ~before;
   for (let i = 0; i < bytes.length; i++) crc = (crc >>> 8) ^ CRC[(crc ^ bytes[i]) & 0xff];
   return ~crc >>> 0;
 }
@@ -30,7 +31,7 @@ export function padded(side) {
 
 /**
  * Reads a file (Uint8Array) up to its entropy string; allocates nothing but small objects.
- * -> {encoderId, quality, height, width, string, segments: [{type, data}], seed}
+ * -> {encoderId, quality, height, width, string, segments: [{type, data}], seed}; string is null in a file without a latent.
  */
 export function unpack(data, { maxPixels = MAX_PIXELS } = {}) {
   if (data[0] !== 0x47 || data[1] !== 0x49 || data[2] !== 0x43) {
@@ -43,8 +44,8 @@ export function unpack(data, { maxPixels = MAX_PIXELS } = {}) {
     throw new StreamError(`file version ${version}, but this priorcodec reads version ${VERSION}: ${advice}`);
   }
   const body = data.subarray(0, Math.max(0, data.length - CHECK));
-  const seed = data.length < CHECK ? 0 : new DataView(data.buffer, data.byteOffset + body.length).getUint32(0, true);
-  const encoderId = (seed ^ crc32(body)) >>> 0;
+  const check = data.length < CHECK ? 0 : uint32(data.subarray(body.length));
+  const encoderId = (check ^ crc32(body)) >>> 0;
   if (data.length < 6 + CHECK || (encoderId & 0xff) !== data[4]) {
     throw new StreamError(
       `the file is damaged or cut short: its ${data.length} bytes do not match its checksum; get it again`,
@@ -54,32 +55,45 @@ export function unpack(data, { maxPixels = MAX_PIXELS } = {}) {
     const flags = (data[3] & 0xf0).toString(16).padStart(2, "0");
     throw new StreamError(`unknown flags 0x${flags}, wanted 0x00 or 0x10: update priorcodec`);
   }
-  const fields = new Fields(body, 6);
+  const fields = new Fields(data[3] & SEGMENTS ? data : body, 6);
   const height = fields.varint("height");
   const width = fields.varint("width");
   checkSize(height, width, maxPixels);
-  const segments = [];
-  let string;
+  const parts = [];
+  let string = null;
+  let seed = check;
   if (data[3] & SEGMENTS) {
-    string = fields.take(fields.varint("string length"), "entropy string");
-    while (fields.left || !segments.length) {
+    for (let crc = 0, done = 0, last = -1; fields.left || !done; ) {
       const type = fields.take(1, "segment type")[0];
-      segments.push({ type, data: fields.take(fields.varint("segment length"), "segment") });
+      const part = { type, data: fields.take(fields.varint("segment length"), "segment") };
+      crc = crc32(data.subarray(done, fields.at), crc);
+      done = fields.at;
+      const own = uint32(fields.take(CHECK, "check of a segment"));
+      if (((crc ^ own) >>> 0) !== encoderId) {
+        throw new StreamError(`the check of segment type ${type} does not match: the file is damaged or forged`);
+      }
+      if (type <= last) {
+        throw new StreamError(`segment type ${type} follows ${last}, wanted rising types: the file is damaged or forged`);
+      }
+      last = type;
+      parts.push(part);
+      if (type === LATENT) [string, seed] = [part.data, own];
     }
   } else {
     string = fields.take(fields.left, "entropy string");
   }
   inRange("quality", data[5], 0, MAX_QUALITY);
-  const types = segments.map((segment) => segment.type);
-  for (const type of types) {
+  for (const { type } of parts) {
     if (type >= CRITICAL) {
       throw new StreamError(`segment type ${type} is critical and unknown to this version: update priorcodec`);
     }
   }
-  if (new Set(types).size !== types.length) {
-    throw new StreamError(`a segment type occurs twice in [${types.join(", ")}], wanted each at most once`);
-  }
+  const segments = parts.filter(({ type }) => type !== LATENT);
   return { encoderId, quality: data[5], height, width, string, segments, seed };
+}
+
+function uint32(bytes) {
+  return new DataView(bytes.buffer, bytes.byteOffset).getUint32(0, true);
 }
 
 /** Refuses a side beyond the format, or a padded image of more than maxPixels pixels. */

@@ -56,6 +56,7 @@ export class Reader {
     if (content.quality >= this.config.rows) {
       throw new StreamError(`quality byte ${content.quality} is beyond this encoder's ${this.config.levels} levels`);
     }
+    if (content.string === null) throw new StreamError("the file has no latent layer: there are no features to read");
     const [h, w] = [content.height, content.width].map((side) => padded(side) / STRIDE);
     this.#checkLength(content, h / 4, w / 4);
     return { content, m: this.config.m, h, w, ...this.#symbols(content.string, content.quality, h, w) };

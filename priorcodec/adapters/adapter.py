@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from priorcodec.adapters import lora, rules
-from priorcodec.adapters.bridge import LatentPredictor, StatisticsHead
+from priorcodec.adapters.bridge import LatentPredictor, MomentsHead
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.adapters.fusion import Fusion, Pyramid, add_to_hidden_state
 from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
@@ -112,7 +112,7 @@ class Adapter(nn.Module):
             else None
         )
         self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
-        self.statistics = StatisticsHead(config.width, spec.latent.channels) if config.statistics else None
+        self.moments = MomentsHead(config.width, spec.latent.channels) if config.moments else None
         self.lora: dict[str, nn.Parameter] = {}
         self.lora_values: Mapping[str, Tensor] = {}
         self.metadata: Mapping[str, str] = {}
@@ -300,9 +300,9 @@ class Adapter(nn.Module):
         steps: int = 1,
         noise: Callable[[int], Tensor] | None = None,
     ) -> Estimate:
-        """y_hat (b, m, h, w), quality (b,), preview (b, 3, 16h, 16w) -> the latent and its predicted statistics.
+        """y_hat (b, m, h, w), quality (b,), preview (b, 3, 16h, 16w) -> the latent and its predicted moments.
 
-        steps: calls of the denoiser, 1 to 8; noise: as `core.sampler.sample` wants it for more than one step.
+        steps: calls of the denoiser, 1 to 8; noise: as `backbones.diffusion.sample` wants it for more than one step.
         """
         backbone = self.attached
         z_hat, features = self.bridge(y_hat, quality, preview)
@@ -322,7 +322,7 @@ class Adapter(nn.Module):
 
         t, kind = self.start_time(quality), self.spec.prediction
         z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
-        mean, std = (None, None) if self.statistics is None else self.statistics(z_hat, features)
+        mean, std = (None, None) if self.moments is None else self.moments(z_hat, features)
         return Estimate(z_hat=z_hat, features=features, z=z, mean=mean, std=std)
 
     def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:

@@ -77,10 +77,10 @@ class LatentPredictor(nn.Module):
         return base + self.std * self.tail(features), features
 
 
-class StatisticsHead(nn.Module):
-    """Predicts the latent's mean and spread before quantization, for renormalization. A fresh one predicts z_hat's own.
+class MomentsHead(nn.Module):
+    """Predicts the latent's mean and standard deviation before quantization, for renormalization.
 
-    Its gradients do not reach the bridge.
+    A fresh one predicts those of z_hat. Its gradients do not reach the bridge.
 
     Args:
         width: Channels of the bridge's features.

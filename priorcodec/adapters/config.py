@@ -38,7 +38,7 @@ class AdapterConfig:
         noise_channels: Channels of the noise that the residual refiner makes texture from, 0 for none.
         tokens: Number of conditioning tokens.
         mapper: Whether the tokens depend on the file.
-        statistics: Whether the latent's mean and spread are predicted, for renormalization.
+        moments: Whether the latent's mean and standard deviation are predicted, for renormalization.
         start: Start time at the lowest and at the highest quality, 0 to 999.
         lora_rank: One rank for all LoRA modules, 0 for no LoRA, None for the ranks of the spec's rules.
 
@@ -57,7 +57,7 @@ class AdapterConfig:
     noise_channels: int = 4
     tokens: int = 16
     mapper: bool = True
-    statistics: bool = True
+    moments: bool = True
     start: tuple[float, float] = (300.0, 40.0)
     lora_rank: int | None = None
 
@@ -68,7 +68,7 @@ class AdapterConfig:
                 raise AdapterError(f"adapter setting {name} is {value!r}, wanted a whole number from {low} to {high}")
         if self.fusion > HEAD and self.fusion % HEAD:
             raise AdapterError(f"adapter setting fusion is {self.fusion}, wanted at most {HEAD} or a multiple of it")
-        for name in ("mapper", "statistics"):
+        for name in ("mapper", "moments"):
             if type(getattr(self, name)) is not bool:
                 raise AdapterError(f"adapter setting {name} is {getattr(self, name)!r}, wanted true or false")
         if len(self.start) != 2 or not all(type(t) in (int, float) and 0 <= t <= 999 for t in self.start):

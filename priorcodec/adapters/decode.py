@@ -56,7 +56,7 @@ class Latent:
 def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, steps: int) -> Latent:
     """Call the denoiser tile by tile and blend the results.
 
-    The noise is drawn for the whole image, so that tiles agree where they overlap. Statistics are predicted from measurements of
+    The noise is drawn for the whole image, so that tiles agree where they overlap. Moments are predicted from measurements of
     the tiles' own areas, which together are the whole image.
 
     Args:
@@ -73,7 +73,7 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
     quality = torch.tensor([decoded.quality], device=device)
-    head, seen, seen_features = adapter.statistics, [], []
+    head, seen, seen_features = adapter.moments, [], []
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
         y_hat = decoded.y_hat[..., rows.read(STRIDE), columns.read(STRIDE)]

@@ -14,6 +14,7 @@ CONFIG = {
     "detail": "refiner",
     "detail_depth": "refiner_depth",
     "grain": "noise_channels",
+    "statistics": "moments",
 }
 TENSORS = {  # prefix -> prefix, the first that fits
     "own.bridge.fine.": "own.bridge.stem.",
@@ -21,6 +22,7 @@ TENSORS = {  # prefix -> prefix, the first that fits
     "own.bridge.side.": "own.bridge.y_branch.",
     "own.detail.grain.": "own.refiner.noise.",
     "own.detail.": "own.refiner.",
+    "own.statistics.": "own.moments.",
 }
 DEFAULTS = {"refiner": 0, "refiner_depth": 2, "noise_channels": 0}  # of files older than these settings
 

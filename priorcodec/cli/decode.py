@@ -36,7 +36,9 @@ def decode(
     steps: Annotated[int | None, typer.Option(help="Denoising steps, 1 to 8; default 1.")] = None,
     renorm: Annotated[
         str | None,
-        typer.Option(help="Match color and contrast to statistics: none, predicted or written; default none."),
+        typer.Option(
+            help="Match color and contrast: none, predicted (by the adapter) or written (in the file); default none."
+        ),
     ] = None,
     blend: Annotated[
         float | None, typer.Option(help="Mix of preview (0) and the backbone's image (1); default 1.")

@@ -76,7 +76,7 @@ class Codec:
     ) -> Encoded:
         """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array.
 
-        statistics: write the image's too, 8 bytes and 3 to 7 of framing, so that a decoder can use `renorm=written`;
+        statistics: write the image's too, 8 bytes and 8 to 12 of framing, so that a decoder can use `renorm=written`;
         refined: spend time on a better file, never one with a larger R + lambda D.
         """
         byte = self.quality_byte(quality)
@@ -196,7 +196,7 @@ class Codec:
             quality=quality,
             height=content.height,
             width=content.width,
-            seed=container.seed(data),
+            seed=content.seed or 0,
             container=content,
             symbols_sha256=digest,
             statistics=None if written is None else ImageStatistics.unpack(written),

@@ -3,28 +3,34 @@
 | bytes | field | meaning |
 |---|---|---|
 | 3 | magic | `GIC` |
-| 1 | version, flags | low four bits: 2; bit 4: segments follow; bits 5 to 7: 0 |
+| 1 | version, flags | low four bits: 2; bit 4: the file has segments; bits 5 to 7: 0 |
 | 1 | encoder | low byte of the encoder id |
 | 1 | quality | 0 to 176: level * 16, steps between levels are interpolated |
 | 1 to 3 | H | true height in pixels, varint, 1 to 65,535 |
 | 1 to 3 | W | true width in pixels, varint, 1 to 65,535 |
-| 1 to 5 | n | length of the entropy string in bytes, varint: *only with segments* |
-| n | string | entropy-coded z and y; without segments it ends where the check begins |
-| ... | segments | *only with segments*: one or more of type u8, length varint, bytes; they end where the check begins |
+| ... | string | entropy-coded z and y, up to the last check: *a file without segments* |
+| ... | segments | *a file with segments*: one or more of type u8, length varint, bytes, check |
 | 4 | check | (`zlib.crc32` of everything before it) XOR (encoder id), little endian |
+
+Each segment ends with a check of everything before it, and the last one's is that of the file. So a file that is cut behind any
+of its segments is a valid file: an image of lower quality. Types rise; the entropy string is the segment `LATENT`.
 
 The encoder id is the first 32 bits of the SHA-256 of the encoder's weight file, little endian. It takes no bytes of its own: the
 check of an undamaged file gives it back, and its low byte must be the one of the header. A varint is unsigned LEB128 in its
-shortest form. A segment type occurs at most once; types from 128 up are critical: a reader that does not know one refuses the
-file, while other unknown segments are kept and otherwise ignored. A plain file of 768x512 has 14 bytes besides its string.
-`pack(unpack(data)) == data` for every readable file. docs/format.md is the whole specification.
+shortest form. Types from 128 up are critical: a reader that does not know one refuses the file, while other unknown segments are
+kept and otherwise ignored. A file without segments of 768x512 has 14 bytes besides its string. `pack(unpack(data)) == data` for
+every readable file, except one that was cut down to its latent: it is written without segments. docs/format.md is the whole
+specification.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import StreamError
@@ -38,6 +44,10 @@ MAX_SIDE = 65_535  # pixels
 MAX_PIXELS = 2**26  # of the padded image, 8192x8192; a larger one must be asked for
 PAD = 64  # both sides are padded to a multiple of it
 STATISTICS = 1  # segment type: eight bytes, core.statistics.ImageStatistics
+STRUCTURE, TEXTURE = 16, 17  # the semantic layer
+LATENT = 32  # the entropy string of z and y
+RESIDUAL = 48  # core.layers.residual
+LAYERS = {"semantic": (STRUCTURE, TEXTURE), "latent": (LATENT,), "residual": (RESIDUAL,)}
 CRITICAL = 0x80
 KNOWN_CRITICAL: frozenset[int] = frozenset()
 
@@ -49,7 +59,7 @@ _VARINT_END = 2**32
 
 @dataclass(frozen=True, kw_only=True)
 class Segment:
-    """An optional part of a file.
+    """A part of a file.
 
     Attributes:
         type: 0 to 255; types from 128 up are critical.
@@ -69,19 +79,22 @@ class Container:
         quality: 0 to 176, in steps of 1/16 level.
         height: True height in pixels, 1 to 65,535.
         width: True width in pixels, 1 to 65,535.
-        string: Entropy-coded z and y.
-        segments: Optional parts, each type at most once.
+        string: Entropy-coded z and y; None for a file without a latent.
+        segments: All other parts, their types rising.
+        seed: The check behind the entropy string, or without one the last check: what noise is seeded with. None before the
+            content is packed. Segments behind the latent do not change it.
 
     Raises:
-        StreamError: A field is out of range, or a segment type is unknown and critical, or occurs twice.
+        StreamError: A field is out of range, segment types do not rise, one is unknown and critical, or there is nothing.
     """
 
     encoder_id: int
     quality: int
     height: int
     width: int
-    string: bytes
+    string: bytes | None
     segments: tuple[Segment, ...] = ()
+    seed: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         _in_range("encoder id", self.encoder_id, 0, 2**32 - 1)
@@ -93,8 +106,25 @@ class Container:
             _in_range("segment type", kind, 0, 255)
             if kind >= CRITICAL and kind not in KNOWN_CRITICAL:
                 raise StreamError(f"segment type {kind} is critical and unknown to this version: update priorcodec")
-        if len(set(types)) != len(types):
-            raise StreamError(f"a segment type occurs twice in {types}, wanted each at most once")
+        if LATENT in types or any(second <= first for first, second in pairwise(types)):
+            raise StreamError(f"segment types are {types}, wanted rising ones: the file is damaged or forged")
+        if self.string is None and not types:
+            raise StreamError("the file has neither an entropy string nor a segment: it is damaged or forged")
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the layers in the file, of `LAYERS`, in their order."""
+        types = {segment.type for segment in self.segments} | ({LATENT} if self.string is not None else set())
+        return tuple(name for name, kinds in LAYERS.items() if types.intersection(kinds))
+
+    def only(self, layers: Collection[str]) -> Container:
+        """The same content without the layers that are not named; segments of no layer stay. Raises StreamError: none is left."""
+        missing = [name for name in layers if name not in self.layers]
+        if missing:
+            raise StreamError(f"the file has no {missing[0]} layer: it has {', '.join(self.layers) or 'none'}")
+        dropped = {kind for name, kinds in LAYERS.items() if name not in layers for kind in kinds}
+        segments = tuple(segment for segment in self.segments if segment.type not in dropped)
+        return replace(self, string=None if LATENT in dropped else self.string, segments=segments)
 
     def segment(self, kind: int) -> bytes | None:
         """The bytes of the segment of this type, or None."""
@@ -109,19 +139,24 @@ def padded(height: int, width: int) -> tuple[int, int]:
 def pack(content: Container) -> bytes:
     """Write a file. Raises StreamError: a string or segment has 2**32 bytes or more."""
     flags = _SEGMENTS if content.segments else 0
-    parts = [_HEAD.pack(MAGIC, VERSION | flags, content.encoder_id & 0xFF, content.quality)]
-    parts += [_varint(content.height), _varint(content.width)]
+    data = _HEAD.pack(MAGIC, VERSION | flags, content.encoder_id & 0xFF, content.quality)
+    data += _varint(content.height) + _varint(content.width)
     if content.segments:
-        parts.append(_varint(len(content.string)))
-    parts.append(content.string)
-    for segment in content.segments:
-        parts += [bytes([segment.type]), _varint(len(segment.data)), segment.data]
-    body = b"".join(parts)
-    return body + (zlib.crc32(body) ^ content.encoder_id).to_bytes(_CHECK_BYTES, "little")
+        latent = [] if content.string is None else [Segment(type=LATENT, data=content.string)]
+        for part in sorted([*content.segments, *latent], key=lambda part: part.type):
+            data += bytes([part.type]) + _varint(len(part.data)) + part.data
+            data += _check(data, content.encoder_id)
+    else:
+        assert content.string is not None  # `Container` has one of the two
+        data += content.string
+        data += _check(data, content.encoder_id)
+    return data
 
 
-def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS) -> Container:
-    """Read a whole file; allocates no more than the file's own length.
+def unpack(
+    data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS, layers: Collection[str] | None = None
+) -> Container:
+    """Read a file; allocates no more than a few times the file's own length.
 
     A damaged file is refused here with probability 255/256. Otherwise it shows another encoder's id, which the decoder compares
     with its own: one damaged file in 2**32 passes both checks.
@@ -129,6 +164,8 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     Args:
         data: The file.
         max_pixels: A larger padded image is refused, so that a header cannot make a decoder allocate without bound.
+        layers: Names of `LAYERS` to read; None for all. What follows the last of them is not looked at, so that it may be cut
+            short or damaged; a named layer that the file does not have is an error.
 
     Raises:
         StreamError: The file is damaged, not a .gic file, of an unknown version, or has an impossible field.
@@ -142,6 +179,8 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     if version != VERSION:
         advice = "encode the image again" if version < VERSION else "update priorcodec"
         raise StreamError(f"file version {version}, but this priorcodec reads version {VERSION}: {advice}")
+    if layers is not None:
+        data = _cut(data, layers)
     encoder_id = zlib.crc32(data[:-_CHECK_BYTES]) ^ int.from_bytes(data[-_CHECK_BYTES:], "little")
     if len(data) < _HEAD.size + _CHECK_BYTES or encoder_id & 0xFF != data[4]:
         raise StreamError(
@@ -150,20 +189,58 @@ def unpack(data: bytes | bytearray | memoryview, *, max_pixels: int = MAX_PIXELS
     _, head, _, quality = _HEAD.unpack_from(data)
     if head & ~_SEGMENTS != VERSION:
         raise StreamError(f"unknown flags {head & ~0x0F:#04x}, wanted 0x00 or 0x10: update priorcodec")
-    reader = _Reader(data[:-_CHECK_BYTES], _HEAD.size)
+    reader = _Reader(data if head & _SEGMENTS else data[:-_CHECK_BYTES], _HEAD.size)
     height, width = reader.varint("height"), reader.varint("width")
     check_size(height, width, max_pixels)
-    segments = []
-    if head & _SEGMENTS:
-        string = reader.take(reader.varint("string length"), "entropy string")
-        while reader.left or not segments:
-            kind = reader.take(1, "segment type")[0]
-            segments.append(Segment(type=kind, data=reader.take(reader.varint("segment length"), "segment")))
-    else:
-        string = reader.take(reader.left, "entropy string")
-    return Container(
-        encoder_id=encoder_id, quality=quality, height=height, width=width, string=string, segments=tuple(segments)
-    )
+    check = int.from_bytes(data[-_CHECK_BYTES:], "little")
+    if not head & _SEGMENTS:
+        content = Container(
+            encoder_id=encoder_id, quality=quality, height=height, width=width,
+            string=reader.take(reader.left, "entropy string"), seed=check,
+        )  # fmt: skip
+        return content if layers is None else content.only(layers)
+    string, seed, parts = None, check, []
+    for part, own_id, own_check, _ in _walk(reader):
+        if own_id != encoder_id:
+            raise StreamError(f"the check of segment type {part.type} does not match: the file is damaged or forged")
+        if parts and part.type <= parts[-1].type:
+            raise StreamError(
+                f"segment type {part.type} follows {parts[-1].type}, wanted rising types: the file is damaged or forged"
+            )
+        parts.append(part)
+        if part.type == LATENT:
+            string, seed = part.data, own_check
+    content = Container(
+        encoder_id=encoder_id, quality=quality, height=height, width=width, string=string,
+        segments=tuple(part for part in parts if part.type != LATENT), seed=seed,
+    )  # fmt: skip
+    return content if layers is None else content.only(layers)
+
+
+def _walk(reader: _Reader) -> Iterator[tuple[Segment, int, int, int]]:
+    """The segments ahead, each with the encoder id by its check, the check, and where it ends. Raises StreamError: cut short."""
+    done, crc = 0, 0
+    while reader.left or not done:
+        kind = reader.take(1, "segment type")[0]
+        part = Segment(type=kind, data=reader.take(reader.varint("segment length"), "segment"))
+        crc, done = zlib.crc32(reader.data[done : reader.position], crc), reader.position
+        check = int.from_bytes(reader.take(_CHECK_BYTES, "check of a segment"), "little")
+        yield part, crc ^ check, check, reader.position
+
+
+def _cut(data: bytes, layers: Collection[str]) -> bytes:
+    """A file -> its beginning up to the last of the named layers, as far as it is undamaged; all of it without segments."""
+    last, end = max(kind for name in layers for kind in LAYERS[name]), len(data)
+    with suppress(StreamError):
+        if len(data) > _HEAD.size and data[3] & _SEGMENTS:
+            reader = _Reader(data, _HEAD.size)
+            reader.varint("height")
+            reader.varint("width")
+            for part, own_id, _, behind in _walk(reader):
+                if part.type > last or own_id & 0xFF != data[4]:
+                    break
+                end = behind
+    return data[:end]
 
 
 def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
@@ -176,13 +253,6 @@ def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
             f"the image is {width}x{height}, with its padding {columns}x{rows}, more than {max_pixels} pixels: "
             "raise max_pixels if you trust it"
         )
-
-
-def seed(data: bytes) -> int:
-    """Seed of every sampler's noise, 0 to 2**32 - 1: the file's checksum, so that one file always gives the same image."""
-    if len(data) < _CHECK_BYTES:
-        raise StreamError(f"got {len(data)} bytes, wanted a whole {SUFFIX} file")
-    return int.from_bytes(data[-_CHECK_BYTES:], "little")
 
 
 def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | float | str]:
@@ -198,16 +268,21 @@ def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | fl
         "bytes": len(data),
         "bpp": round(8 * len(data) / (content.width * content.height), 5),
         "header_bytes": overhead_bytes(content) - sum(len(segment.data) for segment in content.segments),
-        "string_bytes": len(content.string),
+        "layers": ", ".join(content.layers) or "none",
+        "string_bytes": len(content.string or b""),
         "segments": ", ".join(f"type {s.type}: {len(s.data)} bytes" for s in content.segments) or "none",
         "statistics": "none" if statistics is None else str(ImageStatistics.unpack(statistics)),
-        "check": f"{seed(data):08x}",
+        "check": f"{int.from_bytes(data[-_CHECK_BYTES:], 'little'):08x}",
     }
 
 
 def overhead_bytes(content: Container) -> int:
-    """Bytes of the file apart from the entropy string: header, lengths, segments, checksum."""
-    return len(pack(content)) - len(content.string)
+    """Bytes of the file apart from the entropy string: header, lengths, segments, checks."""
+    return len(pack(content)) - len(content.string or b"")
+
+
+def _check(data: bytes, encoder_id: int) -> bytes:
+    return (zlib.crc32(data) ^ encoder_id).to_bytes(_CHECK_BYTES, "little")
 
 
 class _Reader:

@@ -74,13 +74,13 @@ class ExactReader:
         return cls(encoder_id=own_id, levels=found.levels, entropy_model=FrozenEntropyModel(tables, certain))
 
     def read(
-        self, data: bytes, *, max_pixels: int = container.MAX_PIXELS
+        self, data: bytes, *, max_pixels: int = container.MAX_PIXELS, layers: Collection[str] | None = None
     ) -> tuple[Container, NDArray[np.float32], str]:
-        """A file -> its content, y_hat in quantization steps (m, h, w) and its symbols' SHA-256.
+        """A file -> its content, y_hat in quantization steps (m, h, w) and its symbols' SHA-256; layers: see `container.unpack`.
 
-        Raises StreamError: damaged, too large, or written by another encoder.
+        Raises StreamError: damaged, too large, written by another encoder, or without a latent.
         """
-        content = container.unpack(data, max_pixels=max_pixels)
+        content = container.unpack(data, max_pixels=max_pixels, layers=layers)
         if content.encoder_id != self.encoder_id:
             raise StreamError(
                 f"the file was written by encoder {content.encoder_id:08x}, or is damaged; this is encoder "
@@ -88,5 +88,7 @@ class ExactReader:
             )
         if content.quality > (self.levels - 1) * QUALITY_STEPS:
             raise StreamError(f"quality byte {content.quality} is beyond this encoder's {self.levels} levels")
+        if content.string is None:
+            raise StreamError("the file has no latent layer: there are no features to read")
         h, w = (side // STRIDE for side in container.padded(content.height, content.width))
         return content, *self.entropy_model.decode(content.string, content.quality, h, w)

@@ -1,7 +1,7 @@
 """Stage 2: train one backbone's adapter; encoder and backbone stay as they are, bit for bit.
 
     x --encoder (frozen)--> y_hat, perceptual preview --adapter + backbone.predict--> z --adapter.finish--> x_hat
-        latent: z against to_latents(x)        statistics: the predicted mean and std against those of to_latents(x)
+        latent: z against to_latents(x)        moments: the predicted mean and std against those of to_latents(x)
         pixel, perceptual, gradient_difference, periodic_artifact, spectral: x_hat against x
         diversity: x_hat against another draw of its noise        adversarial: the critic's score of x_hat
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
@@ -38,7 +38,7 @@ from priorcodec.training.warm_start import warm_start
 if TYPE_CHECKING:
     from priorcodec.registry import Registry
 
-ON_IMAGES = [f.name for f in fields(LossWeights) if f.name not in ("latent", "statistics")]  # terms that need x_hat
+ON_IMAGES = [f.name for f in fields(LossWeights) if f.name not in ("latent", "moments")]  # terms that need x_hat
 CHANNELS_LAST: Any = {"memory_format": torch.channels_last}
 
 
@@ -201,9 +201,9 @@ class Objective(nn.Module):
         terms = dict[str, Tensor]()
         if weights.latent:
             terms["latent"] = (estimate.z.float() - target).square().mean()
-        if weights.statistics and estimate.mean is not None and estimate.std is not None:
+        if weights.moments and estimate.mean is not None and estimate.std is not None:
             scale = self.adapter.bridge.std.flatten()  # pyright: ignore
-            terms["statistics"] = losses.moments(estimate.mean, estimate.std, target, scale)  # pyright: ignore
+            terms["moments"] = losses.moments(estimate.mean, estimate.std, target, scale)  # pyright: ignore
         pair: tuple[Tensor, ...] = ()
         if any(getattr(weights, name) for name in ON_IMAGES):
             decoded = backbone.to_pixels(estimate.z).float()

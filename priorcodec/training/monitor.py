@@ -77,13 +77,13 @@ class TrainingMonitor:
         if self.bar:
             self.bar.update(self.task, completed=loop.progress)
         if row and self.active:
-            self._report({key: value for key, value in row.items() if key not in ("step", "minutes")})
+            self._show({key: value for key, value in row.items() if key not in ("step", "minutes")})
         if loop.step % self.every == 0 and loop.progress < 1:
             loop.swap_average()
             self.save_samples()
             loop.swap_average()
 
-    def _report(self, terms: dict[str, float]) -> None:
+    def _show(self, terms: dict[str, float]) -> None:
         loop = self.loop
         text = f"step {loop.step} " + " ".join(f"{key} {value:.4g}" for key, value in terms.items())
         if self.bar:

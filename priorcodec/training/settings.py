@@ -140,7 +140,7 @@ class LossWeights:
     latent: float = setting(0.1, "weight of the squared error of the latent")
     pixel: float = setting(1.0, "weight of the absolute error of the pixels")
     perceptual: float = setting(2.0, "weight of the perceptual distance")
-    statistics: float = setting(0.1, "weight of the error of the predicted latent mean and standard deviation")
+    moments: float = setting(0.1, "weight of the error of the predicted latent mean and standard deviation")
     gradient_difference: float = setting(1.0, "weight of the difference of Sobel gradients")
     periodic_artifact: float = setting(
         4.0, "weight of the error that repeats with a period of up to 16 pixels (regular dots)"
@@ -172,7 +172,7 @@ ADAPTER_HELP = {
     "noise_channels": "noise channels of the residual refiner",
     "tokens": "number of condition tokens",
     "mapper": "whether the condition tokens depend on the file",
-    "statistics": "whether the latent's mean and standard deviation are predicted, for renormalization",
+    "moments": "whether the latent's mean and standard deviation are predicted, for renormalization",
     "start": "pseudo-timestep at the lowest and at the highest quality",
     "lora_rank": "LoRA rank of every layer; null: the ranks of the backbone's rules; 0: no LoRA",
 }

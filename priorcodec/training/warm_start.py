@@ -16,7 +16,7 @@ BACKBONE_SPECIFIC = (
     "tokens.out.",
     "tokens.pooled_out.",
 )  # the denoiser,
-LATENT_SPECIFIC = ("bridge.tail.", "statistics.")  # its latent space,
+LATENT_SPECIFIC = ("bridge.tail.", "moments.")  # its latent space,
 ENCODER_SPECIFIC = ("bridge.y_branch.", "tokens.key_value.")  # and the encoder's channels.
 
 

@@ -1,8 +1,7 @@
 """Integer tables fitted to counted symbols: fit_tables.py CHECKPOINT CACHE TARGET.safetensors [crops].
 
-The symbols of training crops at every level are counted per table index, latent and hyper-latent apart, made symmetric, and mixed
-with `PSEUDO` counts of the Gaussian; indices seen rarely keep the Gaussian. Rows are cumulative frequencies of 16 bits:
-`2 * reach + 1` symbols, then the escape.
+The symbols of training crops at every level are counted per table index, latent and hyper-latent apart;
+`priorcodec.core.entropy.fitting` makes the tables, as for a release, but from the symbols of the training networks.
 TARGET: y_cdf, z_cdf (64, longest), *_cdf_length, *_cdf_offset (64,), int32, and the counts themselves.
 """
 
@@ -16,16 +15,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from priorcodec.core.entropy.entropy_model import scale_of
-from priorcodec.core.entropy.tables import PRECISION, SCALES, TAIL, quantized_cdf
+from priorcodec.core.entropy.fitting import REACH, fitted
+from priorcodec.core.entropy.tables import PRECISION, SCALES, table_set
 from recipes.encoder2.context import exact_bits
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
 from recipes.encoder2.transforms import ImageEncoder2
-
-REACH = 300  # counted symbols: -REACH to REACH, those beyond at the ends
-PSEUDO = 50.0
-SEEN = 2000  # counts below which a row keeps the Gaussian
 
 
 def counts(model: ImageEncoder2, x: Tensor, levels: list[float], certain: int) -> tuple[np.ndarray, np.ndarray]:
@@ -43,29 +38,6 @@ def counts(model: ImageEncoder2, x: Tensor, levels: list[float], certain: int) -
                     flat = torch.bincount((i * (2 * REACH + 1) + s)[keep], minlength=found[0].size)
                     found[kind] += flat.view(SCALES, -1).numpy()
     return found[0], found[1]
-
-
-def fitted(count: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Counts (SCALES, 2 REACH + 1) -> cdf (SCALES, longest), cdf_length, cdf_offset, as in `tables`."""
-    rows, reaches = [], []
-    for i, scale in enumerate(scale_of(torch.arange(SCALES).double()).tolist()):
-        reach = min(REACH - 1, max(1, round(TAIL * scale)))
-        k = torch.arange(-reach, reach + 1).double()
-        gauss = (torch.special.ndtr((k + 0.5) / scale) - torch.special.ndtr((k - 0.5) / scale)).numpy()
-        inside, seen = count[i, REACH - reach : REACH + reach + 1], count[i].sum()
-        inside = (inside + inside[::-1]) / 2
-        mixed = seen >= SEEN
-        p = (inside + PSEUDO * gauss) / (seen + PSEUDO) if mixed else gauss
-        tail = (seen - inside.sum() + 0.5) / (seen + PSEUDO) if mixed else 1 - gauss.sum()
-        while reach > 1 and p[0] < 2e-5:  # a reserved frequency would cost more than the escape ever does
-            tail, p, reach = tail + 2 * p[0], p[1:-1], reach - 1
-        p = np.append(p, max(tail, 1e-9))
-        rows.append(quantized_cdf(p / p.sum()))
-        reaches.append(reach)
-    table = np.zeros((SCALES, max(map(len, rows))), dtype=np.int32)
-    for i, row in enumerate(rows):
-        table[i, : len(row)] = row
-    return table, np.array([len(r) for r in rows], np.int32), -np.array(reaches, np.int32)
 
 
 def table_bits(table: np.ndarray, offset: np.ndarray, symbols: np.ndarray, index: np.ndarray) -> float:
@@ -88,12 +60,7 @@ def main() -> None:
     y_count, z_count = counts(model, x, [float(k) for k in range(model.config.levels)], 0)
     out = {"y_counts": torch.from_numpy(y_count).int(), "z_counts": torch.from_numpy(z_count).int()}
     for kind, count in (("y", y_count), ("z", z_count)):
-        table, length, offset = fitted(count)
-        out |= {
-            f"{kind}_cdf": torch.from_numpy(table),
-            f"{kind}_cdf_length": torch.from_numpy(length),
-            f"{kind}_cdf_offset": torch.from_numpy(offset),
-        }
+        out |= {name: torch.from_numpy(value) for name, value in table_set(kind, fitted(count)).items()}
     save_file({k: v.contiguous() for k, v in out.items()}, target)
     total = y_count.sum()
     for i in range(12):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import math
 import random
@@ -19,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.training.losses import periodic_artifact
 from priorcodec.training.stlpips import NETS, Halve
 from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
@@ -157,6 +159,25 @@ def schedule(done: float, hold: float) -> float:
     if done <= hold:
         return 1.0
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (done - hold) / (1 - hold))))
+
+
+def optimize(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor]) -> None:
+    """One step, the gradient clipped to a norm of 1."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    finite_gradients(parameters)
+    optimizer.step()
+
+
+def build_backbone(name: str, weights: Path | None) -> tuple[BackboneSpec, Any]:
+    """A built-in backbone in float32, channels last, with the weights of that file; fresh without one."""
+    plugin = importlib.import_module(f"priorcodec.backbones.builtin.{name}")
+    backbone = plugin.build(None, dtype=torch.float32)
+    backbone.module.to(memory_format=torch.channels_last)
+    if weights is not None:
+        backbone.module.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    return plugin.SPEC, backbone
 
 
 def finite_gradients(parameters: Sequence[Tensor]) -> None:

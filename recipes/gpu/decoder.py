@@ -14,7 +14,6 @@ there is none). OUT receives NAME.safetensors (fp16), NAME.adapter-state.safeten
 from __future__ import annotations
 
 import argparse
-import importlib
 import random
 import time
 from pathlib import Path
@@ -33,7 +32,18 @@ from priorcodec.core.transforms import EncoderConfig
 from priorcodec.training import losses
 from recipes.encoder2.perceptual import Features
 from recipes.encoder2.transforms import ImageEncoder2
-from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, repetition, schedule
+from recipes.gpu.common import (
+    Average,
+    Ensemble,
+    Images,
+    Log,
+    Vgg,
+    build_backbone,
+    minutes,
+    optimize,
+    repetition,
+    schedule,
+)
 from recipes.gpu.encoder import initial
 
 SIZES = {"nano_pixel": AdapterConfig(), "nano_dit": AdapterConfig()}
@@ -107,9 +117,11 @@ def main() -> None:
     torch.backends.cudnn.benchmark = False
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(a.seed)
-    plugin = importlib.import_module(f"priorcodec.backbones.builtin.{a.name}")
-    backbone = plugin.build(None, dtype=torch.float32).to(device)
-    backbone.module.to(memory_format=torch.channels_last)
+    earlier = a.pack / f"{a.name}.safetensors"  # go on from there
+    spec, backbone = build_backbone(a.name, earlier if earlier.exists() else None)
+    if not earlier.exists():
+        start_fresh(backbone.module)
+    backbone = backbone.to(device)
     log = Log(a.out / f"{a.name}.txt")
     log.say(f"# {a}")
     images = Images(sorted(a.pack.glob("images*.tar")), device, limit=a.limit)
@@ -117,17 +129,14 @@ def main() -> None:
     ensemble = Ensemble(
         Features.from_file(a.pack / "features.safetensors"), Vgg.from_file(a.pack / "vgg.safetensors"), side=224
     ).to(device)
-    condition = Condition(SIZES[a.name].tokens, plugin.SPEC.token_dim).to(device)
-    start_fresh(backbone.module)
-    if (earlier := a.pack / f"{a.name}.safetensors").exists():  # go on from there
-        backbone.module.load_state_dict({k: v.float() for k, v in load_file(earlier).items()})
-    train_denoiser(a, plugin.SPEC, backbone, condition, images, ensemble, log)
+    condition = Condition(SIZES[a.name].tokens, spec.token_dim).to(device)
+    train_denoiser(a, spec, backbone, condition, images, ensemble, log)
     state = {k: v.half() for k, v in backbone.module.state_dict().items()}
     backbone.module.load_state_dict({k: v.float() for k, v in state.items()})  # what follows sees what is shipped
     save_file({k: v.cpu().contiguous() for k, v in state.items()}, a.out / f"{a.name}.safetensors")
     while minutes() < a.adapter_from:
         time.sleep(0.5)
-    train_adapter(a, plugin.SPEC, backbone, condition.mapper, images, ensemble, log)
+    train_adapter(a, spec, backbone, condition.mapper, images, ensemble, log)
 
 
 def train_denoiser(a, spec, backbone: Any, condition: Condition, images: Images, ensemble, log: Log) -> None:
@@ -157,11 +166,7 @@ def train_denoiser(a, spec, backbone: Any, condition: Condition, images: Images,
         d, _, _ = ensemble(backbone.to_pixels(z_0), x, rng)
         perceptual = (alpha * d).mean()
         loss = velocity + 0.5 * perceptual
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        finite_gradients(parameters)
-        opt.step()
+        optimize(opt, loss, parameters)
         step += 1
         average.update(module.state_dict())
         log.add(loss=loss, velocity=velocity, d=d.mean(), mse=error.mean())
@@ -245,8 +250,8 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
         pixel = (x_hat - x).abs().mean()
         artifact = repetition(x_hat, x)
         scale = torch.as_tensor(adapter.bridge.std).flatten()
-        statistics = losses.moments(estimate.mean, estimate.std, backbone.to_latents(x), scale)
-        loss = pixel + 2.0 * d.mean() + a.repetition * artifact + 0.05 * statistics
+        moments = losses.moments(estimate.mean, estimate.std, backbone.to_latents(x), scale)
+        loss = pixel + 2.0 * d.mean() + a.repetition * artifact + 0.05 * moments
         scalars = {"pixel": pixel, "d": d.mean(), "artifact": artifact}
         if done > a.critic_from and a.adversarial:
             both = ensemble_features(ensemble, preview, rng)
@@ -257,11 +262,7 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
             scalars["adversarial"] = adversarial  # pyright: ignore
             for p in critic.parameters():
                 p.requires_grad_(False)
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        finite_gradients(parameters)
-        opt.step()
+        optimize(opt, loss, parameters)
         if "adversarial" in scalars:
             for p in critic.parameters():
                 p.requires_grad_(True)

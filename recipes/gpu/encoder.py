@@ -24,7 +24,7 @@ from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.perceptual import Features
 from recipes.encoder2.transforms import ImageEncoder2
-from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, finite_gradients, minutes, repetition, schedule
+from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, minutes, optimize, repetition, schedule
 
 PARTS = {"transforms": ("g_a.", "h_a.", "log_"), "entropy": ("entropy.",), "g_s": ("g_s.",), "g_p": ("g_p.",)}
 FULL_PRECISION = ("log_", "entropy.")
@@ -137,11 +137,7 @@ def main() -> None:
         looks = a.pixel * mse[half:] + 500 * a.perceptual * (d + a.repetition * repeated)
         distortion = torch.cat([mse[:half], looks])
         loss = (weights(q, top) * (bpp + lambdas(q) * distortion)).mean()
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        finite_gradients(list(model.parameters()))
-        opt.step()
+        optimize(opt, loss, list(model.parameters()))
         step += 1
         average.update(model.state_dict())
         log.add(

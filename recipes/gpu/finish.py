@@ -11,7 +11,6 @@ minutes (averaged weights, fp16).
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import random
 import time
@@ -25,7 +24,7 @@ from priorcodec.adapters.adapter import Adapter
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
 from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
-from recipes.gpu.common import Average, Log, Vgg, finite_gradients, repetition, schedule
+from recipes.gpu.common import Average, Log, Vgg, build_backbone, optimize, repetition, schedule
 from recipes.gpu.decoder import SIZES
 
 
@@ -58,12 +57,8 @@ def main() -> None:
         named = dict(encoder.g_p.named_parameters())
         parameters = [v.requires_grad_(True) for v in named.values()]
     else:
-        plugin = importlib.import_module(f"priorcodec.backbones.builtin.{a.name}")
-        backbone = plugin.build(None, dtype=torch.float32)
-        values = load_file(a.decoders / f"{a.name}.safetensors")
-        backbone.module.load_state_dict({k: v.float() for k, v in values.items()})
-        backbone.module.to(memory_format=torch.channels_last)
-        adapter = Adapter(plugin.SPEC, SIZES[a.name], m=encoder.config.m, levels=encoder.config.levels)
+        spec, backbone = build_backbone(a.name, a.decoders / f"{a.name}.safetensors")
+        adapter = Adapter(spec, SIZES[a.name], m=encoder.config.m, levels=encoder.config.levels)
         adapter.inject(backbone)
         adapter.to(memory_format=torch.channels_last)
         named = dict(adapter.named_parameters()) | {f"lora.{k}": v for k, v in adapter.lora.items()}
@@ -107,11 +102,7 @@ def main() -> None:
         d = (d + 0.5 * dists_form(fake, real)).mean()
         pixel, repeated = (x_hat - x).abs().mean(), repetition(x_hat, x)
         loss = pixel + 2.0 * d + a.repetition * repeated
-        opt.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        finite_gradients(parameters)
-        opt.step()
+        optimize(opt, loss, parameters)
         step += 1
         average.update(named)
         log.add(loss=loss, pixel=pixel, d=d, repeated=repeated)

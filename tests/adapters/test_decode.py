@@ -1,4 +1,4 @@
-"""A backbone's image in tiles: no seams; noise, statistics and preview of the whole."""
+"""A backbone's image in tiles: no seams; noise, moments and preview of the whole."""
 
 import types
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from priorcodec import open_session
 from priorcodec.adapters import decode as adapter_decode
 from priorcodec.adapters.adapter import Estimate
-from priorcodec.adapters.bridge import StatisticsHead
+from priorcodec.adapters.bridge import MomentsHead
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.core import tiling
@@ -70,7 +70,7 @@ def test_written_statistics_are_met_by_the_whole_image(file, photo):
     assert np.abs(np.subtract([*found.mean, *found.std], [*wanted.mean, *wanted.std])).max() < 1.5
 
 
-def test_statistics_of_parts_together_are_those_of_the_whole():
+def test_moments_of_parts_together_are_those_of_the_whole():
     torch.manual_seed(0)
     x = torch.randn(1, 3, 50, 40) + torch.linspace(-1, 1, 50)[:, None]
     parts = [(len(p[0, 0]), p.mean((2, 3)), p.std((2, 3), correction=0)) for p in x.split((10, 25, 15), 2)]
@@ -89,8 +89,8 @@ class Pointwise:
 
     def __init__(self):
         torch.manual_seed(0)
-        self.statistics = StatisticsHead(3, 3)
-        self.statistics.linear.weight.data = torch.randn(6, 3)
+        self.moments = MomentsHead(3, 3)
+        self.moments.linear.weight.data = torch.randn(6, 3)
 
     def __call__(self, y_hat, quality, preview, *, steps, noise):
         assert preview.shape[-1] == 16 * y_hat.shape[-1]
@@ -104,7 +104,7 @@ class Pointwise:
         return F.interpolate(z, scale_factor=8) / 2 + preview / 2 + 0.1 * F.interpolate(noise, scale_factor=4)
 
 
-def test_noise_statistics_and_preview_are_those_of_the_whole(file):
+def test_noise_moments_and_preview_are_those_of_the_whole(file):
     session = open_session()
     decoded, adapter = session.codec.decode(file), Pointwise()
     preview = session.codec.preview_tensor(decoded)
@@ -115,7 +115,7 @@ def test_noise_statistics_and_preview_are_those_of_the_whole(file):
         torch.testing.assert_close(parts.z, one.z, rtol=0, atol=1e-4)
         noise = seeded_noise([decoded.seed], one.z.shape, "cpu", torch.float32)(1)
         torch.testing.assert_close(one.z, F.avg_pool2d(preview, 8) + 0.01 * noise, rtol=0, atol=1e-4)
-        for got, wanted in zip((parts.mean, parts.std), adapter.statistics(one.z, one.z.abs()), strict=True):
+        for got, wanted in zip((parts.mean, parts.std), adapter.moments(one.z, one.z.abs()), strict=True):
             torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
         images = [adapter_decode.image(adapter, decoded, one, p).astype(int) for p in (plan, whole)]
     assert np.abs(images[0] - images[1]).max() <= 1

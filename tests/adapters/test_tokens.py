@@ -1,10 +1,10 @@
-"""Tokens in place of text: the learned base, the part read from the file, the start from a prompt; predicted statistics."""
+"""Tokens in place of text: the learned base, the part read from the file, the start from a prompt; predicted moments."""
 
 import pytest
 import torch
 
 from priorcodec import AdapterError
-from priorcodec.adapters.bridge import StatisticsHead
+from priorcodec.adapters.bridge import MomentsHead
 from priorcodec.adapters.tokens import TokenMapper
 
 
@@ -44,9 +44,9 @@ def test_start_from_a_prompt():
             m.start_from(*wrong)
 
 
-def test_fresh_statistics_are_those_of_the_bridged_latent_and_do_not_train_it():
+def test_fresh_moments_are_those_of_the_bridged_latent_and_do_not_train_it():
     z, features = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(2, 8, 6, 6, requires_grad=True)
-    head = StatisticsHead(8, 4)
+    head = MomentsHead(8, 4)
     mean, std = head(z, features)
     assert torch.allclose(mean, z.mean((2, 3))) and torch.allclose(std, z.std((2, 3), correction=0))
     (mean + std).sum().backward()

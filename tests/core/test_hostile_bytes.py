@@ -124,7 +124,7 @@ bombs += [sealed(head[:5] + bytes([q]) + s + b"\\1" * 12900) for q in (0, 176) f
 bombs += [sealed(head + p) for p in [
     long(60) + b"\\x01\\x00", b"\\x01\\x01" + long(40) + b"\\x00", b"\\xff" * 4096, long(63) * 9]]
 possible = [sealed(head + b"\\x01\\x01" + long(bits)) for bits in (31, 60)]
-head = small[:3] + b"\\x12" + small[4:5] + b"\\x20\\x28\\x30\\x00"  # 48x40, empty string, then segments
+head = small[:3] + b"\\x12" + small[4:5] + b"\\x20\\x28\\x30"  # 48x40, then segments
 bombs += [sealed(head + p) for p in [b"\\x07" + long(31), b"\\x07" + long(60), b"".join(bytes([i, 0]) for i in range(256))]]
 bombs += [small * 2, small * 10000, small[:-4] + small, bytes(4) + small]
 possible += [pack(height=40, width=48, string=small * 4000 + b"\\xff" * 400000), pack(height=40, width=48, string=b"\\1" * 9**6)]

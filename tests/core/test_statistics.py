@@ -37,7 +37,7 @@ def values(s: ImageStatistics) -> np.ndarray:
     return np.array([*s.mean, *s.std])
 
 
-def test_the_latent_has_the_statistics_asked_for():
+def test_the_latent_has_the_moments_asked_for():
     torch.manual_seed(0)
     z, mean, std = torch.randn(2, 4, 8, 9) * 3 + 1, torch.randn(2, 4), torch.rand(2, 4) + 0.1
     moved = match_moments(z, mean, std)
@@ -134,11 +134,11 @@ def test_only_pixels_are_measured(array):
 
 
 def test_the_file_grows_by_the_counted_bytes_alone(codec, photo):
-    """One varint for the string's length, type, length, eight bytes; the string is the same."""
+    """Type, length, eight bytes, check; then the latent's type and length; the string is the same."""
     for quality in (0.0, 3.0):
         plain, full = codec.encode(photo, quality), codec.encode(photo, quality, statistics=True)
-        varint = 1 + (len(plain.container.string) >= 128)
-        assert len(full.data) - len(plain.data) == varint + 2 + 8
+        framing = 2 + (len(plain.container.string) >= 128)
+        assert len(full.data) - len(plain.data) == 2 + 8 + 4 + framing
         assert full.container.string == plain.container.string
         assert container.overhead_bytes(plain.container) <= 14 and plain.container.segments == ()
         assert codec.decode(plain.data).statistics is None

@@ -35,7 +35,7 @@ def seeds() -> dict[str, bytes]:
         "escapes": container.pack(Container(**{**stream, "string": b"\xff" * 192})),
         "large": container.pack(Container(**{**stream, "height": 65535, "width": 65535})),
         "version-1": sealed(b"GIC\x01" + codec.id.to_bytes(4, "little") + b"\x20\x00\x01\x01\x00"),
-        "critical": sealed(b"GIC\x12\0\x20\x01\x01\x00\x81\x00"),
+        "critical": sealed(b"GIC\x12\0\x20\x01\x01\x81\x00"),
         "long-varint": sealed(b"GIC\x02\0\x20" + b"\x80" * 8 + b"\x10\x01\x00"),
     }
 

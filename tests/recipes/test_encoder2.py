@@ -7,9 +7,10 @@ import json
 import numpy as np
 import torch
 
-from priorcodec.core.entropy.tables import PRECISION, SCALES
+from priorcodec.core.entropy.fitting import REACH, fitted
+from priorcodec.core.entropy.tables import PRECISION, SCALES, table_set
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.fit_tables import REACH, fitted, table_bits
+from recipes.encoder2.fit_tables import table_bits
 from recipes.encoder2.muon import FAST, MuonAdam, orthogonalized
 from recipes.encoder2.objective import lambdas, weights
 
@@ -45,10 +46,10 @@ def test_fitted_tables_are_valid_and_cheaper_than_the_gaussian():
     count = np.zeros((SCALES, 2 * REACH + 1))
     symbols = np.where(rng.random(200_000) < 0.002, rng.choice([-1, 1], 200_000), 0)  # rarer than index 20 has them
     np.add.at(count[20], symbols + REACH, 1)
-    table, length, offset = fitted(count)
+    table, length, offset = table_set("y", fitted(count)).values()
     for row, n, first in zip(table, length, offset, strict=True):
         assert n == 3 - 2 * first and row[0] == 0 and row[n - 1] == 1 << PRECISION and (np.diff(row[:n]) > 0).all()
-    gaussian, _, gaussian_offset = fitted(np.zeros_like(count))
+    gaussian, _, gaussian_offset = table_set("y", fitted(np.zeros_like(count))).values()
     index = np.full(len(symbols), 20)
     assert table_bits(table, offset, symbols, index) < 0.3 * table_bits(gaussian, gaussian_offset, symbols, index)
 

@@ -107,7 +107,7 @@ def test_every_loss_term_is_reported_and_moves_the_adapter(objective, term):
     found, terms = objective(**{term: 1.0})
     assert term in terms
     moved = {name.split(".")[1] for name in found if name.startswith("adapter.")}
-    assert moved == {"statistics"} if term == "statistics" else "bridge" in moved
+    assert moved == {"moments"} if term == "moments" else "bridge" in moved
     assert not any("critic" in name for name in found)
     other, _ = objective(latent=1.0, **({"pixel": 1.0} if term == "latent" else {term: 1.0}))
     latent, _ = objective(latent=1.0)
@@ -143,7 +143,7 @@ def test_warm_start_takes_what_still_means_the_same(words, tmp_path, world):
     assert {"bridge.head.1.weight", "bridge.down.1.weight", "pyramid.levels.1.weight", "tokens.queries"} <= names
     assert not any(name.startswith(warm_start.BACKBONE_SPECIFIC + warm_start.LATENT_SPECIFIC) for name in names)
     assert "from toy.adapter.safetensors (for toy)" in line
-    assert any(name.startswith("statistics.") for name in taken(fresh("toy"))[0])
+    assert any(name.startswith("moments.") for name in taken(fresh("toy"))[0])
     other, _ = taken(fresh("nano_pixel"), encoder=number ^ 1)
     assert names - other == {name for name in names if name.startswith(warm_start.ENCODER_SPECIFIC)}
     again = fresh("toy")

@@ -78,16 +78,16 @@ def unpack(data):
         raise InvalidFile("out of range")
     if not data[3] & 0x10:
         return identity, data[5], height, width, data[at:-4]
-    length = varint()
-    string = data[at : at + length]
-    at += length
-    seen = set()
-    while at < len(data) - 4 or not seen:
+    string, last = None, -1
+    while at < len(data) or last < 0:
         kind, at = data[at], at + 1
-        at += varint()
-        if kind >= 128 or kind in seen or at > len(data) - 4:
-            raise InvalidFile("segment")
-        seen.add(kind)
+        length = varint()
+        content, at = data[at : at + length], at + length + 4
+        if at > len(data) or int.from_bytes(data[at - 4 : at], "little") ^ zlib.crc32(data[: at - 4]) != identity:
+            raise InvalidFile("segment cut short or damaged")
+        if kind >= 128 or kind <= last:
+            raise InvalidFile("segment type")
+        last, string = kind, content if kind == 32 else string
     return identity, data[5], height, width, string
 
 
@@ -182,6 +182,8 @@ def shuffle(a):
 def decode(encoder, data):
     """Sections 1 to 9 -> (v, digest): v int64 (m, h, w), 256 times y_hat_q."""
     identity, q, height, width, string = unpack(data)
+    if string is None:
+        raise InvalidFile("no latent")
     if identity != encoder.id:
         raise InvalidFile("another encoder")
     h, w = 4 * -(-height // 64), 4 * -(-width // 64)
