@@ -7,7 +7,7 @@ from setuptools import setup
 from setuptools.command.build_py import build_py
 
 sys.path.insert(0, str(Path(__file__).parent))
-import shared  # noqa: E402
+import shared
 
 MODELS = "priorcodec_lite/models"
 

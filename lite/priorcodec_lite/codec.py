@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
 from priorcodec_lite import noise
 from priorcodec_lite.core import container, rate_control, statistics, tiling
 from priorcodec_lite.core.container import STATISTICS, Container, Segment
@@ -163,7 +164,7 @@ class Codec:
         )
 
     def decode(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> Decoded:
-        """Read a file's features. Raises StreamError: damaged, too large, of another encoder, or with damaged statistics."""
+        """Read a file's features. Raises StreamError: damaged, too large, of another encoder, or without a latent."""
         content, y_hat_q, digest = self.reader.read(data, max_pixels=max_pixels)
         level = content.quality / QUALITY_STEPS
         k = min(int(level), self.levels - 2)
@@ -172,7 +173,7 @@ class Codec:
         return Decoded(
             y_hat=(y_hat_q * np.exp(gain)[:, None, None])[None].astype(np.float32, copy=False),
             content=content,
-            seed=container.seed(data),
+            seed=content.seed or 0,
             symbols_sha256=digest,
             statistics=None if segment is None else ImageStatistics.unpack(segment),
         )
