@@ -69,7 +69,7 @@ function draw(kind, image) {
   if (kind === "decoded") {
     left.textContent = canvases.original.hidden ? "Preview" : "Original";
     compare.hidden = false;
-    split.value = 100;
+    split.value = 0;
     divide();
   }
   canvas.toBlob((blob) => offer(save, blob, `${name}${canvases.original.hidden ? "" : "-decoded"}.png`));
@@ -83,9 +83,9 @@ function offer(link, blob, as) {
   link.hidden = false;
 }
 
-/** Shows the decoded image left of the handle. */
+/** Shows the decoded image right of the handle. */
 function divide() {
-  canvases.decoded.style.clipPath = `inset(0 ${100 - split.value}% 0 0)`;
+  canvases.decoded.style.clipPath = `inset(0 0 0 ${split.value}%)`;
 }
 
 function showLevel() {
