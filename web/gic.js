@@ -90,17 +90,32 @@ export class Reader {
   }
 
   #symbols(string, quality, h, w) {
-    const { m, mH, n } = this.config;
     const decoder = new Decoder(string);
+    const found = this.walk(quality, h, w, (index, coder, symbols) => decoder.take(index, coder, symbols));
+    decoder.finish();
+    return found;
+  }
+
+  /**
+   * All passes in the order of coding, for reading and writing alike.
+   * symbolsOf(index, coder, symbols, mean, place): fills in the symbols (Int16Array) of a pass; index (Uint8Array): their tables, mean
+   * (Int16Array): in units of 1/256; of a pass of y they are [channel][position], and place has its first channel and `at`, row
+   * and column of each position in turn; of z they are [channel][row][column], and place is null.
+   * -> {yHatQ, symbolsSha256}
+   */
+  walk(quality, h, w, symbolsOf) {
+    const { m, mH, n } = this.config;
     const digest = new Sha256();
 
     const zCount = (h / 4) * (w / 4);
     const zIndex = new Uint8Array(mH * zCount);
+    const zMean = new Int16Array(mH * zCount);
     for (let c = 0; c < mH; c++) {
       zIndex.fill(this.tables.z_index.data[quality * mH + c], c * zCount, (c + 1) * zCount);
+      zMean.fill(this.tables.z_mean.data[quality * mH + c], c * zCount, (c + 1) * zCount);
     }
     const zSymbols = new Int16Array(mH * zCount);
-    decoder.take(zIndex, this.zCoder, zSymbols);
+    symbolsOf(zIndex, this.zCoder, zSymbols, zMean, null);
     addSymbols(digest, zSymbols);
 
     const phi = this.hyper.run(zSymbols, quality, h / 4, w / 4);
@@ -112,7 +127,7 @@ export class Reader {
         const at = positions[parity];
         const { mean, index } = pass.parameters(phi, values, at);
         const symbols = new Int16Array(mean.length);
-        decoder.take(index, this.yCoder, symbols);
+        symbolsOf(index, this.yCoder, symbols, mean, { start, at });
         addSymbols(digest, symbols);
         for (let c = 0, i = 0; c < count; c++) {
           for (let p = 0; p < at.length; p += 2, i++) {
@@ -123,7 +138,6 @@ export class Reader {
         }
       });
     }
-    decoder.finish();
     return { yHatQ, symbolsSha256: digest.hex() };
   }
 }

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -28,9 +29,15 @@ def reader():
 
 def in_javascript(files, max_pixels=2**26, encoder=ENCODER):
     """Name -> outcome, all from one process."""
+    return in_another([NODE, Path(__file__).with_name("read.mjs"), encoder], files, max_pixels)
+
+
+def in_another(command, files, max_pixels, modules=""):
+    """What a reader in a process of its own makes of files; modules: a folder for its path of Python modules."""
     wanted = {"maxPixels": max_pixels, "files": {name: base64.b64encode(data).decode() for name, data in files.items()}}
+    path = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [NODE, Path(__file__).with_name("read.mjs"), encoder],
+        list(map(str, command)), env={**os.environ, "PYTHONPATH": path},
         input=json.dumps(wanted), capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -67,10 +74,9 @@ def test_layers_are_exact_for_values_of_any_size():
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
 
 
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory):
+def damaged_files(folder):
     """The corpus for this encoder, a file cut everywhere, its header's bits flipped, and what the fuzzer makes."""
-    fuzz = Fuzz(tmp_path_factory.mktemp("fuzz"), "decode")
+    fuzz = Fuzz(folder, "decode")
     files = {path.stem: path.read_bytes() for path in CORPUS}
     files |= {f"{path.stem}, own check": fuzz.with_checksum(path.read_bytes()[:-4]) for path in CORPUS}
     small = fuzz.with_checksum(files["segments"][:-4])
@@ -84,7 +90,8 @@ def damaged(tmp_path_factory):
     return files
 
 
-def test_damaged_files_have_the_outcome_that_python_gives_them(reader, damaged, record_property):
+def test_damaged_files_have_the_outcome_that_python_gives_them(reader, tmp_path, record_property):
+    damaged = damaged_files(tmp_path)
     found = in_javascript(damaged, LARGEST)
     record_property("tries", len(damaged))
     wanted = {name: in_python(reader, data, LARGEST) for name, data in damaged.items()}
