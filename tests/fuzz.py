@@ -23,7 +23,7 @@ import zlib
 from pathlib import Path
 
 from priorcodec.core import container
-from priorcodec.core.container import Container
+from priorcodec.core.container import STRUCTURE, TEXTURE, Container, Segment
 from priorcodec.core.errors import StreamError
 from priorcodec.core.io import atomic
 
@@ -49,14 +49,16 @@ class Fuzz:
         self.slowest: float = old.get("slowest_s", 0.0)
         self.runs: int = old.get("runs", 0) + 1
         self.dice = random.Random(self.runs)
-        self.reader = None
+        self.reader = self.tables = None
         if target != "info":
             from priorcodec.core.exact_reader import ExactReader
+            from priorcodec.core.layers.semantic import SemanticTables
 
-            self.reader = ExactReader.load(ENCODER)
+            self.reader, self.tables = ExactReader.load(ENCODER), SemanticTables()
         self.corpus = [path.read_bytes() for path in sorted(CORPUS.glob("*.gic"))]
         self.corpus += [path.read_bytes() for path in sorted(folder.glob("new-*.gic"))]
         self.seeds = [string for data in self.corpus if (string := string_of(data)) is not None]
+        self.parts = [part for data in self.corpus for part in segments_of(data) if part.type in (STRUCTURE, TEXTURE)]
         if (folder / "now.bin").exists():
             self.crash((folder / "now.bin").read_bytes(), "the process died")
             (folder / "now.bin").unlink()
@@ -107,9 +109,14 @@ class Fuzz:
         return "info: fine"
 
     def _decode(self, data: bytes) -> str:
-        assert self.reader is not None
-        self.reader.read(data, max_pixels=2**20)
-        return "decode: fine"
+        reader, tables = self.reader, self.tables
+        assert reader is not None and tables is not None
+        content = reader.unpack(data, max_pixels=2**20)
+        if {STRUCTURE, TEXTURE} & {part.type for part in content.segments}:
+            tables.read(content, lambda: reader.latent(content)[0])
+        if content.string is not None or "semantic" not in content.layers:
+            reader.latent(content)
+        return f"decode: fine, {', '.join(content.layers)}"
 
     def with_checksum(self, body: bytes) -> bytes:
         """With the checks made to fit, for decoding those of the encoder."""
@@ -157,16 +164,23 @@ class Fuzz:
         dice, reader = self.dice, self.reader
         assert reader is not None
         height, width = dice.choice(((1, 1), (40, 48), (65, 33), (1, 200)))
+        parts = {}
+        if dice.random() < 0.4:  # layers: a seed's own, spoilt, or bytes by chance
+            for part in dice.sample(self.parts, 2):
+                parts[part.type] = (
+                    bytes(self.spoil(part.data)) if dice.random() < 0.8 else dice.randbytes(dice.randrange(40))
+                )
+        layers = tuple(Segment(type=kind, data=parts[kind]) for kind in sorted(parts))
         out = self.spoil(dice.choice(self.seeds))
         longer = dice.choice((0, 0, 64, 512))
         out += dice.randbytes(longer) if dice.random() < 0.7 else bytes([dice.choice((0, 255))]) * longer
         if dice.random() < 0.9:  # a zero at the end is refused at once
             out += b"\x01"
-        return container.pack(
-            Container(
-                encoder_id=reader.encoder_id, quality=dice.randrange(177), height=height, width=width, string=bytes(out)
-            )
-        )
+        content = Container(
+            encoder_id=reader.encoder_id, quality=dice.randrange(177), height=height, width=width,
+            string=None if layers and dice.random() < 0.7 else bytes(out), segments=layers,
+        )  # fmt: skip
+        return container.pack(content)
 
     def next(self, decode: bool) -> bytes:
         if decode and self.dice.random() < 0.75:
@@ -196,6 +210,14 @@ def string_of(data: bytes) -> bytes | None:
         return container.unpack(data).string
     except StreamError:
         return None
+
+
+def segments_of(data: bytes) -> tuple[Segment, ...]:
+    """The segments of a file, if it is one."""
+    try:
+        return container.unpack(data).segments
+    except StreamError:
+        return ()
 
 
 def segment_ends(body: bytes) -> list[int]:

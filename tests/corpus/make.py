@@ -9,6 +9,7 @@ from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.container import Container, Segment
 from priorcodec.core.image import io as image_io
+from priorcodec.core.layers.texture import CHANNELS
 from tests.core.test_codec import DEMO
 
 HERE = Path(__file__).parent
@@ -23,6 +24,10 @@ def seeds() -> dict[str, bytes]:
     codec, photo = Codec(), image_io.load(DEMO).pixels[:300, :400]
     plain = codec.encode(photo[100:140, 50:98], 4).data
     stream = vars(container.unpack(plain))
+    layers = container.unpack(codec.encode_semantic(photo[100:140, 50:98]).data).segments
+    found = codec.regions(container.unpack(plain))
+    values = np.random.default_rng(1).normal(0, 1, (found.count, CHANNELS))
+    derived = codec.semantic_tables.write(found.labels, values, map_written=False)
     later = (Segment(type=7, data=b"later"), Segment(type=77, data=plain))
     return {
         "photo": plain,
@@ -32,6 +37,10 @@ def seeds() -> dict[str, bytes]:
         "flat": codec.encode(np.full((64, 64, 3), 128, np.uint8), 8).data,
         "segments": container.pack(Container(**{**stream, "segments": later})),
         "empty-string": container.pack(Container(**{**stream, "string": b""})),
+        "semantic": codec.encode_semantic(photo[:90, :120]).data,
+        "semantic-latent": container.pack(Container(**{**stream, "segments": layers})),
+        "structure": container.pack(Container(**{**stream, "string": None, "segments": layers[:1]})),
+        "texture": container.pack(Container(**{**stream, "segments": derived})),
         "escapes": container.pack(Container(**{**stream, "string": b"\xff" * 192})),
         "large": container.pack(Container(**{**stream, "height": 65535, "width": 65535})),
         "version-1": sealed(b"GIC\x01" + codec.id.to_bytes(4, "little") + b"\x20\x00\x01\x01\x00"),

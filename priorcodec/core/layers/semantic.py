@@ -74,6 +74,8 @@ class SemanticTables:
 
     Attributes:
         encoder_id: Of the encoder it was made for.
+        start: Counts that decisions of the structure layer start from.
+        texture: The model of the texture layer.
 
     Raises:
         WeightsError: Missing, damaged, or of another kind.
@@ -91,7 +93,7 @@ class SemanticTables:
             if metadata.get("kind") != KIND:
                 raise ValueError(f"it is {metadata.get('kind')!r}, wanted {KIND!r}")
             self.encoder_id = int(metadata["encoder_id"], 16)
-            self._start, self._weight, self._bias, self._inverse = (
+            self.start, self._weight, self._bias, self._inverse = (
                 tables[name] for name in ("structure.start", "classes.weight", "classes.bias", "classes.inverse")
             )
             given = {name.removeprefix("texture."): v for name, v in tables.items() if name.startswith("texture.")}
@@ -105,8 +107,8 @@ class SemanticTables:
         for name, shape in texture.sizes().items():
             if given[name].shape != shape and not (name == "t_cdf" and given[name].shape[:1] == shape[:1]):
                 raise ValueError(f"texture.{name} is {given[name].shape}, wanted {shape}")
-        if self._start.shape != (structure.CONTEXTS, 2) or self._start.min() < 1:
-            raise ValueError(f"structure.start is {self._start.shape} or not positive")
+        if self.start.shape != (structure.CONTEXTS, 2) or self.start.min() < 1:
+            raise ValueError(f"structure.start is {self.start.shape} or not positive")
 
     def read(self, content: Container, latent: Callable[[], NDArray[np.float32]]) -> Regions:
         """The regions of a file, and their values where it has them.
@@ -122,7 +124,7 @@ class SemanticTables:
         written, coded = content.segment(STRUCTURE), content.segment(TEXTURE)
         classes = None
         if written is not None:
-            labels = structure.unpack(written, rows, columns, self._start)
+            labels = structure.unpack(written, rows, columns, self.start)
         else:
             labels, classes = self.derive(latent(), content.quality, rows, columns)
         if coded is None:
@@ -137,7 +139,7 @@ class SemanticTables:
         coded = Segment(type=TEXTURE, data=self.texture.encode(values, texture.areas(labels), step))
         if not map_written:
             return (coded,)
-        return Segment(type=STRUCTURE, data=structure.pack(labels, self._start)), coded
+        return Segment(type=STRUCTURE, data=structure.pack(labels, self.start)), coded
 
     def derive(
         self, y_hat_q: NDArray[np.float32], quality: int, rows: int, columns: int
