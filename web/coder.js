@@ -28,11 +28,11 @@ export class CoderTables {
 }
 
 /** Places of the symbols that are coded, in the order of coding, and where those of each table begin in it. */
-function ordered(index, certain) {
-  const ends = new Uint32Array(TABLES + 1); // counting sort: stable
+export function ordered(index, certain, tables = TABLES) {
+  const ends = new Uint32Array(tables + 1); // counting sort: stable
   for (let i = 0; i < index.length; i++) if (index[i] >= certain) ends[index[i] + 1]++;
-  for (let t = 0; t < TABLES; t++) ends[t + 1] += ends[t];
-  const order = new Uint32Array(ends[TABLES]);
+  for (let t = 0; t < tables; t++) ends[t + 1] += ends[t];
+  const order = new Uint32Array(ends[tables]);
   const next = ends.slice();
   for (let i = 0; i < index.length; i++) if (index[i] >= certain) order[next[index[i]]++] = i;
   return { order, ends };
@@ -66,7 +66,7 @@ export class Decoder {
       const cdf = tables.cdfs[t];
       const escape = cdf.length - 2;
       for (let k = ends[t]; k < ends[t + 1]; k++) {
-        const e = this.#entry(cdf, tables.likeliest[t]);
+        const e = this.entry(cdf, tables.likeliest[t]);
         if (e === escape) escaped.push(order[k]);
         else symbols[order[k]] = e + tables.offsets[t];
       }
@@ -74,13 +74,9 @@ export class Decoder {
     this.#escapes(escaped, index, tables, symbols);
   }
 
-  /** Refuses a string that holds more than the symbols read. */
-  finish() {
-    if (this.#left || this.#high || this.#low) {
-      throw new StreamError(
-        "the entropy string does not end where its symbols end: the file is damaged or forged",
-      );
-    }
+  /** Refuses a string that holds more than what was read. */
+  finish(message = "the entropy string does not end where its symbols end: the file is damaged or forged") {
+    if (this.#left || this.#high || this.#low) throw new StreamError(message);
   }
 
   #escapes(places, index, tables, symbols) {
@@ -97,7 +93,8 @@ export class Decoder {
     });
   }
 
-  #entry(cdf, guess) {
+  /** One entry of a table of cumulative frequencies, 0 to 65536; guess: the likeliest one. */
+  entry(cdf, guess) {
     const quantile = (this.#low & 0xffffff) >>> 8; // the tables' 16 bits
     let e = guess;
     if (quantile < cdf[e] || quantile >= cdf[e + 1]) {

@@ -14,6 +14,7 @@ import { write } from "./writer.js";
 const STRIDE = 16;
 const LARGEST_PART = 64; // cells that local networks work on at a time
 const QUALITY_STEPS = 16; // of the file's byte, to a level
+const RESIDUAL = "residual.safetensors";
 
 let loaded = null; // what all files share
 let photo = null; // the last photograph and its features
@@ -42,9 +43,11 @@ onmessage = async ({ data: { file, quality } }) => {
 
 async function load() {
   status("Loading…");
+  const manifest = JSON.parse(new TextDecoder().decode(await model("manifest.json")));
+  const residual = manifest.files[RESIDUAL] ? await model(RESIDUAL) : null;
   return {
-    manifest: JSON.parse(new TextDecoder().decode(await model("manifest.json"))),
-    reader: await Reader.load(await model("tables.safetensors")),
+    manifest,
+    reader: await Reader.load(await model("tables.safetensors"), residual),
     runtime: await Runtime.load(),
   };
 }
@@ -119,7 +122,7 @@ async function decode(bytes, preview) {
 
   status("Preview…");
   began = performance.now();
-  const quality = [Float32Array.of(content.quality / QUALITY_STEPS), 1];
+  const quality = [Float32Array.of(read.quality / QUALITY_STEPS), 1];
   const yHat = reader.dequantize(read);
   const graph = manifest.files["decoder.onnx"]?.preview ?? "preview.onnx"; // the one that the decoder reads, if there is one
   const name = graph.replace(".onnx", "");

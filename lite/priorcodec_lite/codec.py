@@ -42,6 +42,7 @@ class Decoded:
     Attributes:
         y_hat: Features, float32 (1, m, h, w) on the padded grid, stride 16.
         content: The parsed file.
+        quality_byte: What the graphs are given, in 1/16 of a level.
         seed: Of the noise.
         symbols_sha256: SHA-256 of the symbols.
         statistics: Color statistics of the original image; None if the file has none.
@@ -49,6 +50,7 @@ class Decoded:
 
     y_hat: NDArray[np.float32]
     content: Container
+    quality_byte: int
     seed: int
     symbols_sha256: str
     statistics: ImageStatistics | None
@@ -56,7 +58,7 @@ class Decoded:
     @property
     def quality(self) -> NDArray[np.float32]:
         """In levels (1,), as the graphs take it."""
-        return np.array([self.content.quality / QUALITY_STEPS], np.float32)
+        return np.array([self.quality_byte / QUALITY_STEPS], np.float32)
 
 
 class Codec:
@@ -173,6 +175,7 @@ class Codec:
         return Decoded(
             y_hat=(y_hat_q * np.exp(gain)[:, None, None])[None].astype(np.float32, copy=False),
             content=content,
+            quality_byte=self.reader.decoder_quality(content),
             seed=content.seed or 0,
             symbols_sha256=digest,
             statistics=None if segment is None else ImageStatistics.unpack(segment),

@@ -21,7 +21,7 @@ from priorcodec.core.entropy.entropy_model import EntropyModel
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import ConfigError, ImageError, StreamError, WeightsError
-from priorcodec.core.exact_reader import ExactReader
+from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
 from priorcodec.core.image import io as image_io
 from priorcodec.core.latent_refinement import Objective, RefineConfig, refine
 from priorcodec.core.layers import residual, texture
@@ -55,11 +55,17 @@ class Codec:
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu", *, tile: int | None = None):
         self.device = torch.device(device)
-        self.weights: EncoderWeights = load_encoder(weights or WEIGHTS / "encoder.safetensors", self.device)
+        weights = weights or WEIGHTS / "encoder.safetensors"
+        self.weights: EncoderWeights = load_encoder(weights, self.device)
         self.transforms, self.entropy_model = self.weights.transforms, self.weights.entropy_model
         self.id = self.weights.id
         self.levels = self.transforms.config.levels
-        self.reader = ExactReader(encoder_id=self.id, levels=self.levels, entropy_model=self.entropy_model)
+        self.reader = ExactReader(
+            encoder_id=self.id,
+            levels=self.levels,
+            entropy_model=self.entropy_model,
+            residual=weights.with_name(RESIDUAL_FILE),
+        )
         if tile is None:
             tile = tiling.automatic(PIXEL_BYTES, self.transforms.halo, LARGEST_TILE, self.device)
         self.tile = tile
@@ -272,7 +278,7 @@ class Codec:
 
     def regions(self, content: Container) -> Regions:
         """The semantic content of a file of this encoder, without decoding an image. Raises StreamError."""
-        return self.semantic_tables.read(content, lambda: self.reader.latent(content)[0])
+        return self.semantic_tables.read(content, lambda: self.reader.latent(content, refined=False)[0])
 
     def _rendered(self, content: Container) -> Decoded:
         """A file without a latent -> the features of its rendered preview."""

@@ -22,6 +22,7 @@ from priorcodec.core.layers.residual import ResidualTables, Settings
 
 STRIDE = 16  # pixels to a position of y
 MOST_GROUPS = 16
+RESIDUAL_FILE = "residual.safetensors"  # beside an encoder's file
 TABLES = "entropy."  # before the names of integer tables in an encoder's weight file
 
 
@@ -47,11 +48,13 @@ class ExactReader:
         encoder_id: whose files it reads.
         levels: of quality.
         entropy_model: on the CPU, whatever the device of a session.
+        residual: weight file of the residual layer, read when a file has one.
     """
 
     encoder_id: int
     levels: int
     entropy_model: FrozenEntropyModel
+    residual: Path
 
     @classmethod
     def load(cls, path: Path) -> ExactReader:
@@ -73,7 +76,12 @@ class ExactReader:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} is no readable encoder ({reason}): reinstall priorcodec") from error
         shipped.verify(path, data)
-        return cls(encoder_id=own_id, levels=found.levels, entropy_model=FrozenEntropyModel(tables, certain))
+        return cls(
+            encoder_id=own_id,
+            levels=found.levels,
+            entropy_model=FrozenEntropyModel(tables, certain),
+            residual=path.with_name(RESIDUAL_FILE),
+        )
 
     def read(
         self, data: bytes, *, max_pixels: int = container.MAX_PIXELS, layers: Collection[str] | None = None
@@ -99,15 +107,20 @@ class ExactReader:
             raise StreamError(f"quality byte {content.quality} is beyond this encoder's {self.levels} levels")
         return content
 
-    def latent(self, content: Container) -> tuple[NDArray[np.float32], str]:
+    def latent(self, content: Container, *, refined: bool = True) -> tuple[NDArray[np.float32], str]:
         """y_hat in quantization steps (m, h, w), refined by a residual layer if there is one, and the latent symbols' SHA-256.
 
-        Raises StreamError: damaged, or there is no latent.
+        Args:
+            content: A file of this encoder.
+            refined: Whether a residual layer is read at all.
+
+        Raises:
+            StreamError: Damaged, or there is no latent.
         """
         if content.string is None:
             raise StreamError("the file has no latent layer: there are no features to read")
         h, w = _grid(content)
-        found = self._residual(content)
+        found = self._residual(content) if refined else None
         planes = None if found is None else Planes((self.entropy_model.m, h, w))
         y_hat_q, digest = self.entropy_model.decode(content.string, content.quality, h, w, planes)
         if found is not None and planes is not None:
@@ -128,7 +141,7 @@ class ExactReader:
     @cached_property
     def residual_tables(self) -> ResidualTables:
         """Of the residual layer. Raises WeightsError: missing, or made for another encoder."""
-        tables = ResidualTables()
+        tables = ResidualTables(self.residual)
         if tables.encoder_id != self.encoder_id:
             raise WeightsError(
                 f"the residual layer was made for encoder {tables.encoder_id:08x}, this is {self.encoder_id:08x}: "

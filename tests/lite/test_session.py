@@ -111,7 +111,9 @@ def test_the_command_and_pillow(folder, models, photo, tmp_path, capsys, monkeyp
     assert "exists" in capsys.readouterr().err
     out = tmp_path / "out.png"
     assert command.main(["decode", str(tmp_path / "photo.gic"), "-o", str(out), *given]) == 0
-    assert command.main(["decode", "missing.gic", str(tmp_path / "photo.gic"), "-o", str(tmp_path / "new"), *given]) == 1
+    assert (
+        command.main(["decode", "missing.gic", str(tmp_path / "photo.gic"), "-o", str(tmp_path / "new"), *given]) == 1
+    )
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(tmp_path / "new" / "photo.png")))
     assert command.main(["info", str(tmp_path / "photo.gic")]) == 0 and "400" in capsys.readouterr().out
     (tmp_path / "photo.gic").write_bytes(data[:-1])
@@ -125,7 +127,9 @@ def test_the_command_and_pillow(folder, models, photo, tmp_path, capsys, monkeyp
 
         with Image.open(io.BytesIO(data)) as image:
             assert type(image).__module__ == priorcodec_lite.pillow.__name__ and image.size == (400, 300)
-            assert levels(np.asarray(image.convert("RGB")), session.open_session(models).preview(data, output="np")) == 0
+            assert (
+                levels(np.asarray(image.convert("RGB")), session.open_session(models).preview(data, output="np")) == 0
+            )
         Image.fromarray(photo).save(tmp_path / "saved.gic", quality=2)
         assert container.unpack((tmp_path / "saved.gic").read_bytes()).quality == 32
         with pytest.raises(ValueError, match="needs torch"):

@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from priorcodec.core.codec import Codec
 from priorcodec.core.errors import StreamError
-from priorcodec.core.exact_reader import ExactReader
+from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
+from priorcodec.core.image import io as image_io
+from priorcodec.core.layers.settings import LayerConfig
+from tests.core.test_codec import DEMO
 from tests.fuzz import Fuzz
 from tests.golden.check import ENCODER, golden
 
@@ -29,7 +33,8 @@ def reader():
 
 def in_javascript(files, max_pixels=2**26, encoder=ENCODER):
     """Name -> outcome, all from one process."""
-    return in_another([NODE, Path(__file__).with_name("read.mjs"), encoder], files, max_pixels)
+    residual = ENCODER.with_name(RESIDUAL_FILE)
+    return in_another([NODE, Path(__file__).with_name("read.mjs"), encoder, residual], files, max_pixels)
 
 
 def in_another(command, files, max_pixels, modules=""):
@@ -66,6 +71,23 @@ def test_every_golden_file_holds_its_symbols(large, record_property):
     assert {name: outcome.get("symbols") for name, outcome in found.items()} == {
         name: symbols for name, (_, symbols) in files.items()
     }
+
+
+def test_residuals_are_added_alike(reader):
+    codec, photo = Codec(), image_io.load(DEMO).pixels[40:210, 60:260]
+    configs = [
+        LayerConfig(layers=("latent", "residual"), residual=level, roi=roi)
+        for level, roi in ((10, []), (4, [(0, 32, 99, 50)]))
+    ]
+    files = {
+        f"{quality} {i}": codec.encode(photo, quality, layers=c).data
+        for i, c in enumerate(configs)
+        for quality in (2, 8)
+    }
+    found = in_javascript(files)
+    assert found == {name: in_python(reader, data, 2**26) for name, data in files.items()}
+    plain = in_javascript({"plain": codec.encode(photo, 2).data})["plain"]
+    assert plain["symbols"] == found["2 0"]["symbols"] and plain["sum"] != found["2 0"]["sum"] != found["2 1"]["sum"]
 
 
 def test_layers_are_exact_for_values_of_any_size():

@@ -138,7 +138,7 @@ class ResidualTables:
         WeightsError: Missing or damaged.
     """
 
-    def __init__(self, path: Path = SHIPPED):
+    def __init__(self, path: Path):
         from safetensors import SafetensorError, safe_open
 
         try:

@@ -31,7 +31,7 @@ def photo():
 
 @pytest.fixture(scope="module")
 def tables():
-    return ResidualTables()
+    return ResidualTables(residual.SHIPPED)
 
 
 def error(codec, data, photo, **options):
@@ -180,9 +180,9 @@ def test_tables_of_another_kind_or_encoder(codec, photo, tmp_path, monkeypatch):
             ResidualTables(path)
     with pytest.raises(WeightsError, match="no readable residual tables"):
         ResidualTables(tmp_path / "missing")
-    other = ResidualTables()
+    other = ResidualTables(residual.SHIPPED)
     other.encoder_id = 1
-    monkeypatch.setattr("priorcodec.core.exact_reader.ResidualTables", lambda: other)
+    monkeypatch.setattr("priorcodec.core.exact_reader.ResidualTables", lambda path: other)
     with pytest.raises(WeightsError, match="made for encoder 00000001, this is .* layers=latent"):
         Codec().decode(data)
 
