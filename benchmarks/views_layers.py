@@ -30,18 +30,11 @@ def semantic(result: Result) -> Table:
 
 def maps(result: Result) -> Table:
     """Written and derived regions."""
-    rows = [
-        [row["map"], f"{row['regions']:.1f}", f"{row['bytes']:.0f}", f"{row['color_explained']:.0%}", f"{row['lite1_explained']:.1%}",
-         f"{row['edge_ratio']:.2f}"] for row in result["maps_means"]
-    ]  # fmt: skip
-    heads = [
-        "map",
-        "regions",
-        "bytes",
-        "color explained",
-        "Lite1 features explained",
-        "gradient at borders against elsewhere",
-    ]
+    rows = []
+    for row in result["maps_means"]:
+        shares = f"{row['color_explained']:.0%}", f"{row['lite1_explained']:.1%}", f"{row['edge_ratio']:.2f}"
+        rows.append([row["map"], f"{row['regions']:.1f}", f"{row['bytes']:.0f}", *shares])
+    heads = ["map", "regions", "bytes", "color explained", "Lite1 features explained", "gradient at borders"]
     return Table(heads=heads, rows=rows)
 
 
@@ -61,7 +54,7 @@ def analysis(result: Result) -> Table:
     ]
     first = result["analysis"][0]
     note = (
-        f"Classifier: {first['crops'] - first['tested']} crops of 256x256 to learn from, {first['tested']} tested, half of either kind. "
+        f"Classifier: {first['crops'] - first['tested']} crops of 256x256 to learn from, {first['tested']} tested. "
         f"Nearest: {first['images']} images."
     )
     return Table(
