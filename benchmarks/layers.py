@@ -1,6 +1,7 @@
-"""What the semantic layers are worth.   python benchmarks/layers.py KODAK AIGC SHARD.tar... [--only PART...] [--folder OUT]
+"""What the semantic layers are worth.   python benchmarks/layers.py KODAK SHARD.tar... [--only PART...] [--folder OUT]
 
-    semantic   a file without a latent against the smallest latent files, decoded through the preview and two backbones
+    semantic   a file without a latent, decoded through the preview and two backbones
+    latent     the same for the largest latent file that is not larger, or the smallest of all
     maps       regions that are written against those derived from the latent, by what they explain of ImageNet features
     beside     texture values beside a latent: their bytes, and what the preview gains where its regions get their mean color
     analysis   photograph or AI-generated, and nearest images, from texture values against decoded images
@@ -32,8 +33,10 @@ from priorcodec.session import Session, open_session
 from priorcodec.training import sources
 
 BACKBONES = ("nano_pixel", "nano_dit")
+PARTS = ("semantic", "latent", "maps", "beside", "analysis")
 QUALITIES = (0.0, 1.0, 2.0)
-CROPS = 150  # of either kind, for the classifier
+CROPS = 90  # of either kind, for the classifier
+BESIDE = 8  # images of that part: every third
 
 Pixels = np.ndarray
 
@@ -49,35 +52,32 @@ def scores(reference: Pixels, image: Pixels) -> dict[str, float]:
     }
 
 
-def semantic(images: dict[str, Pixels], codec: Codec, out: Path | None) -> dict[str, Any]:
-    """One row per image and file: without a latent, and the latent file that is nearest in size."""
+def decoded(images: dict[str, Pixels], codec: Codec, kind: str, out: Path) -> dict[str, Any]:
+    """One row per image and decoder. kind: "semantic", or "latent" for a file of the same size or the smallest."""
     sessions = {name: open_session(name) for name in BACKBONES}
     rows = []
     for name, pixels in images.items():
-        alone = codec.encode_semantic(pixels)
-        files = {"semantic": alone.data, "latent": codec.encode(pixels, 0).data}
-        parts = {
-            f"{kind}_bytes": len(alone.container.segment(code) or b"")
-            for kind, code in (("structure", STRUCTURE), ("texture", TEXTURE))
-        }
-        for kind, data in files.items():
-            row = {
-                "image": name,
-                "file": kind,
-                "bytes": len(data),
-                "bpp": round(8 * len(data) / pixels[..., 0].size, 6),
-            }
-            if kind == "semantic":
-                row |= parts | {"regions": codec.regions(alone.container).count}
-            decoded = codec.decode(data)
-            shown = {"preview": codec.preview(decoded, perceptual=kind == "latent")}
-            shown |= {backbone: session.decode(data, output="np") for backbone, session in sessions.items()}
-            for decoder, image in shown.items():
-                rows.append({**row, "decoder": decoder, **scores(pixels, image)})
-                if out is not None:
-                    image_io.save(image, out / f"{name}.{kind}.{decoder}.png")
-        print(name, {kind: len(data) for kind, data in files.items()}, flush=True)
-    return {"semantic": rows}
+        encoded = codec.encode_semantic(pixels)
+        if kind == "latent":
+            smallest = len(codec.encode(pixels, 0).data)
+            encoded = codec.encode_to(pixels, max(smallest, len(encoded.data))).encoded
+        size = len(encoded.data)
+        row = {"image": name, "file": kind, "bytes": size, "bpp": round(8 * size / pixels[..., 0].size, 6)}
+        if kind == "semantic":
+            row |= {"structure_bytes": part_bytes(encoded.container, STRUCTURE)}
+            row |= {"texture_bytes": part_bytes(encoded.container, TEXTURE)}
+            row |= {"regions": codec.regions(encoded.container).count}
+        shown = {"preview": codec.preview(codec.decode(encoded.data), perceptual=True)}
+        shown |= {backbone: session.decode(encoded.data, output="np") for backbone, session in sessions.items()}
+        for decoder, image in shown.items():
+            rows.append({**row, "decoder": decoder, **scores(pixels, image)})
+            image_io.save(image, out / f"{name}.{kind}.{decoder}.png")
+        print(kind, name, size, flush=True)
+    return {kind: rows}
+
+
+def part_bytes(content: container.Container, kind: int) -> int:
+    return len(content.segment(kind) or b"")
 
 
 def explained(labels: np.ndarray, maps: np.ndarray) -> float:
@@ -95,8 +95,8 @@ def maps(images: dict[str, Pixels], codec: Codec) -> dict[str, Any]:
         lite = features.lite1()(pixels)[3][0].numpy()
         written = codec.encode_semantic(pixels)
         found = {"written": codec.regions(written.container)}
-        sizes = {"written": len(written.container.segment(STRUCTURE) or b"")}
-        for quality in (0, 3, 6):
+        sizes = {"written": part_bytes(written.container, STRUCTURE)}
+        for quality in (0, 3):
             found[f"derived at quality {quality}"] = codec.regions(codec.encode(pixels, quality).container)
         y = pixels @ np.array(TO_YCC[0])
         gy, gx = np.gradient(y)
@@ -182,7 +182,7 @@ def stream_vector(codec: Codec, data: bytes) -> np.ndarray:
     values = found.values / texture.ONE
     mean = share @ values
     cells = content.height * content.width / 256
-    sizes = [len(content.segment(kind) or b"") / cells for kind in (STRUCTURE, TEXTURE)]
+    sizes = [part_bytes(content, kind) / cells for kind in (STRUCTURE, TEXTURE)]
     return np.array([*mean, *np.sqrt(share @ np.square(values - mean)), found.count, *sizes])
 
 
@@ -228,16 +228,13 @@ def nearest(queries: np.ndarray, known: np.ndarray) -> float:
     return float((np.square(a[:, None] - b).sum(-1).argmin(1) == np.arange(len(a))).mean())
 
 
-def analysis(
-    kodak: dict[str, Pixels], aigc: dict[str, Pixels], shards: Sequence[str], codec: Codec, folder: Path
-) -> dict[str, Any]:
+def analysis(images: dict[str, Pixels], shards: Sequence[str], codec: Codec, folder: Path) -> dict[str, Any]:
     """AI-generated or photograph, learned on crops of training images; nearest image of a flipped, smaller crop."""
     entries = sources.find(shards, folder, background="white")
     rng = np.random.default_rng(4)
     vectors: dict[str, list[np.ndarray]] = {
         "texture values": [],
         "preview of the same file": [],
-        "preview at quality 0": [],
         "original": [],
     }
     labels = []
@@ -251,12 +248,11 @@ def analysis(
     order = rng.permutation(len(labels))
     truth, half = np.array(labels)[order], len(labels) * 2 // 3
     rows = []
-    everything = [*kodak.values(), *aigc.values()]
-    crops = [np.ascontiguousarray(p[32:-32, 32:-32][:, ::-1]) for p in everything]
+    crops = [np.ascontiguousarray(pixels[32:-32, 32:-32][:, ::-1]) for pixels in images.values()]
     pairs = {kind: (list[np.ndarray](), list[np.ndarray]()) for kind in vectors}
-    for images, at in ((everything, 0), (crops, 1)):
+    for some, at in ((images.values(), 0), (crops, 1)):
         found = {kind: pairs[kind][at] for kind in vectors}
-        for pixels in images:
+        for pixels in some:
             add_vectors(found, codec, pixels)
     for kind, values in vectors.items():
         x = np.stack(values)[order]
@@ -271,10 +267,8 @@ def analysis(
 
 def add_vectors(vectors: dict[str, list[np.ndarray]], codec: Codec, pixels: Pixels) -> None:
     data = codec.encode_semantic(pixels).data
-    latent = codec.encode(pixels, 0).data
     vectors["texture values"].append(stream_vector(codec, data))
     vectors["preview of the same file"].append(image_vector(codec.preview(codec.decode(data))))
-    vectors["preview at quality 0"].append(image_vector(codec.preview(codec.decode(latent), perceptual=True)))
     vectors["original"].append(image_vector(pixels))
 
 
@@ -284,7 +278,12 @@ def numbers(row: dict[str, Any]) -> list[str]:
 
 def means(result: dict[str, Any]) -> dict[str, Any]:
     """The mean of every number over images, for each kind of row."""
-    keys = {"semantic": ("file", "decoder"), "maps": ("map",), "beside": ("quality", "layer")}
+    keys = {
+        "semantic": ("file", "decoder"),
+        "latent": ("file", "decoder"),
+        "maps": ("map",),
+        "beside": ("quality", "layer"),
+    }
     out: dict[str, Any] = {}
     for part, names in keys.items():
         groups: dict[tuple, list[dict[str, Any]]] = {}
@@ -305,34 +304,31 @@ def means(result: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("kodak", type=Path)
-    cli.add_argument("aigc", type=Path)
     cli.add_argument("shards", nargs="+")
     cli.add_argument(
         "--only",
         nargs="+",
-        choices=("semantic", "maps", "beside", "analysis"),
-        default=("semantic", "maps", "beside", "analysis"),
+        choices=PARTS,
+        default=PARTS,
     )
     cli.add_argument("--folder", type=Path, default=Path("runs/layers"))
     given = cli.parse_args()
     torch.set_num_threads(1)
     given.folder.mkdir(parents=True, exist_ok=True)
-    kodak, aigc = (
-        {path.stem: image_io.load(path).pixels for path in sorted(folder.iterdir()) if path.suffix in (".png", ".webp")}
-        for folder in (given.kodak, given.aigc)
-    )
+    kodak = {path.stem: image_io.load(path).pixels for path in sorted(given.kodak.glob("*.png"))}
     codec = Session(open_session().config).codec
     parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "semantic": lambda: semantic(kodak, codec, given.folder),
+        "semantic": lambda: decoded(kodak, codec, "semantic", given.folder),
+        "latent": lambda: decoded(kodak, codec, "latent", given.folder),
         "maps": lambda: maps(kodak, codec),
-        "beside": lambda: beside(kodak, codec),
-        "analysis": lambda: analysis(kodak, aigc, given.shards, codec, given.folder),
+        "beside": lambda: beside(dict(list(kodak.items())[:: max(1, len(kodak) // BESIDE)]), codec),
+        "analysis": lambda: analysis(kodak, given.shards, codec, given.folder),
     }
     path = resultfile.RESULTS / "layers.json"
-    old = json.loads(path.read_text()) if path.is_file() else {}
-    result = {key: old[key] for key in parts if key in old}
     for part in given.only:
-        result |= parts[part]()
+        found = parts[part]()
+        old = json.loads(path.read_text()) if path.is_file() else {}
+        result = {key: old[key] for key in parts if key in old} | found
         resultfile.write("layers", "layers", means(result) | result)
 
 

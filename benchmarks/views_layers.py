@@ -9,22 +9,20 @@ from priorcodec.evaluation.table import Table
 
 Result = Mapping[str, Any]
 SCORES = {"lite1_lpips": "Lite1, LPIPS form", "lite1_dists": "Lite1, DISTS form", "gmsd": "GMSD", "psnr": "PSNR"}
-NAMES = {"semantic": "semantic layers alone", "latent": "latent alone, quality 0"}
+NAMES = {"semantic": "semantic layers alone", "latent": "latent alone"}
 
 
 def semantic(result: Result) -> Table:
     """Files without a latent against the smallest latent files."""
     rows = [
         [NAMES[row["file"]], row["decoder"], f"{row['bytes']:.0f}", f"{row['bpp']:.5f}", *_scores(row)]
-        for row in result["semantic_means"]
+        for row in [*result["semantic_means"], *result["latent_means"]]
     ]
-    note = ""
-    for row in result["semantic_means"]:
-        if row["file"] == "semantic":
-            note = (
-                f"Semantic layers, mean of {row['images']} images: structure {row['structure_bytes']:.0f} bytes, texture "
-                f"{row['texture_bytes']:.0f}, {row['regions']:.1f} regions."
-            )
+    row = result["semantic_means"][0]
+    note = (
+        f"Mean of {row['images']} images. Semantic layers: structure {row['structure_bytes']:.0f} bytes, texture "
+        f"{row['texture_bytes']:.0f}, {row['regions']:.1f} regions."
+    )
     return Table(heads=["file", "decoder", "bytes", "bpp", *SCORES.values()], rows=rows, texts=2, note=note)
 
 
