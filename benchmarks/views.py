@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import views_layers
+
 from priorcodec.evaluation import metrics
 from priorcodec.evaluation.table import Table
 
@@ -182,5 +184,6 @@ def blind(result: Result) -> Table:
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "mainjob": mainjob, "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
     "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
+    **views_layers.VIEWS,
 }  # fmt: skip
 """Kind of a result file, with a view where it has several -> its table."""

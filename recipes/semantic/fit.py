@@ -1,7 +1,6 @@
-"""What needs no gradient descent through images: region features, region classes, maps of all crops. fit.py CACHE OUT.npz
+"""What regions are made of. fit.py CACHE OUT.npz
 
-EfficientNet-Lite0's features --PCA--> 8 numbers a cell <--ridge regression-- y: with colors, what regions are made of
-                              --k-means--> 16 classes <--logistic regression-- y: regions that cost nothing
+EfficientNet-Lite0's features --PCA--> 8 numbers a cell <--ridge regression-- y; with the cell's color, features of regions
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from priorcodec.core.layers import texture
 from priorcodec.core.statistics import TO_YCC
 
 COMPONENTS = 8
-CLASSES = 16
 SPREAD = 0.5  # standard deviation of the semantic features that regions are made of, in units of the colors'
 
 
@@ -66,35 +64,9 @@ def main() -> None:
     bias = -mean @ weight
     semantic = (smooth @ weight + bias).reshape(n, *y.shape[2:], COMPONENTS)
 
-    centers = kmeans(pca[rng.permutation(len(pca))[:40000]], CLASSES, rng)
-    classes = np.concatenate(
-        [((p**2).sum(1)[:, None] - 2 * p @ centers.T + (centers**2).sum(1)).argmin(1) for p in np.array_split(pca, 20)]
-    )
-    classifier = torch.nn.Linear(y.shape[1], CLASSES)
-    scale = smooth.std(0)
-    a, b = torch.from_numpy((smooth - mean) / scale), torch.from_numpy(classes)
-    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
-    held = len(a) // 10
-    for _ in range(1500):
-        at = torch.from_numpy(rng.integers(held, len(a), 4096))
-        loss = F.cross_entropy(classifier(a[at]), b[at])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        agreement = float((classifier(a[:held]).argmax(1) == b[:held]).float().mean())
-        class_weight = classifier.weight.numpy() / scale
-        class_bias = classifier.bias.numpy() - class_weight @ mean
-    print(
-        f"classes on held-out crops: {agreement:.3f} agree; largest class {np.bincount(classes).max() / len(classes):.3f}"
-    )
-
     ycc = colors(x[:])
     features = np.concatenate([ycc / np.array(texture.UNIT[:3], np.float32), semantic.astype(np.float32)], -1)
-    np.savez(
-        out, segment_weight=weight.T, segment_bias=bias, class_weight=class_weight, class_bias=class_bias,
-        features=features.astype(np.float16), colors=ycc, classes=classes.reshape(n, *y.shape[2:]),
-    )  # fmt: skip
+    np.savez(out, segment_weight=weight.T, segment_bias=bias, features=features.astype(np.float16), colors=ycc)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fit the texture layer's integer model and freeze everything: release.py CACHE FIT.npz MAPS.npz TRAIN.pt TARGET.safetensors"""
+"""Fit the texture layer's model and freeze everything: release.py CACHE FIT.npz MAPS.npz CLASSES.npz TRAIN.pt OUT.safetensors"""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from priorcodec.core.layers.renderer import TextureEncoder
 from priorcodec.core.layers.semantic import INVERSE_BITS, KIND
 from priorcodec.core.layers.texture import CHANNELS, INPUTS, STEP, STEPS, TABLES, TextureModel
 
-SCALE_LIMIT = 1 << 14
+CROPS = 1200
 
 
 def cdf_arrays(rows: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -135,8 +135,8 @@ def int8(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    cache, fit_file, maps_file, trained, target = map(Path, sys.argv[1:])
-    fit, maps, state = np.load(fit_file), np.load(maps_file), torch.load(trained)
+    cache, fit_file, maps_file, classes_file, trained, target = map(Path, sys.argv[1:])
+    fit, maps, classes, state = np.load(fit_file), np.load(maps_file), np.load(classes_file), torch.load(trained)
     steps = int(state.pop("steps"))
     codec = Codec()
     y = np.load(cache / "y.npy", mmap_mode="r")
@@ -144,7 +144,7 @@ def main() -> None:
     encoder.load_state_dict({k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder.")})
     values, areas = [], []
     with torch.inference_mode():
-        for i in range(0, len(y), 50):
+        for i in range(0, CROPS, 50):
             features = encoder(torch.from_numpy(y[i : i + 50].astype(np.float32))).permute(0, 2, 3, 1).numpy()
             for j, feature in enumerate(features, i):
                 values.append(texture.measure(maps["labels"][j], fit["colors"][j], feature))
@@ -152,9 +152,9 @@ def main() -> None:
     tables = {f"texture.{k}": v for k, v in texture_tables(values, areas).items()}
     inverse = codec.transforms.log_inverse.detach().double().exp().numpy()
     tables["classes.inverse"] = np.round(inverse * (1 << INVERSE_BITS)).astype(np.int32)
-    scale = (1 << 14) / np.abs(fit["class_weight"]).max()
-    tables["classes.weight"] = np.round(fit["class_weight"] * scale).astype(np.int16)
-    tables["classes.bias"] = np.round(fit["class_bias"] * scale * 9 * ONE).astype(np.int64)
+    scale = (1 << 14) / np.abs(classes["weight"]).max()
+    tables["classes.weight"] = np.round(classes["weight"] * scale).astype(np.int16)
+    tables["classes.bias"] = np.round(classes["bias"] * scale * 9 * ONE).astype(np.int64)
     tables["structure.start"] = maps["start"]
     assert maps["start"].shape == (structure.CONTEXTS, 2)
     tensors = {k: torch.from_numpy(v) for k, v in tables.items()} | int8(state)

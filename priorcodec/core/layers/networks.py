@@ -25,8 +25,8 @@ from priorcodec.core.layers.semantic import KIND, NETWORKS, SHIPPED, Regions
 from priorcodec.core.layers.structure import CELL, Labels
 from priorcodec.core.statistics import TO_YCC
 
-BORDER = 1.6  # price of a border of a cell's side, see `segment`
-REGION = 30.0  # and of a region
+BORDER = 1.1  # price of a border of a cell's side, see `segment`
+REGION = 20.0  # and of a region
 
 
 class SemanticNetworks:

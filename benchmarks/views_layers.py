@@ -1,0 +1,69 @@
+"""What benchmarks/layers.py found -> tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from priorcodec.evaluation.table import Table
+
+Result = Mapping[str, Any]
+SCORES = {"lite1_lpips": "Lite1, LPIPS form", "lite1_dists": "Lite1, DISTS form", "gmsd": "GMSD", "psnr": "PSNR"}
+NAMES = {"semantic": "semantic layers alone", "latent": "latent alone"}
+
+
+def semantic(result: Result) -> Table:
+    """Files without a latent against the smallest latent files."""
+    rows = [
+        [NAMES[row["file"]], row["decoder"], f"{row['bytes']:.0f}", f"{row['bpp']:.5f}", *_scores(row)]
+        for row in [*result["semantic_means"], *result["latent_means"]]
+    ]
+    row = result["semantic_means"][0]
+    note = (
+        f"Mean of {row['images']} images. Semantic layers: structure {row['structure_bytes']:.0f} bytes, texture "
+        f"{row['texture_bytes']:.0f}, {row['regions']:.1f} regions."
+    )
+    return Table(heads=["file", "decoder", "bytes", "bpp", *SCORES.values()], rows=rows, texts=2, note=note)
+
+
+def maps(result: Result) -> Table:
+    """Written and derived regions."""
+    rows = []
+    for row in result["maps_means"]:
+        shares = f"{row['color_explained']:.0%}", f"{row['lite1_explained']:.1%}", f"{row['edge_ratio']:.2f}"
+        rows.append([row["map"], f"{row['regions']:.1f}", f"{row['bytes']:.0f}", *shares])
+    heads = ["map", "regions", "bytes", "color explained", "Lite1 features explained", "gradient at borders"]
+    return Table(heads=heads, rows=rows)
+
+
+def beside(result: Result) -> Table:
+    """Texture values beside a latent."""
+    rows = [
+        [f"{row['quality']:g}", row["layer"], f"{row['bytes']:.0f}", *_scores(row)] for row in result["beside_means"]
+    ]
+    return Table(heads=["quality", "beside the latent", "bytes", *SCORES.values()], rows=rows, texts=2)
+
+
+def analysis(result: Result) -> Table:
+    """What can be told from the stream."""
+    rows = [
+        [row["from"], f"{row['numbers']}", f"{row['accuracy']:.1%}", f"{row['nearest_is_itself']:.1%}"]
+        for row in result["analysis"]
+    ]
+    first = result["analysis"][0]
+    note = (
+        f"Classifier: {first['crops'] - first['tested']} crops of 256x256 to learn from, {first['tested']} tested. "
+        f"Nearest: {first['images']} images."
+    )
+    return Table(
+        heads=["vectors from", "numbers", "AI-generated or photograph", "nearest image is itself"], rows=rows, note=note
+    )
+
+
+def _scores(row: Mapping[str, Any]) -> list[str]:
+    return [f"{row[name]:.2f}" if name == "psnr" else f"{row[name]:.4f}" for name in SCORES]
+
+
+VIEWS: Mapping[str, Callable[[Result], Table]] = {
+    "layers/semantic": semantic, "layers/maps": maps, "layers/beside": beside, "layers/analysis": analysis,
+}  # fmt: skip
