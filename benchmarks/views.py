@@ -179,8 +179,38 @@ def blind(result: Result) -> Table:
     return Table(heads=heads, rows=rows, note=result["note"])
 
 
+def readers(result: Result) -> Table:
+    """What benchmarks/readers.py found: the three readers."""
+    rows = []
+    for row in result["rows"]:
+        difference = "" if "against" not in row else (
+            f"{row['largest_difference']} of 255 against {row['against']}, {row['images']} images"
+        )
+        time = f"{row['seconds']:.2f} s" + (f" ({row['cpu_seconds']:.2f} s)" if "cpu_seconds" in row else "")
+        equal = f"{row['symbols_equal']} of {result['files']}"
+        rows.append([row["reader"], equal, difference, time, f"{row['megabytes']:,.0f} MB"])
+    lite = next(row for row in result["rows"] if "install_seconds" in row)
+    note = (
+        f"Times are wall clock, in brackets processor seconds, of a whole command or a new browser, on {result['machine']['cpus']} "
+        f"cores with a load of {result['load_average'][0]:g}. The wheel of priorcodec-lite has {lite['wheel_megabytes']:.0f} MB and "
+        f"was installed with all it needs in {lite['install_seconds']:.0f} s."
+    )
+    heads = ["reader", "golden files with equal symbols", "largest difference", "decode 768x512, cold", "to install"]
+    return Table(heads=heads, rows=rows, note=note)
+
+
+def networks(result: Result) -> Table:
+    """What benchmarks/readers.py found: the float networks of a decode, by torch and by onnxruntime in turn."""
+    rows = [
+        [str(row["threads"]), row["by"], f"{row['seconds']:.2f} s", f"{row['cpu_seconds']:.2f} s"]
+        for row in result["networks"]
+    ]
+    return Table(heads=["threads", "by", "wall clock", "processor time"], rows=rows, texts=2)
+
+
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "mainjob": mainjob, "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
     "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
+    "readers": readers, "readers/networks": networks,
 }  # fmt: skip
 """Kind of a result file, with a view where it has several -> its table."""

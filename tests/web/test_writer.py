@@ -42,7 +42,12 @@ def test_golden_files_written_again_have_the_same_bytes(large, record_property):
 def test_any_features_give_the_bytes_that_python_writes():
     """Small and large values, halves that are rounded to even, and values beyond what can be coded."""
     model, dice, wanted, features = ExactReader.load(ENCODER), np.random.default_rng(0), [], []
-    for quality, (height, width), scale in ((0, (1, 1), 1), (57, (70, 130), 4), (176, (64, 64), 300), (101, (65, 40), 1e6)):
+    for quality, (height, width), scale in (
+        (0, (1, 1), 1),
+        (57, (70, 130), 4),
+        (176, (64, 64), 300),
+        (101, (65, 40), 1e6),
+    ):
         h, w = (side // 16 for side in container.padded(height, width))
         y = dice.laplace(0, scale, (model.entropy_model.m, h, w)).astype(np.float32)
         y[:, ::2] = np.round(2 * y[:, ::2] * 256) / 512
