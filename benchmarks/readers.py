@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # the tests' golden files and readers
 WEB = ROOT / "web"
 LARGE = "photo-768x512-q3.25"
-LARGEST = 2**17
+LARGEST = 2**16
 TRIES = 5
 
 SIZE = """
