@@ -1,12 +1,10 @@
-"""A decode on a phone's budget: one thread of this machine, 768x512.   python benchmarks/phone.py MODELS [--executorch PYTHON]
+"""A decode on a phone's budget: one thread of this machine, 768x512.   python benchmarks/phone.py MODELS
 
 MODELS: a folder of `priorcodec export --half`. Rows, each in a process of its own on one thread:
     half    as exported: large weights stored in half precision, computed in float32
     int8    large weights stored in 8 bits, one step size for each output channel, computed in float32
 Each: megabytes of what a decoder needs (perceptual preview, decoder, tables), as they are and compressed, seconds to load and to
 run, peak memory, and how far the image is from the one with the weights in full precision, on the golden file of 768x512.
---executorch: also the same networks lowered to XNNPACK for that size, by a Python that has executorch and torch; takes minutes.
---lowered FOLDER: where perceptual.pte and decoder.pte are kept; those that exist are not made again.
 """
 
 from __future__ import annotations
@@ -47,49 +45,6 @@ for _ in range(4):
 np.save(out, image)
 peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak}))
-"""
-
-XNNPACK = """
-import json, sys, time
-import numpy as np, torch
-from executorch.runtime import Runtime
-torch.set_num_threads(1)
-given, out = {name: torch.from_numpy(value) for name, value in np.load(sys.argv[1]).items()}, sys.argv[2]
-start = time.process_time()
-methods = [Runtime.get().load_program(path).load_method("forward") for path in sys.argv[3:]]
-load, runs = time.process_time() - start, []
-for _ in range(4):
-    start = time.process_time()
-    (preview,) = methods[0].execute((given["y_hat"], given["quality"]))
-    (image,) = methods[1].execute((given["y_hat"], given["quality"], preview, given["noise"]))
-    runs.append(time.process_time() - start)
-np.save(out, image.numpy())
-peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
-print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak}))
-"""
-
-LOWER = """
-import sys
-from unittest import mock
-import numpy as np, torch
-import torch.nn.functional as F
-from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-from executorch.exir import to_edge_transform_and_lower
-from priorcodec import open_session
-from priorcodec.export import graph
-from priorcodec.export.networks import _Decoder
-session = open_session(device="cpu", dtype="float32")
-given = {name: torch.from_numpy(value) for name, value in np.load(sys.argv[1]).items()}
-modules = session.codec.transforms.g_p, _Decoder(session.adapter).eval()
-preview = modules[0](given["y_hat"], given["quality"]).detach()
-inputs = (given["y_hat"], given["quality"]), (given["y_hat"], given["quality"], preview, given["noise"])
-for module, example, path in zip(modules, inputs, sys.argv[2:]):
-    for parameter in module.parameters():
-        parameter.data = parameter.data.contiguous()
-    with torch.no_grad(), mock.patch.multiple(F, pixel_unshuffle=graph.unshuffle, adaptive_avg_pool2d=graph.adaptive_pool):
-        program = torch.export.export(module, example)
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
-    open(path, "wb").write(lowered.buffer)
 """
 
 
@@ -142,12 +97,12 @@ def in_8_bits(path: Path, target: Path) -> None:
     target.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def measured(python: str, script: str, given: Path, files: list[Path], wanted: np.ndarray) -> dict[str, Any]:
+def measured(given: Path, files: list[Path], wanted: np.ndarray) -> dict[str, Any]:
     """One row, from a process with one thread."""
     out = given.with_name("image.npy")
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [python, "-c", script, str(given), str(out), *map(str, files)],
+        [sys.executable, "-c", ONNX, str(given), str(out), *map(str, files)],
         capture_output=True, text=True, env={**os.environ, **threads},
     )  # fmt: skip
     if done.returncode:
@@ -162,36 +117,25 @@ def measured(python: str, script: str, given: Path, files: list[Path], wanted: n
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("models", type=Path)
-    cli.add_argument("--executorch", metavar="PYTHON", help="measure XNNPACK as well, with this interpreter")
-    cli.add_argument("--lowered", type=Path)
     args = cli.parse_args()
     given, wanted = inputs()
     rows: list[dict[str, Any]] = []
     tables = args.models / "tables.safetensors"
     with tempfile.TemporaryDirectory() as work:
         path = Path(work, "inputs.npz")
-        np.savez(path, **given)
+        np.savez(path, **given)  # pyright: ignore[reportArgumentType]
         half = [args.models / f"{name}.onnx" for name in GRAPHS]
         small = [Path(work, f"{name}.onnx") for name in GRAPHS]
         for source, target in zip(half, small, strict=True):
             in_8_bits(source, target)
-        ways = [
-            ("onnxruntime", "half", sys.executable, ONNX, half),
-            ("onnxruntime", "int8", sys.executable, ONNX, small),
-        ]
-        if args.executorch:
-            lowered = [(args.lowered or Path(work)) / f"{name}.pte" for name in GRAPHS]
-            if not all(file.exists() for file in lowered):
-                subprocess.run([args.executorch, "-c", LOWER, str(path), *map(str, lowered)], check=True)
-            ways.append(("executorch, XNNPACK", "float32", args.executorch, XNNPACK, lowered))
-        for runtime, stored, python, script, files in ways:
+        for stored, files in (("half", half), ("int8", small)):
             data = [file.read_bytes() for file in (tables, *files)]
             sizes = {
                 "megabytes": round(sum(map(len, data)) / 1e6, 1),
                 "compressed_megabytes": round(sum(len(zlib.compress(part)) for part in data) / 1e6, 1),
             }
-            found = measured(python, script, path, files, wanted)
-            rows.append({"runtime": runtime, "weights": stored, **sizes, **found})
+            found = measured(path, files, wanted)
+            rows.append({"runtime": "onnxruntime", "weights": stored, **sizes, **found})
             print(rows[-1], flush=True)
     load = [round(value, 1) for value in os.getloadavg()]
     print(resultfile.write("phone", "phone", {"file": FILE.stem, "load_average": load, "rows": rows}))

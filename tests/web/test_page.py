@@ -185,9 +185,7 @@ def test_a_photograph_becomes_a_file_that_python_reads_alike(tab, session):
             tab.keyboard.press("Home")
             for _ in range(4 * quality):
                 tab.keyboard.press("ArrowRight")
-            tab.wait_for_function(
-                f"document.getElementById('facts').innerText.includes('{quality} of 11')", timeout=240_000
-            )
+            tab.wait_for_selector(f"dd:text-is('{quality} of 11')", timeout=240_000)
             finished(tab)
         data, wanted = saved(tab), session.encode(photo, quality)
         assert container.unpack(data).quality == 16 * quality and abs(len(data) - len(wanted)) <= 8
@@ -208,8 +206,11 @@ def saved(tab):
 @pytest.mark.parametrize("tab", [DESK], indirect=True)
 def test_it_works_again_without_a_network(tab):
     one, other = first("384x256", "64x64")
-    tab.evaluate("navigator.serviceWorker.ready.then(() => true)")
-    tab.wait_for_function("navigator.serviceWorker.controller !== null")
+    tab.evaluate("""() => new Promise((done) => {
+      const { serviceWorker } = navigator;
+      if (serviceWorker.controller) done();
+      else serviceWorker.addEventListener("controllerchange", () => done());
+    })""")
     tab.reload()
     give(tab, f"{one}.gic", FILES[one][0])
     assert tab.is_visible("#decoded")
