@@ -2,8 +2,8 @@
 
 WHEEL: what `make lite` wrote; the page's graphs are those of `make web`, of the same export. In one run:
 - lite: the wheel installed into a fresh environment: seconds, megabytes
-- every golden file: symbols by all three; of those below a quarter of a megapixel and a large one, the image by torch against lite; of those
-  of at most --largest pixels, lite against the page in a real Chromium
+- every golden file: symbols by all three; the image by torch against lite, for files below a quarter of a megapixel and a large
+  one; the image by lite against the page in a real Chromium, for files of at most --largest pixels
 - the commands on a file of 768x512, cold, one after the other in turn: wall clock and processor seconds, medians
 - the float networks of a decode alone, torch against onnxruntime in one process, in turn
 Needs node, chromium, playwright, onnxruntime (extra `export`), and some ten minutes.
