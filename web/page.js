@@ -5,7 +5,9 @@ const [file, drop, status, error, view, facts, compare, left, split, save, make,
   "file", "drop", "status", "error", "view", "facts", "compare", "left", "split", "save", "make", "quality", "level", "gic",
 ].map(byId);
 const canvases = { original: byId("original"), preview: byId("preview"), decoded: byId("decoded") };
+const SETTLED = 400; // milliseconds after which a quality counts
 let worker = null;
+let waiting = 0;
 let busy = false;
 let chosen = null;
 let name = "image";
@@ -19,6 +21,7 @@ function open(given) {
 
 /** A new worker for the chosen file: whatever the last one was at ends here. */
 function restart() {
+  clearTimeout(waiting);
   worker?.terminate();
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => show(data);
@@ -95,8 +98,11 @@ function showLevel() {
 split.addEventListener("input", divide);
 quality.addEventListener("input", showLevel);
 quality.addEventListener("change", () => {
-  if (busy) restart();
-  else worker.postMessage({ quality: Number(quality.value) });
+  clearTimeout(waiting); // keys change it step by step
+  waiting = setTimeout(() => {
+    if (busy) restart();
+    else worker.postMessage({ quality: Number(quality.value) });
+  }, SETTLED);
 });
 file.addEventListener("change", () => {
   open(file.files[0]);

@@ -15,7 +15,7 @@ export class Runtime {
     } catch {
       // a browser that has the interface and no device
     }
-    runtime.gpu = Boolean(adapter);
+    runtime.gpu = Boolean(adapter) && !adapter.info?.isFallbackAdapter; // one in software is slower than WebAssembly
     runtime.#ort = await import(DIST + (runtime.gpu ? "ort.webgpu.min.mjs" : "ort.wasm.min.mjs"));
     runtime.#ort.env.logLevel = "error";
     runtime.#ort.env.wasm.numThreads = globalThis.crossOriginIsolated ? navigator.hardwareConcurrency : 1;

@@ -45,7 +45,7 @@ export function spans(length, side, margin, grid) {
   const count = Math.ceil(length / side);
   const border = (i) => Math.floor((i * (length / grid)) / count) * grid;
   const own = Array.from({ length: count }, (_, i) => [border(i), border(i + 1)]);
-  const reach = Math.min(margin, ...own.map(([start, stop]) => stop - start));
+  const reach = Math.min(Math.ceil(margin / grid) * grid, ...own.map(([start, stop]) => stop - start));
   return own.map(([start, stop]) => ({
     start, stop, low: Math.max(0, start - reach), high: Math.min(length, stop + reach),
   }));

@@ -95,7 +95,7 @@ class Codec:
                 self._loading[name] = self._loader.submit(self._load, name)
 
     def _load(self, name: str) -> Any:
-        import onnxruntime
+        import onnxruntime  # pyright: ignore[reportMissingImports]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads

@@ -59,6 +59,38 @@ def levels(one, other):
     return int(np.abs(one.astype(int) - other).max())
 
 
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("size", [(100, 100), (700, 300), (64, 640)])
+def test_tiles_of_a_decoder_of_free_or_fixed_size_give_the_whole(folder, fixed, size):
+    """With a decoder that answers the preview."""
+    from types import SimpleNamespace
+
+    from priorcodec_lite.codec import Codec
+
+    height, width = container.padded(*size)
+    preview = np.random.default_rng(0).uniform(-1, 1, (1, 3, height, width)).astype(np.float32)
+    content = SimpleNamespace(height=size[0], width=size[1])
+    y_hat = np.zeros((1, 2, height // 16, width // 16), np.float32)
+    sides = {
+        stride: [256 // stride] * 2 if fixed else [f"{64 // stride}h", f"{64 // stride}w"] for stride in (16, 4, 1)
+    }
+    inputs = {"y_hat": [1, 2, *sides[16]], "noise": [1, 4, *sides[4]], "preview": [1, 3, *sides[1]]}
+
+    class Fake(Codec):
+        def __init__(self):
+            self.manifest = {"tile": 256, "margin": 64}
+
+        def _run(self, name, **given):
+            for key, values in given.items():
+                for asked, side in zip(inputs.get(key, [1]), values.shape, strict=True):
+                    assert side == asked or isinstance(asked, str) and side % int(asked[:-1] or 1) == 0
+            return [given["preview"]]
+
+    decoded = SimpleNamespace(y_hat=y_hat, content=content, seed=1, quality=np.ones(1, np.float32))
+    found = np.concatenate(list(Fake()._bands(decoded, preview, inputs)), 2)
+    np.testing.assert_allclose(found, preview[..., : size[0], : size[1]], rtol=0, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_images_are_torchs_within_a_level(lite, session, record_property):
     """Of one tile and of several."""
