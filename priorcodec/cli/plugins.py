@@ -113,7 +113,8 @@ def check(
     tier: Annotated[int, typer.Option(min=0, max=2, help="0: plain data, 1: the tiny model, 2: the real weights.")] = 1,
     weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or OWNER/REPO@COMMIT.")] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that is expected to fail, and why; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="CHECK=REASON", help="A check that is expected to fail, and why; may be repeated."),
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Print the traceback of every exception.")] = False,
     as_json: options.Json = False,
