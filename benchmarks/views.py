@@ -145,7 +145,7 @@ def refine(result: Result) -> Table:
             shown[name] = f"{title} through {settings['backbone']}"
     rows = []
     for row in result["summary"]:
-        if row["target"] not in ("structure", "gmsd"):
+        if row["target"] != "gmsd":
             gains = [row.get(f"bd_{metric}") for metric in shown]
             cost = f"{row['cost_mean'] - 1:+.1%}, worst {row['cost_worst'] - 1:+.1%}"
             cells = ["-" if gain is None else f"{gain:+.1f}%" for gain in gains]
@@ -158,13 +158,13 @@ def refine(result: Result) -> Table:
 
 
 def refine_low(result: Result) -> Table:
-    """The qualities that were refined for GMSD too (in older files: "structure")."""
-    low = {m["setting"] for m in result["means"] if m["codec"] in ("structure", "gmsd")}
+    """The qualities that were refined for GMSD too."""
+    low = {m["setting"] for m in result["means"] if m["codec"] == "gmsd"}
     rows = [
         [m["setting"], {"plain": "nothing"}.get(m["codec"], m["codec"]), f"{m['bpp']:.4f}", f"{m['psnr']:.2f}",
          f"{m['gmsd']:.4f}"]
         for m in result["means"]
-        if m["setting"] in low and m["codec"] in ("plain", "psnr", "structure", "gmsd")
+        if m["setting"] in low and m["codec"] in ("plain", "psnr", "gmsd")
     ]  # fmt: skip
     note = f"Of the preview, means over {result['settings']['images']} images."
     return Table(heads=["quality", "refined for", "bpp", "PSNR", "GMSD"], rows=rows, note=note, texts=2)

@@ -33,7 +33,7 @@ class Dtype(enum.StrEnum):
 
 
 class Renorm(enum.StrEnum):
-    """What renormalization matches: nothing, the moments that the adapter predicts, or the image statistics in the file."""
+    """Target of renormalization: none, the moments that the adapter predicts, or the image statistics in the file."""
 
     none = "none"
     predicted = "predicted"

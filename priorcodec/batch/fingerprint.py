@@ -1,4 +1,4 @@
-"""What a decoded image was made of, as 32 hex digits: the file, all settings, and the weights by content, not by path.
+"""Fingerprint of a decode, 32 hex digits: over the file, all settings, and the weights (by content, not by path).
 
 `decode --skip-existing` compares them with what a PNG says. Not in it: the device, which changes last bits only.
 """

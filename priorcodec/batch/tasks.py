@@ -1,4 +1,4 @@
-"""What `encode`, `decode` and `preview` do with one file: plain settings, which can be sent to another process.
+"""The work of `encode`, `decode` and `preview` on one file, as plain settings that can be sent to another process.
 
 settings --open(), once per process--> a session inside a function: job -> row of the outcome
 """

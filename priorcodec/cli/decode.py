@@ -1,4 +1,4 @@
-"""`priorcodec decode | preview | info`: .gic files -> images, and what the files say."""
+"""`priorcodec decode | preview | info`: .gic files -> images or descriptions."""
 
 from __future__ import annotations
 

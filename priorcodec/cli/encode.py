@@ -12,7 +12,7 @@ from priorcodec.core.errors import ConfigError
 
 
 class RefineMetric(enum.StrEnum):
-    """What latent refinement improves."""
+    """Distortion that latent refinement minimizes."""
 
     psnr = "psnr"
     gmsd = "gmsd"

@@ -31,7 +31,7 @@ class Device(enum.StrEnum):
 
 
 class Part(enum.StrEnum):
-    """What is trained; the rest of the adapter stays as it starts."""
+    """The part that is trained; the others keep their initial weights."""
 
     all = "all"
     lora = "lora"

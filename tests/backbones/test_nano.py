@@ -1,4 +1,4 @@
-"""Our own small backbones: stated sizes and rules hold, z is the image bit for bit, any grid size works."""
+"""Our own small backbones: stated sizes and rules are correct, z is the image bit for bit, any grid size works."""
 
 import re
 from pathlib import Path

@@ -12,7 +12,7 @@ from priorcodec import Condition, LatentSpace
 
 
 def at_time(alphas: Tensor, t: Tensor) -> Tensor:
-    """Rows of `alphas` (steps,) at fractional times t (b,), clamped to what there is -> (b,)."""
+    """Rows of `alphas` (steps,) at fractional times t (b,), clamped to the valid range -> (b,)."""
     t = t.to(alphas.device, torch.float32).clamp(0, len(alphas) - 1)
     low = t.floor().long()
     high = (low + 1).clamp(max=len(alphas) - 1)

@@ -1,4 +1,4 @@
-"""What our small backbones share: diffusion in pixel space. z is the image itself, unshuffled; there is no autoencoder."""
+"""Diffusion in pixel space, shared by our small backbones. z is the image itself, unshuffled; there is no autoencoder."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class TwoConvolutions(nn.Sequential):
 
 
 class Toy(nn.Module):
-    """The backbone contract in a few lines; predicts the clean sample, whose colors the tokens' mean shifts."""
+    """The backbone contract in a few lines; predicts the clean sample, with its colors shifted by the mean of the tokens."""
 
     def __init__(self, width: int):
         super().__init__()

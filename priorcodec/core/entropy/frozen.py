@@ -27,7 +27,7 @@ FORGIVEN_BITS = 64  # of the least length: what a state that starts empty may sa
 
 
 class Place(NamedTuple):
-    """What a pass of y decodes: a range of channels, and positions of the grid, counted row by row."""
+    """One decoding pass of y: a range of channels, and positions of the grid, counted row by row."""
 
     channels: slice
     at: NDArray[np.intp]
@@ -261,7 +261,7 @@ def _layer(
 
 
 class _Values:
-    """What is decoded of y.
+    """The decoded part of y.
 
     Attributes:
         y_hat_q: float32 (m, h, w), in quantization steps.
