@@ -22,7 +22,7 @@ from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
 from priorcodec.core import rate_control
 from priorcodec.core.container import MAX_PIXELS
-from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
+from priorcodec.core.errors import AdapterError, ConfigError, DryRunWarning, PrecisionWarning, PriorCodecError, StreamError
 from priorcodec.core.image import io as image_io
 
 if TYPE_CHECKING:
@@ -397,7 +397,17 @@ class Session:
         spec, codec = self.spec, self.codec
         path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
         adapter = Adapter.open(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
-        weights = self.registry.weights(spec, self.config.weights)
+        if adapter.tiny:
+            warnings.warn(
+                DryRunWarning(
+                    f"{path.name} is of a dry run (tiny=true): decoding through the tiny random model of {spec.name}, which "
+                    "shows that the parts fit and makes no image to look at"
+                ),
+                stacklevel=2,
+            )
+            spec, weights = dataclasses.replace(spec, build=lambda weights, *, dtype: spec.build_tiny()), None
+        else:
+            weights = self.registry.weights(spec, self.config.weights)
         built: Any = self.registry.build(spec, weights, dtype=dtype)
         backbone: Any = built.to(self.device)
         low_memory = spec.low_memory if self.config.low_memory is None else self.config.low_memory

@@ -163,6 +163,8 @@ class Adapter(nn.Module):
     def open(cls, path: Path, spec: BackboneSpec, *, encoder_id: int, m: int, levels: int) -> Adapter:
         """Read an adapter file, frozen and not attached yet. No random numbers of the process are used.
 
+        One that a dry run made (`tiny` in its metadata) is for the spec's tiny model.
+
         Args:
             path: The file.
             spec: The backbone it must be for.
@@ -177,8 +179,11 @@ class Adapter(nn.Module):
 
         file = adapter_file.read(path)
         adapter_file.check(file, spec, encoder_id=encoder_id)
+        tiny = file.metadata.get("tiny") == "true"
+        if tiny:
+            rules.tiny_spec(spec)  # builds the tiny model, which must have values, and is kept
         with torch.device("meta"):
-            adapter = cls(spec, file.config, m=m, levels=levels)
+            adapter = cls(spec, file.config, m=m, levels=levels, tiny=tiny)
         adapter_file.check_shapes(file, adapter)
         adapter_file.load(file, adapter)
         return adapter.requires_grad_(False).eval()

@@ -16,7 +16,7 @@ from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.batch.jobs import STREAM, Job, JobFn
 from priorcodec.batch.runner import progress_bar
 from priorcodec.config import DecodeConfig
-from priorcodec.core.errors import ConfigError, PrecisionWarning, StreamError
+from priorcodec.core.errors import ConfigError, DryRunWarning, PrecisionWarning, StreamError
 from priorcodec.core.io.names import printable
 
 if TYPE_CHECKING:
@@ -196,7 +196,11 @@ class Decode:
         if not self.preview:
             session.spec  # noqa: B018  a misspelled backbone is an error before the first file
             if self.config.blend > 0 and not self.skip:  # a run with nothing left to do loads no backbone
-                session.adapter  # noqa: B018  a model that cannot be loaded ends the run, not every file in turn
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", DryRunWarning)
+                    session.adapter  # noqa: B018  a model that cannot be loaded ends the run, not every file in turn
+                for warning in caught:
+                    logger.warning("warning: %s", warning.message)
         preview = functools.partial(session.preview, perceptual=self.perceptual)
         decode_one = preview if self.preview else session.decode
         fingerprint = fingerprints(session, preview=self.preview, perceptual=self.perceptual)

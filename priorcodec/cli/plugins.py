@@ -202,7 +202,7 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
         share = f"{total / spec.parameters:.2%}"
         adapter_file.check(file, spec, encoder_id=encoder_id((WEIGHTS / "encoder.safetensors").read_bytes()))
         if file.metadata.get("tiny"):
-            fits = "no: trained for the backbone's tiny test model"
+            fits = "a dry run's: decodes through the backbone's tiny random model, which shows that the parts fit"
     except (AdapterError, BackboneError) as error:
         fits = f"no: {error}"
     return {
