@@ -22,7 +22,14 @@ from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
 from priorcodec.core import rate_control
 from priorcodec.core.container import MAX_PIXELS
-from priorcodec.core.errors import AdapterError, ConfigError, DryRunWarning, PrecisionWarning, PriorCodecError, StreamError
+from priorcodec.core.errors import (
+    AdapterError,
+    ConfigError,
+    DryRunWarning,
+    PrecisionWarning,
+    PriorCodecError,
+    StreamError,
+)
 from priorcodec.core.image import io as image_io
 
 if TYPE_CHECKING:

@@ -335,9 +335,7 @@ class Adapter(nn.Module):
         mean, std = (None, None) if self.moments is None else self.moments(z_hat, features)
         return Estimate(z_hat=z_hat, features=features, z=z, mean=mean, std=std)
 
-    def condition(
-        self, y_hat: Tensor, quality: Tensor, preview: Tensor, z_hat: Tensor, features: Tensor
-    ) -> Condition:
+    def condition(self, y_hat: Tensor, quality: Tensor, preview: Tensor, z_hat: Tensor, features: Tensor) -> Condition:
         """What the spec asks for, from the arguments of `forward` and what the bridge made of them."""
         wanted, stride = self.spec.image_inputs, self.spec.latent.stride
         tokens, more, pooled = self.tokens(y_hat, quality)

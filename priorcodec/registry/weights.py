@@ -1,6 +1,6 @@
 """Finds weights: in a local folder, the Hugging Face cache, or on the Hub at a pinned commit. Safetensors only.
 
-From a repository in diffusers layout only the folders that the spec names are requested: denoiser, autoencoder, scheduler's config.
+Of a repository in diffusers layout only what the spec names is requested: denoiser, autoencoder, scheduler's config.
 """
 
 from __future__ import annotations

@@ -79,7 +79,9 @@ def check_batch_invariance(subject: Subject) -> None:
             worst = (call()[0] - whole[name][i]).abs().max().item()
             if worst > CLOSE:
                 why = _shared(backbone, x) if name == "predict" else "a mean over the batch? name the dimensions"
-                raise CheckError(f"{name}() gives image {i} another result alone than in a batch (by {worst:.3g}): {why}")
+                raise CheckError(
+                    f"{name}() gives image {i} another result alone than in a batch (by {worst:.3g}): {why}"
+                )
 
 
 def _one(x: dict[str, Any], i: int) -> dict[str, Any]:
@@ -110,13 +112,18 @@ def check_odd_sizes(subject: Subject) -> None:
         out = backbone.predict(**x)
         require_shape(f"predict() at {height}x{width}", out, x["x_t"].shape)
     for multiple in MULTIPLES:  # x and out of the last size
-        if any((out - answer).abs().max() <= CLOSE for answer in _padded(backbone, subject, x, multiple, "replicate")[:1]):
+        if any(
+            (out - answer).abs().max() <= CLOSE for answer in _padded(backbone, subject, x, multiple, "replicate")[:1]
+        ):
             return
     for multiple in MULTIPLES:
         right, shifted, before = _padded(backbone, subject, x, multiple, "replicate")
         zeros = _padded(backbone, subject, x, multiple, "constant")
         for answer, words in (
-            (shifted, "is cropped at the other side than it was padded: the answer is shifted; crop with [..., :h, :w]"),
+            (
+                shifted,
+                "is cropped at the other side than it was padded: the answer is shifted; crop with [..., :h, :w]",
+            ),
             (before, "is padded above and left but cropped below and right: shifted; pad with (0, w % 2, 0, h % 2)"),
             (zeros[0], "is padded with zeros, a dark edge: use mode='replicate'"),
             (zeros[1], "is padded with zeros and shifted: pad with mode='replicate', crop with [..., :h, :w]"),
@@ -165,7 +172,10 @@ def check_dtypes(subject: Subject) -> None:
     torch.nn.Module.to(backbone.module, torch.bfloat16)  # the one of diffusers warns each time
     for name, call in calls(backbone, subject, x).items():
         got = call().dtype
-        require(got == torch.float32, f"{name}() gave {got} for float32 with the denoiser in bfloat16; end with .to(x.dtype)")
+        require(
+            got == torch.float32,
+            f"{name}() gave {got} for float32 with the denoiser in bfloat16; end with .to(x.dtype)",
+        )
 
 
 @torch.no_grad()
@@ -175,7 +185,10 @@ def check_moves(subject: Subject) -> None:
     require(hasattr(backbone, "to"), "the backbone has no .to(device); make it a torch.nn.Module")
     backbone = backbone.to("meta")
     for path, value in _loose(backbone):
-        require(value.is_meta, f"{path} stays on {value.device} when the model is moved: make it a buffer, register_buffer()")
+        require(
+            value.is_meta,
+            f"{path} stays on {value.device} when the model is moved: make it a buffer, register_buffer()",
+        )
     moved = {
         "x_t": x["x_t"].to("meta"),
         "t": x["t"].to("meta"),

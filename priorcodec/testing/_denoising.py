@@ -1,7 +1,7 @@
 """Tier 2: the denoiser removes the noise that `alpha_bar` and the stated prediction say is there; where not, a search says why.
 
-    z = to_latents(image) --add_noise(a(t))--> x_t --predict(t), read as stated--> z_0          error against doing nothing
-    the search: another prediction type, sign, unit of time, scale of x_t, or reading of alpha_bar under which it denoises
+z = to_latents(image) --add_noise(a(t))--> x_t --predict(t), read as stated--> z_0          error against doing nothing
+the search: another prediction type, sign, unit of time, scale of x_t, or reading of alpha_bar under which it denoises
 """
 
 from __future__ import annotations
@@ -42,18 +42,23 @@ CLOCKS: dict[str, Callable[[Tensor], Tensor]] = {
     "": lambda t: t,
     "time is reversed before it reaches the denoiser: pass t, not 999 - t": lambda t: 999 - t,
     "time reaches the denoiser in thousandths: pass t, not t / 1000": lambda t: 1000 * t,
-    "time reaches the denoiser multiplied by 1000: pass t as the denoiser was trained on it, t / 1000 or t": lambda t: t / 1000,
+    "time reaches the denoiser multiplied by 1000: pass t as the denoiser was trained on it, t / 1000 or t": lambda t: (
+        t / 1000
+    ),
     "time reaches the denoiser at half its value": lambda t: 2 * t,
     "time reaches the denoiser at twice its value": lambda t: t / 2,
 }
 SCALES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {  # of (x_t, alpha_bar)
     "": lambda x, a: x,
-    "x_t is rescaled before it reaches the denoiser: it comes as the denoiser wants it": lambda x, a: x
-    * (a.sqrt() + (1 - a).sqrt()).view(-1, 1, 1, 1),
-    "x_t is divided by sqrt(alpha_bar) before it reaches the denoiser: pass it as it comes": lambda x, a: x
-    * a.sqrt().view(-1, 1, 1, 1),
-    "the denoiser wants x_t on another scale, z + sigma * noise: divide by sqrt(alpha_bar)": lambda x, a: x
-    / a.sqrt().view(-1, 1, 1, 1),
+    "x_t is rescaled before it reaches the denoiser: it comes as the denoiser wants it": lambda x, a: (
+        x * (a.sqrt() + (1 - a).sqrt()).view(-1, 1, 1, 1)
+    ),
+    "x_t is divided by sqrt(alpha_bar) before it reaches the denoiser: pass it as it comes": lambda x, a: (
+        x * a.sqrt().view(-1, 1, 1, 1)
+    ),
+    "the denoiser wants x_t on another scale, z + sigma * noise: divide by sqrt(alpha_bar)": lambda x, a: (
+        x / a.sqrt().view(-1, 1, 1, 1)
+    ),
     "x_t is doubled before it reaches the denoiser: pass it as it comes": lambda x, a: x / 2,
     "x_t is halved before it reaches the denoiser: pass it as it comes": lambda x, a: x * 2,
     "x_t is negated before it reaches the denoiser: pass it as it comes": lambda x, a: -x,
@@ -79,9 +84,13 @@ def check_prediction_type(subject: Subject) -> str:
     best = min(candidates, key=lambda reading: sum(bench.errors(reading)))
     known = max(bench.errors(best)) < MOST and (best.kind, best.sign) != (stated.kind, 1)
     if known and sum(bench.errors(best)) < BETTER * sum(errors):
-        raise CheckError(f"predict() {_misread(stated, best)} (error left: {text}; {sum(bench.errors(best)):.3g} so in all)")
+        raise CheckError(
+            f"predict() {_misread(stated, best)} (error left: {text}; {sum(bench.errors(best)):.3g} so in all)"
+        )
     if not bad:
-        best = min((_Reading(kind=stated.kind, time=clock) for clock in CLOCKS), key=lambda r: math.prod(bench.errors(r)))
+        best = min(
+            (_Reading(kind=stated.kind, time=clock) for clock in CLOCKS), key=lambda r: math.prod(bench.errors(r))
+        )
         if not best.time or math.prod(bench.errors(best)) > BETTER ** len(TIMES) * math.prod(errors):
             return f"error left: {text} of doing nothing's"
         raise CheckError(f"predict() removes too little noise (error left: {text}): {best.time}")
@@ -99,7 +108,7 @@ def check_prediction_type(subject: Subject) -> str:
     require(
         False,
         f"predict() does not denoise (error left: {text} of doing nothing's, wanted below {MOST} everywhere), whatever "
-        "prediction, sign or clock: are the weights loaded, are z and x_t on the scale it was trained on, is the condition passed?",
+        "prediction, sign or clock: are the weights loaded, are z and x_t on the scale of its training, is the condition passed?",
     )
     return ""
 
@@ -136,7 +145,11 @@ def check_noise_level(subject: Subject) -> str:
     text = f"miscalibration {stated:.2f}, 0 at best"
     if stated < CALIBRATED or (stated < WRONG and others[best] > 0.6 * stated):
         return text
-    cause = best if others[best] < 0.7 * stated else "is alpha_bar() the cumulative product of the schedule of its training?"
+    cause = (
+        best
+        if others[best] < 0.7 * stated
+        else "is alpha_bar() the cumulative product of the schedule of its training?"
+    )
     raise CheckError(f"the denoiser takes x_t for noisier or cleaner than alpha_bar states it ({text}); {cause}")
 
 

@@ -80,7 +80,9 @@ def _why(subject: Subject, backbone: Any, x: Tensor, z: Tensor, back: Tensor) ->
     }
     for order in itertools.permutations(range(3)):
         if order != (0, 1, 2):
-            turned[f"its channels are swapped, order {order} is red, green, blue"] = lambda x, order=order: x[:, list(order)]
+            turned[f"its channels are swapped, order {order} is red, green, blue"] = lambda x, order=order: x[
+                :, list(order)
+            ]
     tried = {text: _psnr(_fit(turn(back), x)[0], x) for text, turn in turned.items()}
     fitted, gain, offset = _fit(back, x)
     plain = _psnr(fitted, x)
@@ -155,7 +157,11 @@ def check_latent_space(subject: Subject) -> str:
     )
     text = f"standard deviation {std.square().mean().sqrt():.3g}, stated {stated_std.square().mean().sqrt():.3g}"
     if not 0.35 < ratio < 2.9:
-        causes = {1 / latent.scale: "not applied by to_latents()", latent.scale: "applied twice", latent.scale**-2: "inverted"}
+        causes = {
+            1 / latent.scale: "not applied by to_latents()",
+            latent.scale: "applied twice",
+            latent.scale**-2: "inverted",
+        }
         near = min(causes, key=lambda factor: abs(torch.tensor(ratio / factor).log().item()))
         fits = latent.scale != 1 and 0.6 < ratio / near < 1.7
         cause = f"latent.scale is {causes[near]}" if fits else "is it latent.scale, or latent.std?"

@@ -62,7 +62,9 @@ def of_model(backbone: Any) -> dict[str, dict[str, Any]]:
     kinds: dict[str, dict[str, Any]] = {"mode of": {}, "hooks of": {}, "gradient flags of": {}, "weight or buffer": {}}
     for path, module in _modules(backbone):
         kinds["mode of"][path] = module.training
-        kinds["hooks of"][path] = len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        kinds["hooks of"][path] = (
+            len(module._forward_hooks) + len(module._forward_pre_hooks) + len(module._backward_hooks)
+        )
         kinds["gradient flags of"][path] = [p.requires_grad for p in module.parameters(recurse=False)]
         for name, value in (*module.named_parameters(path, False), *module.named_buffers(path, False)):
             kinds["weight or buffer"][name] = _digest(value)
@@ -115,6 +117,11 @@ def _digest(value: torch.Tensor) -> Any:
     return tuple(value.shape), value._version, flat[:64].float().sum().item(), flat.float().abs().sum().item()
 
 
+def _set_filters(values: list[Any]) -> None:
+    filters: Any = warnings.filters
+    filters[:] = values
+
+
 def _set_attention(values: tuple[bool, ...]) -> None:
     for (_, setter), value in zip(ATTENTION, values, strict=True):
         setter(value)
@@ -150,7 +157,10 @@ def _state() -> dict[str, tuple[Any, Any]]:
         "torch's attention switches": (tuple(f() for f, _ in ATTENTION), _set_attention),
         "torch's anomaly switch": (torch.is_anomaly_enabled(), torch.autograd.set_detect_anomaly),
         "torch's inference mode": (torch.is_inference_mode_enabled(), lambda _: None),
-        "Python's warning filters": (list(warnings.filters), lambda value: warnings.filters.__setitem__(slice(None), value)),
+        "Python's warning filters": (
+            list(warnings.filters),
+            _set_filters,
+        ),
         "the root logger's level": (logging.getLogger().level, logging.getLogger().setLevel),
         "environment variables": (dict(os.environ), set_environment),
         "the working directory": (os.getcwd(), os.chdir),

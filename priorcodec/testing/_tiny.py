@@ -60,7 +60,9 @@ def check_predict_shape(subject: Subject) -> None:
                 f"predict() gives {out.shape[1]} channels for {channels}: drop the learned variance, out[:, :{channels}]"
             )
         require_shape(f"predict() with {tokens} tokens", out, x["x_t"].shape)
-        require(out.dtype == x["x_t"].dtype, f"predict() gave {out.dtype} for {x['x_t'].dtype}; end with .to(x_t.dtype)")
+        require(
+            out.dtype == x["x_t"].dtype, f"predict() gave {out.dtype} for {x['x_t'].dtype}; end with .to(x_t.dtype)"
+        )
 
 
 @torch.no_grad()
@@ -99,7 +101,8 @@ def check_gradients(subject: Subject) -> None:
     grads = torch.autograd.grad(out.sum(), list(inputs.values()), allow_unused=True)
     for name, grad in zip(inputs, grads, strict=True):
         require(
-            grad is not None and bool(grad.any()), f"no gradient of predict() arrives at {name}: is it detached? {remedy}"
+            grad is not None and bool(grad.any()),
+            f"no gradient of predict() arrives at {name}: is it detached? {remedy}",
         )
         assert grad is not None
         require(bool(grad.isfinite().all()), f"the gradient of predict() at {name} is not finite")
@@ -118,8 +121,10 @@ def check_alpha_bar(subject: Subject) -> None:
     require_shape("alpha_bar()", a, (41,))
     ends = f"alpha_bar() goes from {a[0]:.3f} at 0 to {a[-1]:.3f} at 999, wanted near 1 to near 0"
     require(not bool((a.diff() > 0).all()), f"{ends}: time is reversed, 0 is the clean end; or it is the noise's share")
-    require(bool((a <= 1).all() and (a >= 0).all()), f"{ends}: it leaves [0, 1]; is it sigma or a signal-to-noise ratio?")
-    require(0.95 < a[0].item() and a[-1].item() < 0.1, f"{ends}: is t in [0, 999], and is it the cumulative product?")
+    require(
+        bool((a <= 1).all() and (a >= 0).all()), f"{ends}: it leaves [0, 1]; is it sigma or a signal-to-noise ratio?"
+    )
+    require(a[0].item() > 0.95 and a[-1].item() < 0.1, f"{ends}: is t in [0, 999], and is it the cumulative product?")
     require(bool((a.diff() < 0).all()), "alpha_bar() does not fall all the way")
     fractions = backbone.alpha_bar(torch.tensor([500.0, 500.25, 500.5, 500.75, 501.0]))
     require(

@@ -92,7 +92,10 @@ def test_odd_latents_keep_their_size(spec, size):
 
 def test_an_odd_grid_is_the_even_one_with_its_edge_repeated():
     backbone, seeded = nano_pixel.SPEC.build_tiny(), torch.Generator().manual_seed(0)
-    x_t, words = torch.randn(1, 192, 5, 7, generator=seeded), (torch.tensor([200.0]), Condition(tokens=torch.zeros(1, 2, 256)))
+    x_t, words = (
+        torch.randn(1, 192, 5, 7, generator=seeded),
+        (torch.tensor([200.0]), Condition(tokens=torch.zeros(1, 2, 256))),
+    )
     padded = torch.nn.functional.pad(x_t, (0, 1, 0, 1), mode="replicate")
     assert torch.equal(backbone.predict(x_t, *words), backbone.predict(padded, *words)[..., :5, :7])
 

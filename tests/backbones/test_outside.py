@@ -27,7 +27,7 @@ SMALL = AdapterConfig(width=8, depth=1, stem_width=8, stem_depth=1, fusion=8, re
 
 @pytest.fixture(scope="module")
 def x4():
-    """The plugin in docs/plugins/upscaler."""
+    """The plugin in docs/plugins/upscaler: priorcodec_x4/__init__.py and model.py."""
     sys.path.insert(0, str(ROOT / "docs" / "plugins" / "upscaler"))
     try:
         yield importlib.import_module("priorcodec_x4")
@@ -66,7 +66,9 @@ def test_the_upscaler_reads_a_folder_and_decodes_a_file(x4, tmp_path, monkeypatc
     saved.module.save_pretrained(tmp_path / "w" / "unet")
     saved.vae.save_pretrained(tmp_path / "w" / "vae")
     model = importlib.import_module("priorcodec_x4.model")
-    diffusers.DDIMScheduler(**model.SCHEDULE, prediction_type="v_prediction").save_pretrained(tmp_path / "w" / "scheduler")
+    diffusers.DDIMScheduler(**model.SCHEDULE, prediction_type="v_prediction").save_pretrained(
+        tmp_path / "w" / "scheduler"
+    )
     assert saved.module.conv_in.weight.shape[1] == 7 and saved.module.class_embedding.weight.shape[0] == 1000
     loaded = spec.build(registry.weights(spec, str(tmp_path / "w")), dtype=torch.float32)
     monkeypatch.setattr(model, "Upscaler", lambda weights, dtype, tiny: loaded)  # for the tiny adapter, the tiny folder
@@ -82,6 +84,7 @@ def test_the_upscaler_reads_a_folder_and_decodes_a_file(x4, tmp_path, monkeypatc
     assert seen[0].preview is None and seen[0].latent is None and seen[0].features is None
 
 
+@pytest.mark.slow
 def test_the_upscaler_passes_the_kit(x4):
     assert failed(x4.SPEC) == {}
 

@@ -104,7 +104,10 @@ def test_why_a_file_does_not_fit(tmp_path, metadata, reason):
 
 
 def test_a_dry_runs_adapter_says_what_it_can_do(tmp_path):
-    assert "a dry run's: decodes through the backbone's tiny random model" in explained(altered(tmp_path, tiny="true"))["fits"]
+    assert (
+        "a dry run's: decodes through the backbone's tiny random model"
+        in explained(altered(tmp_path, tiny="true"))["fits"]
+    )
 
 
 def test_a_newer_kind_and_a_pickle_are_one_line(tmp_path):

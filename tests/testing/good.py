@@ -1,6 +1,6 @@
 """A backbone that keeps the whole contract, its real denoiser included, and helpers that spoil one thing of it.
 
-The denoiser is the best linear one for latents with the spectrum of images (Wiener 1949), so that tier 2 has something to measure;
+The denoiser is the best linear one for latents with the spectrum of images (Wiener 1949), so that tier 2 can measure it;
 a small network with LoRA targets, a fusion site and conditions adds a little to it.
 """
 

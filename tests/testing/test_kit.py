@@ -123,7 +123,9 @@ BAD = {
 }
 for name in ON_THE_REAL_MODEL:  # good when tiny, bad when real
     BAD[f"real_{name}"] = lambda name=name: replace(BAD[name](), build_tiny=make().build_tiny)
-BAD["real_side_effects"] = lambda: make(bad("to_pixels", lambda good, self, z: (self.module.train(), good(self, z))[1]), Good)
+BAD["real_side_effects"] = lambda: make(
+    bad("to_pixels", lambda good, self, z: (self.module.train(), good(self, z))[1]), Good
+)
 CHECKS = {check.name: check for check in all_checks()}
 
 

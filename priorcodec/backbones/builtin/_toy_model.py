@@ -38,7 +38,7 @@ class Toy(nn.Module):
     def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         a, tokens = self.alpha_bar(t).to(x_t.dtype).view(-1, 1, 1, 1), condition.tokens
         assert tokens is not None  # for the type checker
-        x = (x_t / a.sqrt().clamp_min(0.1)).to(self.module.conv1.weight.dtype)
+        x = (x_t / a.sqrt().clamp_min(0.1)).to(next(self.module.parameters()).dtype)
         return self.module(x).to(x_t.dtype) + tokens.mean(1)[..., None, None]
 
     def to_latents(self, x: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def build(weights, *, dtype, heads=2):
             x = torch.nn.functional.pad(x_t, (0, w % 2, 0, h % 2), mode="replicate")
             rows, columns = (side // 2 for side in x.shape[-2:])
             packed = torch.nn.functional.pixel_unshuffle(x, 2).flatten(2).mT.to(dtype)
-            grid = torch.cartesian_prod(*(torch.arange(n, device=x.device, dtype=torch.float32) for n in (rows, columns)))
+            grid = torch.cartesian_prod(*(torch.arange(n, device=x.device).float() for n in (rows, columns)))
             places = torch.cat([torch.zeros_like(grid[:, :1]), grid], 1)
             tokens, pooled = condition.tokens.to(dtype), condition.pooled.to(dtype)
             words, guidance = x.new_zeros(tokens.shape[1], 3), torch.full_like(t, 3.5)

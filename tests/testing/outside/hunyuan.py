@@ -17,15 +17,13 @@ def build(weights, *, dtype, heads=2):
                 self.module = HunyuanDiT2DModel(
                     in_channels=4, patch_size=2, num_layers=2, num_attention_heads=heads, attention_head_dim=8, sample_size=8,
                     hidden_size=8 * heads, cross_attention_dim=12, cross_attention_dim_t5=24, pooled_projection_dim=10,
-                    text_len=16, text_len_t5=16, learn_sigma=True, use_style_cond_and_image_meta_size=False,
+                    text_len=16, text_len_t5=16, use_style_cond_and_image_meta_size=False,
                 )  # fmt: skip
-                self.vae = AutoencoderKL(
-                    block_out_channels=[8] * 4, norm_num_groups=4, down_block_types=["DownEncoderBlock2D"] * 4,
-                    up_block_types=["UpDecoderBlock2D"] * 4, scaling_factor=0.13025,
-                )  # fmt: skip
+                blocks = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+                self.vae = AutoencoderKL(**blocks, block_out_channels=[8] * 4, norm_num_groups=4)
             torch.nn.Module.to(self.module, dtype)  # the one of diffusers warns
-            schedule = DDPMScheduler(beta_start=0.00085, beta_end=0.018, beta_schedule="scaled_linear")
-            self.register_buffer("alphas", schedule.alphas_cumprod)
+            betas = {"beta_start": 0.00085, "beta_end": 0.018, "beta_schedule": "scaled_linear"}
+            self.register_buffer("alphas", DDPMScheduler(**betas).alphas_cumprod)
             self.requires_grad_(False).eval()
 
         def alpha_bar(self, t):
@@ -35,11 +33,12 @@ def build(weights, *, dtype, heads=2):
         def predict(self, x_t, t, condition):
             (h, w), dtype = x_t.shape[-2:], self.module.dtype
             x = pad(x_t, (0, w % 2, 0, h % 2), mode="replicate").to(dtype)
-            clip, t5 = ((n.to(dtype), n.shape[1]) for n in (condition.tokens, condition.more_tokens[0]))
-            clip, t5 = ((pad(n, (0, 0, 0, 16 - count)), pad(n.new_ones(len(n), count), (0, 16 - count))) for n, count in (clip, t5))
-            sides = (x.shape[-2] // 2, x.shape[-1] // 2)
-            places = get_2d_rotary_pos_embed(8, ((0, 0), sides), sides, output_type="pt", device=x.device)
-            out = self.module(x, t.to(dtype), clip[0], clip[1], t5[0], t5[1], None, None, places, return_dict=False)[0]
+            missing = 16 - condition.tokens.shape[1]
+            clip, t5 = (pad(n.to(dtype), (0, 0, 0, missing)) for n in (condition.tokens, *condition.more_tokens))
+            mask = pad(clip.new_ones(len(clip), 16 - missing), (0, missing))
+            grid = x.shape[-2] // 2, x.shape[-1] // 2
+            places = get_2d_rotary_pos_embed(8, ((0, 0), grid), grid, output_type="pt", device=x.device)
+            out = self.module(x, t.to(dtype), clip, mask, t5, mask, None, None, places, return_dict=False)[0]
             return out[:, :4, :h, :w].to(x_t.dtype)  # without the learned variance
 
         def to_latents(self, x):

@@ -24,7 +24,8 @@ def build(weights, *, dtype, width=16):
                 )  # fmt: skip
                 self.movq = VQModel(
                     block_out_channels=(32, 32, 32, 32), latent_channels=4, vq_embed_dim=4, norm_type="spatial",
-                    num_vq_embeddings=64, layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 4, up_block_types=["UpDecoderBlock2D"] * 4,
+                    num_vq_embeddings=64, layers_per_block=1, down_block_types=["DownEncoderBlock2D"] * 4,
+                    up_block_types=["UpDecoderBlock2D"] * 4,
                 )  # fmt: skip
             torch.nn.Module.to(self.module, dtype)  # the one of diffusers warns
             self.register_buffer("alphas", DDPMScheduler(beta_start=0.00085, beta_end=0.012).alphas_cumprod)

@@ -1,4 +1,4 @@
-"""Stable Diffusion x4 upscaler (Rombach et al. 2022) for PriorCodec: its U-Net sees the preview, four times smaller, beside x_t."""
+"""Stable Diffusion x4 upscaler (Rombach et al. 2022) for PriorCodec: its U-Net sees a small preview beside x_t."""
 
 from priorcodec import BackboneSpec, FusionSite, ImageInput, LatentSpace, LoraRule, Prediction, hookimpl
 

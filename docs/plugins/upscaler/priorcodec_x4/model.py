@@ -5,11 +5,21 @@ from priorcodec_x4 import SPEC
 
 NOISE_LEVEL = 20  # of the small image, as in the model's own pipeline; it is told this level and gets no noise
 FULL = {"in_channels": 7, "out_channels": 4, "layers_per_block": 2, "block_out_channels": (256, 512, 512, 1024)}
-FULL |= {"cross_attention_dim": SPEC.token_dim, "num_class_embeds": 1000, "use_linear_projection": True, "sample_size": 128}
+FULL |= {
+    "cross_attention_dim": SPEC.token_dim,
+    "num_class_embeds": 1000,
+    "use_linear_projection": True,
+    "sample_size": 128,
+}
 FULL |= {"only_cross_attention": (True, True, True, False), "attention_head_dim": 8}
 FULL |= {"down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 3)}
 FULL |= {"up_block_types": (*["CrossAttnUpBlock2D"] * 3, "UpBlock2D")}
-TINY = FULL | {"block_out_channels": (16, 32, 32, 32), "layers_per_block": 1, "norm_num_groups": 8, "attention_head_dim": 4}
+TINY = FULL | {
+    "block_out_channels": (16, 32, 32, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 8,
+    "attention_head_dim": 4,
+}
 VAE = {"down_block_types": ["DownEncoderBlock2D"] * 3, "up_block_types": ["UpDecoderBlock2D"] * 3, "latent_channels": 4}
 VAE |= {"scaling_factor": SPEC.latent.scale, "layers_per_block": 2, "block_out_channels": (128, 256, 512)}
 TINY_VAE = VAE | {"block_out_channels": (8, 8, 8), "norm_num_groups": 4, "layers_per_block": 1}
