@@ -78,7 +78,7 @@ $(STAMP): pyproject.toml
 # The page that decodes files in a browser: models, and onnxruntime-web from npm. Serve the folder web/ from anywhere.
 web: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[export]'
-	$(BIN)/priorcodec export web/models
+	$(BIN)/priorcodec export web/models --half
 	npm install --prefix web --no-audit --no-fund --no-package-lock
 	@echo "serve it here: $(BIN)/python -m http.server --directory web"
 
