@@ -51,14 +51,14 @@ $(OLDEST)/installed: $(STAMP)
 audit: $(STAMP)
 	@$(BIN)/python .ci/audit $(VENV)/audit $(BIN)/python runs/sbom.cdx.json
 
-CODECS ?= preview nano_pixel nano_pixel:denoiser=none nano_pixel:start=0.5 nano_dit vvc avif jxl
+CODECS ?= preview perceptual nano_pixel nano_pixel:denoiser=none nano_pixel:start=0.5 nano_dit vvc avif jxl
 QUALITY = lite1_lpips lite1_dists lite1_frechet ssimulacra2 msssim psnr stlpips_alex
 quality: $(STAMP)
 	@test -n "$(KODAK)$(AIGC)" || { echo "make quality wants images: make quality KODAK=FOLDER AIGC=FOLDER [VVC=FOLDER of kodak/ and aigc/]" >&2; exit 1; }
 	$(if $(KODAK),$(BIN)/python benchmarks/rd.py kodak $(KODAK) $(if $(VVC),--vvc $(VVC)/kodak) --codecs $(CODECS) --metrics $(QUALITY) \
-		--qualities 2 4 6 8 10 11 --between 0.02 0.25 --workers $$(nproc))
+		--qualities 1 3 5 7 9 --between 0.02 0.25 --workers $$(nproc))
 	$(if $(AIGC),$(BIN)/python benchmarks/rd.py aigc $(AIGC) $(if $(VVC),--vvc $(VVC)/aigc) --codecs $(CODECS:avif=avif:1,10,20,35) \
-		--metrics $(QUALITY) --qualities 2 4 6 8 11 --between 0.02 0.25 --workers $$(nproc))
+		--metrics $(QUALITY) --qualities 1 3 5 7 9 --between 0.02 0.25 --workers $$(nproc))
 	$(BIN)/python benchmarks/readme.py
 
 install: $(STAMP)

@@ -191,69 +191,35 @@ def _absent(title: str, module: str, package: str) -> str | None:
     return None if find_spec(module) else f"{title}: no python module {module}; pip install {package}"
 
 
-JPEG = {"format": "JPEG", "progressive": True, "optimize": True}
-WEBP, AVIF, JXL = {"format": "WEBP", "method": 6}, {"format": "AVIF", "speed": 4}, {"format": "JXL", "effort": 7}
+PILLOW: dict[str, tuple[str, tuple[str, ...], dict[str, Any]]] = {  # title, settings, options of Image.save
+    "avif": ("AVIF (speed 4)", ("1", "10", "20", "30", "40"), {"format": "AVIF", "speed": 4}),
+    "jxl": ("JPEG XL (effort 7)", ("1", "5", "10", "20", "30"), {"format": "JXL", "effort": 7}),
+    "webp": ("WebP (method 6)", ("0", "2", "5", "12", "25"), {"format": "WEBP", "method": 6}),
+    "jpeg": (
+        "JPEG (progressive)",
+        ("1", "5", "10", "15", "20"),
+        {"format": "JPEG", "progressive": True, "optimize": True},
+    ),
+}
 X265 = {"preset": "slow", "x265-params": "info=0:keyint=1:log-level=none:pools=1:frame-threads=1"}
 SVT = {"preset": "4", "svtav1-params": "lp=1:avif=1"}
-CLASSICAL = ("avif", "jxl", "webp", "jpeg", "hevc", "av1")
+CLASSICAL = (*PILLOW, "hevc", "av1")
 ANCHORS = (*CLASSICAL, "vvc", *COMPRESSAI)
 
 
 def anchor(name: str, *, vvc: Path | None = None) -> Coder:
     """One of ANCHORS. vvc: folder of NAME-qpQP.266 bitstreams; without it vvencapp is used when on the PATH."""
-    read, pillow = evaluate.read, _versions("pillow")
-    if name == "jpeg":
-        return Coder(
-            name=name,
-            title="JPEG (progressive)",
-            suffix=".jpg",
-            settings=("1", "5", "10", "15", "20"),
-            encode=partial(_pillow, options=JPEG),
-            decode=read,
-            identity=pillow,
-        )
-    if name == "webp":
-        return Coder(
-            name=name,
-            title="WebP (method 6)",
-            suffix=".webp",
-            settings=("0", "2", "5", "12", "25"),
-            encode=partial(_pillow, options=WEBP),
-            decode=read,
-            identity=pillow,
-        )
-    if name == "avif":
-        return Coder(
-            name=name,
-            title="AVIF (speed 4)",
-            suffix=".avif",
-            settings=("1", "10", "20", "30", "40"),
-            encode=partial(_pillow, options=AVIF),
-            decode=read,
-            identity=pillow,
-        )
-    if name == "jxl":
-        return Coder(
-            name=name,
-            title="JPEG XL (effort 7)",
-            suffix=".jxl",
-            settings=("1", "5", "10", "20", "30"),
-            encode=partial(_pillow, options=JXL),
-            decode=read,
-            identity=_versions("pillow-jxl-plugin"),
-            missing=_absent("JPEG XL", "pillow_jxl", "pillow-jxl-plugin"),
-        )
+    read = evaluate.read
+    if name in PILLOW:
+        title, settings, options = PILLOW[name]
+        plugin = name == "jxl"  # the one format that Pillow itself lacks
+        return Coder(name=name, title=title, suffix=".jpg" if name == "jpeg" else f".{name}", settings=settings, decode=read,
+                     encode=partial(_pillow, options=options), identity=_versions("pillow-jxl-plugin" if plugin else "pillow"),
+                     missing=_absent("JPEG XL", "pillow_jxl", "pillow-jxl-plugin") if plugin else None)  # fmt: skip
     if name == "hevc":
-        return Coder(
-            name=name,
-            title="HEVC intra (x265 slow)",
-            suffix=".265",
-            settings=("51", "47", "43", "39", "35"),
-            encode=partial(_video, codec="libx265", container="hevc", options=X265),
-            decode=read,
-            identity=_versions("av"),
-            missing=_absent("HEVC", "av", "av"),
-        )
+        return Coder(name=name, title="HEVC intra (x265 slow)", suffix=".265", settings=("51", "47", "43", "39", "35"),
+                     encode=partial(_video, codec="libx265", container="hevc", options=X265), decode=read,
+                     identity=_versions("av"), missing=_absent("HEVC", "av", "av"))  # fmt: skip
     if name == "av1":
         return Coder(name=name, title="AV1 intra (SVT-AV1 preset 4)", suffix=".obu",
                      settings=("63", "57", "51", "45", "38"), decode=read, identity=_versions("av"),

@@ -47,6 +47,18 @@ CROPS = {
     "aigc-03": ((363, 290), (600, 60)),  # a face; hair
     "aigc-05": ((350, 300), (620, 600)),  # an old face; cloth
     "aigc-13": ((250, 500), (560, 0)),  # a car; sky and clouds
+    "kodim01": ((400, 0), (200, 190)),  # windows in a wall; a door
+    "kodim03": ((80, 50), (420, 0)),  # letters on a cap; sky
+    "kodim09": ((190, 280), (190, 20)),  # numbers on a sail; sky
+    "kodim12": ((200, 40), (420, 180)),  # two faces; sand
+    "kodim14": ((440, 190), (60, 60)),  # letters on a boat; faces
+    "kodim17": ((130, 60), (180, 420)),  # a stone face; a golden ball
+    "kodim24": ((370, 150), (60, 0)),  # a painted wall; a roof before the sky
+    "aigc-04": ((370, 130), (280, 470)),  # a face; armor
+    "aigc-06": ((330, 230), (640, 560)),  # a cat's eyes; fur before a flat ground
+    "aigc-10": ((130, 10), (20, 190)),  # a face and a knitted scarf; cloth
+    "aigc-14": ((300, 400), (0, 120)),  # hands; glass out of focus
+    "aigc-22": ((360, 270), (480, 480)),  # a drawn face; small figures and lawn
 }
 """Image -> top left corners (x, y) of its crops: faces, letters, and flat areas, chosen before any decoded image was seen."""
 PAIRS = (("nano_pixel", "vvc"), ("nano_pixel", "preview"))

@@ -63,7 +63,7 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
     tensors |= {f"lora.{name}": value for name, value in (adapter.lora or adapter.lora_values).items()}
     tensors = {name: value.detach().cpu().to(dtype) for name, value in tensors.items()}
     for name, value in tensors.items():
-        if not torch.isfinite(value).all():
+        if not safetensors.is_finite(value):
             raise AdapterError(f"{name} is not finite as {dtype}: save as torch.float32, or an earlier checkpoint")
     atomic.write(path, safetensors.to_bytes(tensors, header))
 
@@ -142,7 +142,7 @@ def load(file: AdapterFile, adapter: Adapter) -> None:
         part, _, name = key.partition(".")
         if part not in parts:
             raise AdapterError(f"{file.path.name} holds {said}, which this version does not know: update priorcodec")
-        if not torch.isfinite(value).all():
+        if not safetensors.is_finite(value):
             raise AdapterError(f"{file.path.name}: {said} holds values that are not finite: get the adapter again")
         parts[part][name] = value.float()
     empty = any(parameter.is_meta for parameter in adapter.parameters())

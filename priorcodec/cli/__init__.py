@@ -28,6 +28,7 @@ app = typer.Typer(
     help="Encode images to tiny files and decode them through diffusion models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes longer to import than all the rest of the help
 )
 
 

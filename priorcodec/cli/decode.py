@@ -24,7 +24,8 @@ def decode(
         str | None, typer.Option(help="Backbone that decodes; `priorcodec backbones` lists them; default nano_pixel.")
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Weights of the backbone: folder, file or Hub id; default: where they are found.")
+        str | None,
+        typer.Option(help="Weights of the backbone: folder, file or Hub id; default: the backbone's own source."),
     ] = None,
     adapter: Annotated[
         str | None, typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE@COMMIT.")
@@ -41,7 +42,7 @@ def decode(
         ),
     ] = None,
     blend: Annotated[
-        float | None, typer.Option(help="Mix of preview (0) and the backbone's image (1); default 1.")
+        float | None, typer.Option(help="Blend between the preview (0) and the backbone's image (1); default 1.")
     ] = None,
     low_memory: Annotated[
         bool, typer.Option("--low-memory", help="Run the backbone's autoencoder in slices and tiles.")
@@ -60,7 +61,7 @@ def decode(
 ) -> None:
     """Decode .gic files to images through a diffusion backbone.
 
-    --skip-existing keeps a PNG that says it was made of this very file with these settings, weights and adapter.
+    --skip-existing keeps a PNG whose metadata says that it was decoded from this file with these settings, weights and adapter.
     """
     from priorcodec.batch.tasks import Decode
 
@@ -92,7 +93,10 @@ def preview(
     tile: options.Tile = None,
     perceptual: Annotated[
         bool,
-        typer.Option("--perceptual", help="Use the decoder trained to look like the original, not for least error."),
+        typer.Option(
+            "--perceptual",
+            help="Use the decoder trained for visual quality instead of the one trained for least error.",
+        ),
     ] = False,
     skip_existing: options.Skip = False,
     workers: options.Workers = 1,
@@ -100,7 +104,10 @@ def preview(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Decode .gic files by an auxiliary decoder alone: fast, without a diffusion model."""
+    """Decode .gic files without a diffusion model.
+
+    Fast: one of the encoder's two auxiliary decoders turns the file into an image.
+    """
     from priorcodec.batch.tasks import Decode
 
     config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
@@ -115,7 +122,7 @@ def info(
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> None:
-    """Print what .gic files say: size, quality, encoder and segments."""
+    """Describe .gic files: size, quality, encoder and segments."""
     from priorcodec.batch import jobs, runner
     from priorcodec.core import container
 

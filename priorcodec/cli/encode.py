@@ -25,19 +25,24 @@ def encode(
     quality: Annotated[
         float | None, typer.Option("-q", "--quality", help="0 (smallest file) to 11; fractions allowed; default 6.")
     ] = None,
-    bpp: Annotated[float | None, typer.Option(help="Largest size in bits per pixel; the quality is searched.")] = None,
-    target_bytes: Annotated[
-        int | None, typer.Option("--target-bytes", help="Largest size in bytes; the quality is searched.")
+    bpp: Annotated[
+        float | None, typer.Option(help="Highest rate in bits per pixel; the best quality that fits is used.")
     ] = None,
-    background: Annotated[str | None, typer.Option(help="Color behind transparent parts: white, #rrggbb.")] = None,
+    target_bytes: Annotated[
+        int | None,
+        typer.Option("--target-bytes", help="Largest file size in bytes; the best quality that fits is used."),
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Color to put behind transparent areas: white, #rrggbb, ...")
+    ] = None,
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Write 8 bytes of image statistics for `decode --renorm written`.")
     ] = False,
     refine: Annotated[
-        int, typer.Option(help="Steps of latent refinement, 0 to 10000: slower, but smaller and better files.")
+        int, typer.Option(help="Latent refinement steps, 0 to 10000: slower encoding, better quality per byte.")
     ] = 0,
     refine_metric: Annotated[
-        RefineMetric, typer.Option("--refine-metric", help="What --refine improves.")
+        RefineMetric, typer.Option("--refine-metric", help="Metric that --refine optimizes.")
     ] = RefineMetric.psnr,
     device: options.Device = None,
     max_pixels: options.MaxPixels = None,
@@ -50,9 +55,9 @@ def encode(
 ) -> None:
     """Encode images to .gic files. No diffusion model is loaded.
 
-    --skip-existing keeps a file that is readable, was written by this encoder at this quality (or is within the wanted size),
-    has statistics only if they are wanted, has the image's size, and is not older than the image. Pixels are not compared, and
-    whether a file was refined cannot be seen.
+    --skip-existing keeps an existing file if it is readable, was written by this encoder at this quality (or meets the target
+    size), contains statistics exactly when --statistics is given, has the image's dimensions, and is not older than the image.
+    It does not compare pixels or check whether the file was refined.
     """
     from priorcodec.batch import runner
     from priorcodec.batch.jobs import STREAM

@@ -14,13 +14,18 @@ def evaluate(
     references: Annotated[Path, typer.Argument(help="Original image or folder of them.")],
     files: Annotated[list[Path], typer.Argument(help="Decoded images or coded files, or folders of them.")],
     metrics: Annotated[str, typer.Option(help="Names separated by commas; default: all that can run here.")] = "",
-    backbone: Annotated[str, typer.Option(help="Decodes .gic files; `preview` needs no backbone.")] = "preview",
-    coded: Annotated[Path | None, typer.Option(help="File or folder with the coded files of decoded images.")] = None,
+    backbone: Annotated[str, typer.Option(help="Backbone that decodes .gic files; `preview` uses none.")] = "preview",
+    coded: Annotated[
+        Path | None, typer.Option(help="Coded file or folder that the rate of decoded images is taken from.")
+    ] = None,
     style: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
     verbose: options.Verbose = False,
 ) -> None:
-    """Score files against their references: bits per pixel of the whole file, and image quality."""
+    """Score files against their references.
+
+    Rate is bits per pixel of the whole file; the metrics are listed in benchmarks/README.md.
+    """
     from priorcodec.batch.jobs import Outcome, as_error
     from priorcodec.core.errors import ConfigError
     from priorcodec.core.io import atomic
@@ -60,7 +65,10 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     images: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
 ) -> None:
-    """Make one self-contained page of benchmark results: plots, tables, and a slider over decoded images."""
+    """Make one HTML page of benchmark results.
+
+    Self-contained, with plots, tables, and a slider over decoded images.
+    """
     from priorcodec.evaluation import report as page
 
     page.build(results, output, images=images)

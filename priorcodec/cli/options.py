@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from priorcodec.core.errors import ConfigError
-from priorcodec.evaluation.table import Table
 
 if TYPE_CHECKING:
     from priorcodec.batch.jobs import Outcome
@@ -44,14 +43,14 @@ Output = Annotated[
     str | None,
     typer.Option("-o", "--output", help="A file for one input, a folder for several, - for standard output."),
 ]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps or xpu; default auto.")]
+Device = Annotated[str | None, typer.Option(help="Device: auto (default), cpu, cuda, cuda:1, mps or xpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace outputs that exist.")]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite existing outputs.")]
 Skip = Annotated[
     bool,
     typer.Option(
         "--skip-existing",
-        help="Keep outputs that are what this run would write; others fail without --force. See docs/trust.md.",
+        help="Skip outputs that are already up to date; any other existing output is an error. See docs/trust.md.",
     ),
 ]
 Workers = Annotated[
@@ -62,7 +61,7 @@ MaxPixels = Annotated[
 ]
 Tile = Annotated[
     int | None,
-    typer.Option(help="Side of the tiles that large images are processed in, in pixels; 0: never; default: by memory."),
+    typer.Option(help="Tile size in pixels for large images; 0 disables tiling; default: by available memory."),
 ]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Do not load this plugin; may be repeated.")]
 
@@ -146,6 +145,8 @@ def failures(outcome: Outcome) -> None:
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print rows as a table whose columns are as wide as they must be, so that nothing is cut in a pipe."""
+    from priorcodec.evaluation.table import Table
+
     cells = [[str(row[column]) for column in columns] for row in rows]
     typer.echo(Table(heads=list(columns), rows=cells, texts=len(columns)).text(), nl=False)
 

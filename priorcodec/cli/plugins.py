@@ -15,15 +15,18 @@ if TYPE_CHECKING:
     from priorcodec.backbones.spec import AdapterSource
     from priorcodec.registry import Registry
 
-adapters = typer.Typer(help="List known adapters, show one, or push one to the Hugging Face Hub.", no_args_is_help=True)
+adapters = typer.Typer(help="List, show or publish adapters.", no_args_is_help=True)
 
 
 def backbones(
-    name: Annotated[str | None, typer.Argument(help="Show this one in full.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Backbone to show in full.")] = None,
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
 ) -> None:
-    """List available backbones: size, latent, prediction type, license, whether weights are here, and known adapters."""
+    """List available backbones.
+
+    With size, latent space, prediction type, license, whether the weights are on this machine, and known adapters.
+    """
     from priorcodec.registry import open_registry
 
     with options.plugin_output_to_stderr():
@@ -39,7 +42,7 @@ def backbones(
 
 @adapters.command(name="list")
 def list_adapters(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -> None:
-    """List the adapters that plugins know, for every backbone. Nothing is downloaded."""
+    """List the adapters that plugins provide for each backbone. Nothing is downloaded."""
     from priorcodec.registry import open_registry
 
     with options.plugin_output_to_stderr():
@@ -56,7 +59,10 @@ def show(
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show what one adapter file holds, what it was trained for, and whether it can be used here."""
+    """Describe an adapter file.
+
+    Its parts, the backbone and encoder that it was trained for, and whether it can be used here.
+    """
     from priorcodec.registry import open_registry
 
     with options.plugin_output_to_stderr():
@@ -67,12 +73,15 @@ def show(
 @adapters.command()
 def push(
     file: Annotated[Path, typer.Argument(help="An adapter's .safetensors file.")],
-    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Made if it does not exist.")],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Repository, created if it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
     revision: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
     as_json: options.Json = False,
 ) -> None:
-    """Push an adapter and its model card to the Hub, and print how to pin what was uploaded."""
+    """Upload an adapter and its model card to the Hugging Face Hub.
+
+    Prints the location to decode with, pinned to the new commit.
+    """
     from dataclasses import asdict
 
     from priorcodec.adapters import card
@@ -88,7 +97,7 @@ def push(
 
 
 def plugins(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -> None:
-    """List the plugins found, what they provide, and why one failed."""
+    """List plugins, what they provide, and why any failed to load."""
     from priorcodec.registry import open_registry
 
     with options.plugin_output_to_stderr():
@@ -104,12 +113,15 @@ def check(
     tier: Annotated[int, typer.Option(min=0, max=2, help="0: plain data, 1: the tiny model, 2: the real weights.")] = 1,
     weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or OWNER/REPO@COMMIT.")] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that must fail; may be repeated.")
+        list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that is expected to fail, and why; may be repeated.")
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Print the traceback of every exception.")] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Check that a backbone keeps the plugin contract. Exit status 1 when a check fails."""
+    """Run the plugin conformance checks on a backbone.
+
+    Exit status 1 if a check fails.
+    """
     from priorcodec import testing
 
     pairs = [word.partition("=") for word in expect or ()]

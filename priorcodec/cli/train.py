@@ -11,7 +11,7 @@ import typer
 from priorcodec.cli import options
 from priorcodec.core.errors import ConfigError
 
-app = typer.Typer(help="Train an adapter for a backbone, or a new encoder.", no_args_is_help=True)
+app = typer.Typer(help="Train an adapter or a new encoder.", no_args_is_help=True)
 Settings = Annotated[
     list[str], typer.Argument(metavar="KEY=VALUE...", help="Settings, or config=FILE; --settings lists all.")
 ]

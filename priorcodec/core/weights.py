@@ -149,7 +149,7 @@ def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) ->
         value = tensors[name]
         if value.shape != wanted.shape:
             raise ValueError(f"{name} is {tuple(value.shape)}, wanted {tuple(wanted.shape)}")
-        if not value.is_floating_point() or not torch.isfinite(value).all():
+        if not value.is_floating_point() or not safetensors.is_finite(value):
             raise ValueError(f"{name} holds values of the wrong kind, or not finite")
     check_tables(tables, sizes(vars(config)))
 

@@ -243,6 +243,7 @@ HEAVY = (
     "huggingface_hub",
     "yaml",
     "multiprocessing",
+    "rich",
 )
 
 
@@ -258,7 +259,7 @@ print([name for name in {HEAVY!r} if name in sys.modules], len(sys.modules) - be
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy, count, own = done.stdout.splitlines()[-1].rsplit(" ", 2)
-    assert heavy == "[]" and int(count) < 400 and int(own) < 30, done.stdout.splitlines()[-1]
+    assert heavy == "[]" and int(count) < 170 and int(own) < 20, done.stdout.splitlines()[-1]
 
 
 def test_demo(folder):

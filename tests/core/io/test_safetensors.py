@@ -81,3 +81,15 @@ def test_describing_loads_no_torch(path):
         f"t.describe(pathlib.Path({str(path)!r}), ValueError); print('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64])
+def test_what_is_not_finite_is_found_anywhere(dtype):
+    values = torch.linspace(-3, 3, 70).to(dtype).reshape(7, 10)
+    assert safetensors.is_finite(values) and safetensors.is_finite(values[:0])
+    for odd in ("nan", "inf", "-inf"):
+        for at in (0, 33, 69):
+            spoiled = values.clone()
+            spoiled.view(-1)[at] = float(odd)
+            assert not safetensors.is_finite(spoiled)
+    assert safetensors.is_finite(torch.arange(3)) and safetensors.is_finite(torch.ones(2, dtype=torch.bool))
