@@ -23,7 +23,8 @@ def decisions(labels: np.ndarray) -> list[tuple[int, int]]:
         return value
 
     known = labels.tolist()
-    structure.walk(*labels.shape, bit, lambda _, value: value, lambda r, c: known[r][c])
+    rows, columns = labels.shape
+    structure.walk(rows, columns, bit, lambda _, value: value, lambda r, c: known[r][c])
     return found
 
 
@@ -61,7 +62,7 @@ def main() -> None:
     features, colors = fit["features"].astype(np.float32), fit["colors"]
     labels = np.stack([segment(f, border=a.border, region=a.region) for f in features])
     explicit = np.zeros((len(labels), structure.MOST_REGIONS, texture.PLANE), np.float32)
-    right, down = np.zeros((2, *labels.shape), np.float32)
+    right, down = (np.zeros(labels.shape, np.float32) for _ in range(2))
     none = np.zeros((*labels.shape[1:], texture.CHANNELS - texture.PLANE))
     for i, (one, color) in enumerate(zip(labels, colors, strict=True)):
         explicit[i, : structure.regions(one)] = texture.measure(one, color, none)[:, : texture.PLANE]

@@ -69,7 +69,7 @@ def main() -> None:
     encoder, renderer, lite0 = TextureEncoder(y.shape[1]), Renderer(), Features.lite0(16)
     scale = torch.from_numpy(y[:200].astype(np.float32)).std((0, 2, 3))
     with torch.no_grad():
-        encoder[0].weight.div_(scale[None, :, None, None])
+        next(encoder.parameters()).div_(scale[None, :, None, None])
     parameters = [*encoder.parameters(), *renderer.parameters()]
     average = [v.detach().clone() for v in parameters]
     optimizer = torch.optim.AdamW(parameters, lr=a.lr, betas=(0.9, 0.99), weight_decay=0.0)
