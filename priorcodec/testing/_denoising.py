@@ -136,14 +136,16 @@ def check_noise_level(subject: Subject) -> str:
     """Signal and noise in the answer are as strong as the best estimate's: alpha_bar is the schedule of the training."""
     bench = _Bench(subject)
     stated = bench.miscalibration()
+    text = f"miscalibration {stated:.2f}, 0 at best"
+    if stated < CALIBRATED:
+        return text
     others = {f"alpha_bar(): {text}": bench.miscalibration(schedule) for text, schedule in SCHEDULES.items()}
     others |= {f"predict(): {text}": bench.miscalibration(scale=text) for text in SCALES if text}
     gain = bench.strength()
     weak = f"predict() answers at {1 / gain:.2f} of its strength: is its answer scaled?"
     others[weak] = 2 * bench.miscalibration(gain=gain)  # a gain fits a little of everything: the others go first
     best = min(others, key=others.__getitem__)
-    text = f"miscalibration {stated:.2f}, 0 at best"
-    if stated < CALIBRATED or (stated < WRONG and others[best] > 0.6 * stated):
+    if stated < WRONG and others[best] > 0.6 * stated:
         return text
     cause = (
         best
