@@ -148,7 +148,7 @@ def backbone_rows(registry: Registry, name: str | None = None) -> list[dict[str,
         "source": spec.source,
         "revision": spec.revision,
         "size": f"trained at {spec.size} pixels",
-        "tokens": f"width {spec.token_dim}" + (f", pooled {spec.pooled_dim}" if spec.pooled_dim else ""),
+        "condition": _condition(spec),
         "lora": [f"{rule.modules} modules of {rule.pattern} at rank {rule.rank}" for rule in spec.lora],
         "fusion": [f"{site.module}: {site.channels} channels, stride {site.stride}" for site in spec.fusion],
     }
@@ -244,6 +244,16 @@ def _summary(registry: Registry, spec: Any) -> dict[str, Any]:
         "weights": weights,
         "adapters": ", ".join(source.name for source in registry.adapters(spec)) or "none",
     }
+
+
+def _condition(spec: Any) -> str:
+    """What the denoiser is conditioned on, in words."""
+    widths = [width for width in (spec.token_dim, *spec.more_token_dims) if width]
+    parts = [f"tokens of width {' and '.join(map(str, widths))}"] if widths else []
+    parts += [f"pooled vector of width {spec.pooled_dim}"] if spec.pooled_dim else []
+    parts += list(spec.image_inputs)
+    parts += [f"features of width {spec.feature_dim}"] if spec.feature_dim else []
+    return ", ".join(parts) or "none"
 
 
 def _adapter(backbone: str, source: AdapterSource) -> dict[str, Any]:

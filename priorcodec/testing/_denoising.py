@@ -23,7 +23,7 @@ from priorcodec.testing._run import CheckError, Subject, require
 
 TIMES = (140.0, 310.0, 620.0)  # none of them is, within a factor of two, another one reversed
 MOST = 0.75  # of the error of doing nothing, at every time
-BETTER = 0.6  # another reading must have less than this share of the stated one's error to be called the cause
+BETTER = 0.6  # another reading must leave less than this share of the stated one's error, at one time at least, to be the cause
 LATE = (500.0, 650.0, 800.0)  # times at which a wrong schedule shows most
 CALIBRATED, WRONG = 0.45, 1.6  # below the first right for sure, above the second wrong for sure
 
@@ -83,7 +83,7 @@ def check_prediction_type(subject: Subject) -> str:
     candidates = [_Reading(kind=kind, sign=sign) for kind in Prediction for sign in (1, -1)]
     best = min(candidates, key=lambda reading: sum(bench.errors(reading)))
     known = max(bench.errors(best)) < MOST and (best.kind, best.sign) != (stated.kind, 1)
-    if known and sum(bench.errors(best)) < BETTER * sum(errors):
+    if known and _better(bench.errors(best), errors):
         raise CheckError(
             f"predict() {_misread(stated, best)} (error left: {text}; {sum(bench.errors(best)):.3g} so in all)"
         )
@@ -91,7 +91,7 @@ def check_prediction_type(subject: Subject) -> str:
         best = min(
             (_Reading(kind=stated.kind, time=clock) for clock in CLOCKS), key=lambda r: math.prod(bench.errors(r))
         )
-        if not best.time or math.prod(bench.errors(best)) > BETTER ** len(TIMES) * math.prod(errors):
+        if not best.time or not _better(bench.errors(best), errors):
             return f"error left: {text} of doing nothing's"
         raise CheckError(f"predict() removes too little noise (error left: {text}): {best.time}")
     found = [
@@ -111,6 +111,12 @@ def check_prediction_type(subject: Subject) -> str:
         "prediction, sign or clock: are the weights loaded, are z and x_t on the scale of its training, is the condition passed?",
     )
     return ""
+
+
+def _better(errors: list[float], stated: list[float]) -> bool:
+    """Whether errors are far lower than the stated reading's at one time, and higher at none."""
+    ratios = [error / max(other, 1e-9) for error, other in zip(errors, stated, strict=True)]
+    return min(ratios) < BETTER and max(ratios) < 1.1
 
 
 def _misread(stated: _Reading, best: _Reading) -> str:
@@ -136,14 +142,16 @@ def check_noise_level(subject: Subject) -> str:
     """Signal and noise in the answer are as strong as the best estimate's: alpha_bar is the schedule of the training."""
     bench = _Bench(subject)
     stated = bench.miscalibration()
+    text = f"miscalibration {stated:.2f}, 0 at best"
+    if stated < CALIBRATED:
+        return text
     others = {f"alpha_bar(): {text}": bench.miscalibration(schedule) for text, schedule in SCHEDULES.items()}
     others |= {f"predict(): {text}": bench.miscalibration(scale=text) for text in SCALES if text}
     gain = bench.strength()
     weak = f"predict() answers at {1 / gain:.2f} of its strength: is its answer scaled?"
-    others[weak] = 2 * bench.miscalibration(gain=gain)  # a gain fits a little of everything: the others go first
+    others[weak] = 1.7 * bench.miscalibration(gain=gain)  # a gain fits a little of everything: the others go first
     best = min(others, key=others.__getitem__)
-    text = f"miscalibration {stated:.2f}, 0 at best"
-    if stated < CALIBRATED or (stated < WRONG and others[best] > 0.6 * stated):
+    if stated < WRONG and others[best] > 0.6 * stated:
         return text
     cause = (
         best

@@ -1,11 +1,16 @@
 """Tokens in place of text: the learned base, the part read from the file, the start from a prompt; predicted moments."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from priorcodec import AdapterError
+from priorcodec import AdapterError, ImageInput
+from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.bridge import MomentsHead
+from priorcodec.adapters.config import AdapterConfig
 from priorcodec.adapters.tokens import TokenMapper
+from priorcodec.backbones.conditions import make_condition, tensors
 
 
 def mapper(pooled=5, **settings):
@@ -51,3 +56,35 @@ def test_fresh_moments_are_those_of_the_bridged_latent_and_do_not_train_it():
     assert torch.allclose(mean, z.mean((2, 3))) and torch.allclose(std, z.std((2, 3), correction=0))
     (mean + std).sum().backward()
     assert z.grad is None and features.grad is None and head.linear.weight.grad.any()
+
+
+def test_several_sequences_none_and_a_pooled_vector_alone():
+    many = TokenMapper(6, 8, 3, 4, 5, (7, 2), mapped=True)
+    for layer in (many.out, *many.more_out):
+        torch.nn.init.normal_(layer.weight)
+    tokens, more, pooled = many(Y, Q)
+    assert (
+        tokens.shape == (2, 3, 4) and [part.shape for part in more] == [(2, 3, 7), (2, 3, 2)] and pooled.shape == (2, 5)
+    )
+    assert not torch.equal(more[1][0], more[1][1])
+    tokens, more, pooled = TokenMapper(6, 8, 3, 0, 5, mapped=True)(Y, Q)
+    assert tokens is None and more == () and pooled.shape == (2, 5)
+    nothing = TokenMapper(6, 8, 3, 0, 0, mapped=True)
+    assert nothing(Y, Q) == (None, (), None) and not list(nothing.parameters())
+    with pytest.raises(AdapterError, match="has no tokens"):
+        nothing.start_from(torch.zeros(3, 4))
+
+
+def test_an_adapter_gives_what_the_spec_asks_for_and_nothing_else(specs, features):
+    toy, config = specs["toy"], AdapterConfig(width=8, depth=1, stem_width=8, stem_depth=1, fusion=8)
+    for wanted in ({}, {"image_inputs": tuple(ImageInput), "feature_dim": 5, "pooled_dim": 3, "token_dim": 0}):
+        spec = replace(toy, **wanted)
+        adapter = Adapter(spec, config, m=6, levels=8)
+        y_hat, quality, preview = features
+        z_hat, hidden = adapter.bridge(*features)
+        condition = adapter.condition(y_hat, quality, preview, z_hat, hidden)
+        shapes = {name: value.shape[1:] for name, value in tensors(condition).items()}
+        blank = make_condition(spec, z_hat, tokens=config.tokens)
+        assert shapes == {name: value.shape[1:] for name, value in tensors(blank).items()}
+    assert condition.preview is preview and condition.latent is z_hat
+    assert torch.allclose(condition.thumbnail, torch.nn.functional.avg_pool2d(preview, 8))

@@ -1,5 +1,6 @@
 """Loading plugins, built-in, installed and broken ones: each named with its reason, none stopping another."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -303,3 +304,18 @@ heavy = {"torch", "diffusers", "peft", "transformers", "numpy", "huggingface_hub
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PRIORCODEC_LOAD_PLUGINS": ""})
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"more_token_dims": (8,), "token_dim": 0}, "more_token_dims is stated without token_dim"),
+        ({"image_inputs": ("sketch",)}, "image_inputs has 'sketch', wanted preview, thumbnail, latent"),
+        ({"autoencoder_subfolder": "/vae"}, "autoencoder_subfolder '/vae' is no folder inside a repository"),
+        ({"scheduler_subfolder": "../x"}, "is no folder inside a repository"),
+    ],
+)
+def test_what_a_spec_cannot_ask_for_is_one_line(change, words):
+    with pytest.raises(BackboneError, match=words) as caught:
+        dataclasses.replace(open_registry().spec("toy"), **change)
+    assert "\n" not in str(caught.value)

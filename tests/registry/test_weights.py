@@ -179,3 +179,34 @@ def test_a_shipped_file_is_checked_against_its_hash(registry, tmp_path, monkeypa
     (tmp_path / "w.safetensors").unlink()
     with pytest.raises(WeightsError, match="should have come with the package"):
         registry.weights(spec)
+
+
+@pytest.mark.parametrize(
+    ("folders", "files"),
+    [
+        (("unet", "movq", "scheduler"), ["unet/config.json", "movq/config.json", "scheduler/scheduler_config.json"]),
+        (("decoder", "", ""), ["decoder/config.json"]),
+        ((".", "", "."), ["config.json", "scheduler_config.json"]),
+    ],
+)
+def test_the_spec_names_its_folders(registry, tmp_path, monkeypatch, folders, files):
+    """Any autoencoder or none, no scheduler, the repository's own folder: asked for, found in the cache, named if missing."""
+    names = dict(zip(("denoiser_subfolder", "autoencoder_subfolder", "scheduler_subfolder"), folders, strict=True))
+    spec = replace(registry.spec("sd15"), name="other", **names)
+    stem = "diffusion_pytorch_model.safetensors"
+    wanted = files + [f"{part}/{stem}".removeprefix("./") for part in folders[:2] if part]
+    asked = {}
+
+    def snapshot_download(repo, **options):
+        asked.update(options)
+        return str(fill(tmp_path / "downloaded", wanted))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert registry.weights(spec) == tmp_path / "downloaded"
+    assert {name for name in asked["allow_patterns"] if "*" not in name and "index" not in name} == set(wanted)
+    folder = cache(tmp_path, spec.source, spec.revision, files=wanted)
+    assert registry.local_weights(spec) == folder
+    (folder / wanted[-1]).unlink()
+    assert registry.local_weights(spec) is None
+    with pytest.raises(WeightsError, match=f"lacks {wanted[-1]}"):
+        registry.weights(spec, str(folder))

@@ -559,6 +559,7 @@ row(
 )
 
 UNSEEN = {
+    "a scaled answer or a rescaled `x_t`, of a denoiser that is weak without tokens": "its own error is as large",
     "tokens of the right width that mean something else (another text encoder)": "nothing but a trained adapter could tell",
     "`latent.scale`, `mean` or `std` within a factor of two": "an image of ours is no statistic of natural ones",
     "`alpha_bar` of a related schedule (scaled linear for linear)": "the denoiser's answer is nearly as good",
