@@ -5,6 +5,7 @@
 # make quality KODAK=images AIGC=images [VVC=bitstreams]   measures every quality table again; what is missing is named and left out
 #   (VVC holds kodak/ and aigc/; CODECS="preview nano_pixel vvc" measures fewer; the rest is decoded from the cache or known by its hash)
 # make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
+# make lite   writes the wheel of priorcodec-lite, the reader without torch, into dist/        make web   the page for browsers
 # make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
 # Needs Python 3.11 or newer, git and make. Another interpreter: make PYTHON=/path/to/python3.13 test
 
@@ -18,7 +19,7 @@ FIND := for p in python3.11 python3.12 python3.13 python3.14 python3 python; do 
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
-.PHONY: demo test lint docs site conformance audit quality install clean web
+.PHONY: demo test lint docs site conformance audit quality install clean web lite
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -77,9 +78,17 @@ $(STAMP): pyproject.toml
 # The page that decodes files in a browser: models, and onnxruntime-web from npm. Serve the folder web/ from anywhere.
 web: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[export]'
-	$(BIN)/priorcodec export web/models
+	$(BIN)/priorcodec export web/models --half
 	npm install --prefix web --no-audit --no-fund --no-package-lock
 	@echo "serve it here: $(BIN)/python -m http.server --directory web"
 
+# priorcodec-lite: numpy and onnxruntime instead of torch. The wheel holds the default backbone's graphs.
+lite: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[export]'
+	$(BIN)/priorcodec export lite/priorcodec_lite/models --half
+	rm -rf lite/build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./lite
+	@echo "install it anywhere: pip install dist/priorcodec_lite-*.whl"
+
 clean:
-	rm -rf $(VENV) build dist site *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info lite/build lite/*.egg-info

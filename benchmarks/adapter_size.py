@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from priorcodec import BackboneSpec, open_registry
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
+from priorcodec.backbones.conditions import make_condition
 from priorcodec.core.transforms import EncoderConfig
 
 SETTINGS = {
@@ -36,9 +37,8 @@ def count(spec: BackboneSpec, config: AdapterConfig) -> dict[str, Any]:
         backbone = spec.build(None, dtype=torch.float32)
         adapter = Adapter(spec, config, m=encoder.m, levels=encoder.levels).to("meta")
         x = torch.empty(1, spec.latent.channels, side, side)
-        t, tokens = torch.empty(1), torch.empty(1, config.tokens, spec.token_dim)
-        pooled = torch.empty(1, spec.pooled_dim) if spec.pooled_dim else None
-        alone = _flops(lambda: backbone.predict(x, t, tokens, pooled))
+        t, condition = torch.empty(1), make_condition(spec, x, tokens=config.tokens)
+        alone = _flops(lambda: backbone.predict(x, t, condition))
         pixels = _flops(lambda: backbone.to_pixels(x))
         adapter.inject(backbone)
         adapter.requires_grad_(False)

@@ -38,7 +38,7 @@ def save(name: str, folder: Path, dtype: str) -> None:
             weight.fill_(0.5)  # scales of norms must not vanish
     for child, part in (
         (spec.denoiser_subfolder, backbone.module),
-        ("vae", backbone.vae),
+        (spec.autoencoder_subfolder, backbone.vae),
     ):  # no buffer of theirs is saved
         part.save_pretrained(folder / child)
     kinds: Any = diffusers
@@ -48,13 +48,14 @@ def save(name: str, folder: Path, dtype: str) -> None:
         beta_end=0.02 if linear else 0.012,
         beta_schedule="linear" if linear else "scaled_linear",
         prediction_type="v_prediction" if spec.prediction == "velocity" else "epsilon",
-    ).save_pretrained(folder / "scheduler")
+    ).save_pretrained(folder / spec.scheduler_subfolder)
 
 
 def decode(name: str, folder: Path, dtype: str, side: int) -> dict[str, Any]:
     """Load, one call of the denoiser, autoencoder; seconds and peak memory in bytes."""
     import torch
 
+    from priorcodec.backbones.conditions import make_condition
     from priorcodec.backbones.diffusion import sample
     from priorcodec.registry import open_registry
 
@@ -65,11 +66,10 @@ def decode(name: str, folder: Path, dtype: str, side: int) -> dict[str, Any]:
     loaded = _clocks()
     h = side // spec.latent.stride
     z_hat = torch.randn(1, spec.latent.channels, h, h, generator=torch.Generator().manual_seed(0))
-    tokens = torch.zeros(1, 1, spec.token_dim)
-    pooled = torch.zeros(1, spec.pooled_dim) if spec.pooled_dim else None
+    condition = make_condition(spec, z_hat, tokens=1)
     with torch.inference_mode():
         z = sample(
-            lambda x_t, t: backbone.predict(x_t, t, tokens, pooled),
+            lambda x_t, t: backbone.predict(x_t, t, condition),
             backbone.alpha_bar,
             spec.prediction,
             z_hat,

@@ -2,7 +2,7 @@
 
 `preview` and `perceptual` are the auxiliary decoders; any other name is a backbone, with decoder settings after a colon as of
 `open_session`: `nano_pixel:adapter=FILE,steps=4`, `preview:encoder=FILE`. All decoders read the same files, apart from
-those with `renorm=written`, whose files carry the statistics that they need.
+those with `renorm=written`, whose files carry the statistics that they need, and with `residual=LEVEL`, which have that layer.
 
 Two settings are for measuring alone, to see what the diffusion model brings. `denoiser=none` takes the adapter's latent as it
 is, before the denoiser's call; `start=FACTOR` multiplies the time at which the denoiser is called.
@@ -24,9 +24,11 @@ import resultfile
 from priorcodec import open_session
 from priorcodec.core import container
 from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.layers.residual import THRESHOLD
 
 PREVIEWS = ("preview", "perceptual")
 ABLATIONS = ("denoiser", "start")
+RESIDUAL = "residual"  # a setting of the encoder
 NUMBERS = {"steps": int, "blend": float, "tile": int}
 """Settings of `open_session` that are no text."""
 
@@ -37,7 +39,9 @@ def coder(codec: str) -> coders.Coder:
     shown = ", ".join(resultfile.scrub(word) for word in words.split(",") if word)
 
     def encode(pixels: np.ndarray, setting: str, _: str) -> bytes:
-        return bytes(session(codec).encode(pixels, float(setting), statistics=_statistics(codec)))
+        return bytes(
+            session(codec).encode(pixels, float(setting), statistics=_statistics(codec), residual=_residual(codec))
+        )
 
     def decode(path: Path) -> np.ndarray:
         made = session(codec)
@@ -62,6 +66,7 @@ def session(codec: str) -> Any:
     """One session per process and codec."""
     name, _, words = codec.partition(":")
     settings: dict[str, Any] = dict(word.split("=", 1) for word in words.split(",") if word)
+    settings.pop(RESIDUAL, None)
     ablations = {key: settings.pop(key) for key in ABLATIONS if key in settings}
     for key, kind in NUMBERS.items():
         if key in settings:
@@ -102,11 +107,18 @@ def _statistics(codec: str) -> bool:
     return session(codec).config.renorm == "written"
 
 
+def _residual(codec: str) -> float | None:
+    words = dict(word.split("=", 1) for word in codec.partition(":")[2].split(",") if word)
+    return float(words[RESIDUAL]) if RESIDUAL in words else None
+
+
 @cache
 def _identity(codec: str) -> tuple[str, str, int]:
     """What decodes (encoder, backbone's pinned weights, adapter file, settings), what encodes, number of qualities."""
     made, (name, _, words) = session(codec), codec.partition(":")
     writer = f"format {container.VERSION} encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
+    if (level := _residual(codec)) is not None:
+        writer += f" residual {level:g} threshold {THRESHOLD}"
     if name in PREVIEWS:
         return f"{writer} {name}", writer, made.codec.levels
     spec = made.registry.spec(name)

@@ -98,12 +98,13 @@ def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) 
     """Adapter, denoiser and autoencoder, each fed what the one before it gave."""
     import torch
 
+    from priorcodec.backbones.conditions import make_condition
+
     with torch.inference_mode():
         z, t = adapter.bridge(y_hat, quality, preview)[0], adapter.start_time(quality)
-        tokens = y_hat.new_zeros(1, 1, adapter.spec.token_dim)
-        pooled = y_hat.new_zeros(1, adapter.spec.pooled_dim) if adapter.spec.pooled_dim else None
+        condition = make_condition(adapter.spec, z, tokens=1, values=y_hat.new_zeros)
     without = "" if adapter.backbone else " without adapter"
-    yield f"denoiser{without}", torch.inference_mode()(lambda: backbone.predict(z, t, tokens, pooled))
+    yield f"denoiser{without}", torch.inference_mode()(lambda: backbone.predict(z, t, condition))
     if adapter.backbone:
 
         def once() -> None:

@@ -145,7 +145,7 @@ def refine(result: Result) -> Table:
             shown[name] = f"{title} through {settings['backbone']}"
     rows = []
     for row in result["summary"]:
-        if row["target"] not in ("structure", "gmsd"):
+        if row["target"] != "gmsd":
             gains = [row.get(f"bd_{metric}") for metric in shown]
             cost = f"{row['cost_mean'] - 1:+.1%}, worst {row['cost_worst'] - 1:+.1%}"
             cells = ["-" if gain is None else f"{gain:+.1f}%" for gain in gains]
@@ -158,13 +158,13 @@ def refine(result: Result) -> Table:
 
 
 def refine_low(result: Result) -> Table:
-    """The qualities that were refined for GMSD too (in older files: "structure")."""
-    low = {m["setting"] for m in result["means"] if m["codec"] in ("structure", "gmsd")}
+    """The qualities that were refined for GMSD too."""
+    low = {m["setting"] for m in result["means"] if m["codec"] == "gmsd"}
     rows = [
         [m["setting"], {"plain": "nothing"}.get(m["codec"], m["codec"]), f"{m['bpp']:.4f}", f"{m['psnr']:.2f}",
          f"{m['gmsd']:.4f}"]
         for m in result["means"]
-        if m["setting"] in low and m["codec"] in ("plain", "psnr", "structure", "gmsd")
+        if m["setting"] in low and m["codec"] in ("plain", "psnr", "gmsd")
     ]  # fmt: skip
     note = f"Of the preview, means over {result['settings']['images']} images."
     return Table(heads=["quality", "refined for", "bpp", "PSNR", "GMSD"], rows=rows, note=note, texts=2)
@@ -181,9 +181,55 @@ def blind(result: Result) -> Table:
     return Table(heads=heads, rows=rows, note=result["note"])
 
 
+def readers(result: Result) -> Table:
+    """What benchmarks/readers.py found: the three readers."""
+    rows = []
+    for row in result["rows"]:
+        difference = (
+            ""
+            if "against" not in row
+            else (f"{row['largest_difference']} of 255 against {row['against']}, {row['images']} images")
+        )
+        time = f"{row['seconds']:.2f} s" + (f" ({row['cpu_seconds']:.2f} s)" if "cpu_seconds" in row else "")
+        equal = f"{row['symbols_equal']} of {result['files']}"
+        rows.append([row["reader"], equal, difference, time, f"{row['megabytes']:,.0f} MB"])
+    lite = next(row for row in result["rows"] if "install_seconds" in row)
+    note = (
+        "Times are wall clock, in brackets processor seconds, of a whole command or a new browser, "
+        f"on {result['machine']['cpus']} cores with a load of {result['load_average'][0]:g}. "
+        f"The wheel of priorcodec-lite has {lite['wheel_megabytes']:.0f} MB and was installed with all it needs in "
+        f"{lite['install_seconds']:.0f} s."
+    )
+    heads = ["reader", "golden files with equal symbols", "largest difference", "decode 768x512, cold", "to install"]
+    return Table(heads=heads, rows=rows, note=note)
+
+
+def networks(result: Result) -> Table:
+    """What benchmarks/readers.py found: the float networks of a decode, by torch and by onnxruntime in turn."""
+    rows = [
+        [str(row["threads"]), row["by"], f"{row['seconds']:.2f} s", f"{row['cpu_seconds']:.2f} s"]
+        for row in result["networks"]
+    ]
+    return Table(heads=["threads", "by", "wall clock", "processor time"], rows=rows, texts=2)
+
+
+def phone(result: Result) -> Table:
+    """What benchmarks/phone.py found."""
+    rows = []
+    for row in result["rows"]:
+        size = f"{row['megabytes']:.1f} MB ({row['compressed_megabytes']:.1f} MB)"
+        times = f"{row['load_cpu_seconds']:.2f} s + {row['run_cpu_seconds']:.2f} s"
+        apart = f"{row['largest_difference']} of 255, {row['psnr_to_full_precision']:.1f} dB"
+        rows.append([row["runtime"], row["weights"], size, times, f"{row['peak_megabytes']:.0f} MB", apart])
+    heads = ["runtime", "weights stored as", "to ship (compressed)", "load + run", "peak memory", "from full precision"]
+    note = "Processor seconds of one thread of this machine, not of a phone."
+    return Table(heads=heads, rows=rows, note=note, texts=2)
+
+
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "mainjob": mainjob, "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
     "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
+    "readers": readers, "readers/networks": networks, "phone": phone,
     **views_layers.VIEWS,
 }  # fmt: skip
 """Kind of a result file, with a view where it has several -> its table."""

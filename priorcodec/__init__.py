@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from priorcodec.backbones.spec import AdapterSource as AdapterSource
     from priorcodec.backbones.spec import Backbone as Backbone
     from priorcodec.backbones.spec import BackboneSpec as BackboneSpec
+    from priorcodec.backbones.spec import Condition as Condition
     from priorcodec.backbones.spec import FusionSite as FusionSite
+    from priorcodec.backbones.spec import ImageInput as ImageInput
     from priorcodec.backbones.spec import LatentSpace as LatentSpace
     from priorcodec.backbones.spec import LoraRule as LoraRule
     from priorcodec.backbones.spec import Prediction as Prediction
@@ -34,7 +36,9 @@ if TYPE_CHECKING:
 
 _MODULES = {  # module -> the public names it holds; importing any of these modules but the first loads no torch
     "priorcodec.adapters.adapter": "Adapter",
-    "priorcodec.backbones.spec": ("API AdapterSource Backbone BackboneSpec FusionSite LatentSpace LoraRule Prediction"),
+    "priorcodec.backbones.spec": (
+        "API AdapterSource Backbone BackboneSpec Condition FusionSite ImageInput LatentSpace LoraRule Prediction"
+    ),
     "priorcodec.core.errors": (
         "AdapterError BackboneError ConfigError ImageError PriorCodecError StreamError TrainingError WeightsError"
     ),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from priorcodec.backbones.spec import MAX_STEPS
-from priorcodec.core.container import MAX_PIXELS
+from priorcodec.core.container import LAYERS, MAX_PIXELS
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.io.safetensors import shown
 
@@ -33,7 +33,7 @@ class Dtype(enum.StrEnum):
 
 
 class Renorm(enum.StrEnum):
-    """What renormalization matches: nothing, the moments that the adapter predicts, or the image statistics in the file."""
+    """Target of renormalization: none, the moments that the adapter predicts, or the image statistics in the file."""
 
     none = "none"
     predicted = "predicted"
@@ -56,6 +56,7 @@ class DecodeConfig:
         low_memory: Let the autoencoder work in slices and tiles; None for what the backbone's spec recommends.
         max_pixels: Images and files with more pixels are refused.
         tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
+        layers: Names of the layers to decode, with commas between: semantic, latent, residual; None for all in the file.
     """
 
     backbone: str = "nano_pixel"
@@ -69,6 +70,12 @@ class DecodeConfig:
     low_memory: bool | None = None
     max_pixels: int = MAX_PIXELS
     tile: int | None = None
+    layers: str | None = None
+
+    @property
+    def layer_names(self) -> list[str] | None:
+        """`layers` as a list."""
+        return None if self.layers is None else [name.strip() for name in self.layers.split(",")]
 
     def problems(self) -> list[str]:
         """Describe every value that has the right type but is impossible, one line each."""
@@ -83,6 +90,10 @@ class DecodeConfig:
             found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
         if self.tile and (self.tile < 128 or self.tile % 64):
             found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, 0 for no tiles, or null")
+        if unknown := [name for name in self.layer_names or () if name not in LAYERS]:
+            found.append(f"layers={self.layers}: no layer {shown(unknown[0])!r}, wanted {', '.join(LAYERS)}")
+        elif self.layers is not None and not {"semantic", "latent"}.intersection(self.layer_names or ()):
+            found.append(f"layers={self.layers}: wanted semantic, latent or both, and residual only with latent")
         return found
 
 

@@ -13,7 +13,7 @@ import functools
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
@@ -22,7 +22,14 @@ from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
 from priorcodec.core import rate_control
 from priorcodec.core.container import MAX_PIXELS
-from priorcodec.core.errors import AdapterError, ConfigError, PrecisionWarning, PriorCodecError, StreamError
+from priorcodec.core.errors import (
+    AdapterError,
+    ConfigError,
+    DryRunWarning,
+    PrecisionWarning,
+    PriorCodecError,
+    StreamError,
+)
 from priorcodec.core.image import io as image_io
 
 if TYPE_CHECKING:
@@ -36,6 +43,7 @@ if TYPE_CHECKING:
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.codec import Codec
     from priorcodec.core.latent_refinement import Metric, RefineConfig
+    from priorcodec.core.layers.settings import LayerConfig
     from priorcodec.core.types import Decoded, Encoded
     from priorcodec.registry import Registry
 
@@ -193,6 +201,9 @@ class Session:
         max_bytes: int | None = None,
         background: str | None = None,
         statistics: bool = False,
+        layers: Collection[str] = ("latent",),
+        residual: float | None = None,
+        roi: Sequence[tuple[int, int, int, int]] = (),
         refine: int = 0,
         refine_metric: Metric = "psnr",
         progress: Callable[[int], None] | None = None,
@@ -206,6 +217,9 @@ class Session:
             max_bytes: Largest size of the file in bytes; the largest file within it is made.
             background: Color behind transparency, such as "white" or "#rrggbb".
             statistics: Write the image's color statistics, which decoding with renorm="written" needs.
+            layers: What is written: "semantic" (regions and their texture), "latent", "residual" (what the latent leaves).
+            residual: How much of the residual is written, 0 to 10; None for all of it where `layers` has one.
+            roi: Regions of interest (x, y, width, height) in pixels: the residual is written for these alone.
             refine: Steps of online latent optimization, 0 to 10000.
             refine_metric: Distortion that refinement minimizes: "psnr", or "gmsd" for mostly the strength of edges.
             progress: Called with the number of refinement steps done.
@@ -221,12 +235,19 @@ class Session:
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
         refinement = _refinement(refine, refine_metric, progress)
+        wanted = layer_config(layers, residual, roi)
+        if "latent" not in wanted.layers and not quality is bpp is max_bytes is None:
+            raise ConfigError(
+                "got a quality or size for a file without a latent, whose size the image decides: add latent"
+            )
         pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
         if bpp is None and max_bytes is None:
             level = DEFAULT_QUALITY if quality is None else quality
-            return EncodedImage.of(self.codec.encode(pixels, level, statistics=statistics, refined=refinement))
+            return EncodedImage.of(
+                self.codec.encode(pixels, level, statistics=statistics, layers=wanted, refined=refinement)
+            )
         target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
-        found = self.codec.encode_to(pixels, target, statistics=statistics, refined=refinement)
+        found = self.codec.encode_to(pixels, target, statistics=statistics, layers=wanted, refined=refinement)
         return EncodedImage.of(found.encoded)
 
     @overload
@@ -295,15 +316,18 @@ class Session:
             return [self._convert(decode, one, output) for one in data]
         return OUTPUTS[output](decode(_read(data)))  # pyright: ignore[reportArgumentType]
 
+    def _read(self, data: bytes) -> Decoded:
+        return self.codec.decode(data, max_pixels=self.config.max_pixels, layers=self.config.layer_names)
+
     def _preview(self, data: bytes, *, perceptual: bool) -> np.ndarray:
-        decoded = self.codec.decode(data, max_pixels=self.config.max_pixels)
+        decoded = self._read(data)
         return self.codec.preview(decoded, perceptual=perceptual)
 
     def _decode(self, data: bytes) -> np.ndarray:
         """uint8 (h, w, 3)."""
         import torch
 
-        decoded = self.codec.decode(data, max_pixels=self.config.max_pixels)
+        decoded = self._read(data)
         if self.config.renorm is Renorm.written and decoded.statistics is None:
             raise StreamError(
                 "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=none"
@@ -380,7 +404,17 @@ class Session:
         spec, codec = self.spec, self.codec
         path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
         adapter = Adapter.open(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
-        weights = self.registry.weights(spec, self.config.weights)
+        if adapter.tiny:
+            warnings.warn(
+                DryRunWarning(
+                    f"{path.name} is of a dry run (tiny=true): decoding through the tiny random model of {spec.name}, which "
+                    "shows that the parts fit and makes no image to look at"
+                ),
+                stacklevel=2,
+            )
+            spec, weights = dataclasses.replace(spec, build=lambda weights, *, dtype: spec.build_tiny()), None
+        else:
+            weights = self.registry.weights(spec, self.config.weights)
         built: Any = self.registry.build(spec, weights, dtype=dtype)
         backbone: Any = built.to(self.device)
         low_memory = spec.low_memory if self.config.low_memory is None else self.config.low_memory
@@ -408,6 +442,7 @@ def open_session(
     low_memory: bool | None = None,
     max_pixels: int = MAX_PIXELS,
     tile: int | None = None,
+    layers: str | Sequence[str] | None = None,
     encoder: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
     config: DecodeConfig | str | os.PathLike[str] | None = None,
@@ -427,6 +462,7 @@ def open_session(
         low_memory: Let the autoencoder work in slices and tiles; None for what the backbone recommends.
         max_pixels: Refuse images and files with more pixels.
         tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
+        layers: Layers of the file to decode: "semantic", "latent", "residual"; None for all. What follows may be missing.
         encoder: Weight file of another encoder than the shipped one.
         registry: Plugins to use; None for all that are installed.
         config: Other defaults for all settings above: a `DecodeConfig` or a YAML file with its fields. Arguments that differ
@@ -450,6 +486,7 @@ def open_session(
         "low_memory": low_memory,
         "max_pixels": max_pixels,
         "tile": tile,
+        "layers": layers if layers is None or isinstance(layers, str) else ",".join(layers),
     }
     plain = DecodeConfig()
     base = plain
@@ -461,6 +498,19 @@ def open_session(
     settings = dataclasses.replace(base, **changed)
     _check(settings)
     return Session(settings, encoder=None if encoder is None else Path(encoder), registry=registry)
+
+
+def layer_config(
+    layers: Collection[str], residual: float | None, roi: Sequence[tuple[int, int, int, int]]
+) -> LayerConfig:
+    """The request that the codec takes; a residual or a region adds the layer it is about. Raises ConfigError."""
+    from priorcodec.core.layers.residual import LEVELS
+    from priorcodec.core.layers.settings import LayerConfig, check_names
+
+    check_names(layers)
+    more = () if residual is None and not roi or "residual" in layers else ("residual",)
+    level = float(LEVELS) if residual is None else residual
+    return LayerConfig(layers=(*layers, *more), residual=level, roi=tuple(roi))
 
 
 def list_backbones(pattern: str = "*", *, registry: Registry | None = None) -> list[str]:

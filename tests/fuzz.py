@@ -104,7 +104,9 @@ class Fuzz:
 
     def _info(self, data: bytes) -> str:
         container.describe(data)
-        if container.pack(container.unpack(data)) != data:
+        content = container.unpack(data)
+        cut_to_latent = not content.segments and data[3] != container.VERSION  # written again without segments
+        if container.pack(content) != data and not cut_to_latent:
             raise AssertionError("packing what was unpacked gives other bytes")
         return "info: fine"
 

@@ -21,7 +21,7 @@ def test_every_shipped_file_is_described_with_its_hash_and_size():
         assert hashlib.sha256(path.read_bytes()).hexdigest() == rows[name]
 
 
-def test_all_weights_fit_in_80_mib():
+def test_all_weights_fit_in_64_mib():
     assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) <= 64 * 2**20
 
 

@@ -1,4 +1,4 @@
-// The entropy coder: docs/format.md, sections 6 and 7. The 64-bit state is kept in two halves of 32 bits.
+// The entropy coder: docs/format.md, sections 6, 7 and 12. The 64-bit state is kept in two halves of 32 bits.
 
 import { StreamError } from "./errors.js";
 import { TABLES } from "./tables.js";
@@ -27,6 +27,17 @@ export class CoderTables {
   }
 }
 
+/** Places of the symbols that are coded, in the order of coding, and where those of each table begin in it. */
+export function ordered(index, certain, tables = TABLES) {
+  const ends = new Uint32Array(tables + 1); // counting sort: stable
+  for (let i = 0; i < index.length; i++) if (index[i] >= certain) ends[index[i] + 1]++;
+  for (let t = 0; t < tables; t++) ends[t + 1] += ends[t];
+  const order = new Uint32Array(ends[tables]);
+  const next = ends.slice();
+  for (let i = 0; i < index.length; i++) if (index[i] >= certain) order[next[index[i]]++] = i;
+  return { order, ends };
+}
+
 export class Decoder {
   #words;
   #left; // words not taken yet
@@ -49,23 +60,13 @@ export class Decoder {
 
   /** Table index of each symbol of a pass (Uint8Array) -> the symbols, written into `symbols` (Int16Array). */
   take(index, tables, symbols) {
-    const ends = new Uint32Array(TABLES + 1); // counting sort: stable
-    for (let i = 0; i < index.length; i++) ends[index[i] + 1]++;
-    for (let t = 0; t < TABLES; t++) ends[t + 1] += ends[t];
-    const skipped = ends[tables.certain];
-    const order = new Uint32Array(index.length - skipped);
-    const next = ends.slice();
-    for (let i = 0; i < index.length; i++) {
-      const t = index[i];
-      if (t >= tables.certain) order[next[t]++ - skipped] = i;
-      else symbols[i] = 0;
-    }
+    const { order, ends } = ordered(index, tables.certain);
     const escaped = [];
     for (let t = tables.certain; t < TABLES; t++) {
       const cdf = tables.cdfs[t];
       const escape = cdf.length - 2;
-      for (let k = ends[t] - skipped; k < ends[t + 1] - skipped; k++) {
-        const e = this.#entry(cdf, tables.likeliest[t]);
+      for (let k = ends[t]; k < ends[t + 1]; k++) {
+        const e = this.entry(cdf, tables.likeliest[t]);
         if (e === escape) escaped.push(order[k]);
         else symbols[order[k]] = e + tables.offsets[t];
       }
@@ -73,13 +74,9 @@ export class Decoder {
     this.#escapes(escaped, index, tables, symbols);
   }
 
-  /** Refuses a string that holds more than the symbols read. */
-  finish() {
-    if (this.#left || this.#high || this.#low) {
-      throw new StreamError(
-        "the entropy string does not end where its symbols end: the file is damaged or forged",
-      );
-    }
+  /** Refuses a string that holds more than what was read. */
+  finish(message = "the entropy string does not end where its symbols end: the file is damaged or forged") {
+    if (this.#left || this.#high || this.#low) throw new StreamError(message);
   }
 
   #escapes(places, index, tables, symbols) {
@@ -96,7 +93,8 @@ export class Decoder {
     });
   }
 
-  #entry(cdf, guess) {
+  /** One entry of a table of cumulative frequencies, 0 to 65536; guess: the likeliest one. */
+  entry(cdf, guess) {
     const quantile = (this.#low & 0xffffff) >>> 8; // the tables' 16 bits
     let e = guess;
     if (quantile < cdf[e] || quantile >= cdf[e + 1]) {
@@ -136,5 +134,71 @@ export class Decoder {
     if (!this.#left) return;
     this.#high = this.#low;
     this.#low = this.#words[--this.#left];
+  }
+}
+
+/** Collects the passes of an image in the order of reading, then writes its string: docs/format.md, section 12. */
+export class Encoder {
+  #starts = []; // of entries, in the order of reading: arrays of one pass each ...
+  #frequencies = []; // ... and their frequencies, both in units of 2^-24
+
+  /** Symbols of a pass (Int16Array), zero where the table is certain, and the table index of each (Uint8Array). */
+  add(index, tables, symbols) {
+    const { order, ends } = ordered(index, tables.certain);
+    const starts = [];
+    const frequencies = [];
+    const put = (start, frequency) => {
+      starts.push(start);
+      frequencies.push(frequency);
+    };
+    const distances = [];
+    for (let t = tables.certain; t < TABLES; t++) {
+      const cdf = tables.cdfs[t];
+      const escape = cdf.length - 2;
+      for (let k = ends[t]; k < ends[t + 1]; k++) {
+        let e = symbols[order[k]] - tables.offsets[t];
+        if (e < 0 || e >= escape) {
+          distances.push(e < 0 ? -2 * e : 2 * (e - escape) + 1); // one more than the distance
+          e = escape;
+        }
+        put(256 * cdf[e], 256 * (cdf[e + 1] - cdf[e]));
+      }
+    }
+    const lengths = distances.map((distance) => 31 - Math.clz32(distance));
+    const raw = (value, bits) => put(value * 2 ** (24 - bits), 2 ** (24 - bits));
+    lengths.forEach((length) => raw(length, 5));
+    lengths.forEach((length, i) => length && raw(distances[i] - 2 ** length, length));
+    this.#starts.push(Uint32Array.from(starts));
+    this.#frequencies.push(Uint32Array.from(frequencies));
+  }
+
+  /** -> the string (Uint8Array). */
+  finish() {
+    const words = [];
+    let [high, low] = [0, 0];
+    for (let pass = this.#starts.length - 1; pass >= 0; pass--) {
+      const [starts, frequencies] = [this.#starts[pass], this.#frequencies[pass]];
+      for (let i = starts.length - 1; i >= 0; i--) {
+        const frequency = frequencies[i];
+        if (high >>> 8 >= frequency) {
+          words.push(low);
+          [high, low] = [0, high];
+        }
+        // state = floor(state / frequency) * 2^24 + start + state mod frequency; the division, 32, 16 and 16 bits at a time
+        const upper = (high % frequency) * 65536 + (low >>> 16);
+        const lower = (upper % frequency) * 65536 + (low & 0xffff);
+        const quotient =
+          Math.floor(high / frequency) * 2 ** 32 + Math.floor(upper / frequency) * 65536 + Math.floor(lower / frequency);
+        high = Math.floor(quotient / 256);
+        low = (quotient % 256) * 2 ** 24 + starts[i] + (lower % frequency);
+      }
+    }
+    for (; high || low; [high, low] = [0, high]) words.push(low);
+    const bytes = new Uint8Array(4 * words.length);
+    const view = new DataView(bytes.buffer);
+    words.forEach((word, i) => view.setUint32(4 * i, word, true));
+    let end = bytes.length;
+    while (end > 1 && bytes[end - 1] === 0) end--;
+    return bytes.slice(Math.min(1, end), end);
   }
 }

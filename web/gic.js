@@ -10,7 +10,8 @@ import { MAX_PIXELS, padded, unpack } from "./container.js";
 import { StreamError, WeightsError } from "./errors.js";
 import { Grid, HyperSynthesis, LIMIT, Pass, clamped } from "./networks.js";
 import { Sha256 } from "./sha256.js";
-import { readTables } from "./tables.js";
+import { RESIDUAL, readSettings, refine } from "./residual.js";
+import { readResidual, readTables } from "./tables.js";
 
 export { MAX_PIXELS, StreamError, WeightsError, unpack };
 
@@ -18,14 +19,21 @@ const STRIDE = 16; // pixels to a position of y
 const ONE = 256;
 
 export class Reader {
-  /** bytes (Uint8Array): an encoder's weight file, or its tables as `priorcodec export` writes them. Throws WeightsError. */
-  static async load(bytes) {
+  /**
+   * bytes (Uint8Array): an encoder's weight file, or its tables as `priorcodec export` writes them; residual: the weight file of
+   * the residual layer, without which that layer is skipped. Throws WeightsError.
+   */
+  static async load(bytes, residual = null) {
     const { config, encoderId, tables } = readTables(bytes);
-    return new Reader(config, encoderId ?? (await idOf(bytes)), tables);
+    const id = encoderId ?? (await idOf(bytes));
+    const finer = residual && readResidual(residual);
+    if (finer && finer.encoderId !== id) throw new WeightsError("the residual layer was made for another encoder");
+    return new Reader(config, id, tables, finer?.frequency ?? null);
   }
 
-  constructor(config, encoderId, tables) {
+  constructor(config, encoderId, tables, frequency) {
     this.config = config;
+    this.frequency = frequency;
     this.encoderId = encoderId;
     this.tables = tables;
     this.yCoder = new CoderTables(tables, "y", config.certain);
@@ -41,8 +49,9 @@ export class Reader {
   }
 
   /**
-   * A file (Uint8Array) -> {content, m, h, w, yHatQ, symbolsSha256}. Throws StreamError.
-   * content: as of `unpack`; yHatQ: Float32Array [m][h][w], decoded features in quantization steps.
+   * A file (Uint8Array) -> {content, m, h, w, quality, yHatQ, symbolsSha256}. Throws StreamError.
+   * content: as of `unpack`; quality: the byte that networks are given; yHatQ: Float32Array [m][h][w], decoded features in
+   * quantization steps.
    */
   read(data, { maxPixels = MAX_PIXELS } = {}) {
     const content = unpack(data, { maxPixels });
@@ -58,8 +67,11 @@ export class Reader {
     }
     if (content.string === null) throw new StreamError("the file has no latent layer: there are no features to read");
     const [h, w] = [content.height, content.width].map((side) => padded(side) / STRIDE);
+    const layer = this.frequency && content.segments.find(({ type }) => type === RESIDUAL);
+    const finer = layer && readSettings(layer.data, h, w);
     this.#checkLength(content, h / 4, w / 4);
-    return { content, m: this.config.m, h, w, ...this.#symbols(content.string, content.quality, h, w) };
+    const quality = Math.min(content.quality + (finer ? finer.higher : 0), this.config.rows - 1);
+    return { content, m: this.config.m, h, w, quality, ...this.#symbols(content, h, w, finer) };
   }
 
   /** What `read` gave -> y_hat, Float32Array [m][h][w]: what all float networks start from. */
@@ -89,18 +101,39 @@ export class Reader {
     }
   }
 
-  #symbols(string, quality, h, w) {
-    const { m, mH, n } = this.config;
+  #symbols({ string, quality }, h, w, finer) {
     const decoder = new Decoder(string);
+    const size = finer ? this.config.m * h * w : 0;
+    const planes = { index: new Uint8Array(size), symbols: new Int16Array(size), h, w };
+    const found = this.walk(quality, h, w, (index, coder, symbols, mean, place) => {
+      decoder.take(index, coder, symbols);
+      if (finer && place) keep(planes, index, symbols, place);
+    });
+    decoder.finish();
+    if (finer) refine(found.yHatQ, planes, finer, this.frequency);
+    return found;
+  }
+
+  /**
+   * All passes in the order of coding, for reading and writing alike.
+   * symbolsOf(index, coder, symbols, mean, place): fills in the symbols (Int16Array) of a pass; index (Uint8Array): their tables, mean
+   * (Int16Array): in units of 1/256; of a pass of y they are [channel][position], and place has its first channel and `at`, row
+   * and column of each position in turn; of z they are [channel][row][column], and place is null.
+   * -> {yHatQ, symbolsSha256}
+   */
+  walk(quality, h, w, symbolsOf) {
+    const { m, mH, n } = this.config;
     const digest = new Sha256();
 
     const zCount = (h / 4) * (w / 4);
     const zIndex = new Uint8Array(mH * zCount);
+    const zMean = new Int16Array(mH * zCount);
     for (let c = 0; c < mH; c++) {
       zIndex.fill(this.tables.z_index.data[quality * mH + c], c * zCount, (c + 1) * zCount);
+      zMean.fill(this.tables.z_mean.data[quality * mH + c], c * zCount, (c + 1) * zCount);
     }
     const zSymbols = new Int16Array(mH * zCount);
-    decoder.take(zIndex, this.zCoder, zSymbols);
+    symbolsOf(zIndex, this.zCoder, zSymbols, zMean, null);
     addSymbols(digest, zSymbols);
 
     const phi = this.hyper.run(zSymbols, quality, h / 4, w / 4);
@@ -112,7 +145,7 @@ export class Reader {
         const at = positions[parity];
         const { mean, index } = pass.parameters(phi, values, at);
         const symbols = new Int16Array(mean.length);
-        decoder.take(index, this.yCoder, symbols);
+        symbolsOf(index, this.yCoder, symbols, mean, { start, at });
         addSymbols(digest, symbols);
         for (let c = 0, i = 0; c < count; c++) {
           for (let p = 0; p < at.length; p += 2, i++) {
@@ -123,8 +156,18 @@ export class Reader {
         }
       });
     }
-    decoder.finish();
     return { yHatQ, symbolsSha256: digest.hex() };
+  }
+}
+
+/** Symbols of a pass of y and their tables, put where they belong. */
+function keep({ index, symbols, h, w }, passIndex, passSymbols, { start, at }) {
+  for (let c = start, i = 0; i < passIndex.length; c++) {
+    for (let p = 0; p < at.length; p += 2, i++) {
+      const place = (c * h + at[p]) * w + at[p + 1];
+      index[place] = passIndex[i];
+      symbols[place] = passSymbols[i];
+    }
   }
 }
 

@@ -1,27 +1,43 @@
 // The page: takes a file, shows what the worker makes of it. All work is the worker's.
 
 const byId = (id) => document.getElementById(id);
-const [file, drop, status, error, view, facts, compare, split, save] =
-  ["file", "drop", "status", "error", "view", "facts", "compare", "split", "save"].map(byId);
-const canvases = { preview: byId("preview"), decoded: byId("decoded") };
+const [file, drop, status, error, view, facts, compare, left, split, save, make, quality, level, gic] = [
+  "file", "drop", "status", "error", "view", "facts", "compare", "left", "split", "save", "make", "quality", "level", "gic",
+].map(byId);
+const canvases = { original: byId("original"), preview: byId("preview"), decoded: byId("decoded") };
+const SETTLED = 400; // milliseconds after which a quality counts
 let worker = null;
+let waiting = 0;
+let busy = false;
+let chosen = null;
 let name = "image";
 
-function open(chosen) {
-  if (!chosen) return;
-  name = chosen.name.replace(/\.gic$/i, "") || "image";
-  worker?.terminate(); // a file that takes too long ends with the next one
+function open(given) {
+  if (!given) return;
+  chosen = given;
+  name = given.name.replace(/\.[^.]*$/, "") || "image";
+  restart();
+}
+
+/** A new worker for the chosen file: whatever the last one was at ends here. */
+function restart() {
+  clearTimeout(waiting);
+  worker?.terminate();
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => show(data);
   worker.onerror = () => show({ kind: "error", text: "the page is not complete: run `make web`, and serve the folder" });
-  for (const part of [error, view, compare, save]) part.hidden = true;
-  canvases.decoded.hidden = true;
-  facts.replaceChildren();
-  status.textContent = "Reading…";
-  worker.postMessage(chosen);
+  for (const part of [error, view, make, ...Object.values(canvases)]) part.hidden = true;
+  worker.postMessage({ file: chosen, quality: Number(quality.value) });
+  busy = true;
 }
 
 function show(message) {
+  if (message.kind === "begin") {
+    busy = true;
+    for (const part of [error, compare, save, gic, canvases.decoded]) part.hidden = true;
+    facts.replaceChildren();
+  }
+  if (message.kind === "end") busy = false;
   if (message.kind === "status") status.textContent = message.text;
   if (message.kind === "error") {
     error.textContent = message.text;
@@ -35,33 +51,59 @@ function show(message) {
     facts.append(term, value);
     view.hidden = false;
   }
-  if (message.kind in canvases) {
-    const canvas = canvases[message.kind];
-    canvas.width = message.image.width;
-    canvas.height = message.image.height;
-    canvas.getContext("2d").putImageData(message.image, 0, 0);
-    canvas.hidden = false;
-    view.hidden = false;
-    if (message.kind === "decoded") {
-      compare.hidden = false;
-      split.value = 100;
-      divide();
-    }
-    canvas.toBlob((blob) => {
-      URL.revokeObjectURL(save.href);
-      save.href = URL.createObjectURL(blob);
-      save.download = `${name}.png`;
-      save.hidden = false;
-    });
+  if (message.kind === "file") {
+    offer(gic, new Blob([message.bytes]), `${name}.gic`);
+    gic.textContent = `Save ${name}.gic (${message.bytes.length.toLocaleString("en")} bytes)`;
   }
+  if (message.kind in canvases) draw(message.kind, message.image);
 }
 
-/** Shows the decoded image left of the slider. */
+function draw(kind, image) {
+  const canvas = canvases[kind];
+  canvas.width = image.width;
+  canvas.height = image.height;
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  canvas.hidden = false;
+  view.hidden = false;
+  if (kind === "original") {
+    make.hidden = false;
+    return;
+  }
+  if (kind === "decoded") {
+    left.textContent = canvases.original.hidden ? "Preview" : "Original";
+    compare.hidden = false;
+    split.value = 0;
+    divide();
+  }
+  canvas.toBlob((blob) => offer(save, blob, `${name}${canvases.original.hidden ? "" : "-decoded"}.png`));
+}
+
+/** Lets a link save a file. */
+function offer(link, blob, as) {
+  URL.revokeObjectURL(link.href);
+  link.href = URL.createObjectURL(blob);
+  link.download = as;
+  link.hidden = false;
+}
+
+/** Shows the decoded image right of the handle. */
 function divide() {
-  canvases.decoded.style.clipPath = `inset(0 ${100 - split.value}% 0 0)`;
+  canvases.decoded.style.clipPath = `inset(0 0 0 ${split.value}%)`;
+}
+
+function showLevel() {
+  level.textContent = Number(quality.value).toString();
 }
 
 split.addEventListener("input", divide);
+quality.addEventListener("input", showLevel);
+quality.addEventListener("change", () => {
+  clearTimeout(waiting); // keys change it step by step
+  waiting = setTimeout(() => {
+    if (busy) restart();
+    else worker.postMessage({ quality: Number(quality.value) });
+  }, SETTLED);
+});
 file.addEventListener("change", () => {
   open(file.files[0]);
   file.value = "";
@@ -73,3 +115,5 @@ for (const kind of ["dragover", "dragleave", "drop"]) {
     if (kind === "drop") open(event.dataTransfer.files[0]);
   });
 }
+showLevel();
+navigator.serviceWorker?.register("offline.js").catch(() => {}); // without it, the page needs its network each time

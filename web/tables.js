@@ -38,6 +38,22 @@ export function readTables(bytes) {
   }
 }
 
+/** The weight file of the residual layer -> {encoderId, frequency: Int32Array [64][4][3]}. Throws WeightsError. */
+export function readResidual(bytes) {
+  bytes = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+  try {
+    const { header, start } = readHeader(bytes);
+    const { data } = readTensor(bytes, start, header, "frequency", ["I32", TABLES, 4, 3]);
+    for (let i = 0; i < data.length; i += 3) {
+      const row = data.subarray(i, i + 3);
+      need(Math.min(...row) >= 1 && row[0] + row[1] + row[2] === 65536, "its frequencies do not add up");
+    }
+    return { encoderId: Number.parseInt(header.__metadata__.encoder_id, 16), frequency: data };
+  } catch (error) {
+    throw new WeightsError(`not the tables of the residual layer (${error.message}): get them again`);
+  }
+}
+
 function need(condition, message) {
   if (!condition) throw new WeightsError(message);
 }

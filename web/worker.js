@@ -1,28 +1,113 @@
-// Decodes one file: symbols exactly, then the preview, then the image through the backbone.
+// Does the work of the page: decodes a .gic file, or encodes a photograph and decodes what it wrote.
 //
-// Answers messages {kind: "status" | "error", text}, {kind: "fact", name, value}, {kind: "preview" | "decoded", image}.
+// Takes {file, quality}, or {quality} alone: the same photograph again. Answers {kind: "begin" | "end"},
+// {kind: "status" | "error", text}, {kind: "fact", name, value}, {kind: "file", bytes},
+// {kind: "original" | "preview" | "decoded", image}.
 
+import { padded } from "./container.js";
 import { Reader, StreamError } from "./gic.js";
-import { blended, cut, inParts } from "./tiles.js";
+import { normal } from "./random.js";
+import { Runtime, model } from "./runtime.js";
+import { blended, cut, inParts, mirrored } from "./tiles.js";
+import { write } from "./writer.js";
 
 const STRIDE = 16;
-const NOISE_STRIDE = 4;
-const LARGEST_PART = 64; // cells of the preview worked on at a time
-const MODELS = "models/";
+const LARGEST_PART = 64; // cells that local networks work on at a time
+const QUALITY_STEPS = 16; // of the file's byte, to a level
+const RESIDUAL = "residual.safetensors";
 
-onmessage = async ({ data: file }) => {
+let loaded = null; // what all files share
+let photo = null; // the last photograph and its features
+
+onmessage = async ({ data: { file, quality } }) => {
+  postMessage({ kind: "begin" });
   try {
-    await decode(new Uint8Array(await file.arrayBuffer()));
+    loaded ??= await load();
+    if (file) {
+      photo = null;
+      const start = new Uint8Array(await file.slice(0, 3).arrayBuffer());
+      if (String.fromCharCode(...start) === "GIC" || /\.gic$/i.test(file.name)) {
+        await decode(new Uint8Array(await file.arrayBuffer()), true);
+      } else {
+        photo = await analyze(file);
+      }
+    }
+    if (photo) await decode(await encode(photo, quality), false);
     postMessage({ kind: "status", text: "" });
   } catch (error) {
-    const text = error instanceof StreamError ? error.message : `this page cannot decode it (${error.message})`;
+    const text = error instanceof StreamError ? error.message : `this page cannot do it (${error.message})`;
     postMessage({ kind: "error", text });
   }
+  postMessage({ kind: "end" });
 };
 
-async function decode(bytes) {
+async function load() {
+  status("Loading…");
   const manifest = JSON.parse(new TextDecoder().decode(await model("manifest.json")));
-  const reader = await Reader.load(await model("tables.safetensors"));
+  const residual = manifest.files[RESIDUAL] ? await model(RESIDUAL) : null;
+  return {
+    manifest,
+    reader: await Reader.load(await model("tables.safetensors"), residual),
+    runtime: await Runtime.load(),
+  };
+}
+
+/** An image file -> its size, and y (Float32Array [m][h][w]), which serves every quality. */
+async function analyze(file) {
+  status("Reading the photograph…");
+  let bitmap;
+  try {
+    bitmap = await createImageBitmap(file);
+  } catch {
+    throw new StreamError("neither a .gic file nor an image that this browser can read: choose another file");
+  }
+  const { width, height } = bitmap;
+  const canvas = new OffscreenCanvas(width, height).getContext("2d");
+  canvas.fillStyle = "white"; // under transparent parts
+  canvas.fillRect(0, 0, width, height);
+  canvas.drawImage(bitmap, 0, 0);
+  const pixels = canvas.getImageData(0, 0, width, height);
+  postMessage({ kind: "original", image: pixels });
+
+  status("Analyzing…");
+  const began = performance.now();
+  const { manifest, reader, runtime } = loaded;
+  const { m } = reader.config;
+  const [h, w] = [height, width].map((side) => padded(side) / STRIDE);
+  const [down, along] = [mirrored(height, h * STRIDE), mirrored(width, w * STRIDE)];
+  const halo = Math.ceil(manifest.files["analysis.onnx"].halo / STRIDE);
+  const y = await inParts(h, w, 1, halo, LARGEST_PART, m, async (top, left, rows, columns) => {
+    const [high, wide] = [rows * STRIDE, columns * STRIDE];
+    const x = new Float32Array(3 * high * wide);
+    for (let c = 0, to = 0; c < 3; c++) {
+      for (let i = 0; i < high; i++) {
+        const line = down[top * STRIDE + i] * width;
+        for (let j = 0; j < wide; j++) x[to++] = pixels.data[4 * (line + along[left * STRIDE + j]) + c] / 127.5 - 1;
+      }
+    }
+    return (await runtime.run("analysis", { x: [x, 1, 3, high, wide] })).y;
+  });
+  await runtime.release("analysis");
+  return { width, height, h, w, y, seconds: (performance.now() - began) / 1000 };
+}
+
+/** An analyzed photograph at a quality in levels -> the bytes of its file. */
+async function encode({ width, height, h, w, y, seconds: analysis }, quality) {
+  status("Encoding…");
+  const began = performance.now();
+  const { reader, runtime } = loaded;
+  const byte = Math.round(Math.min(quality, reader.config.levels - 1) * QUALITY_STEPS);
+  const level = Float32Array.of(byte / QUALITY_STEPS);
+  const scaled = await runtime.run("hyper", { y: [y, 1, reader.config.m, h, w], quality: [level, 1] });
+  const { data } = write(reader, scaled.y_q, scaled.z, { quality: byte, height, width, h, w });
+  postMessage({ kind: "file", bytes: data });
+  fact("Encoded", `${((performance.now() - began) / 1000 + analysis).toFixed(2)} s`);
+  return data;
+}
+
+/** Shows what a file holds; preview: whether to show that as well. */
+async function decode(bytes, preview) {
+  const { manifest, reader, runtime } = loaded;
   status("Decoding symbols…");
   let began = performance.now();
   const read = reader.read(bytes);
@@ -30,57 +115,53 @@ async function decode(bytes) {
   fact("Size", `${content.width} × ${content.height} pixels`);
   const bpp = (8 * bytes.length) / (content.width * content.height);
   fact("File", `${bytes.length.toLocaleString("en")} bytes, ${bpp.toFixed(4)} bits per pixel`);
-  fact("Quality", String(content.quality / 16));
-  fact("Segments", content.segments.map(({ type, data }) => `type ${type}: ${data.length} bytes`).join(", ") || "none");
+  fact("Quality", `${content.quality / QUALITY_STEPS} of ${reader.config.levels - 1}`);
+  const segments = content.segments.map(({ type, data }) => `type ${type}: ${data.length} bytes`);
+  if (segments.length) fact("Segments", segments.join(", "));
   fact("Symbols", `SHA-256 ${read.symbolsSha256.slice(0, 16)}…, ${seconds(began)}`);
 
   status("Preview…");
   began = performance.now();
-  const ort = await import("./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs");
-  ort.env.wasm.numThreads = self.crossOriginIsolated ? navigator.hardwareConcurrency : 1;
-  const session = async (name) => ort.InferenceSession.create(await model(name));
-  const tensor = (data, ...shape) => new ort.Tensor("float32", data, shape);
-  const quality = tensor(Float32Array.of(content.quality / 16), 1);
+  const quality = [Float32Array.of(read.quality / QUALITY_STEPS), 1];
   const yHat = reader.dequantize(read);
-
-  const name = manifest.files["decoder.onnx"]?.preview ?? "preview.onnx"; // the one that the decoder reads, if there is one
-  const synthesis = await session(name);
-  const halo = Math.ceil(manifest.files[name].halo / STRIDE);
-  const preview = await inParts(h, w, STRIDE, halo, LARGEST_PART, async (top, left, rows, columns) => {
-    const part = tensor(cut(yHat, m, h, w, top, left, rows, columns), 1, m, rows, columns);
-    return (await synthesis.run({ y_hat: part, quality })).x.data;
+  const graph = manifest.files["decoder.onnx"]?.preview ?? "preview.onnx"; // the one that the decoder reads, if there is one
+  const name = graph.replace(".onnx", "");
+  const halo = Math.ceil(manifest.files[graph].halo / STRIDE);
+  const base = await inParts(h, w, STRIDE, halo, LARGEST_PART, 3, async (top, left, rows, columns) => {
+    const part = cut(yHat, m, h, w, top, left, rows, columns);
+    return (await runtime.run(name, { y_hat: [part, 1, m, rows, columns], quality })).x;
   });
-  await synthesis.release();
-  image("preview", preview, content, h, w);
-  fact("Preview", seconds(began));
-
+  await runtime.release(name);
+  if (preview || !manifest.backbone) image("preview", base, content, h, w);
+  fact("Preview", `${seconds(began)}, ${runtime.device}`);
   if (!manifest.backbone) return;
   status(`Decoding through ${manifest.backbone.name}…`);
   began = performance.now();
-  const decoder = await session("decoder.onnx");
+  image("decoded", await throughBackbone(yHat, base, quality, read), content, h, w);
+  fact("Decoded", `through ${manifest.backbone.name}, ${seconds(began)}, ${runtime.device}`);
+}
+
+/** y_hat and preview -> planes [3][16 h][16 w], in tiles where the image is large. */
+async function throughBackbone(yHat, preview, quality, { content, h, w, m }) {
+  const { manifest, runtime } = loaded;
   const { inputs } = manifest.files["decoder.onnx"];
   const [height, width] = [h * STRIDE, w * STRIDE];
   const fixed = Number.isInteger(inputs.y_hat[2]); // to tiles of one size: smaller images are padded
-  const [rows, columns] = [height, width].map((side) => (fixed ? manifest.tile : Math.min(manifest.tile, side)));
-  const channels = inputs.noise?.[1] ?? 0;
-  const noise = normal(content.seed, (channels * height * width) / NOISE_STRIDE ** 2);
-  const decoded = await blended(height, width, rows, columns, manifest.margin, STRIDE, async (top, left) => {
-    const part = (planes, count, stride) => {
-      const place = [height, width, top, left, rows, columns].map((pixels) => pixels / stride);
-      return tensor(cut(planes, count, ...place), 1, count, rows / stride, columns / stride);
-    };
-    const given = { y_hat: part(yHat, m, STRIDE), quality, preview: part(preview, 3, 1) };
-    if (channels) given.noise = part(noise, channels, NOISE_STRIDE);
-    return (await decoder.run(given)).x.data;
+  const side = fixed ? manifest.tile - 2 * manifest.margin : manifest.tile;
+  const whole = { y_hat: [yHat, m, STRIDE], preview: [preview, 3, 1] };
+  if (inputs.noise) {
+    const stride = Number.parseInt(inputs.preview[2], 10) / Number.parseInt(inputs.noise[2], 10);
+    whole.noise = [normal(content.seed, (inputs.noise[1] * height * width) / stride ** 2), inputs.noise[1], stride];
+  }
+  return blended(height, width, side, manifest.margin, padded(1), async (row, column) => {
+    const [high, wide] = [row, column].map(({ low, high }) => (fixed ? manifest.tile : high - low));
+    const given = { quality };
+    for (const [name, [planes, channels, stride]] of Object.entries(whole)) {
+      const place = [height, width, row.low, column.low, high, wide].map((pixels) => pixels / stride);
+      given[name] = [cut(planes, channels, ...place), 1, channels, high / stride, wide / stride];
+    }
+    return { planes: (await runtime.run("decoder", given)).x, high, wide };
   });
-  image("decoded", decoded, content, h, w);
-  fact("Decoded", `through ${manifest.backbone.name}, ${seconds(began)}`);
-}
-
-async function model(name) {
-  const answer = await fetch(MODELS + name);
-  if (!answer.ok) throw new Error(`${MODELS}${name} is missing: run \`make web\``);
-  return new Uint8Array(await answer.arrayBuffer());
 }
 
 function status(text) {
@@ -102,22 +183,10 @@ function image(kind, planes, { height, width }, h, w) {
   for (let y = 0, to = 0; y < height; y++) {
     for (let x = 0; x < width; x++, to += 4) {
       for (let c = 0; c < 3; c++) {
-        found.data[to + c] = Math.round((planes[c * area + y * w * STRIDE + x] + 1) * 127.5); // clamped by its type
+        found.data[to + c] = Math.floor((planes[c * area + y * w * STRIDE + x] + 1) * 127.5 + 0.5); // clamped by its type
       }
       found.data[to + 3] = 255;
     }
   }
   postMessage({ kind, image: found });
-}
-
-/** Standard normal numbers that depend on the seed alone (mulberry32, Box and Muller); torch draws others. */
-function normal(seed, count) {
-  const uniform = () => {
-    seed = (seed + 0x6d2b79f5) | 0;
-    let a = Math.imul(seed ^ (seed >>> 15), 1 | seed);
-    a = (a + Math.imul(a ^ (a >>> 7), 61 | a)) ^ a;
-    return ((a ^ (a >>> 14)) >>> 0) / 2 ** 32;
-  };
-  return Float32Array.from({ length: count }, () =>
-    Math.sqrt(-2 * Math.log(1 - uniform())) * Math.cos(2 * Math.PI * uniform()));
 }

@@ -1,7 +1,8 @@
 """One backbone's adapter: it turns features of the file into a clean latent with the backbone's help.
 
     y_hat, quality, preview --bridge--> z_hat --start time t(quality)--> x_t --backbone.predict (LoRA, fusion inside)--> z
-                            |-> features --pyramid--> features at the fusion sites        y_hat --token mapper--> tokens, pooled
+                            |-> features --pyramid--> features at the fusion sites
+    condition of predict: y_hat --token mapper--> tokens, pooled | preview, its thumbnail, z_hat | features --1x1--> features
     z --backbone.to_pixels--> --residual refiner, with the preview--> image
 The only thing trained per backbone. `inject` (to train) and `merge` (to decode) are undone by `eject`, bit for bit.
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -27,7 +29,7 @@ from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
 from priorcodec.adapters.refiner import ResidualRefiner
 from priorcodec.adapters.tokens import TokenMapper
 from priorcodec.backbones.diffusion import sample
-from priorcodec.backbones.spec import Backbone, BackboneSpec, FusionSite
+from priorcodec.backbones.spec import Backbone, BackboneSpec, Condition, FusionSite, ImageInput
 from priorcodec.core.errors import AdapterError, BackboneError
 
 MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
@@ -111,7 +113,10 @@ class Adapter(nn.Module):
             if config.refiner
             else None
         )
-        self.tokens = TokenMapper(m, levels, config.tokens, spec.token_dim, spec.pooled_dim, mapped=config.mapper)
+        self.tokens = TokenMapper(
+            m, levels, config.tokens, spec.token_dim, spec.pooled_dim, spec.more_token_dims, mapped=config.mapper
+        )
+        self.condition_features = nn.Conv2d(config.width, spec.feature_dim, 1) if spec.feature_dim else None
         self.moments = MomentsHead(config.width, spec.latent.channels) if config.moments else None
         self.lora: dict[str, nn.Parameter] = {}
         self.lora_values: Mapping[str, Tensor] = {}
@@ -158,6 +163,8 @@ class Adapter(nn.Module):
     def open(cls, path: Path, spec: BackboneSpec, *, encoder_id: int, m: int, levels: int) -> Adapter:
         """Read an adapter file, frozen and not attached yet. No random numbers of the process are used.
 
+        One that a dry run made (`tiny` in its metadata) is for the spec's tiny model.
+
         Args:
             path: The file.
             spec: The backbone it must be for.
@@ -172,8 +179,11 @@ class Adapter(nn.Module):
 
         file = adapter_file.read(path)
         adapter_file.check(file, spec, encoder_id=encoder_id)
+        tiny = file.metadata.get("tiny") == "true"
+        if tiny:
+            rules.tiny_spec(spec)  # builds the tiny model, which must have values, and is kept
         with torch.device("meta"):
-            adapter = cls(spec, file.config, m=m, levels=levels)
+            adapter = cls(spec, file.config, m=m, levels=levels, tiny=tiny)
         adapter_file.check_shapes(file, adapter)
         adapter_file.load(file, adapter)
         return adapter.requires_grad_(False).eval()
@@ -307,7 +317,7 @@ class Adapter(nn.Module):
         backbone = self.attached
         z_hat, features = self.bridge(y_hat, quality, preview)
         levels = self.pyramid(features)
-        tokens, pooled = self.tokens(y_hat, quality)
+        condition = self.condition(y_hat, quality, preview, z_hat, features)
 
         def predict(x_t: Tensor, t: Tensor) -> Tensor:
             height, width = x_t.shape[-2:]
@@ -316,7 +326,7 @@ class Adapter(nn.Module):
                 self._recomputed = call
             before = _CALL.set(call)
             try:
-                return backbone.predict(x_t, t, tokens, pooled)
+                return backbone.predict(x_t, t, condition)
             finally:
                 _CALL.reset(before)
 
@@ -324,6 +334,20 @@ class Adapter(nn.Module):
         z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
         mean, std = (None, None) if self.moments is None else self.moments(z_hat, features)
         return Estimate(z_hat=z_hat, features=features, z=z, mean=mean, std=std)
+
+    def condition(self, y_hat: Tensor, quality: Tensor, preview: Tensor, z_hat: Tensor, features: Tensor) -> Condition:
+        """What the spec asks for, from the arguments of `forward` and what the bridge made of them."""
+        wanted, stride = self.spec.image_inputs, self.spec.latent.stride
+        tokens, more, pooled = self.tokens(y_hat, quality)
+        return Condition(
+            tokens=tokens,
+            more_tokens=more,
+            pooled=pooled,
+            preview=preview if ImageInput.PREVIEW in wanted else None,
+            thumbnail=F.avg_pool2d(preview, stride) if ImageInput.THUMBNAIL in wanted else None,
+            latent=z_hat if ImageInput.LATENT in wanted else None,
+            features=None if self.condition_features is None else self.condition_features(features),
+        )
 
     def to_pixels(self, z: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
         """z (b, c, h', w'), quality (b,) and preview (b, 3, H, W), as `forward` had them -> images, float32, not clamped.

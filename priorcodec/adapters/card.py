@@ -62,6 +62,30 @@ Trained on: {data}
 """
 
 
+DRY_RUN = """\
+# {backbone}: adapter of a dry run
+
+Made with `tiny=true`, for the tiny random model that the plugin of {backbone} builds for tests.
+
+It can show that training, file and decoding fit together:
+
+    priorcodec decode photo.gic --backbone {backbone} --adapter {file}
+
+decodes through that tiny model, without weights. It cannot decode through {model}, and its images are not to be looked at. Train
+without `tiny=true` for that; do not publish this file.
+
+## What it is
+
+{what}
+
+Settings: `{settings}`
+
+## Training
+
+{training}
+"""
+
+
 def write(source: Path) -> Path:
     """Write README.md beside an adapter; a card that already describes this very file is left as people edited it.
 
@@ -124,7 +148,8 @@ def _body(file: AdapterFile, digest: str, size: int) -> str:
         "parameters": f"{total:,}{share}: " + ", ".join(f"{name} {n:,}" for name, n in count.items()),
         "license": about.get("license", "not stated"),
     }
-    return TEXT.format(
+    text = DRY_RUN if about.get("tiny") else TEXT
+    return text.format(
         backbone=about["backbone"],
         model=f"[{about['source']}](https://huggingface.co/{about['source']})"
         if _on_the_hub(about)

@@ -109,7 +109,6 @@ def check_shapes(file: AdapterFile, adapter: Adapter) -> None:
     Raises:
         AdapterError: They differ: a small file must not describe a huge adapter.
     """
-    spec = adapter.spec
     wanted = {f"own.{name}": value.shape for name, value in adapter.state_dict().items()}
     for name, shape in wanted.items():
         value = file.tensors.get(name)
@@ -117,7 +116,7 @@ def check_shapes(file: AdapterFile, adapter: Adapter) -> None:
             got = "missing" if value is None else tuple(value.shape)
             raise AdapterError(f"{file.path.name} does not fit: {name} is {got}, wanted {tuple(shape)}")
     rank = file.config.lora_rank
-    layers = 0 if rank == 0 else sum(rule.modules for rule in spec.lora)
+    layers = 0 if rank == 0 else sum(rule.modules for rule in adapter.counted.lora)
     lora = {name: value.shape for name, value in file.tensors.items() if name.startswith("lora.")}
     if len(lora) != 2 * layers:
         raise AdapterError(f"{file.path.name} has {len(lora)} LoRA tensors, wanted {2 * layers}: wrong adapter?")

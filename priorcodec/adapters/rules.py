@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from priorcodec.backbones.conditions import make_condition
 from priorcodec.backbones.spec import BackboneSpec, LoraRule
 from priorcodec.core.errors import BackboneError
 
@@ -96,12 +97,8 @@ def site_channels(spec: BackboneSpec, backbone: Any, device: str = "cpu") -> dic
     side = max([8, *(2 * site.stride for site in spec.fusion)])
     try:
         with torch.no_grad(), torch.device(device):
-            backbone.predict(
-                torch.zeros(1, spec.latent.channels, side, side),
-                torch.full((1,), 500.0),
-                torch.zeros(1, 2, spec.token_dim),
-                torch.zeros(1, spec.pooled_dim) if spec.pooled_dim else None,
-            )
+            x_t = torch.zeros(1, spec.latent.channels, side, side)
+            backbone.predict(x_t, torch.full((1,), 500.0), make_condition(spec, x_t))
     finally:
         for hook in hooks:
             hook.remove()

@@ -32,6 +32,37 @@ class Prediction(enum.StrEnum):
     FLOW = "flow"
 
 
+class ImageInput(enum.StrEnum):
+    """What an image-conditioned denoiser gets of the file's preview; each is the field of `Condition` of that name."""
+
+    PREVIEW = "preview"
+    THUMBNAIL = "thumbnail"
+    LATENT = "latent"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """What `Backbone.predict` is conditioned on besides time. A field is there if the spec asks for it, and None otherwise.
+
+    Attributes:
+        tokens: In the place of an encoded prompt (b, n, `token_dim`).
+        more_tokens: Of further text encoders, each (b, n, width), in the order of `more_token_dims`.
+        pooled: In the place of a pooled prompt or an image embedding (b, `pooled_dim`).
+        preview: The file's preview (b, 3, h * stride, w * stride), nominally in [-1, 1].
+        thumbnail: Means of the preview on the latent grid (b, 3, h, w).
+        latent: The preview in the latent space: the adapter's estimate of z (b, channels, h, w).
+        features: What the adapter reads from the file for this backbone, on the latent grid (b, `feature_dim`, h, w).
+    """
+
+    tokens: Tensor | None = None
+    more_tokens: tuple[Tensor, ...] = ()
+    pooled: Tensor | None = None
+    preview: Tensor | None = None
+    thumbnail: Tensor | None = None
+    latent: Tensor | None = None
+    features: Tensor | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraRule:
     """A set of modules that get a LoRA. It is an error if the pattern matches another number of modules than stated.
@@ -50,6 +81,9 @@ class LoraRule:
 @dataclass(frozen=True, kw_only=True)
 class FusionSite:
     """A module of the denoiser whose output attends to features of the file.
+
+    Its output holds the image's positions alone: (b, channels, h, w), or (b, h * w, channels) of a transformer. A block that
+    mixes text and image in one stream, or answers both, is no site; the feed-forward layer of its image stream is.
 
     Attributes:
         module: Path inside `Backbone.module`, the same in the full and the tiny model.
@@ -89,6 +123,8 @@ class LatentSpace:
 class Backbone(Protocol):
     """A built backbone. z and x_t are (b, channels, h, w); images are (b, 3, h * stride, w * stride) in [-1, 1].
 
+    The names of the arguments are part of the contract.
+
     Attributes:
         module: The denoiser, the only part that LoRA and fusion change.
     """
@@ -96,11 +132,14 @@ class Backbone(Protocol):
     module: nn.Module
 
     def alpha_bar(self, t: Tensor) -> Tensor:
-        """Cumulative signal fraction at time t in [0, 999]: (b,) -> (b,), falling from near 1 to near 0."""
+        """Cumulative signal fraction at time t in [0, 999]: (b,) -> (b,), falling from near 1 to near 0.
+
+        x_t = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) noise, for flow models too.
+        """
         ...
 
-    def predict(self, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-        """x_t, t (b,), tokens (b, n, token_dim), pooled (b, pooled_dim) -> (b, channels, h, w); extra channels dropped."""
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        """x_t (b, channels, h, w), t (b,) in [0, 999] -> the stated prediction, of the shape and dtype of x_t."""
         ...
 
     def to_latents(self, x: Tensor) -> Tensor:
@@ -144,19 +183,25 @@ class BackboneSpec:
         source: Hub id ("owner/repo"), or path of the weight file inside the package.
         hub_revision: Commit on the Hub (40 hex digits); empty when the weights are not on the Hub.
         sha256: SHA-256 of the weight file (64 hex digits); empty when the weights are not one file.
-        denoiser_subfolder: Folder of the denoiser in a Hub repository with a diffusers layout ("unet" or "transformer");
-            empty when the weights have another layout.
+        denoiser_subfolder: Folder of the denoiser in a Hub repository with a diffusers layout, such as "unet" or "transformer",
+            or "." for the repository's own folder; empty when the weights have another layout.
+        autoencoder_subfolder: Folder of the autoencoder, of whatever class, in such a repository; empty for none.
+        scheduler_subfolder: Folder of the scheduler's config in such a repository, "." as above; empty for none.
         parameters: Exact number of parameters of the denoiser.
         latent: Latent space of the autoencoder.
         prediction: Meaning of the denoiser's output.
-        token_dim: Width of the conditioning tokens (the text encoder's width in the original model).
+        token_dim: Width of the conditioning tokens (the text encoder's width in the original model), 0 for none.
+        more_token_dims: Widths of further sequences of tokens, of a model with several text encoders.
         pooled_dim: Width of the pooled conditioning vector, 0 for none.
+        image_inputs: What `predict` needs of the file's preview.
+        feature_dim: Channels of the features on the latent grid that `predict` needs, 0 for none.
         size: Side in pixels of the images the model was trained on.
         pixel_bytes: Peak memory per pixel of a tile while decoding in float32, weights excluded; sets the tile size.
         gpu_dtype: Floating-point type to decode in on a GPU: "bfloat16", "float16" or "float32".
         low_memory: Whether the autoencoder should work in slices and tiles unless the user says otherwise.
         lora: Modules that get a LoRA.
-        fusion: Modules whose output attends to features of the file; may be empty.
+        fusion: Modules whose output attends to features of the file. Optional: without any, the file enters through the estimate
+            of z, the condition and LoRA.
         build: Builds the full model.
         build_tiny: Builds the same classes with tiny widths and fixed random weights, for tests.
         api: Version of this interface that the plugin was written for.
@@ -173,11 +218,16 @@ class BackboneSpec:
     hub_revision: str = ""
     sha256: str = ""
     denoiser_subfolder: str = ""
+    autoencoder_subfolder: str = "vae"
+    scheduler_subfolder: str = "scheduler"
     parameters: int
     latent: LatentSpace
     prediction: Prediction
-    token_dim: int
+    token_dim: int = 0
+    more_token_dims: tuple[int, ...] = ()
     pooled_dim: int = 0
+    image_inputs: tuple[ImageInput, ...] = ()
+    feature_dim: int = 0
     size: int = 512
     pixel_bytes: int = 8192
     gpu_dtype: str = "bfloat16"
@@ -206,6 +256,14 @@ class BackboneSpec:
             value = getattr(self, key)
             if value and not re.fullmatch(rf"[0-9a-f]{{{digits}}}", value):
                 problems.append(f"{key} {value!r} is not {digits} hex digits")
+        for key in ("denoiser_subfolder", "autoencoder_subfolder", "scheduler_subfolder"):
+            value = getattr(self, key)
+            if value and value != "." and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", value):
+                problems.append(f"{key} {value!r} is no folder inside a repository like 'unet'")
+        if self.more_token_dims and not self.token_dim:
+            problems.append("more_token_dims is stated without token_dim: state the first width there")
+        if strange := [value for value in self.image_inputs if value not in list(ImageInput)]:
+            problems.append(f"image_inputs has {strange[0]!r}, wanted {', '.join(ImageInput)}")
         if self.gpu_dtype not in ("bfloat16", "float16", "float32"):
             problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:

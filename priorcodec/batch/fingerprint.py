@@ -1,4 +1,4 @@
-"""What a decoded image was made of, as 32 hex digits: the file, all settings, and the weights by content, not by path.
+"""Fingerprint of a decode, 32 hex digits: over the file, all settings, and the weights (by content, not by path).
 
 `decode --skip-existing` compares them with what a PNG says. Not in it: the device, which changes last bits only.
 """
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from priorcodec.core import container
+from priorcodec.core.errors import AdapterError
+from priorcodec.core.io import safetensors
 
 if TYPE_CHECKING:
     from priorcodec.session import Session
@@ -86,11 +88,10 @@ def _made_of(session: Session) -> list[Any]:
     settings = {**dataclasses.asdict(config), "dtype": str(session.dtype)}  # what "auto" means here
     made_of: list[Any] = [{key: value for key, value in settings.items() if key not in UNSEEN}]
     if config.blend > 0:  # else the backbone has no part in the image
-        made_of += [
-            spec.name,
-            weights_digest(registry.weights(spec, config.weights)),
-            sha256(registry.adapter(spec, config.adapter)),
-        ]
+        adapter = registry.adapter(spec, config.adapter)
+        dry_run = safetensors.describe(adapter, AdapterError)[0].get("tiny") == "true"  # decodes without weights
+        weights = "tiny" if dry_run else weights_digest(registry.weights(spec, config.weights))
+        made_of += [spec.name, weights, sha256(adapter)]
     return made_of
 
 
@@ -99,6 +100,7 @@ def _tiles(session: Session, data: bytes) -> list[int]:
     from priorcodec.adapters import decode as adapter_decode
     from priorcodec.core import tiling
 
-    stream = container.unpack(data, max_pixels=session.config.max_pixels)
+    config = session.config
+    stream = container.unpack(data, max_pixels=config.max_pixels, layers=config.layer_names)
     plan = tiling.plan(stream.height, stream.width, session.tile, adapter_decode.MARGIN)
     return [len(plan.rows), len(plan.columns)]

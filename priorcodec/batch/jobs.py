@@ -1,4 +1,4 @@
-"""Records of a batch run, shared by every way of running one: a job, what one run of it gives, and the outcome of all."""
+"""Records of a batch, shared by all runners: a job, the result of running it, and the outcome of the batch."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ Result = Row | PriorCodecError
 
 
 class Task(Protocol):
-    """What to do with every file: settings that can be pickled."""
+    """The work on every file; its settings can be pickled."""
 
     def open(self) -> JobFn:
         """The function that does one job; called once per process. Raises PriorCodecError: settings no job can be done with."""
@@ -58,7 +58,7 @@ class Task(Protocol):
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What came of all jobs.
+    """Outcome of all jobs.
 
     Attributes:
         rows: One dict per finished file, in the order of the jobs.
@@ -115,7 +115,7 @@ def as_error(error: Exception | SystemExit, source: Path) -> PriorCodecError:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out.
+    """Whether an exception means that memory ran out.
 
     On the CPU torch raises a plain RuntimeError that only its text tells apart; `torch.OutOfMemoryError` is one of its own.
     """

@@ -10,7 +10,7 @@ PACKAGE = "priorcodec"
 
 
 class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Writes to what `sys.stderr` is at the moment of a message, so that messages of one job can be captured."""
+    """Writes to the current `sys.stderr` of each message, so that the messages of one job can be captured."""
 
     @property
     def stream(self) -> Any:

@@ -80,7 +80,7 @@ def list_jobs(
 
 
 def expand(inputs: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
-    """Files as they are, folders as their files with one of `suffixes`, each file once; logs what a folder holds besides."""
+    """Expand folders to their files with one of `suffixes`, each file once; logs how many other files were ignored."""
     found: dict[str, Path] = {}
     for path in inputs:
         for file in [path] if path == STREAM or not os.path.isdir(path) else _in_folder(path, suffixes):
@@ -189,7 +189,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _inode(path: Path) -> tuple[int, int] | None:
-    """What tells whether two paths are one file, through symbolic and hard links; None if there is none."""
+    """Identity of a file, the same through symbolic and hard links; None if it does not exist."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What `encode`, `decode` and `preview` do with one file: plain settings, which can be sent to another process.
+"""The work of `encode`, `decode` and `preview` on one file, as plain settings that can be sent to another process.
 
 settings --open(), once per process--> a session inside a function: job -> row of the outcome
 """
@@ -10,14 +10,18 @@ import logging
 import sys
 import warnings
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.batch.jobs import STREAM, Job, JobFn
 from priorcodec.batch.runner import progress_bar
 from priorcodec.config import DecodeConfig
-from priorcodec.core.errors import ConfigError, PrecisionWarning, StreamError
+from priorcodec.core.errors import ConfigError, DryRunWarning, PrecisionWarning, StreamError
 from priorcodec.core.io.names import printable
+
+if TYPE_CHECKING:
+    from priorcodec.core.layers.residual import Settings
+    from priorcodec.core.layers.settings import LayerConfig
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +37,9 @@ class Encode:
         bpp: The same in bits per pixel of the image.
         background: Color behind transparent parts, or None to refuse them.
         statistics: Whether to write the segment that `renorm=written` uses.
+        layers: Names of the layers that are written.
+        residual: How much of the residual is written, 0 to 10; None for all where there is one.
+        roi: Regions of interest (x, y, width, height) in pixels.
         refine: Steps of latent refinement, 0 for none.
         refine_metric: What refinement improves: "psnr" or "gmsd".
         show_steps: Whether a progress bar shows the steps of the refinement.
@@ -46,6 +53,9 @@ class Encode:
     bpp: float | None = None
     background: str | None = None
     statistics: bool = False
+    layers: tuple[str, ...] = ("latent",)
+    residual: float | None = None
+    roi: tuple[tuple[int, int, int, int], ...] = ()
     refine: int = 0
     refine_metric: str = "psnr"
     show_steps: bool = False
@@ -58,9 +68,9 @@ class Encode:
         from priorcodec.core.image import io as image_io
         from priorcodec.core.io import atomic
         from priorcodec.core.latent_refinement import RefineConfig
-        from priorcodec.session import Session
+        from priorcodec.session import Session, layer_config
 
-        codec = Session(self.config).codec
+        codec, layers = Session(self.config).codec, layer_config(self.layers, self.residual, self.roi)
         settings: Any = {"steps": self.refine or 1, "metric": self.refine_metric}
         RefineConfig(**settings)  # a wrong request ends here, before any file
         byte = codec.quality_byte(self.quality)
@@ -74,7 +84,9 @@ class Encode:
             height, width = loaded.pixels.shape[:2]
             target = rate_control.target_bytes(self.target_bytes, self.bpp, height, width) if searched else None
             if self.skip and job.target_exists():
-                why = self._differs(job, (height, width), codec.id, None if searched else byte, target)
+                finer = layers.finer(height, width)
+                fixed = None if searched or "latent" not in layers.layers else byte
+                why = self._differs(job, (height, width), codec.id, fixed, target, layers, finer)
                 if _is_skipped(job, why, force=self.force):
                     return {"skipped": True}
             for note in loaded.notes:
@@ -82,9 +94,13 @@ class Encode:
             with progress_bar("refining", self.refine, shown=self.show_steps and self.refine > 0) as progress:
                 refined = RefineConfig(**settings, progress=progress) if self.refine else None
                 if target is None:
-                    encoded = codec.encode(loaded.pixels, self.quality, statistics=self.statistics, refined=refined)
+                    encoded = codec.encode(
+                        loaded.pixels, self.quality, statistics=self.statistics, layers=layers, refined=refined
+                    )
                 else:
-                    found = codec.encode_to(loaded.pixels, target, statistics=self.statistics, refined=refined)
+                    found = codec.encode_to(
+                        loaded.pixels, target, statistics=self.statistics, layers=layers, refined=refined
+                    )
                     encoded, note = found.encoded, found.note()
                     if note:
                         logger.warning("%s: %s", printable(job.source), note)
@@ -102,7 +118,14 @@ class Encode:
         return encode
 
     def _differs(
-        self, job: Job, size: tuple[int, int], encoder_id: int, quality: int | None, max_bytes: int | None
+        self,
+        job: Job,
+        size: tuple[int, int],
+        encoder_id: int,
+        quality: int | None,
+        max_bytes: int | None,
+        layers: LayerConfig,
+        finer: Settings | None,
     ) -> str:
         """Why the target is not what encoding the source would write, as far as one can tell without encoding it, or "".
 
@@ -112,10 +135,12 @@ class Encode:
             encoder_id: Of this encoder.
             quality: Quality byte that the file must have, None for any.
             max_bytes: Largest size of the file, None for any.
+            layers: That the file must have.
+            finer: How its residual layer must begin.
         """
         from priorcodec.core import container
 
-        data = job.target.read_bytes()
+        data, start = job.target.read_bytes(), b"" if finer is None else finer.pack()
         try:
             stream = container.unpack(data, max_pixels=2**64)
         except StreamError as error:
@@ -126,6 +151,8 @@ class Encode:
             f"has quality byte {stream.quality}, not {quality}": quality not in (None, stream.quality),
             f"has {len(data)} bytes, more than {max_bytes}": max_bytes is not None and len(data) > max_bytes,
             "has statistics or lacks them": (stream.segment(container.STATISTICS) is not None) != self.statistics,
+            f"has layers {', '.join(stream.layers)}": set(stream.layers) != set(layers.layers),
+            "has another residual layer": not (stream.segment(container.RESIDUAL) or b"").startswith(start),
             "is of an image of another size": (stream.height, stream.width) != size,
             "is older than the image": older,
         }
@@ -169,7 +196,11 @@ class Decode:
         if not self.preview:
             session.spec  # noqa: B018  a misspelled backbone is an error before the first file
             if self.config.blend > 0 and not self.skip:  # a run with nothing left to do loads no backbone
-                session.adapter  # noqa: B018  a model that cannot be loaded ends the run, not every file in turn
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always", DryRunWarning)
+                    session.adapter  # noqa: B018  a model that cannot be loaded ends the run, not every file in turn
+                for warning in caught:
+                    logger.warning("warning: %s", warning.message)
         preview = functools.partial(session.preview, perceptual=self.perceptual)
         decode_one = preview if self.preview else session.decode
         fingerprint = fingerprints(session, preview=self.preview, perceptual=self.perceptual)

@@ -1,4 +1,4 @@
-"""`priorcodec decode | preview | info`: .gic files -> images, and what the files say."""
+"""`priorcodec decode | preview | info`: .gic files -> images or descriptions."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def decode(
     config: Annotated[
         Path | None, typer.Option("--config", help="YAML file with settings; options take precedence.")
     ] = None,
+    layers: options.Layers = None,
     no_plugin: options.NoPlugin = None,
     max_pixels: options.MaxPixels = None,
     tile: options.Tile = None,
@@ -79,6 +80,7 @@ def decode(
         low_memory=low_memory or None,
         max_pixels=max_pixels,
         tile=tile,
+        layers=layers,
     )
     task = Decode(config=settings, no_plugin=disabled, skip=skip_existing, force=force)
     _decode(ctx, files, output, task, workers=workers, as_json=as_json)
@@ -91,6 +93,7 @@ def preview(
     device: options.Device = None,
     max_pixels: options.MaxPixels = None,
     tile: options.Tile = None,
+    layers: options.Layers = None,
     perceptual: Annotated[
         bool,
         typer.Option(
@@ -110,7 +113,7 @@ def preview(
     """
     from priorcodec.batch.tasks import Decode
 
-    config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
+    config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile, layers=layers)
     task = Decode(config=config, preview=True, perceptual=perceptual, skip=skip_existing, force=force)
     _decode(ctx, files, output, task, workers=workers, as_json=as_json)
 

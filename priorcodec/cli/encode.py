@@ -12,7 +12,7 @@ from priorcodec.core.errors import ConfigError
 
 
 class RefineMetric(enum.StrEnum):
-    """What latent refinement improves."""
+    """Distortion that latent refinement minimizes."""
 
     psnr = "psnr"
     gmsd = "gmsd"
@@ -38,6 +38,18 @@ def encode(
     statistics: Annotated[
         bool, typer.Option("--statistics", help="Write 8 bytes of image statistics for `decode --renorm written`.")
     ] = False,
+    layers: Annotated[
+        str,
+        typer.Option(help="What is written: semantic, latent, residual, with commas between; see docs/layers.md."),
+    ] = "latent",
+    residual: Annotated[
+        float | None,
+        typer.Option(help="Add a residual layer: 0 (little) to 10 (all); --layers residual alone means 10."),
+    ] = None,
+    roi: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X,Y,W,H", help="Write the residual for this region alone, in pixels; may be repeated."),
+    ] = None,
     refine: Annotated[
         int, typer.Option(help="Latent refinement steps, 0 to 10000: slower encoding, better quality per byte.")
     ] = 0,
@@ -74,6 +86,10 @@ def encode(
         rate_control.target_bytes(target_bytes, bpp, 1, 1)
     if refine_metric is not RefineMetric.psnr and not refine:
         raise ConfigError(f"got --refine-metric {refine_metric} without --refine: give a number of steps")
+    if "latent" not in layers and given:
+        raise ConfigError(
+            f"got {given[0]} for files without a latent, whose size the image decides: add latent to --layers"
+        )
     config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
     jobs = runner.list_jobs(
         inputs,
@@ -90,6 +106,9 @@ def encode(
         bpp=bpp,
         background=background,
         statistics=statistics,
+        layers=tuple(name.strip() for name in layers.split(",")),
+        residual=residual,
+        roi=tuple(_region(text) for text in roi or ()),
         refine=refine,
         refine_metric=refine_metric.value,
         show_steps=len(jobs) == 1,
@@ -99,3 +118,12 @@ def encode(
     outcome = runner.run_jobs(jobs, task, workers=workers, label="encoding")
     line = "{input} -> {output}: {bytes} bytes, {bpp:.4f} bpp, quality {quality:g}"
     options.finish(outcome, line, as_json=as_json, to_stderr=target == STREAM)
+
+
+def _region(text: str) -> tuple[int, int, int, int]:
+    """X,Y,W,H. Raises ConfigError."""
+    try:
+        x, y, width, height = (int(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"got --roi {text}, wanted x,y,width,height in whole pixels") from error
+    return x, y, width, height

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def plugin_output_to_stderr() -> contextlib.AbstractContextManager[Any]:
-    """Around code of plugins: what they print goes to standard error, which leaves standard output to the command."""
+    """Redirect what plugins print to standard error, so that standard output belongs to the command."""
     return contextlib.redirect_stdout(sys.stderr)
 
 
@@ -62,6 +62,12 @@ MaxPixels = Annotated[
 Tile = Annotated[
     int | None,
     typer.Option(help="Tile size in pixels for large images; 0 disables tiling; default: by available memory."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Layers to decode: semantic, latent, residual, with commas between; what follows may be missing."
+    ),
 ]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Do not load this plugin; may be repeated.")]
 
@@ -144,7 +150,7 @@ def failures(outcome: Outcome) -> None:
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print rows as a table whose columns are as wide as they must be, so that nothing is cut in a pipe."""
+    """Print rows as a table with columns wide enough that nothing is cut, even in a pipe."""
     from priorcodec.evaluation.table import Table
 
     cells = [[str(row[column]) for column in columns] for row in rows]

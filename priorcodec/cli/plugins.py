@@ -113,7 +113,8 @@ def check(
     tier: Annotated[int, typer.Option(min=0, max=2, help="0: plain data, 1: the tiny model, 2: the real weights.")] = 1,
     weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or OWNER/REPO@COMMIT.")] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(metavar="CHECK=REASON", help="A check that is expected to fail, and why; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="CHECK=REASON", help="A check that is expected to fail, and why; may be repeated."),
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Print the traceback of every exception.")] = False,
     as_json: options.Json = False,
@@ -201,7 +202,7 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
         share = f"{total / spec.parameters:.2%}"
         adapter_file.check(file, spec, encoder_id=encoder_id((WEIGHTS / "encoder.safetensors").read_bytes()))
         if file.metadata.get("tiny"):
-            fits = "no: trained for the backbone's tiny test model"
+            fits = "a dry run's: decodes through the backbone's tiny random model, which shows that the parts fit"
     except (AdapterError, BackboneError) as error:
         fits = f"no: {error}"
     return {

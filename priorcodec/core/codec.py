@@ -6,7 +6,7 @@ file --ExactReader--> y_hat_q --inverse gain--> y_hat --g_s--> preview, --g_p-->
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -16,16 +16,18 @@ import torch
 from torch import Tensor
 
 from priorcodec.core import container, rate_control, tiling
-from priorcodec.core.container import STATISTICS, Container, Segment
+from priorcodec.core.container import RESIDUAL, STATISTICS, Container, Segment
 from priorcodec.core.entropy.entropy_model import EntropyModel
+from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import ConfigError, ImageError, StreamError, WeightsError
-from priorcodec.core.exact_reader import ExactReader
+from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
 from priorcodec.core.image import io as image_io
 from priorcodec.core.latent_refinement import Objective, RefineConfig, refine
-from priorcodec.core.layers import texture
+from priorcodec.core.layers import residual, texture
 from priorcodec.core.layers.networks import SemanticNetworks
 from priorcodec.core.layers.semantic import Regions, SemanticTables
+from priorcodec.core.layers.settings import LayerConfig
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.transforms import HYPER_STRIDE, STRIDE
@@ -53,11 +55,17 @@ class Codec:
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu", *, tile: int | None = None):
         self.device = torch.device(device)
-        self.weights: EncoderWeights = load_encoder(weights or WEIGHTS / "encoder.safetensors", self.device)
+        weights = weights or WEIGHTS / "encoder.safetensors"
+        self.weights: EncoderWeights = load_encoder(weights, self.device)
         self.transforms, self.entropy_model = self.weights.transforms, self.weights.entropy_model
         self.id = self.weights.id
         self.levels = self.transforms.config.levels
-        self.reader = ExactReader(encoder_id=self.id, levels=self.levels, entropy_model=self.entropy_model)
+        self.reader = ExactReader(
+            encoder_id=self.id,
+            levels=self.levels,
+            entropy_model=self.entropy_model,
+            residual=weights.with_name(RESIDUAL_FILE),
+        )
         if tile is None:
             tile = tiling.automatic(PIXEL_BYTES, self.transforms.halo, LARGEST_TILE, self.device)
         self.tile = tile
@@ -75,40 +83,59 @@ class Codec:
         quality: float = DEFAULT_QUALITY,
         *,
         statistics: bool = False,
+        layers: LayerConfig | None = None,
         refined: RefineConfig | None = None,
     ) -> Encoded:
         """uint8 (h, w, 3) -> file. Raises ConfigError for an impossible quality, ImageError for a strange array.
 
         statistics: write the image's too, 8 bytes and 8 to 12 of framing, so that a decoder can use `renorm=written`;
-        refined: spend time on a better file, never one with a larger R + lambda D.
+        layers: what is written, the latent alone by default;
+        refined: spend time on a better latent, never one with a larger R + lambda D; only without other layers.
         """
         byte = self.quality_byte(quality)
         if refined is not None:
+            _latent_alone(layers)
             encoded, refinement = self._refined(pixels, byte, statistics=statistics, request=refined)
             return replace(encoded, refinement=refinement)
-        return self._writer(pixels, statistics=statistics)(byte)
+        return self._writer(pixels, statistics=statistics, layers=layers)(byte)
 
     @torch.inference_mode()
     def encode_to(
-        self, pixels: np.ndarray, max_bytes: int, *, statistics: bool = False, refined: RefineConfig | None = None
+        self,
+        pixels: np.ndarray,
+        max_bytes: int,
+        *,
+        statistics: bool = False,
+        layers: LayerConfig | None = None,
+        refined: RefineConfig | None = None,
     ) -> rate_control.RateSearchResult:
         """uint8 (h, w, 3) -> the largest file of at most `max_bytes` bytes, everything in it counted; see `rate_control.search`.
 
         refined: `rate_control.refined` says how.
         Raises ConfigError when the smallest file is larger, ImageError for a strange array.
         """
-        write, top = self._writer(pixels, statistics=statistics), (self.levels - 1) * QUALITY_STEPS
+        write = self._writer(pixels, statistics=statistics, layers=layers)
+        top = (self.levels - 1) * QUALITY_STEPS
         found = rate_control.search(write, max_bytes, top)
         if refined is None:
             return found
+        _latent_alone(layers)
         refine_at = partial(self._refined, pixels, statistics=statistics, request=refined, max_bytes=max_bytes)
         return rate_control.refined(found, write, refine_at, top)
 
-    def _writer(self, pixels: np.ndarray, *, statistics: bool) -> Callable[[int], Encoded]:
+    def _writer(
+        self, pixels: np.ndarray, *, statistics: bool, layers: LayerConfig | None = None
+    ) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
-        height, width = _checked(pixels)
-        y = self.analyze(pixels)
-        return partial(self.write, y, (height, width), self._segments(pixels, statistics))
+        size, layers = _checked(pixels), layers or LayerConfig()
+        finer = layers.finer(*size)
+        y, segments = self.analyze(pixels), self._segments(pixels, statistics)
+        if "semantic" in layers.layers:
+            segments += self.semantic_segments(pixels, y)
+        if "latent" not in layers.layers:
+            file = self.without_latent(size, segments)
+            return lambda byte: file
+        return partial(self.write, y, size, segments, finer=finer)
 
     def _refined(
         self,
@@ -163,16 +190,39 @@ class Codec:
             y[..., rows.own(STRIDE), columns.own(STRIDE)] = part
         return y
 
-    def write(self, y: Tensor, size: tuple[int, int], segments: tuple[Segment, ...], byte: int) -> Encoded:
-        """Features y (1, m, h, w) of an image of true size (height, width), in pixels, at one quality byte -> file."""
+    def write(
+        self,
+        y: Tensor,
+        size: tuple[int, int],
+        segments: tuple[Segment, ...],
+        byte: int,
+        *,
+        finer: residual.Settings | None = None,
+    ) -> Encoded:
+        """Features y (1, m, h, w) of an image of true size (height, width), in pixels, at one quality byte -> file.
+
+        finer: of the residual layer, None for none.
+        """
         y_q, z = self.transforms.scaled(y, torch.tensor([byte / QUALITY_STEPS], device=self.device))
-        return self._code(y_q, z, size=size, segments=segments, byte=byte)[0]
+        return self._code(y_q, z, size=size, segments=segments, byte=byte, finer=finer)[0]
 
     def _code(
-        self, y_q: Tensor, z: Tensor, *, size: tuple[int, int], segments: tuple[Segment, ...], byte: int
+        self,
+        y_q: Tensor,
+        z: Tensor,
+        *,
+        size: tuple[int, int],
+        segments: tuple[Segment, ...],
+        byte: int,
+        finer: residual.Settings | None = None,
     ) -> tuple[Encoded, Tensor]:
-        """Values in quantization steps, with batch dimension -> the file, and y_hat_q (m, h, w) as its decoder reads it."""
-        coded = self.entropy_model.encode(y_q[0].float().cpu().numpy(), z[0].float().cpu().numpy(), byte)
+        """Values in quantization steps, with batch dimension -> the file, and y_hat_q (m, h, w) without the residual."""
+        values = y_q[0].float().cpu().numpy()
+        planes = None if finer is None else Planes(values.shape)
+        coded = self.entropy_model.encode(values, z[0].float().cpu().numpy(), byte, planes)
+        if finer is not None and planes is not None:
+            layer = self.reader.residual_tables.write(values, coded.y_hat_q, planes, finer)
+            segments += (Segment(type=RESIDUAL, data=layer),)
         content = Container(
             encoder_id=self.id, quality=byte, height=size[0], width=size[1], string=coded.string, segments=segments
         )
@@ -228,7 +278,7 @@ class Codec:
 
     def regions(self, content: Container) -> Regions:
         """The semantic content of a file of this encoder, without decoding an image. Raises StreamError."""
-        return self.semantic_tables.read(content, lambda: self.reader.latent(content)[0])
+        return self.semantic_tables.read(content, lambda: self.reader.latent(content, refined=False)[0])
 
     def _rendered(self, content: Container) -> Decoded:
         """A file without a latent -> the features of its rendered preview."""
@@ -250,21 +300,23 @@ class Codec:
         )
 
     @torch.inference_mode()
-    def decode(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> Decoded:
-        """A file -> its features; those of a rendered preview where it has no latent.
+    def decode(
+        self, data: bytes, *, max_pixels: int = container.MAX_PIXELS, layers: Collection[str] | None = None
+    ) -> Decoded:
+        """A file -> its features; those of a rendered preview where it has no latent. layers: see `container.unpack`.
 
         Raises StreamError as `read` does, or for damaged statistics or layers.
         """
-        content = self.reader.unpack(data, max_pixels=max_pixels)
+        content = self.reader.unpack(data, max_pixels=max_pixels, layers=layers)
         if content.string is None:
             return self._rendered(content)
         y_hat_q, digest = self.reader.latent(content)
-        written = content.segment(STATISTICS)
-        quality = content.quality / QUALITY_STEPS
+        written, byte = content.segment(STATISTICS), self.reader.decoder_quality(content)
         values = torch.from_numpy(y_hat_q)[None].to(self.device)
+        steps = torch.tensor([content.quality / QUALITY_STEPS], device=self.device)
         return Decoded(
-            y_hat=self.transforms.dequantize(values, torch.tensor([quality], device=self.device)),
-            quality=quality,
+            y_hat=self.transforms.dequantize(values, steps),
+            quality=byte / QUALITY_STEPS,
             height=content.height,
             width=content.width,
             seed=content.seed or 0,
@@ -303,6 +355,11 @@ class Codec:
         quality = torch.tensor([decoded.quality], device=self.device)
         synthesis = partial(network, quality=quality)
         return tiling.part(synthesis, decoded.y_hat, (rows, columns), self.transforms.halo, STRIDE)
+
+
+def _latent_alone(layers: LayerConfig | None) -> None:
+    if layers is not None and tuple(layers.layers) != ("latent",):
+        raise ConfigError(f"got latent refinement with layers {', '.join(layers.layers)}, wanted the latent alone")
 
 
 def _checked(pixels: np.ndarray) -> tuple[int, int]:

@@ -41,5 +41,9 @@ class PrecisionWarning(UserWarning):
     """An image was decoded in float32 because the requested precision overflowed."""
 
 
+class DryRunWarning(UserWarning):
+    """An image was decoded with an adapter of a dry run, through the backbone's tiny random model."""
+
+
 class ImageWarning(UserWarning):
     """An image may not be what the caller meant: its values have another range, or its file is damaged."""

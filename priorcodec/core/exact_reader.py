@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priorcodec.core import container, shipped
-from priorcodec.core.container import Container
-from priorcodec.core.entropy.frozen import FrozenEntropyModel
+from priorcodec.core.container import RESIDUAL, Container
+from priorcodec.core.entropy.frozen import FrozenEntropyModel, Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS, SCALES, Sizes, check_tables
 from priorcodec.core.errors import StreamError, WeightsError
+from priorcodec.core.layers.residual import ResidualTables, Settings
 
 STRIDE = 16  # pixels to a position of y
 MOST_GROUPS = 16
+RESIDUAL_FILE = "residual.safetensors"  # beside an encoder's file
 TABLES = "entropy."  # before the names of integer tables in an encoder's weight file
 
 
@@ -45,11 +48,13 @@ class ExactReader:
         encoder_id: whose files it reads.
         levels: of quality.
         entropy_model: on the CPU, whatever the device of a session.
+        residual: weight file of the residual layer, read when a file has one.
     """
 
     encoder_id: int
     levels: int
     entropy_model: FrozenEntropyModel
+    residual: Path
 
     @classmethod
     def load(cls, path: Path) -> ExactReader:
@@ -71,7 +76,12 @@ class ExactReader:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} is no readable encoder ({reason}): reinstall priorcodec") from error
         shipped.verify(path, data)
-        return cls(encoder_id=own_id, levels=found.levels, entropy_model=FrozenEntropyModel(tables, certain))
+        return cls(
+            encoder_id=own_id,
+            levels=found.levels,
+            entropy_model=FrozenEntropyModel(tables, certain),
+            residual=path.with_name(RESIDUAL_FILE),
+        )
 
     def read(
         self, data: bytes, *, max_pixels: int = container.MAX_PIXELS, layers: Collection[str] | None = None
@@ -93,13 +103,58 @@ class ExactReader:
                 f"the file was written by encoder {content.encoder_id:08x}, or is damaged; this is encoder "
                 f"{self.encoder_id:08x}: get the file again, or use the priorcodec version that ships that encoder"
             )
-        if content.quality > (self.levels - 1) * QUALITY_STEPS:
+        if content.quality > self.top:
             raise StreamError(f"quality byte {content.quality} is beyond this encoder's {self.levels} levels")
         return content
 
-    def latent(self, content: Container) -> tuple[NDArray[np.float32], str]:
-        """y_hat in quantization steps (m, h, w) and the symbols' SHA-256. Raises StreamError: damaged, or there is no latent."""
+    def latent(self, content: Container, *, refined: bool = True) -> tuple[NDArray[np.float32], str]:
+        """y_hat in quantization steps (m, h, w), refined by a residual layer if there is one, and the latent symbols' SHA-256.
+
+        Args:
+            content: A file of this encoder.
+            refined: Whether a residual layer is read at all.
+
+        Raises:
+            StreamError: Damaged, or there is no latent.
+        """
         if content.string is None:
             raise StreamError("the file has no latent layer: there are no features to read")
-        h, w = (side // STRIDE for side in container.padded(content.height, content.width))
-        return self.entropy_model.decode(content.string, content.quality, h, w)
+        h, w = _grid(content)
+        found = self._residual(content) if refined else None
+        planes = None if found is None else Planes((self.entropy_model.m, h, w))
+        y_hat_q, digest = self.entropy_model.decode(content.string, content.quality, h, w, planes)
+        if found is not None and planes is not None:
+            settings, string = found
+            self.residual_tables.refine(string, y_hat_q, planes, settings)
+        return y_hat_q, digest
+
+    def decoder_quality(self, content: Container) -> int:
+        """Quality byte that decoders of `latent` are given: higher than the file's where a residual layer says so."""
+        found = self._residual(content)
+        return content.quality if found is None else min(content.quality + found[0].higher, self.top)
+
+    @property
+    def top(self) -> int:
+        """Largest quality byte."""
+        return (self.levels - 1) * QUALITY_STEPS
+
+    @cached_property
+    def residual_tables(self) -> ResidualTables:
+        """Of the residual layer. Raises WeightsError: missing, or made for another encoder."""
+        tables = ResidualTables(self.residual)
+        if tables.encoder_id != self.encoder_id:
+            raise WeightsError(
+                f"the residual layer was made for encoder {tables.encoder_id:08x}, this is {self.encoder_id:08x}: "
+                "encode and decode with layers=latent"
+            )
+        return tables
+
+    def _residual(self, content: Container) -> tuple[Settings, bytes] | None:
+        data = content.segment(RESIDUAL)
+        return None if data is None else Settings.unpack(data, _grid(content))
+
+
+def _grid(content: Container) -> tuple[int, int]:
+    """Rows and columns of y."""
+    height, width = container.padded(content.height, content.width)
+    return height // STRIDE, width // STRIDE

@@ -50,11 +50,11 @@ Write = Callable[[Tensor, Tensor], "tuple[Encoded, Tensor]"]
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """What to do.
+    """Settings of latent refinement.
 
     Attributes:
         steps: 1 to 10,000.
-        metric: what the distortion is: "psnr" for squared error; "gmsd" for mostly what edges lost of their gradient magnitude.
+        metric: distortion: "psnr" for squared error, "gmsd" for mostly the gradient magnitude lost at edges.
         seed: of the random choices.
         progress: called with the number of steps done after each.
 

@@ -116,7 +116,7 @@ def refined(
     refine_at: Callable[..., tuple[Encoded, Refinement]],
     top: int,
 ) -> RateSearchResult:
-    """What a search found, refined: the file with the smallest distortion out of at most three that fit.
+    """Refine the result of a search: the file with the smallest distortion among at most three that fit.
 
     They are the plain one, the refined one of its quality, and, where that became much smaller, the refined one of the quality
     whose plain file is larger than the target by what refining saved, as far as it fits.
@@ -135,7 +135,7 @@ def refined(
 
 
 def _border(size: Callable[[int], int], target: int, top: int) -> int:
-    """A byte whose file fits while the next one's does not; 0 when that does not fit either. That of `top` does not."""
+    """A quality byte that fits while the next one does not; 0 if even that does not fit. `top` does not fit."""
     low, high, guesses = 0, top, GUESSES
     while size(low) <= target and high - low > 1:
         share = math.log(target / size(low)) / math.log(size(high) / size(low)) if guesses > 0 else 0.5

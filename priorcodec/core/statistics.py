@@ -16,16 +16,16 @@ from __future__ import annotations
 import math
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from priorcodec.core.errors import ImageError, StreamError
 from priorcodec.core.moments import merge_moments
+from priorcodec.core.tiling import Array, namespace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy as np
-    from torch import Tensor
 
 GAIN = (0.5, 2.0)  # of `apply`: more would blow up the decoder's own artifacts
 FLAT = 0.5  # standard deviation in levels of 255: below it there is no contrast to scale
@@ -34,22 +34,28 @@ CHUNK_SIZE = 3 << 22  # numbers of an image that are measured at a time: 96 MiB 
 _BYTES = struct.Struct("<HHBBBB")
 
 
-def measure_shown(bands: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Bands (b, 3, h, w) of a decoded image, clamped as they would be shown -> mean and standard deviation (b, 3, 1, 1) of the
-    whole in Y, Cb, Cr, in levels; without the 128 of Cb and Cr."""
+def measure_shown(bands: Sequence[Array]) -> tuple[Array, Array]:
+    """Measure a decoded image as it would be shown, clamped.
+
+    Args:
+        bands: Its parts from top to bottom (b, 3, h, w), nominally in [-1, 1], torch's or numpy's.
+
+    Returns:
+        Mean and standard deviation (b, 3, 1, 1) of the whole in Y, Cb, Cr, in levels, without the 128 of Cb and Cr.
+    """
     parts = []
     for band in bands:
         ycc = _shown(band)
-        parts.append((ycc.shape[2], ycc.mean((2, 3), keepdim=True), ycc.std((2, 3), correction=0, keepdim=True)))
+        spread = namespace(ycc).std(ycc, axis=(2, 3), keepdims=True, correction=0)
+        parts.append((ycc.shape[2], ycc.mean(axis=(2, 3), keepdims=True), spread))
     return merge_moments(parts)
 
 
-def _shown(x: Tensor) -> Tensor:
+def _shown(x: Array) -> Array:
     """(b, 3, h, w) in [-1, 1] -> Y, Cb - 128, Cr - 128 in levels."""
-    import torch
-
-    matrix = torch.tensor(TO_YCC, dtype=torch.float32, device=x.device)
-    return torch.einsum("ij,bjhw->bihw", matrix, (x.float().clamp(-1, 1) + 1) * 127.5)
+    xp = namespace(x)
+    matrix = xp.asarray(TO_YCC, dtype=xp.float32, device=x.device)
+    return xp.einsum("ij,bjhw->bihw", matrix, (xp.asarray(x, dtype=xp.float32).clip(-1, 1) + 1) * 127.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,20 +99,29 @@ class ImageStatistics:
         y, y_std = _clamp(self.mean[0] / 255 * 65535, 65535), _clamp(self.std[0] / 127.5 * 65535, 65535)
         return _BYTES.pack(y, y_std, *chroma, *spread)
 
-    def apply(self, x: Tensor, shown: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """A decoded image (b, 3, h, w), nominally in [-1, 1], of its true size -> the same with these statistics.
+    def apply(self, x: Array, shown: tuple[Array, Array] | None = None) -> Array:
+        """Move a decoded image to these statistics.
 
-        shown: `measure_shown` of the image that x is a band of, None where x is all of it. Contrast changes by 0.5 to 2 at
-        most, not at all where the image is flat; what the result has beyond [-1, 1] is for the caller to clamp.
+        Contrast changes by 0.5 to 2 at most, not at all where the image is flat.
+
+        Args:
+            x: The image in its true size (b, 3, h, w), nominally in [-1, 1], torch's or numpy's.
+            shown: `measure_shown` of the image that x is a band of, None where x is all of it.
+
+        Returns:
+            Of the same type; what it has beyond [-1, 1] is for the caller to clamp.
         """
-        import torch
+        xp = namespace(x)
 
-        matrix = torch.tensor(TO_YCC, dtype=torch.float32, device=x.device)
+        def levels(values: Any) -> Array:
+            return xp.asarray(values, dtype=xp.float32, device=x.device)
+
         at, spread = measure_shown([x]) if shown is None else shown
-        mean, std = (at.new_tensor(values).view(1, 3, 1, 1) for values in (self.mean, self.std))
-        gain = torch.where(spread < FLAT, 1.0, (std / spread.clamp_min(FLAT)).clamp(*GAIN))
-        moved = (_shown(x) - at) * gain + mean - mean.new_tensor([0, 128, 128]).view(1, 3, 1, 1)
-        return (torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), moved) / 127.5 - 1).to(x.dtype)
+        mean, std = (levels(values).reshape(1, 3, 1, 1) for values in (self.mean, self.std))
+        gain = xp.where(spread < FLAT, levels(1.0), (std / spread.clip(FLAT)).clip(*GAIN))
+        moved = (_shown(x) - at) * gain + mean - levels([0, 128, 128]).reshape(1, 3, 1, 1)
+        rgb = xp.einsum("ij,bjhw->bihw", xp.linalg.inv(levels(TO_YCC)), moved)
+        return xp.asarray(rgb / 127.5 - 1, dtype=x.dtype)
 
     def __str__(self) -> str:
         parts = zip(("Y", "Cb", "Cr"), self.mean, self.std, strict=True)

@@ -7,7 +7,7 @@ Two ways to put the parts together again:
     `part`   for networks that look only so far: they read as much more and it is cut off. The same values as in one piece.
     `blend`  for networks that see everything (attention, group norm): neighbors fade into each other across the middle half of
              their overlap; weights add up to one (MultiDiffusion, Bar-Tal et al. 2023, eq. 5, with linear ramps).
-An image of one tile takes the same path: nothing is cut and every weight is one.
+An image of one tile takes the same path: nothing is cut and every weight is one. Arrays are torch's or numpy's.
 """
 
 from __future__ import annotations
@@ -18,13 +18,19 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import torch
-from torch import Tensor
+import numpy as np
+
+if TYPE_CHECKING:
+    import torch
 
 GRID = 64  # pixels: every tile begins and ends on the codec's own grid
 SHARE = 0.5  # of a device's memory that one tile's work may fill
 _CGROUP = Path("/sys/fs/cgroup/memory.max")
+
+Array: TypeAlias = Any  # a torch.Tensor or a numpy.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +54,20 @@ class Span:
         """Its own part within what it reads."""
         return slice((self.start - self.low) // stride, (self.stop - self.low) // stride)
 
-    def weight(self, stride: int, device: torch.device | str = "cpu") -> Tensor:
-        """Of each position it reads: 1, and beside a neighbor a ramp as wide as the margin, centered on the common border."""
-        at = torch.arange(self.low // stride, self.high // stride, dtype=torch.float32, device=device) + 0.5
-        weight = torch.ones_like(at)
+    def weight(self, stride: int, like: Array) -> Array:
+        """Weight of each position it reads: 1, with a ramp as wide as the margin, centered on the border to a neighbor.
+
+        Args:
+            stride: Of the grid, in pixels.
+            like: An array of the library, type and device that the result shall have.
+        """
+        xp = namespace(like)
+        at = xp.arange(self.low // stride, self.high // stride, dtype=xp.float32, device=like.device) + 0.5
+        weight = xp.ones_like(at)
         for border, margin, sign in ((self.start, self.start - self.low, 1), (self.stop, self.high - self.stop, -1)):
             if margin:
-                weight *= (0.5 + sign * (at * stride - border) / margin).clamp(0, 1)
-        return weight
+                weight *= (0.5 + sign * (at * stride - border) / margin).clip(0, 1)
+        return xp.asarray(weight, dtype=like.dtype)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +119,23 @@ def _up(pixels: int) -> int:
     return -(-pixels // GRID) * GRID
 
 
+def namespace(x: Array) -> ModuleType:
+    """The library that an array is of: numpy, or torch, which has functions of the same names."""
+    if isinstance(x, np.ndarray):
+        return np
+    import torch
+
+    return torch
+
+
 def automatic(pixel_bytes: float, margin: int, largest: int, device: torch.device | str) -> int:
     """Side of a tile's own part, in pixels: as large as half of the device's memory allows, from 256 up to `largest`.
 
     pixel_bytes: what the work on one pixel takes at its peak. The memory is all there is and not what happens to be free: the
     same machine shall give the same image twice.
     """
+    import torch
+
     side = math.sqrt(SHARE * memory(torch.device(device)) / pixel_bytes) - 2 * _up(margin)
     return min(largest, max(256, int(side) // 256 * 256))
 
@@ -120,6 +143,8 @@ def automatic(pixel_bytes: float, margin: int, largest: int, device: torch.devic
 def memory(device: torch.device) -> int:
     """Bytes of memory that the device has, or that this process may have."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info(device)[1]
     found = []
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -129,7 +154,7 @@ def memory(device: torch.device) -> int:
     return min(found, default=8 * 2**30)  # Windows does not say: what a small machine has
 
 
-def part(f: Callable[[Tensor], Tensor], x: Tensor, at: tuple[Span, Span], halo: int, stride: int) -> Tensor:
+def part(f: Callable[[Array], Array], x: Array, at: tuple[Span, Span], halo: int, stride: int) -> Array:
     """What `f` makes of all of x, in the place `at` alone.
 
     f: a network that looks at most `halo` pixels far; x (b, c, h, w): on a grid of `stride` pixels; at: rows and columns.
@@ -148,13 +173,13 @@ def _reading(span: Span, halo: int, length: int) -> Span:
     return Span(start=span.low, stop=span.high, low=low, high=high)
 
 
-def blend(tiles: Plan, make: Callable[[Span, Span], Sequence[Tensor]]) -> Iterator[list[Tensor]]:
+def blend(tiles: Plan, make: Callable[[Span, Span], Sequence[Array]]) -> Iterator[list[Array]]:
     """Rows of tiles, faded into each other -> bands that are the whole, from top to bottom.
 
     make: what one tile reads -> its maps (b, c, h, w), each on its own grid, whose stride divides `GRID`; a band has the same.
     Holds one row of tiles.
     """
-    above: list[Tensor] = []
+    above: list[Array] = []
     for i, row in enumerate(tiles.rows):
         bands = _across(tiles, row, make)
         ends = tiles.rows[i + 1].low if i + 1 < len(tiles.rows) else row.high
@@ -162,7 +187,7 @@ def blend(tiles: Plan, make: Callable[[Span, Span], Sequence[Tensor]]) -> Iterat
         for k, band in enumerate(bands):
             stride = tiles.width // band.shape[-1]
             if len(tiles.rows) > 1:
-                band *= row.weight(stride, band.device).to(band.dtype)[:, None]
+                band *= row.weight(stride, band)[:, None]
             if above:
                 band[..., : above[k].shape[-2], :] += above[k]
             done.append(band[..., : (ends - row.low) // stride, :])
@@ -170,16 +195,21 @@ def blend(tiles: Plan, make: Callable[[Span, Span], Sequence[Tensor]]) -> Iterat
         yield done
 
 
-def _across(tiles: Plan, row: Span, make: Callable[[Span, Span], Sequence[Tensor]]) -> list[Tensor]:
+def _across(tiles: Plan, row: Span, make: Callable[[Span, Span], Sequence[Array]]) -> list[Array]:
     """One row of tiles, faded into each other from left to right."""
     if len(tiles.columns) == 1:
         return list(make(row, tiles.columns[0]))
-    bands: list[Tensor] = []
+    bands: list[Array] = []
     for column in tiles.columns:
         maps = make(row, column)
         strides = [(column.high - column.low) // m.shape[-1] for m in maps]
         if not bands:
-            bands = [m.new_zeros(*m.shape[:-1], tiles.width // s) for m, s in zip(maps, strides, strict=True)]
+            bands = [_wide(m, tiles.width // s) for m, s in zip(maps, strides, strict=True)]
         for band, m, stride in zip(bands, maps, strides, strict=True):
-            band[..., column.read(stride)] += m * column.weight(stride, m.device).to(m.dtype)
+            band[..., column.read(stride)] += m * column.weight(stride, m)
     return bands
+
+
+def _wide(m: Array, width: int) -> Array:
+    """Zeros like m, of another width."""
+    return namespace(m).zeros((*m.shape[:-1], width), dtype=m.dtype, device=m.device)

@@ -87,7 +87,7 @@ def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel") -
 
 
 def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> CodedExample:
-    """The classical codec at the quality setting whose file is nearest in size."""
+    """The classical codec at the quality setting that gives the nearest file size."""
     from PIL import Image
 
     image = Image.fromarray(original)

@@ -38,7 +38,7 @@ class BDRate:
 
 
 def pareto_front(points: Sequence[Point], *, higher_is_better: bool) -> list[Point]:
-    """Points by rising rate, without those whose quality a cheaper point already reaches: one rate per quality."""
+    """Points by rising rate, without those that a cheaper point matches or exceeds in quality: one rate per quality."""
     kept: list[Point] = []
     sign = 1 if higher_is_better else -1
     for rate, value in sorted(points):

@@ -26,7 +26,7 @@ from priorcodec.evaluation.table import Table
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".jxl"}
 STREAMS = {".266": "vvc", ".vvc": "vvc", ".265": "hevc", ".hevc": "hevc", ".obu": "obu"}
 UNCODED = {".png", ".tif", ".tiff"}
-"""A decoder's output, not a coded file: its own size says nothing, so the rate comes from the coded file beside it."""
+"""Suffixes of decoded images. Their own size is meaningless, so the rate is taken from the coded file beside them."""
 DIGITS = 6
 FORMATS = ("table", "csv", "json")
 Row = dict[str, Any]

@@ -1,6 +1,7 @@
 """`priorcodec export`: the folder that a reader without torch needs.
 
 analysis.onnx hyper.onnx preview.onnx perceptual.onnx decoder.onnx     float networks, see `export.networks`
+residual.safetensors   the tables of the residual layer, if the encoder has them (section 16)
 tables.safetensors     the exact tables and the inverse gains, with the encoder's id (docs/format.md, section 3)
 manifest.json          ids, SHA-256 and size of every file, inputs and outputs, tile and margins in pixels
 """
@@ -18,7 +19,7 @@ import torch
 
 from priorcodec.adapters.decode import MARGIN
 from priorcodec.core.errors import ConfigError, PriorCodecError
-from priorcodec.core.exact_reader import TABLES
+from priorcodec.core.exact_reader import RESIDUAL_FILE, TABLES
 from priorcodec.core.io import atomic, safetensors
 from priorcodec.core.weights import KIND
 from priorcodec.export import networks
@@ -99,6 +100,8 @@ def export(
         put(f"{network.name}.onnx", data, **described, **halo, **shapes)
 
     put(EXACT, tables(codec))
+    if codec.reader.residual.exists():
+        put(RESIDUAL_FILE, codec.reader.residual.read_bytes())
     for network in networks.of_encoder(codec.transforms):
         put_network(network, checked(network))
     if decoder:

@@ -1,6 +1,6 @@
 """Finds weights: in a local folder, the Hugging Face cache, or on the Hub at a pinned commit. Safetensors only.
 
-From a repository in diffusers layout only the denoiser, the autoencoder and the scheduler's config are requested.
+Of a repository in diffusers layout only what the spec names is requested: denoiser, autoencoder, scheduler's config.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def check_folder(spec: BackboneSpec, folder: Path) -> Path:
     """
     missing = _missing(spec, folder) if spec.denoiser_subfolder else []
     if missing:
-        parts = [folder / spec.denoiser_subfolder, folder / "vae"]
+        parts = [folder / part for part in _parts(spec)]
         pickle = next((f for part in parts if part.is_dir() for f in part.iterdir() if f.suffix in PICKLES), None)
         why = _why_no_pickle(pickle) if pickle else ""
         how = f"; get them with `{download_command(spec)}`" if on_the_hub(spec) else ""
@@ -107,12 +107,15 @@ def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     return f"{where}: {remedy} (license: {spec.license})"
 
 
+def _parts(spec: BackboneSpec) -> list[str]:
+    """Folders that hold weights."""
+    return [part for part in (spec.denoiser_subfolder, spec.autoencoder_subfolder) if part]
+
+
 def _required_files(spec: BackboneSpec) -> list[str]:
-    parts = [spec.denoiser_subfolder, "vae"]
-    return [
-        *(f"{part}/{name}" for part in parts for name in ("config.json", FULL[0])),
-        "scheduler/scheduler_config.json",
-    ]
+    files = [f"{part}/{name}" for part in _parts(spec) for name in ("config.json", FULL[0])]
+    files += [f"{spec.scheduler_subfolder}/scheduler_config.json"] if spec.scheduler_subfolder else []
+    return [name.removeprefix("./") for name in files]
 
 
 def _missing(spec: BackboneSpec, folder: Path) -> list[str]:
@@ -126,10 +129,11 @@ def _missing(spec: BackboneSpec, folder: Path) -> list[str]:
 def _cached(spec: BackboneSpec, repo: str, commit: str) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
 
-    config = try_to_load_from_cache(repo, "scheduler/scheduler_config.json", revision=commit)
+    name = _required_files(spec)[0]
+    config = try_to_load_from_cache(repo, name, revision=commit)
     if not isinstance(config, str):
         return None
-    folder = Path(config).parent.parent
+    folder = Path(config).parents[name.count("/")]
     return None if _missing(spec, folder) else folder
 
 

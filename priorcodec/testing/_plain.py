@@ -45,9 +45,11 @@ def check_source(subject: Subject) -> None:
 def check_numbers(subject: Subject) -> None:
     """Sizes are positive; the stride is a power of two; the latent's spread is positive."""
     spec, latent = subject.spec, subject.spec.latent
-    for name in ("parameters", "token_dim", "size"):
+    for name in ("parameters", "size"):
         require(getattr(spec, name) > 0, f"{name} is {getattr(spec, name)}, wanted above 0")
-    require(spec.pooled_dim >= 0, f"pooled_dim is {spec.pooled_dim}, wanted 0 or more")
+    for name in ("token_dim", "pooled_dim", "feature_dim"):
+        require(getattr(spec, name) >= 0, f"{name} is {getattr(spec, name)}, wanted 0 or more")
+    require(min(spec.more_token_dims, default=1) > 0, f"more_token_dims is {spec.more_token_dims}, wanted all above 0")
     require(
         latent.stride > 0 and latent.stride & (latent.stride - 1) == 0,
         f"latent.stride {latent.stride} is no power of 2",

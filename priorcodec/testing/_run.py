@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 import enum
 import importlib
+import inspect
+import re
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +22,12 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-PARTS = ((0, "_plain"), (1, "_tiny"), (1, "_counts"), (1, "_adapter"), (2, "_full"))
+PARTS = ((0, "_plain"), (1, "_tiny"), (1, "_calls"), (1, "_counts"), (1, "_adapter"), (2, "_full"), (2, "_denoising"))
+ON_THE_REAL_MODEL = (  # tier-1 checks that tier 2 repeats as real_NAME
+    *("side_effects", "frozen", "predict_shape", "odd_sizes", "deterministic", "batch_invariance", "conditions_matter"),
+    *("gradients", "alpha_bar", "pixels", "pixel_space", "fusion_sites"),
+)
+METHOD = re.compile(r"\b(alpha_bar|predict|to_latents|to_pixels|build_tiny|build)\(")
 BUILTIN = "priorcodec.backbones.builtin."
 LIBRARIES = {
     "priorcodec",
@@ -101,10 +109,18 @@ class Subject:
     weights: Path | None = None
     _made: dict[str, Any] = field(default_factory=dict, repr=False)
     _failed: set[str] = field(default_factory=set, repr=False)
+    _last: Any = field(default=None, repr=False)
+    builder = "build_tiny"
 
     def tiny(self) -> Any:
         """A new tiny model, so that no check sees what another left behind."""
         return self.attempt("build_tiny()", self.spec.build_tiny)
+
+    def on_the_real_model(self) -> Subject:
+        """The same subject for a check of tier 1, which then sees the real model in the tiny one's place."""
+        return _RealSubject(
+            spec=self.spec, weights=self.weights, _made=self._made, _failed=self._failed, _last=self._last
+        )
 
     def full(self) -> Any:
         """The full architecture without weights, on torch's meta device, in bfloat16."""
@@ -133,7 +149,9 @@ class Subject:
         if what in self._failed:
             raise SkipCheck(f"{what} failed, as reported above")
         try:
-            return make()
+            result = make()
+            self._last = result if hasattr(result, "predict") else self._last
+            return result
         except SkipCheck:
             raise
         except CheckError as exc:
@@ -147,14 +165,31 @@ class Subject:
         """Keyword arguments of `predict`."""
         import torch
 
-        g = torch.Generator().manual_seed(7)
-        pooled = torch.randn(batch, self.spec.pooled_dim, generator=g) if self.spec.pooled_dim else None
-        return {
-            "x_t": torch.randn(batch, self.spec.latent.channels, height, width, generator=g),
-            "t": torch.linspace(100.0, 700.0, batch),
-            "tokens": torch.randn(batch, tokens, self.spec.token_dim, generator=g),
-            "pooled": pooled,
-        }
+        from priorcodec.backbones.conditions import make_condition
+
+        values = partial(torch.randn, generator=torch.Generator().manual_seed(7))
+        x_t = values(batch, self.spec.latent.channels, height, width)
+        condition = make_condition(self.spec, x_t, tokens=tokens, values=values)
+        return {"x_t": x_t, "t": torch.linspace(100.0, 700.0, batch), "condition": condition}
+
+    def where(self, message: str) -> str:
+        """File and line of the first method of the backbone that a message names; empty if it names none."""
+        method = METHOD.search(message)
+        if method is None:
+            return ""
+        home = self.spec if method[1].startswith("build") else self._last
+        function = inspect.unwrap(getattr(home, method[1], None) or (lambda: None))
+        code = getattr(function, "__code__", None) or getattr(getattr(function, "__func__", None), "__code__", None)
+        return f" ({Path(code.co_filename).name}, line {code.co_firstlineno})" if code else ""
+
+
+class _RealSubject(Subject):
+    """A subject whose tiny model is the real one, built once."""
+
+    builder = "build"
+
+    def tiny(self) -> Any:
+        return self.real()
 
 
 def all_checks(tier: int = 2) -> list[Check]:
@@ -168,7 +203,20 @@ def all_checks(tier: int = 2) -> list[Check]:
             if name.startswith("check_") and function.__module__ == module.__name__:
                 summary = (function.__doc__ or "").splitlines()[0]
                 found.append(Check(name=name.removeprefix("check_"), tier=level, summary=summary, run=function))
-    return found
+    if tier < 2:
+        return found
+    known = {check.name: check for check in found}
+    first = len(
+        [check for check in found if check.tier < 2]
+    )  # before the others of tier 2: they see the model being built
+    return found[:first] + [_repeated(known[name]) for name in ON_THE_REAL_MODEL] + found[first:]
+
+
+def _repeated(check: Check) -> Check:
+    def run(subject: Subject) -> str | None:
+        return check.run(subject.on_the_real_model())
+
+    return Check(name=f"real_{check.name}", tier=2, summary=f"As `{check.name}`, on the real model.", run=run)
 
 
 def run_check(check: Check, subject: Subject, expected: str | None = None) -> Result:
@@ -182,6 +230,7 @@ def run_check(check: Check, subject: Subject, expected: str | None = None) -> Re
         status, message = Status.SKIPPED, str(exc)
     except CheckError as exc:
         status, message = Status.FAILED, str(exc)
+        message += "" if ", line " in message else subject.where(message)
         trace = "" if exc.__cause__ is None else "".join(traceback.format_exception(exc.__cause__))
     except Exception as exc:  # third-party code
         status, message, trace = Status.FAILED, describe(exc), "".join(traceback.format_exception(exc))

@@ -1,4 +1,4 @@
-"""Tier 1, the tiny model: it builds and runs as the contract says, and changes nothing else."""
+"""Tier 1, the tiny model: it builds and answers as the contract says, and changes nothing else."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from priorcodec.adapters import rules
-from priorcodec.backbones.spec import BackboneSpec
+from priorcodec.backbones.conditions import map_condition, tensors
+from priorcodec.backbones.spec import BackboneSpec, Prediction
 from priorcodec.testing import _side_effects as side_effects
-from priorcodec.testing._run import SkipCheck, Subject, require, require_equal, require_shape
-
-CLOSE = 1e-4  # between batch sizes: another order of sums
-SEED = "; make random weights under torch.random.fork_rng()"
+from priorcodec.testing._calls import CLOSE, calls, replace_tensor
+from priorcodec.testing._run import CheckError, SkipCheck, Subject, require, require_equal, require_shape
 
 
 def check_builds(subject: Subject) -> None:
@@ -28,19 +27,17 @@ def check_builds(subject: Subject) -> None:
 
 @torch.no_grad()
 def check_side_effects(subject: Subject) -> None:
-    """Building and calling the model prints nothing, and changes no switch of torch, random state or mode of its modules."""
+    """Building and each method print nothing, and change no switch of torch, random state, mode, hook or weight."""
     with side_effects.observed() as built:
         backbone = subject.tiny()
-    x, before = subject.inputs(height=8, width=8), side_effects.of_model(backbone)
-    with side_effects.observed() as called:
-        backbone.alpha_bar(x["t"])
-        backbone.predict(**x)
-        backbone.to_latents(backbone.to_pixels(x["x_t"]))
-    found = [f"build_tiny() {effect}" for effect in built] + [f"calling the model {effect}" for effect in called]
-    found += (
-        [] if side_effects.of_model(backbone) == before else ["calling the model changes modes or hooks of its modules"]
-    )
-    require(not found, "; ".join(found) + SEED * any("torch's random state" in text for text in found))
+    found = [f"{subject.builder}() {effect}" for effect in built]
+    for name, call in calls(backbone, subject).items():
+        before = side_effects.of_model(backbone)
+        with side_effects.observed() as changed:
+            call()
+        found += [f"{name}() {effect}" for effect in changed + side_effects.difference(backbone, before)]
+    remedies = {remedy for word, remedy in side_effects.REMEDIES.items() if any(word in text for text in found)}
+    require(not found, "; ".join([*found, *sorted(remedies)]))
 
 
 def check_frozen(subject: Subject) -> None:
@@ -54,94 +51,114 @@ def check_frozen(subject: Subject) -> None:
 @torch.no_grad()
 def check_predict_shape(subject: Subject) -> None:
     """predict() answers with the latent's shape and dtype: no variance channels, whatever the number of tokens."""
-    backbone = subject.tiny()
+    backbone, channels = subject.tiny(), subject.spec.latent.channels
     for tokens in (1, 4, 9):
-        x = subject.inputs(tokens=tokens)
+        x = subject.inputs(tokens=tokens, width=12)
         out = backbone.predict(**x)
+        if out.ndim == 4 and out.shape[1] == 2 * channels:
+            raise CheckError(
+                f"predict() gives {out.shape[1]} channels for {channels}: drop the learned variance, out[:, :{channels}]"
+            )
         require_shape(f"predict() with {tokens} tokens", out, x["x_t"].shape)
-        require(out.dtype == x["x_t"].dtype, f"predict() gave {out.dtype} for {x['x_t'].dtype}")
-
-
-@torch.no_grad()
-def check_odd_sizes(subject: Subject) -> None:
-    """Latents of odd height and width work, with the same size coming back."""
-    backbone = subject.tiny()
-    for height, width in ((7, 9), (16, 5), (12, 20)):
-        x = subject.inputs(batch=1, height=height, width=width)
-        require_shape(f"predict() at {height}x{width}", backbone.predict(**x), x["x_t"].shape)
-
-
-@torch.no_grad()
-def check_deterministic(subject: Subject) -> None:
-    """The same input gives the same output twice, and is left as it was."""
-    backbone, x = subject.tiny(), subject.inputs()
-    before = {k: v.clone() for k, v in x.items() if v is not None}
-    with torch.random.fork_rng(devices=[]):
-        first = backbone.predict(**x)
-        torch.manual_seed(1)
-        require_equal("two calls of predict()", backbone.predict(**x), first)
-    for name, value in before.items():
-        require_equal(f"predict() wrote into its argument {name}", x[name], value)
-
-
-@torch.no_grad()
-def check_batch_invariance(subject: Subject) -> None:
-    """An image's result does not depend on the others in the batch."""
-    backbone, x = subject.tiny(), subject.inputs(batch=3)
-    whole = backbone.predict(**x)
-    for i in range(3):
-        part = {k: None if v is None else v[i : i + 1] for k, v in x.items()}
-        require_equal(f"image {i} alone and in a batch", backbone.predict(**part)[0], whole[i], CLOSE)
+        require(
+            out.dtype == x["x_t"].dtype, f"predict() gave {out.dtype} for {x['x_t'].dtype}; end with .to(x_t.dtype)"
+        )
 
 
 @torch.no_grad()
 def check_conditions_matter(subject: Subject) -> None:
-    """The output depends on time, tokens and (if there is one) the pooled vector."""
+    """The output depends on time, fractions of a step too, and on every field of the condition that the spec asks for."""
     backbone, x = subject.tiny(), subject.inputs()
-    base = backbone.predict(**x)
-    changed = {"t": x["t"] + 200, "tokens": x["tokens"] + 1}
-    if x["pooled"] is not None:
-        changed["pooled"] = x["pooled"] + 1
-    for name, value in changed.items():
-        require(not torch.equal(backbone.predict(**{**x, name: value}), base), f"predict() ignores {name}")
+    base, t = backbone.predict(**x), x["t"]
+    same = "predict() ignores t: pass it to the denoiser"
+    require(not torch.equal(backbone.predict(**{**x, "t": t + 200}), base), same)
+    rounded = "predict() rounds t to whole steps: pass t as it is, .long() and .round() lose the fraction"
+    require(not torch.equal(backbone.predict(**{**x, "t": t + 0.4}), base), rounded)
+    for name, value in tensors(x["condition"]).items():
+        changed = {**x, "condition": replace_tensor(x["condition"], name, value + 1)}
+        require(
+            not torch.equal(backbone.predict(**changed), base),
+            f"predict() ignores condition.{name}: pass it to the denoiser, or do not ask for it in the spec",
+        )
+        if "tokens" in name:
+            last = value.clone()
+            last[:, -1] += 1
+            changed = {**x, "condition": replace_tensor(x["condition"], name, last)}
+            require(
+                not torch.equal(backbone.predict(**changed), base),
+                f"predict() ignores all but the first of condition.{name}: pass every token",
+            )
 
 
 def check_gradients(subject: Subject) -> None:
-    """Gradients flow through predict() to latent and tokens and through to_pixels(): adapters train through both."""
+    """Gradients flow through predict() to latent and condition and through to_pixels(): adapters train through both."""
     backbone, x = subject.tiny(), subject.inputs()
-    z, tokens = x["x_t"].requires_grad_(), x["tokens"].requires_grad_()
-    out = backbone.predict(**x)
-    require(out.requires_grad, "predict() cuts the gradient; use no torch.no_grad or detach")
-    for name, grad in zip(
-        ("x_t", "tokens"), torch.autograd.grad(out.sum(), [z, tokens], allow_unused=True), strict=True
-    ):
-        require(grad is not None and bool(grad.any()), f"no gradient of predict() arrives at {name}")
+    z, condition = x["x_t"].requires_grad_(), map_condition(x["condition"], lambda value: value.requires_grad_())
+    out = backbone.predict(z, x["t"], condition)
+    remedy = "use no torch.no_grad, inference_mode, detach or .data"
+    require(out.requires_grad, f"predict() cuts the gradient; {remedy}")
+    inputs = {"x_t": z} | {f"condition.{name}": value for name, value in tensors(condition).items()}
+    grads = torch.autograd.grad(out.sum(), list(inputs.values()), allow_unused=True)
+    for name, grad in zip(inputs, grads, strict=True):
+        require(
+            grad is not None and bool(grad.any()),
+            f"no gradient of predict() arrives at {name}: is it detached? {remedy}",
+        )
+        assert grad is not None
+        require(bool(grad.isfinite().all()), f"the gradient of predict() at {name} is not finite")
     pixels = backbone.to_pixels(z)
-    require(pixels.requires_grad, "to_pixels() cuts the gradient; use no torch.no_grad or detach")
+    require(pixels.requires_grad, f"to_pixels() cuts the gradient; {remedy}")
+    (grad,) = torch.autograd.grad(pixels.square().sum(), [z], allow_unused=True)
+    require(grad is not None and bool(grad.any()), f"no gradient of to_pixels() arrives at z: is it detached? {remedy}")
 
 
 @torch.no_grad()
 def check_alpha_bar(subject: Subject) -> None:
-    """alpha_bar falls from near 1 at time 0 to near 0 at 999, for fractions of a step too."""
+    """alpha_bar falls from near 1 at time 0 to near 0 at 999, for fractions of a step too, each image by its own time."""
     backbone = subject.tiny()
-    a = backbone.alpha_bar(torch.linspace(0, 999, 41))
+    t = torch.linspace(0, 999, 41)
+    a = backbone.alpha_bar(t)
     require_shape("alpha_bar()", a, (41,))
-    require(bool((a.diff() < 0).all()), "alpha_bar() does not fall all the way")
+    ends = f"alpha_bar() goes from {a[0]:.3f} at 0 to {a[-1]:.3f} at 999, wanted near 1 to near 0"
+    require(not bool((a.diff() > 0).all()), f"{ends}: time is reversed, 0 is the clean end; or it is the noise's share")
     require(
-        0.95 < a[0].item() <= 1 and 0 <= a[-1].item() < 0.1,
-        f"alpha_bar() goes {a[0]:.3f} .. {a[-1]:.3f}, wanted 1 .. 0",
+        bool((a <= 1).all() and (a >= 0).all()), f"{ends}: it leaves [0, 1]; is it sigma or a signal-to-noise ratio?"
     )
+    require(a[0].item() > 0.95 and a[-1].item() < 0.1, f"{ends}: is t in [0, 999], and is it the cumulative product?")
+    require(bool((a.diff() < 0).all()), "alpha_bar() does not fall all the way")
+    fractions = backbone.alpha_bar(torch.tensor([500.0, 500.25, 500.5, 500.75, 501.0]))
+    require(
+        bool((fractions.diff() < 0).all()),
+        "alpha_bar() knows whole steps only: interpolate between alphas_cumprod[t] and [t + 1], times have fractions",
+    )
+    require_equal("alpha_bar() of one time alone and among others", backbone.alpha_bar(t[7:8])[0], a[7], CLOSE)
+    if subject.spec.prediction is Prediction.FLOW:
+        signal = 1 - t / 1000
+        for name, wrong in (("1 - s", signal), ("(1 - s)^2", signal**2)):
+            require(
+                not torch.allclose(a, wrong, atol=2e-3),
+                f"alpha_bar() is {name} of the flow's own path, which does not preserve variance: return "
+                "(1 - s)**2 / ((1 - s)**2 + s**2)",
+            )
 
 
 @torch.no_grad()
 def check_pixels(subject: Subject) -> None:
-    """to_pixels() and to_latents() map latents (b, c, h, w) and images (b, 3, h*stride, w*stride) onto each other."""
+    """to_pixels() and to_latents() map latents (b, c, h, w) and images (b, 3, h*stride, w*stride) onto each other, unclamped."""
     backbone, latent = subject.tiny(), subject.spec.latent
     z = subject.inputs(height=6, width=4)["x_t"]
-    x = backbone.to_pixels(z)
+    with side_effects.clamps() as found:
+        x = backbone.to_pixels(z)
     require_shape("to_pixels()", x, (2, 3, 6 * latent.stride, 4 * latent.stride))
-    require_shape("to_latents()", backbone.to_latents(x.clamp(-1, 1)), z.shape)
-    require_equal("two calls of to_pixels()", backbone.to_pixels(z), x)
+    require(x.is_floating_point(), f"to_pixels() gives {x.dtype}, wanted floating point values in [-1, 1]")
+    require(
+        not any(shape == tuple(x.shape) for shape in found),
+        "to_pixels() clamps the image: return it as the autoencoder gives it, out of range where it is",
+    )
+    with side_effects.clamps() as found:
+        back = backbone.to_latents(x)
+    require_shape("to_latents()", back, z.shape)
+    require(not any(shape == tuple(x.shape) for shape in found), "to_latents() clamps the image: take it as it is")
 
 
 @torch.no_grad()
@@ -172,15 +189,27 @@ def check_fusion_sites(subject: Subject) -> None:
     modules = dict(backbone.module.named_modules())
     for site in subject.spec.fusion:
         require(site.module in modules, f"fusion site {site.module!r} is no module of the denoiser")
+    hooks = [
         modules[site.module].register_forward_hook(lambda m, a, out, path=site.module: seen[path].append(out))
-    backbone.predict(**x)
+        for site in subject.spec.fusion
+    ]
+    try:
+        backbone.predict(**x)
+    finally:
+        for hook in hooks:
+            hook.remove()
     for site in subject.spec.fusion:
-        calls = len(seen[site.module])
-        require(calls == 1, f"fusion site {site.module} ran {calls} times, wanted once")
+        count = len(seen[site.module])
+        require(count == 1, f"fusion site {site.module} ran {count} times, wanted once")
         out = seen[site.module][0]
         state: Tensor = out[0] if isinstance(out, tuple) else out
         h, w = 16 // site.stride, 24 // site.stride
         wanted = (2, state.shape[1], h, w) if state.ndim == 4 else (2, h * w, state.shape[-1])
+        require(
+            state.ndim == 4 or state.shape[1] <= h * w,
+            f"fusion site {site.module} answers {state.shape[1]} positions for {h * w} of the image at stride {site.stride}: "
+            "text and image in one stream cannot be a site; take the feed-forward layer of an image stream",
+        )
         require_shape(f"fusion site {site.module} at stride {site.stride}", state, wanted)
 
 

@@ -145,7 +145,7 @@ def train(
 
 
 class Objective(nn.Module):
-    """Batch -> loss. Its parameters are what is trained: the adapter and its LoRA inside the backbone.
+    """Batch -> loss. Its parameters are those trained: the adapter and its LoRA inside the backbone.
 
     Args:
         adapter: attached to its backbone.

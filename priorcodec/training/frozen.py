@@ -1,4 +1,4 @@
-"""What an adapter's training must not change: the backbone, built and frozen, and fingerprints to prove it."""
+"""The frozen backbone of adapter training, and fingerprints that prove that training did not change it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from priorcodec.core.errors import TrainingError
 
 
 def build_frozen(spec: BackboneSpec, weights: Path | None, *, dtype: Dtype, tiny: bool, device: torch.device) -> Any:
-    """The backbone on its device, without gradients of its own; tiny: its tiny random model."""
+    """The backbone on its device, without trainable parameters; tiny: its tiny random model."""
     if dtype is Dtype.auto:
         dtype = Dtype.bfloat16 if device.type == "cuda" else Dtype.float32
     built: Any = spec.build_tiny() if tiny else spec.build(weights, dtype=getattr(torch, dtype))

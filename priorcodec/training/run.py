@@ -1,4 +1,4 @@
-"""What every training command shares: run folder, device and processes, batches, saved settings.
+"""Common setup of the training commands: run folder, device and processes, batches, saved settings.
 
 Everything random in step n is drawn from (seed, n) for the whole batch, and each process takes its slice: one process, two
 processes and a resumed run see the same images, qualities and noise.

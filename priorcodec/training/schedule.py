@@ -1,4 +1,4 @@
-"""When a training run ends, its learning rate on the way, and the averaging of its weights."""
+"""Length of a training run, its learning-rate schedule, and weight averaging."""
 
 from __future__ import annotations
 

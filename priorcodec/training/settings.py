@@ -31,7 +31,7 @@ class Device(enum.StrEnum):
 
 
 class Part(enum.StrEnum):
-    """What is trained; the rest of the adapter stays as it starts."""
+    """The part that is trained; the others keep their initial weights."""
 
     all = "all"
     lora = "lora"
@@ -235,9 +235,9 @@ class AdapterRunConfig(RunConfig):
         return AdapterConfig(**{**values, "start": tuple(values["start"])})
 
 
-TINY = {  # defaults of a dry run
+TINY = {  # defaults of a dry run; the perceptual network takes longer to load than all the rest
     "steps": "10", "batch": "2", "crop": "64", "window": "32", "warmup": "2", "log_every": "1", "sample_every": "5",
-    "compile": "false", "precision": "no", "workers": "0", "adapter.width": "16", "adapter.depth": "1",
+    "compile": "false", "precision": "no", "workers": "0", "loss.perceptual": "0.0", "adapter.width": "16", "adapter.depth": "1",
     "adapter.stem_width": "16", "adapter.stem_depth": "1", "adapter.refiner": "16", "adapter.refiner_depth": "1",
 }  # fmt: skip
 

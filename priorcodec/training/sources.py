@@ -101,7 +101,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
 
 
 def _known(index: Path, key: object) -> list[Entry] | None:
-    """What an earlier run listed; None if it listed something else, its index is damaged or a shard has changed."""
+    """The list of an earlier run; None if it is of other data, damaged, or older than a shard."""
     try:
         content = json.loads(index.read_bytes())
         if content["key"] != key:

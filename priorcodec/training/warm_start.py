@@ -12,9 +12,12 @@ from priorcodec.core.errors import AdapterError
 BACKBONE_SPECIFIC = (
     "fusion.",
     "tokens.base",
+    "tokens.more_base.",
     "tokens.pooled_base",
     "tokens.out.",
+    "tokens.more_out.",
     "tokens.pooled_out.",
+    "condition_features.",
 )  # the denoiser,
 LATENT_SPECIFIC = ("bridge.tail.", "moments.")  # its latent space,
 ENCODER_SPECIFIC = ("bridge.y_branch.", "tokens.key_value.")  # and the encoder's channels.

@@ -61,7 +61,7 @@ def rows(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
 
 
 def table(schema: type, base: type | None = None) -> str:
-    """The settings as a Markdown table; base: leave out what is the same there."""
+    """The settings as a Markdown table; base: settings that are the same there are left out."""
     known = set(rows(base)) if base else set()
     lines = [f"| `{name}` | {f'`{default}`' if default else ''} | {text} |" for name, default, text in rows(schema)
              if (name, default, text) not in known]  # fmt: skip

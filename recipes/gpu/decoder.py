@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+import priorcodec
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.adapters.tokens import TokenMapper
@@ -58,11 +59,13 @@ class Condition(nn.Module):
             nn.PixelUnshuffle(16), nn.Conv2d(768, 192, 1), nn.GELU(), nn.Conv2d(192, 128, 3, padding=1), nn.GELU(),
         )  # fmt: skip
         self.mapper = TokenMapper(128, 2, tokens, dim, 0, mapped=True)
+        assert self.mapper.out is not None  # for the type checker: the width is not 0
         nn.init.normal_(self.mapper.out.weight, std=0.02)
 
     def forward(self, x: Tensor, keep: Tensor) -> Tensor:
-        tokens, _ = self.mapper(self.stem(x), torch.zeros(len(x), device=x.device))
-        return torch.where(keep[:, None, None], tokens, self.mapper.base)
+        tokens, base = self.mapper(self.stem(x), torch.zeros(len(x), device=x.device))[0], self.mapper.base
+        assert tokens is not None and base is not None  # for the type checker: the width is not 0
+        return torch.where(keep[:, None, None], tokens, base)
 
 
 class Critic(nn.Module):
@@ -159,7 +162,7 @@ def train_denoiser(a, spec, backbone: Any, condition: Condition, images: Images,
             module.pos_embed.origin = (rng.randrange(240), rng.randrange(240))
         with torch.autocast(x.device.type, dtype=torch.bfloat16):
             tokens = condition(x, torch.rand(b, device=x.device) > 0.1)
-            output = backbone.predict(x_t, t, tokens, None)
+            output = backbone.predict(x_t, t, priorcodec.Condition(tokens=tokens))
         z_0 = to_sample(output.float(), x_t, alpha, spec.prediction)
         error = (z_0 - z).square().mean((1, 2, 3))
         velocity = (error / (1 - alpha).clamp(min=0.05)).mean()
@@ -198,9 +201,9 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
     encoder.load_state_dict(initial(a.pack))
     encoder.to(images.images[0].device, memory_format=torch.channels_last).requires_grad_(False)  # pyright: ignore
     adapter = Adapter(spec, SIZES[a.name], m=encoder.config.m, levels=encoder.config.levels)
-    adapter.tokens.base.data.copy_(mapper.base.data)
-    adapter.tokens.queries.data.copy_(mapper.queries.data)
-    adapter.tokens.out.weight.data.copy_(mapper.out.weight.data)
+    ours, theirs = dict(adapter.tokens.named_parameters()), dict(mapper.named_parameters())
+    for name in ("base", "queries", "out.weight"):
+        ours[name].data.copy_(theirs[name].data)
     adapter.inject(backbone)
     adapter.to(images.images[0].device, memory_format=torch.channels_last)  # pyright: ignore
     for parameter in adapter.lora.values():

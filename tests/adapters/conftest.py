@@ -1,10 +1,13 @@
 """Tiny backbones and the inputs of an adapter, shared by the tests of this folder."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
+from priorcodec.backbones.conditions import make_condition
 from priorcodec.registry import open_registry
 
 TINY = AdapterConfig(width=8, depth=1, stem_width=8, stem_depth=1, fusion=8, window=4)
@@ -57,8 +60,7 @@ def call():
     def predict(backbone, spec):
         g = torch.Generator().manual_seed(2)
         x_t = torch.randn(2, spec.latent.channels, 8, 16, generator=g)
-        tokens = torch.randn(2, 3, spec.token_dim, generator=g)
-        pooled = torch.randn(2, spec.pooled_dim, generator=g) if spec.pooled_dim else None
-        return backbone.predict(x_t, torch.tensor([300.0, 100.0]), tokens, pooled)
+        condition = make_condition(spec, x_t, tokens=3, values=partial(torch.randn, generator=g))
+        return backbone.predict(x_t, torch.tensor([300.0, 100.0]), condition)
 
     return predict

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from priorcodec.adapters import rules
+from priorcodec.backbones.conditions import make_condition
 from priorcodec.registry import open_registry
 
 REAL = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma")
@@ -72,10 +73,8 @@ def test_fusion_sites_have_the_stated_channels_and_stride(name, size):
 
     handles = [backbone.module.get_submodule(s.module).register_forward_hook(watch(s.module)) for s in spec.fusion]
     x_t = torch.zeros(1, spec.latent.channels, 16, 24, device=device)
-    tokens = torch.zeros(1, 4, spec.token_dim, device=device)
-    pooled = torch.zeros(1, spec.pooled_dim, device=device) if spec.pooled_dim else None
     with torch.no_grad(), torch.device(device):
-        out = backbone.predict(x_t, torch.full((1,), 500.0, device=device), tokens, pooled)
+        out = backbone.predict(x_t, torch.full((1,), 500.0, device=device), make_condition(spec, x_t, tokens=4))
     for handle in handles:
         handle.remove()
     assert out.shape == x_t.shape

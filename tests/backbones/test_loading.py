@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from functools import partial
 
 import diffusers
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from priorcodec import WeightsError
+from priorcodec.backbones.conditions import make_condition
 from priorcodec.registry import open_registry
 
 REAL = ("sd15", "sd21", "sd21.base", "sdxl", "pixart", "pixart.sigma")
@@ -28,7 +30,7 @@ def write_folder(name, folder, *, dtype=torch.float32, **how):
     spec = SPECS[name]
     backbone = spec.build_tiny().to(dtype)
     backbone.module.save_pretrained(folder / spec.denoiser_subfolder, **how)
-    backbone.vae.save_pretrained(folder / "vae", **how)
+    backbone.vae.save_pretrained(folder / spec.autoencoder_subfolder, **how)
     linear = name.startswith("pixart")
     SCHEDULERS[name](
         beta_start=0.0001 if linear else 0.00085,
@@ -51,9 +53,8 @@ def folders(tmp_path_factory):
 def inputs(spec, side=8):
     g = torch.Generator().manual_seed(3)
     x_t = torch.randn(2, spec.latent.channels, side, side, generator=g)
-    tokens = torch.randn(2, 3, spec.token_dim, generator=g)
-    pooled = torch.randn(2, spec.pooled_dim, generator=g) if spec.pooled_dim else None
-    return x_t, torch.tensor([10.0, 700.0]), tokens, pooled
+    condition = make_condition(spec, x_t, tokens=3, values=partial(torch.randn, generator=g))
+    return x_t, torch.tensor([10.0, 700.0]), condition
 
 
 @pytest.mark.parametrize("name", REAL)
@@ -143,9 +144,9 @@ def test_dtype_is_respected_and_sdxl_autoencoder_stays_out_of_fp16(folders, name
     assert {p.dtype for p in loaded.vae.parameters()} == {vae}
     bf16 = SPECS[name].build(folders[name][0], dtype=torch.bfloat16)
     assert {p.dtype for p in bf16.parameters()} == {torch.bfloat16}
-    x_t, t, tokens, pooled = inputs(SPECS[name])
+    x_t, t, condition = inputs(SPECS[name])
     with torch.no_grad():
-        out = bf16.predict(x_t, t, tokens, pooled)
+        out = bf16.predict(x_t, t, condition)
         assert out.dtype == x_t.dtype
         assert bf16.to_pixels(x_t).dtype == x_t.dtype
 
@@ -205,19 +206,19 @@ def test_pixels_are_the_same_sliced_and_tiles_can_be_turned_on():
 
 def test_sdxl_and_pixart_conditions_are_made_inside():
     sdxl = SPECS["sdxl"].build_tiny()
-    x_t, t, tokens, pooled = inputs(SPECS["sdxl"])
+    x_t, t, full = inputs(SPECS["sdxl"])
     with torch.no_grad():
-        zeros = sdxl.predict(x_t, t, tokens, torch.zeros_like(pooled))
-        assert torch.equal(sdxl.predict(x_t, t, tokens, None), zeros)
-        assert not torch.equal(sdxl.predict(x_t, t, tokens, pooled), zeros)
+        zeros = sdxl.predict(x_t, t, replace(full, pooled=torch.zeros_like(full.pooled)))
+        assert torch.equal(sdxl.predict(x_t, t, replace(full, pooled=None)), zeros)
+        assert not torch.equal(sdxl.predict(x_t, t, full), zeros)
     alpha, sigma = SPECS["pixart"].build_tiny(), SPECS["pixart.sigma"].build_tiny()
     assert alpha.module.use_additional_conditions
     assert not sigma.module.use_additional_conditions
-    x_t, t, tokens, _ = inputs(SPECS["pixart"])
+    x_t, t, condition = inputs(SPECS["pixart"])
     with torch.no_grad():
         assert alpha.module.out_channels == 8
-        assert alpha.predict(x_t, t, tokens, None).shape == x_t.shape
-        assert sigma.predict(x_t[..., :7, :5], t, tokens, None).shape == (2, 4, 7, 5)
+        assert alpha.predict(x_t, t, condition).shape == x_t.shape
+        assert sigma.predict(x_t[..., :7, :5], t, condition).shape == (2, 4, 7, 5)
 
 
 @pytest.mark.parametrize("name", ["nano_pixel", "sd15"])

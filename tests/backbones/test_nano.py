@@ -1,4 +1,4 @@
-"""Our own small backbones: stated sizes and rules hold, z is the image bit for bit, any grid size works."""
+"""Our own small backbones: stated sizes and rules are correct, z is the image bit for bit, any grid size works."""
 
 import re
 from pathlib import Path
@@ -7,10 +7,12 @@ import pytest
 import torch
 
 import priorcodec
+from priorcodec import Condition
 from priorcodec.adapters import rules
 from priorcodec.backbones.builtin import _pixel_diffusion, nano_dit, nano_pixel
 from priorcodec.backbones.builtin._nano_dit import Patches, Transformer
 from priorcodec.backbones.builtin._nano_layers import linear_betas_squared
+from priorcodec.backbones.conditions import make_condition
 from priorcodec.backbones.diffusion import to_sample
 from priorcodec.core.errors import WeightsError
 
@@ -63,9 +65,9 @@ def test_fusion_sites_have_the_stated_channels_and_stride(spec, size, device):
     for site in spec.fusion:
         backbone.module.get_submodule(site.module).register_forward_hook(watch(site.module))
     x_t = torch.zeros(1, spec.latent.channels, 16, 24, device=device)
-    tokens, t = torch.zeros(1, 4, spec.token_dim, device=device), torch.full((1,), 500.0, device=device)
+    t = torch.full((1,), 500.0, device=device)
     with torch.no_grad(), torch.device(device):
-        assert backbone.predict(x_t, t, tokens, None).shape == x_t.shape
+        assert backbone.predict(x_t, t, make_condition(spec, x_t)).shape == x_t.shape
     for site in spec.fusion:
         h, w = 16 // site.stride, 24 // site.stride
         want = (1, site.channels, h, w) if seen[site.module].ndim == 4 else (1, h * w, site.channels)
@@ -84,13 +86,16 @@ def test_pixels_and_latents_invert_each_other_bit_for_bit(spec):
 @pytest.mark.parametrize("size", [(5, 7), (1, 1), (8, 3), (6, 4)])
 def test_odd_latents_keep_their_size(spec, size):
     x_t = torch.randn(1, 192, *size, generator=torch.Generator().manual_seed(0))
-    out = spec.build_tiny().predict(x_t, torch.tensor([10.0]), torch.zeros(1, 2, spec.token_dim), None)
+    out = spec.build_tiny().predict(x_t, torch.tensor([10.0]), make_condition(spec, x_t))
     assert out.shape == x_t.shape and out.isfinite().all()
 
 
 def test_an_odd_grid_is_the_even_one_with_its_edge_repeated():
     backbone, seeded = nano_pixel.SPEC.build_tiny(), torch.Generator().manual_seed(0)
-    x_t, words = torch.randn(1, 192, 5, 7, generator=seeded), (torch.tensor([200.0]), torch.zeros(1, 2, 256), None)
+    x_t, words = (
+        torch.randn(1, 192, 5, 7, generator=seeded),
+        (torch.tensor([200.0]), Condition(tokens=torch.zeros(1, 2, 256))),
+    )
     padded = torch.nn.functional.pad(x_t, (0, 1, 0, 1), mode="replicate")
     assert torch.equal(backbone.predict(x_t, *words), backbone.predict(padded, *words)[..., :5, :7])
 
@@ -99,7 +104,7 @@ def test_an_odd_grid_is_the_even_one_with_its_edge_repeated():
 def test_it_works_in_half_precision_and_answers_in_the_latents_own(spec):
     backbone = build_half(spec)
     x_t = torch.randn(1, 192, 4, 4, generator=torch.Generator().manual_seed(0))
-    out = backbone.predict(x_t, torch.tensor([300.0]), torch.zeros(1, 2, spec.token_dim), None)
+    out = backbone.predict(x_t, torch.tensor([300.0]), make_condition(spec, x_t))
     assert out.dtype is torch.float32 and out.isfinite().all()
 
 
@@ -116,10 +121,10 @@ def test_the_shipped_weights_remove_noise(spec):
     backbone, seeded = spec.build(PACKAGE / spec.source, dtype=torch.float32), torch.Generator().manual_seed(0)
     rough = torch.randn(1, 3, 8, 8, generator=seeded)
     x = torch.nn.functional.interpolate(rough, size=(64, 64), mode="bicubic").tanh()
-    z, t, tokens = backbone.to_latents(x), torch.tensor([300.0]), torch.zeros(1, 16, spec.token_dim)
+    z, t = backbone.to_latents(x), torch.tensor([300.0])
     alpha, noise = backbone.alpha_bar(t), torch.randn(z.shape, generator=seeded)
     x_t = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
-    out = to_sample(backbone.predict(x_t, t, tokens, None), x_t, alpha, spec.prediction)
+    out = to_sample(backbone.predict(x_t, t, make_condition(spec, x_t, tokens=16)), x_t, alpha, spec.prediction)
     assert (out - z).square().mean() < 0.67 * (x_t / alpha.sqrt() - z).square().mean()
 
 

@@ -96,12 +96,18 @@ def test_one_file_explained():
         ({"backbone": "sd15"}, "is for revision 000"),
         ({"backbone": "sd99"}, "no backbone 'sd99'"),
         ({"rules": "other"}, "is for rules other"),
-        ({"tiny": "true"}, "tiny test model"),
     ],
 )
 def test_why_a_file_does_not_fit(tmp_path, metadata, reason):
     fits = explained(altered(tmp_path, **metadata))["fits"]
     assert fits.startswith("no: ") and reason in fits and "\n" not in fits
+
+
+def test_a_dry_runs_adapter_says_what_it_can_do(tmp_path):
+    assert (
+        "a dry run's: decodes through the backbone's tiny random model"
+        in explained(altered(tmp_path, tiny="true"))["fits"]
+    )
 
 
 def test_a_newer_kind_and_a_pickle_are_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""Strangers' bytes through the whole reader, up to the symbols: a StreamError in one line, quickly, in little memory."""
+"""Untrusted bytes through the whole reader, up to the symbols: a StreamError in one line, quickly, in little memory."""
 
 import json
 import subprocess

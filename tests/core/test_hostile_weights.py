@@ -1,4 +1,4 @@
-"""Strangers' weights: no pickle is ever loaded, and what does not fit is refused in one line before it takes memory."""
+"""Untrusted weights: no pickle is ever loaded, and what does not fit is refused in one line before it takes memory."""
 
 import json
 import pickle

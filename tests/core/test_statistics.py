@@ -108,6 +108,7 @@ def test_apply_moves_a_image_to_the_statistics(photo):
     assert np.abs(before - values(original)).max() > 10
     assert np.abs(after - values(original)).max() < 1
     assert (image_io.to_pixels(original.apply(x)).astype(int) - photo.astype(int)).max() <= 1
+    np.testing.assert_allclose(original.apply(changed.numpy()), original.apply(changed).numpy(), rtol=0, atol=1e-5)
 
 
 def test_apply_changes_contrast_by_a_factor_of_two_at_most_and_not_where_there_is_none():

@@ -9,9 +9,11 @@ from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.container import Container, Segment
 from priorcodec.core.image import io as image_io
+from priorcodec.core.layers.settings import LayerConfig
 from priorcodec.core.layers.texture import CHANNELS
 from tests.core.test_codec import DEMO
 
+RESIDUAL = LayerConfig(layers=("latent", "residual"), residual=8, roi=[(16, 0, 20, 30)])
 HERE = Path(__file__).parent
 
 
@@ -33,6 +35,7 @@ def seeds() -> dict[str, bytes]:
         "photo": plain,
         "statistics": codec.encode(photo[:64, :65], 5.5, statistics=True).data,
         "pixel": codec.encode(photo[:1, :1], 11).data,
+        "residual": codec.encode(photo[100:140, 50:98], 4, layers=RESIDUAL).data,
         "row": codec.encode(photo[:1, :200], 0).data,
         "flat": codec.encode(np.full((64, 64, 3), 128, np.uint8), 8).data,
         "segments": container.pack(Container(**{**stream, "segments": later})),

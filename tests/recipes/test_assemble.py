@@ -12,9 +12,11 @@ from priorcodec import AdapterError, open_registry
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
+from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.transforms import EncoderConfig
-from priorcodec.core.weights import load_encoder
-from recipes.gpu import assemble, freeze
+from priorcodec.core.weights import encoder_id, load_encoder, load_simulation
+from recipes.gpu import assemble, freeze, resume
+from recipes.gpu.decoder import SIZES
 
 SPEC = open_registry().spec("nano_pixel")
 SMALL = AdapterConfig(
@@ -92,3 +94,22 @@ def test_a_backbone_is_frozen_to_the_same_bytes_every_time(tmp_path, monkeypatch
         digests.append(capsys.readouterr().out.strip())
     assert digests[0] == digests[1] == hashlib.sha256((tmp_path / "toy.safetensors").read_bytes()).hexdigest()
     assert adapter_file.safetensors.describe(tmp_path / "toy.safetensors", AdapterError)[0]["steps"] == "602"
+
+
+def test_a_run_can_start_from_what_is_shipped(tmp_path):
+    """The state taken out of the shipped adapter makes the same tensors again; the encoder's tables are the same integers."""
+    encoder = load_simulation(resume.ENCODER)
+    path = open_registry().adapter(SPEC, "default")
+    state = resume.state(resume.open_adapter(SPEC, encoder))
+    stored = adapter_file.read(path)
+    save_file(state, tmp_path / "state.safetensors", {"steps": stored.metadata["steps"]})
+    target, identity = tmp_path / path.name, encoder_id(resume.ENCODER.read_bytes())
+    assemble.assemble(SPEC, SIZES["nano_pixel"], tmp_path / "state.safetensors", target, encoder=identity, shape=SHAPE)
+    made = adapter_file.read(target)
+    assert made.config == stored.config and made.metadata.keys() == stored.metadata.keys()
+    assert made.tensors.keys() == stored.tensors.keys()
+    assert all(torch.equal(made.tensors[name], value) for name, value in stored.tensors.items())
+    frozen, again = load_encoder(resume.ENCODER).entropy_model.tables, encoder.entropy.tables()
+    by_quality = ("quality_bias", "z_mean", "z_index")  # rows between levels are interpolated before they are rounded
+    steps = {name: QUALITY_STEPS if name in by_quality else 1 for name in again}
+    assert again and all((frozen[name][::step] == again[name][::step]).all() for name, step in steps.items())

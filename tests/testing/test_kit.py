@@ -1,105 +1,24 @@
 """The conformance kit passes a good backbone and fails, check by check, one that is bad in exactly that way."""
 
 import json
-import math
+import os
 import random
 import re
+import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
 from torch import nn
 
-from priorcodec import BackboneError, BackboneSpec, ConfigError, FusionSite, LatentSpace, LoraRule, Prediction
+from priorcodec import BackboneError, ConfigError, FusionSite, LatentSpace, Prediction
 from priorcodec.testing import Status, Subject, check_backbone, format_results, parametrize_backbones
 from priorcodec.testing import _side_effects as side_effects
-from priorcodec.testing._run import all_checks, run_check
-
-HERE = Path(__file__)  # any path: the backbone of these tests has no weights to load
-
-
-class Denoiser(nn.Module):
-    def __init__(self, width):
-        super().__init__()
-        self.conv1 = nn.Conv2d(4, width, 3, padding=1)
-        self.text, self.vector = nn.Linear(6, width), nn.Linear(5, width)
-        self.conv2 = nn.Conv2d(width, 4, 3, padding=1)
-        self.spare = nn.Conv2d(4, 4, 1)
-
-    def forward(self, x, t, tokens, pooled):
-        shift = self.text(tokens).mean(1) + self.vector(pooled) + t[:, None] / 1000
-        return self.conv2(torch.tanh(self.conv1(x) + shift[..., None, None])) + self.spare(x)
-
-
-class Good(nn.Module):
-    """Predicts the clean sample: a blur, and a little of what the network says."""
-
-    def __init__(self, width=8):
-        super().__init__()
-        self.module = Denoiser(width)
-        self.requires_grad_(False).eval()
-
-    def alpha_bar(self, t):
-        return torch.cos(t / 1000 * math.pi / 2) ** 2
-
-    def predict(self, x_t, t, tokens, pooled):
-        x = x_t / self.alpha_bar(t).sqrt().clamp_min(0.1)[:, None, None, None]
-        dtype = next(self.module.parameters()).dtype
-        net = self.module(x.to(dtype), t.to(dtype), tokens.to(dtype), pooled.to(dtype))
-        return F.avg_pool2d(x, 3, 1, 1, count_include_pad=False) + 0.01 * net.to(x_t.dtype)
-
-    def to_latents(self, x):
-        z = F.avg_pool2d(x, 8)
-        return torch.cat([z, z.mean(1, keepdim=True)], 1)
-
-    def to_pixels(self, z):
-        return F.interpolate(z[:, :3], scale_factor=8, mode="bilinear")
-
-
-def make(kind=Good, **changes):
-    """The good spec, built from `kind`."""
-
-    def build(weights, *, dtype):
-        return kind(16).to(dtype)
-
-    def build_tiny():
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            model = kind()
-        getattr(model, "after", lambda: None)()
-        return model
-
-    build.__module__ = "json"  # light, and importable by itself
-    count = sum(p.numel() for p in Denoiser(16).parameters())
-    fields = {
-        "name": "good", "summary": "s", "license": "MIT", "source": "here",
-        "latent": LatentSpace(channels=4, stride=8, scale=1.0, mean=(0.0,) * 4, std=(1.0,) * 4),
-        "prediction": Prediction.SAMPLE, "size": 64, "parameters": count, "token_dim": 6, "pooled_dim": 5,
-        "lora": (LoraRule(pattern=r"conv[12]|text|vector", modules=4, rank=2),),
-        "fusion": (FusionSite(module="conv1", channels=16, stride=1),),
-        "build": build, "build_tiny": build_tiny,
-    }  # fmt: skip
-    return BackboneSpec(**fields | changes)
-
-
-def bad(method, function):
-    """A class like Good but for one method; `function` gets the good one as its first argument."""
-    good = getattr(Good, method)
-    return type("Bad", (Good,), {method: lambda self, *args, **kwargs: function(good, self, *args, *kwargs.values())})
-
-
-def after_init(function):
-    """A class like Good that does one more thing when it is built."""
-
-    class Bad(Good):
-        def __init__(self, width=8):
-            super().__init__(width)
-            function(self)
-
-    return Bad
+from priorcodec.testing._run import ON_THE_REAL_MODEL, all_checks, run_check
+from tests.testing.good import LATENT, LORA, Good, after_init, bad, make
 
 
 def predict(function):
@@ -129,6 +48,9 @@ class Variance(Good):
 class Pixels(Good):
     """The latent is the image itself, times 2."""
 
+    def predict(self, x_t, t, condition):
+        return super().predict(F.pad(x_t, (0, 0, 0, 0, 0, 1)), t, condition)[:, :3]
+
     def to_latents(self, x):
         return 2 * x
 
@@ -156,10 +78,9 @@ def pixels_that_peek(good, self, z):
     return good(self, self.to_latents(good(self, z)))
 
 
-LORA = LoraRule(pattern=r"conv[12]|text|vector", modules=4)
 BAD = {
     "texts": lambda: make(license=" "),
-    "numbers": lambda: make(latent=replace(make().latent, stride=12)),
+    "numbers": lambda: make(latent=replace(LATENT, stride=12)),
     "rules_stated": lambda: make(lora=(replace(LORA, pattern="conv["),)),
     "source": lambda: make(hub_revision="0" * 40, source="computed when built"),
     "light_import": lambda: build_in("torch"),
@@ -171,7 +92,7 @@ BAD = {
     "odd_sizes": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest)[..., : x.shape[-1] // 2 * 2]),
     "deterministic": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest) + torch.randn(()) * 1e-3),
     "batch_invariance": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest) - x.mean()),
-    "conditions_matter": lambda: predict(lambda good, self, x, t, tokens, p: good(self, x, t, 0 * tokens, p)),
+    "conditions_matter": lambda: predict(lambda good, self, x, t, c: good(self, x, t, replace(c, tokens=0 * c.tokens))),
     "gradients": lambda: predict(lambda good, self, x, *rest: good(self, x.detach(), *rest)),
     "alpha_bar": lambda: make(bad("alpha_bar", lambda good, self, t: 1 - good(self, t))),
     "pixels": lambda: make(bad("to_pixels", lambda good, self, z: good(self, z)[..., :-1])),
@@ -184,24 +105,43 @@ BAD = {
         lambda good, self, *x: good(self, *x) + (0 if isinstance(self.module.conv1, nn.Conv2d) else 1e-6)
     ),
     "only_adapter_trains": lambda: make(after_init(lambda self: self.module.conv1.requires_grad_(True))),
-    "adapter_learns": lambda: predict(lambda good, self, x, t, tokens, p: good(self, x, t, tokens.detach() * 0, p)),
+    "adapter_learns": lambda: predict(lambda good, self, x, t, c: good(self, x, t, replace(c, tokens=0 * c.tokens))),
     "eject_restores": lambda: make(Counting),
     "adapter_round_trip": lambda: make(after_init(random_weights)),
     "wrong_partner_refused": lambda: make(),
     "decodes_from_bytes": lambda: make(bad("to_pixels", pixels_that_peek)),
     "file_ignores_backbone": lambda: make(after_init(touch_the_codec)),
+    "dtypes": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest).to(self.module.spare.weight.dtype)),
+    "moves": lambda: make(after_init(lambda self: setattr(self, "alphas", torch.zeros(3)))),
     "real_size": lambda: make(build=lambda weights, *, dtype: Good(16 if weights is None else 17).to(dtype)),
+    "weights_loaded": lambda: make(build=lambda weights, *, dtype: Good(16).to(dtype)),
+    "latent_space": lambda: make(latent=replace(LATENT, std=(9.0,) * 4)),
+    "noise_level": lambda: make(bad("alpha_bar", lambda good, self, t: good(self, t) ** 0.5)),
     "autoencoder": lambda: make(bad("to_pixels", lambda good, self, z: 3 * good(self, z))),
     "prediction_type": lambda: make(prediction=Prediction.NOISE),
     "memory": lambda: make(bad("to_pixels", lambda good, self, z: good(self, z) / 0)),
 }
+for name in ON_THE_REAL_MODEL:  # good when tiny, bad when real
+    BAD[f"real_{name}"] = lambda name=name: replace(BAD[name](), build_tiny=make().build_tiny)
+BAD["real_side_effects"] = lambda: make(
+    bad("to_pixels", lambda good, self, z: (self.module.train(), good(self, z))[1]), Good
+)
 CHECKS = {check.name: check for check in all_checks()}
 
 
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "good.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        save_file(Good(16).state_dict(), path)
+    return path
+
+
 @pytest.mark.parametrize("name", CHECKS)
-def test_the_good_backbone_passes(name):
-    good = make(Pixels, latent=PIXELS) if name == "pixel_space" else make()
-    result = run_check(CHECKS[name], Subject(spec=good, weights=HERE))
+def test_the_good_backbone_passes(name, weights):
+    good = make(Pixels, latent=PIXELS) if "pixel_space" in name else make()
+    result = run_check(CHECKS[name], Subject(spec=good, weights=weights))
     assert result.status is Status.PASSED, result.message
 
 
@@ -210,11 +150,11 @@ def test_there_is_a_bad_backbone_for_every_check():
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_the_bad_backbone_fails_with_a_sentence(name, monkeypatch):
+def test_the_bad_backbone_fails_with_a_sentence(name, weights, monkeypatch):
     monkeypatch.setattr("priorcodec.core.codec.QUALITY_STEPS", 16)  # one of them changes it
     if name == "wrong_partner_refused":  # ours to get right, not the backbone's
         monkeypatch.setattr("priorcodec.adapters.file.check", lambda *args, **kwargs: None)
-    result = run_check(CHECKS[name], Subject(spec=BAD[name](), weights=HERE))
+    result = run_check(CHECKS[name], Subject(spec=BAD[name](), weights=weights))
     assert result.status is Status.FAILED
     assert result.message
     assert "\n" not in result.message
@@ -236,7 +176,12 @@ SIDE_EFFECTS = {
 METHODS = {
     "changes numpy's random state": lambda self: np.random.seed(7),  # noqa: NPY002
     "prints 'hello": lambda self: print("hello"),
-    "changes modes or hooks of its modules": lambda self: self.module.train(),
+    "changes the mode of module": lambda self: self.module.train(),
+    "changes the hooks of module": lambda self: self.module.register_forward_hook(lambda *_: None),
+    "changes the weight or buffer module.spare.bias": lambda self: self.module.spare.bias.add_(1),
+    "changes torch's attention switches": lambda self: torch.backends.cuda.enable_flash_sdp(False),
+    "changes environment variables": lambda self: os.environ.update(OF_A_PLUGIN="1"),
+    "changes Python's warning filters": lambda self: warnings.simplefilter("ignore"),
 }
 
 
@@ -258,7 +203,7 @@ def test_every_side_effect_of_a_call_is_named(words, method):
         return good(self, *args)
 
     result = run_check(CHECKS["side_effects"], Subject(spec=make(bad(method, function))))
-    assert result.status is Status.FAILED and f"calling the model {words}" in result.message
+    assert result.status is Status.FAILED and f"{method}() {words}" in result.message
 
 
 def failed(spec):
@@ -268,7 +213,7 @@ def failed(spec):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ({"parameters": 7}, "state parameters=1400 (the spec says 7)"),
+        ({"parameters": 7}, "(the spec says 7)"),
         ({"lora": (replace(LORA, modules=3),)}, "modules=4 (the spec says 3)"),
         ({"fusion": (FusionSite(module="conv1", channels=9, stride=1),)}, "channels=16 (the spec says 9)"),
     ],

@@ -1,10 +1,11 @@
-// Reads many files in one process: node read.mjs ENCODER < JSON {maxPixels, files: {name: base64}} > JSON {name: outcome}.
+// Reads many files in one process: node read.mjs ENCODER [RESIDUAL] < JSON {maxPixels, files: {name: base64}} > JSON {name: outcome}.
 // An outcome: {symbols: SHA-256, sum: of y_hat_q} or {refused: the line}. Anything else ends the process.
 
 import { readFileSync } from "node:fs";
 import { Reader, StreamError } from "../../web/gic.js";
 
-const reader = await Reader.load(readFileSync(process.argv[2]));
+const [encoder, residual] = process.argv.slice(2).map((path) => readFileSync(path));
+const reader = await Reader.load(encoder, residual);
 const { maxPixels, files } = JSON.parse(readFileSync(0, "utf8"));
 const outcomes = {};
 for (const [name, data] of Object.entries(files)) {

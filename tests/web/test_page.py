@@ -7,6 +7,7 @@ import base64
 import functools
 import http.server
 import io
+import json
 import shutil
 import subprocess
 import threading
@@ -14,11 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from priorcodec import open_session
+from priorcodec.backbones.diffusion import seeded_noise
+from priorcodec.core import container, tiling
+from priorcodec.core.exact_reader import ExactReader
+from priorcodec.core.image import io as image_io
+from tests.core.test_codec import DEMO
 from tests.evaluation.test_report import BROWSER, DESK, FLAGS, PHONE
-from tests.golden.check import golden
+from tests.golden.check import ENCODER, golden
 from tests.web.test_reader import NODE, area
 
 WEB = Path(__file__).parents[2] / "web"
@@ -32,8 +39,25 @@ def first(*sizes):
 
 @pytest.mark.skipif(NODE is None, reason="needs node on the PATH")
 def test_tiles_put_together_give_the_whole():
-    done = subprocess.run([NODE, Path(__file__).with_name("tiles.mjs")], capture_output=True, text=True, timeout=60)
+    plans = [(64, 256, 64), (2112, 1024, 64), (640, 128, 128), (4096, 192, 20), (1088, 1024, 64)]
+    spans = [[[s.start, s.stop, s.low, s.high] for s in tiling.plan(*plan[:1], 64, *plan[1:]).rows] for plan in plans]
+    keys = ("length", "side", "margin")
+    given = [dict(zip(keys, plan, strict=True), spans=rows) for plan, rows in zip(plans, spans, strict=True)]
+    done = subprocess.run(
+        [NODE, Path(__file__).with_name("tiles.mjs")], input=json.dumps({"plans": given}),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
+
+
+@pytest.mark.skipif(NODE is None, reason="needs node on the PATH")
+@pytest.mark.parametrize("seed, shape", [(0, (1, 4, 16, 16)), (2**32 - 1, (1, 3, 5, 7))])
+def test_the_noise_is_torchs(seed, shape):
+    wanted = seeded_noise([seed], shape, "cpu", torch.float32)(0).numpy()
+    module = (WEB / "random.js").as_uri()
+    script = f'import {{ normal }} from "{module}"; console.log(JSON.stringify([...normal({seed}, {wanted.size})]));'
+    done = subprocess.run([NODE, "--input-type=module", "-e", script], capture_output=True, text=True, timeout=60)
+    np.testing.assert_allclose(np.reshape(json.loads(done.stdout), shape), wanted, rtol=0, atol=1e-5)
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -97,9 +121,13 @@ def shown(tab, kind):
 
 
 def give(tab, name, data):
-    tab.set_input_files("#file", {"name": f"{name}.gic", "mimeType": "", "buffer": data})
-    tab.wait_for_selector("#error:visible, #decoded:visible", timeout=120_000)
-    tab.wait_for_selector("#status:empty", state="attached", timeout=120_000)
+    tab.set_input_files("#file", {"name": name, "mimeType": "", "buffer": data})
+    finished(tab)
+
+
+def finished(tab):
+    tab.wait_for_selector("#error:visible, #decoded:visible", timeout=240_000)
+    tab.wait_for_selector("#status:empty", state="attached", timeout=240_000)
 
 
 @pytest.mark.slow
@@ -107,7 +135,7 @@ def give(tab, name, data):
 def test_it_shows_what_python_decodes(tab, session):
     for name in first("384x256", "1x1", "257x65"):
         data = FILES[name][0]
-        give(tab, name, data)
+        give(tab, f"{name}.gic", data)
         assert FILES[name][1][:16] in tab.inner_text("#facts") and f"{len(data):,} bytes" in tab.inner_text("#facts")
         for kind, wanted in (
             ("preview", session.preview(data, output="np", perceptual=True)),
@@ -122,12 +150,12 @@ def test_it_shows_what_python_decodes(tab, session):
 @pytest.mark.parametrize("tab", [PHONE], indirect=True)
 def test_a_phone_in_the_dark(tab):
     (name,) = first("384x256")
-    give(tab, name, FILES[name][0])
+    give(tab, f"{name}.gic", FILES[name][0])
     assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
     assert tab.eval_on_selector(":root", "e => getComputedStyle(e).backgroundColor") == "rgb(22, 22, 22)"
     tab.focus("#split")
-    tab.keyboard.press("Home")
-    assert tab.eval_on_selector("#decoded", "e => e.style.clipPath") == "inset(0px 100% 0px 0px)"
+    tab.keyboard.press("End")
+    assert tab.eval_on_selector("#decoded", "e => e.style.clipPath") == "inset(0px 0px 0px 100%)"
     assert tab.get_attribute("#save", "download") == f"{name}.png"
 
 
@@ -136,11 +164,67 @@ def test_a_phone_in_the_dark(tab):
 def test_a_damaged_file_is_one_line_and_the_next_one_works(tab):
     (name,) = first("64x64")
     data = FILES[name][0]
-    give(tab, name, data[:-1])
+    give(tab, f"{name}.gic", data[:-1])
     line = tab.inner_text("#error")
     assert "damaged or cut short" in line and "\n" not in line and not tab.is_visible("#view")
-    give(tab, name, data)
+    give(tab, f"{name}.gic", data)
     assert not tab.is_visible("#error") and tab.is_visible("#decoded")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_a_photograph_becomes_a_file_that_python_reads_alike(tab, session):
+    photo = image_io.load(DEMO).pixels[:200, :270]
+    file = io.BytesIO()
+    Image.fromarray(photo).save(file, "PNG")
+    give(tab, "photo.png", file.getvalue())
+    assert np.array_equal(shown(tab, "original"), photo) and tab.get_attribute("#gic", "download") == "photo.gic"
+    for quality in (6, 2):
+        if quality != 6:  # again, by keyboard
+            tab.focus("#quality")
+            tab.keyboard.press("Home")
+            for _ in range(4 * quality):
+                tab.keyboard.press("ArrowRight")
+            tab.wait_for_selector(f"dd:text-is('{quality} of 11')", timeout=240_000)
+            finished(tab)
+        data, wanted = saved(tab), session.encode(photo, quality)
+        assert container.unpack(data).quality == 16 * quality and abs(len(data) - len(wanted)) <= 8
+        one, other = (ExactReader.load(ENCODER).read(each)[1] for each in (data, wanted))
+        assert np.mean(one != other) < 0.01  # symbols are chosen in floating point
+        assert np.abs(shown(tab, "decoded").astype(int) - session.decode(data, output="np")).max() <= 1
+    assert tab.inner_text("#left") == "Original"
+
+
+def saved(tab):
+    """The .gic file that the page offers."""
+    with tab.expect_download() as download:
+        tab.click("#gic")
+    return Path(download.value.path()).read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_it_works_again_without_a_network(tab):
+    one, other = first("384x256", "64x64")
+    tab.evaluate("""() => new Promise((done) => {
+      const { serviceWorker } = navigator;
+      if (serviceWorker.controller) done();
+      else serviceWorker.addEventListener("controllerchange", () => done());
+    })""")
+    tab.reload()
+    give(tab, f"{one}.gic", FILES[one][0])
+    assert tab.is_visible("#decoded")
+    tab.context.set_offline(True)
+    tab.reload()
+    give(tab, f"{other}.gic", FILES[other][0])
+    assert tab.is_visible("#decoded") and FILES[other][1][:16] in tab.inner_text("#facts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_what_is_no_image_is_one_line(tab):
+    give(tab, "notes.txt", b"no image")
+    assert "neither a .gic file nor an image" in tab.inner_text("#error") and "\n" not in tab.inner_text("#error")
 
 
 @pytest.mark.slow

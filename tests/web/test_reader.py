@@ -2,14 +2,19 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from priorcodec.core.codec import Codec
 from priorcodec.core.errors import StreamError
-from priorcodec.core.exact_reader import ExactReader
+from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
+from priorcodec.core.image import io as image_io
+from priorcodec.core.layers.settings import LayerConfig
+from tests.core.test_codec import DEMO
 from tests.fuzz import Fuzz
 from tests.golden.check import ENCODER, golden
 
@@ -28,9 +33,16 @@ def reader():
 
 def in_javascript(files, max_pixels=2**26, encoder=ENCODER):
     """Name -> outcome, all from one process."""
+    residual = ENCODER.with_name(RESIDUAL_FILE)
+    return in_another([NODE, Path(__file__).with_name("read.mjs"), encoder, residual], files, max_pixels)
+
+
+def in_another(command, files, max_pixels, modules=""):
+    """What a reader in a process of its own makes of files; modules: a folder for its path of Python modules."""
     wanted = {"maxPixels": max_pixels, "files": {name: base64.b64encode(data).decode() for name, data in files.items()}}
+    path = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [NODE, Path(__file__).with_name("read.mjs"), encoder],
+        list(map(str, command)), env={**os.environ, "PYTHONPATH": path},
         input=json.dumps(wanted), capture_output=True, text=True, timeout=200,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -61,16 +73,32 @@ def test_every_golden_file_holds_its_symbols(large, record_property):
     }
 
 
+def test_residuals_are_added_alike(reader):
+    codec, photo = Codec(), image_io.load(DEMO).pixels[40:210, 60:260]
+    configs = [
+        LayerConfig(layers=("latent", "residual"), residual=level, roi=roi)
+        for level, roi in ((10, []), (4, [(0, 32, 99, 50)]))
+    ]
+    files = {
+        f"{quality} {i}": codec.encode(photo, quality, layers=c).data
+        for i, c in enumerate(configs)
+        for quality in (2, 8)
+    }
+    found = in_javascript(files)
+    assert found == {name: in_python(reader, data, 2**26) for name, data in files.items()}
+    plain = in_javascript({"plain": codec.encode(photo, 2).data})["plain"]
+    assert plain["symbols"] == found["2 0"]["symbols"] and plain["sum"] != found["2 0"]["sum"] != found["2 1"]["sum"]
+
+
 def test_layers_are_exact_for_values_of_any_size():
     script = Path(__file__).with_name("networks.mjs")
     done = subprocess.run([NODE, script], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
 
 
-@pytest.fixture(scope="module")
-def damaged(tmp_path_factory):
+def damaged_files(folder):
     """The corpus for this encoder, a file cut everywhere, its header's bits flipped, and what the fuzzer makes."""
-    fuzz = Fuzz(tmp_path_factory.mktemp("fuzz"), "decode")
+    fuzz = Fuzz(folder, "decode")
     files = {path.stem: path.read_bytes() for path in CORPUS}
     files |= {f"{path.stem}, own check": fuzz.with_checksum(path.read_bytes()[:-4]) for path in CORPUS}
     small = fuzz.with_checksum(files["segments"][:-4])
@@ -84,7 +112,8 @@ def damaged(tmp_path_factory):
     return files
 
 
-def test_damaged_files_have_the_outcome_that_python_gives_them(reader, damaged, record_property):
+def test_damaged_files_have_the_outcome_that_python_gives_them(reader, tmp_path, record_property):
+    damaged = damaged_files(tmp_path)
     found = in_javascript(damaged, LARGEST)
     record_property("tries", len(damaged))
     wanted = {name: in_python(reader, data, LARGEST) for name, data in damaged.items()}

@@ -21,16 +21,16 @@ class Hello(nn.Module):
     def __init__(self, width):
         super().__init__()
         with torch.random.fork_rng(devices=[]):  # the process's random numbers stay as they were
-            torch.manual_seed(0)
+            torch.default_generator.manual_seed(0)  # the CPU's alone: `torch.manual_seed` seeds every GPU too
             self.module = Denoiser(width)
         self.requires_grad_(False).eval()
 
     def alpha_bar(self, t):
         return torch.cos(t / 1000 * torch.pi / 2) ** 2
 
-    def predict(self, x_t, t, tokens, pooled):
+    def predict(self, x_t, t, condition):
         dtype = self.module.conv1.weight.dtype
-        return self.module(x_t.to(dtype), (t / 1000).to(dtype), tokens.to(dtype)).to(x_t.dtype)
+        return self.module(x_t.to(dtype), (t / 1000).to(dtype), condition.tokens.to(dtype)).to(x_t.dtype)
 
     def to_latents(self, x):
         return F.avg_pool2d(x, 8)

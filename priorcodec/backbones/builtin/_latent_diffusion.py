@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from priorcodec import LatentSpace
+from priorcodec import Condition, LatentSpace
 
 
 def at_time(alphas: Tensor, t: Tensor) -> Tensor:
-    """Rows of `alphas` (steps,) at fractional times t (b,), clamped to what there is -> (b,)."""
+    """Rows of `alphas` (steps,) at fractional times t (b,), clamped to the valid range -> (b,)."""
     t = t.to(alphas.device, torch.float32).clamp(0, len(alphas) - 1)
     low = t.floor().long()
     high = (low + 1).clamp(max=len(alphas) - 1)
@@ -41,8 +41,9 @@ class LatentDiffusion(nn.Module):
         """t (b,) in [0, 999], fractions interpolated -> (b,)."""
         return at_time(self.alphas, t)
 
-    def predict(self, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-        dtype = next(self.module.parameters()).dtype
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        dtype, tokens, pooled = next(self.module.parameters()).dtype, condition.tokens, condition.pooled
+        assert tokens is not None  # for the type checker: every model here has a text encoder's width
         vector = None if pooled is None else pooled.to(dtype)
         output = self._predict(self.module, x_t.to(dtype), t, tokens.to(dtype), vector)
         return output[:, : self.latent.channels].to(x_t.dtype)  # a learned variance comes behind the mean

@@ -1,6 +1,6 @@
 """Builds a latent diffusion model from diffusers' own classes: from a folder in Hub layout, or the architecture alone.
 
-folder/unet|transformer -> denoiser | folder/vae -> autoencoder | folder/scheduler -> alpha_bar; no text encoder
+denoiser's folder -> denoiser | autoencoder's -> autoencoder | scheduler's -> alpha_bar, as the spec names them; no text encoder
 Each part's plain safetensors, or its half-precision ones (variant "fp16") where there are no others.
 """
 
@@ -89,8 +89,8 @@ def load(spec: BackboneSpec, model: Model, weights: Path | None, *, dtype: torch
         scheduler = classes.DDPMScheduler(**model.scheduler)
     else:
         denoiser = _read(spec, kind, weights / spec.denoiser_subfolder, dtype)
-        vae = _read(spec, classes.AutoencoderKL, weights / "vae", vae_dtype)
-        scheduler = _read(spec, classes.DDPMScheduler, weights / "scheduler", None)
+        vae = _read(spec, classes.AutoencoderKL, weights / spec.autoencoder_subfolder, vae_dtype)
+        scheduler = _read(spec, classes.DDPMScheduler, weights / spec.scheduler_subfolder, None)
         _check_identity(spec, model, weights, denoiser, vae, scheduler)
     return LatentDiffusion(denoiser, vae, scheduler.alphas_cumprod, spec.latent, model.predict)
 

@@ -1,4 +1,4 @@
-"""What our small backbones share: diffusion in pixel space. z is the image itself, unshuffled; there is no autoencoder."""
+"""Diffusion in pixel space, shared by our small backbones. z is the image itself, unshuffled; there is no autoencoder."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec import BackboneSpec, LatentSpace, WeightsError
+from priorcodec import BackboneSpec, Condition, LatentSpace, WeightsError
 from priorcodec.backbones.builtin._latent_diffusion import at_time
 from priorcodec.backbones.builtin._nano_layers import linear_betas_squared
 
@@ -30,8 +30,9 @@ class PixelDiffusion(nn.Module):
         """t (b,) in [0, 999], fractions interpolated -> (b,)."""
         return at_time(self.alphas, t)
 
-    def predict(self, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-        dtype = next(self.module.parameters()).dtype
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        dtype, tokens = next(self.module.parameters()).dtype, condition.tokens
+        assert tokens is not None  # for the type checker: both models take tokens
         output = self._predict(self.module, x_t.to(dtype), t, self.alpha_bar(t), tokens.to(dtype))
         return output.to(x_t.dtype)
 

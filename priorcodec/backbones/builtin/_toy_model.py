@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from priorcodec import Condition
+
 
 class TwoConvolutions(nn.Sequential):
     """(b, 3, h, w) -> (b, 3, h, w); starts as the identity."""
@@ -22,7 +24,7 @@ class TwoConvolutions(nn.Sequential):
 
 
 class Toy(nn.Module):
-    """The backbone contract in a few lines; predicts the clean sample, whose colors the tokens' mean shifts."""
+    """The backbone contract in a few lines; predicts the clean sample, with its colors shifted by the mean of the tokens."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -33,9 +35,11 @@ class Toy(nn.Module):
     def alpha_bar(self, t: Tensor) -> Tensor:
         return torch.cos(t.float() / 1000 * math.pi / 2) ** 2
 
-    def predict(self, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-        a = self.alpha_bar(t).to(x_t.dtype).view(-1, 1, 1, 1)
-        return self.module(x_t / a.sqrt().clamp_min(0.1)) + tokens.mean(1)[..., None, None]
+    def predict(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
+        a, tokens = self.alpha_bar(t).to(x_t.dtype).view(-1, 1, 1, 1), condition.tokens
+        assert tokens is not None  # for the type checker
+        x = (x_t / a.sqrt().clamp_min(0.1)).to(next(self.module.parameters()).dtype)
+        return self.module(x).to(x_t.dtype) + tokens.mean(1)[..., None, None]
 
     def to_latents(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 8)

@@ -1,4 +1,4 @@
-"""What the Stable Diffusion U-Nets share: block layout, noise schedule, LoRA rules, fusion sites, the call itself."""
+"""Common parts of the Stable Diffusion U-Nets: block layout, noise schedule, LoRA rules, fusion sites, and the call."""
 
 from __future__ import annotations
 

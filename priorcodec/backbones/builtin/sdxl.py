@@ -24,7 +24,7 @@ TIME_IDS = (SIZE, SIZE, 0, 0, SIZE, SIZE)
 
 
 def predict(model: Any, x_t: Tensor, t: Tensor, tokens: Tensor, pooled: Tensor | None) -> Tensor:
-    """Without a pooled vector, zeros: what SDXL was trained to take for an empty prompt."""
+    """Without a pooled vector, zeros, which SDXL was trained on for empty prompts."""
     batch = len(x_t)
     extra = {
         "text_embeds": x_t.new_zeros(batch, POOLED) if pooled is None else pooled,

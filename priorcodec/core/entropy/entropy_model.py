@@ -42,7 +42,7 @@ def scale_of(index: Tensor) -> Tensor:
 
 
 def gaussian_bits(offset: Tensor, index: Tensor) -> Tensor:
-    """Bits of a symbol whose distance from the mean is `offset`, under the table `index`; same shape, unit bit."""
+    """Bits of a symbol at distance `offset` from the mean, under the table `index`; same shape, unit bit."""
     scale = scale_of(index)
     v = offset.abs()
     upper = torch.special.ndtr((0.5 - v) / scale)
@@ -51,7 +51,7 @@ def gaussian_bits(offset: Tensor, index: Tensor) -> Tensor:
 
 
 def relaxed_bits(offset: Tensor, index: Tensor, uniform: Callable[[Tensor], Tensor] = torch.rand_like) -> Tensor:
-    """Differentiable bits of rounding `offset`: uniform noise in place of rounding, without what the noise itself costs.
+    """Differentiable bits of rounding `offset`: uniform noise in place of rounding, minus the cost of the noise itself.
 
     uniform: tensor -> values in [0, 1) of its shape; a trainer gives its own to be the same in one process and in several.
 
@@ -97,7 +97,7 @@ class Pass(nn.Module):
 
 
 class EntropyModel(nn.Module):
-    """What the decoder must know to read the symbols. Shapes: y is (b, m, h, w), z_hat is (b, m_h, h/4, w/4).
+    """The information the decoder needs to read the symbols. Shapes: y is (b, m, h, w), z_hat is (b, m_h, h/4, w/4).
 
     Args:
         m: Coded channels.

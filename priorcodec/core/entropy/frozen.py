@@ -27,10 +27,30 @@ FORGIVEN_BITS = 64  # of the least length: what a state that starts empty may sa
 
 
 class Place(NamedTuple):
-    """What a pass of y decodes: a range of channels, and positions of the grid, counted row by row."""
+    """One decoding pass of y: a range of channels, and positions of the grid, counted row by row."""
 
     channels: slice
     at: NDArray[np.intp]
+
+
+class Planes:
+    """What was decoded at every place of y, and with which table: the context of a residual layer.
+
+    Args:
+        shape: (m, h, w) of y.
+
+    Attributes:
+        symbols: int16 (m, h, w).
+        index: uint8 (m, h, w), table indices.
+    """
+
+    def __init__(self, shape: tuple[int, int, int]):
+        self.symbols, self.index = np.zeros(shape, np.int16), np.zeros(shape, np.uint8)
+
+    def put(self, place: Place, symbols: NDArray[np.int16], index: NDArray[np.uint8]) -> None:
+        """One pass of y, (channels, positions) each."""
+        for plane, values in (self.symbols, symbols), (self.index, index):
+            plane.reshape(len(plane), -1)[place.channels][:, place.at] = values
 
 
 SymbolsOf: TypeAlias = "Callable[[NDArray[np.int16], NDArray[np.uint8], Place | None], NDArray[np.int16]]"
@@ -79,16 +99,23 @@ class FrozenEntropyModel:
         """Channels of y."""
         return self._groups[-1].channels.stop if self._groups else 0
 
-    def encode(self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int) -> Coded:
-        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> the string."""
+    def encode(
+        self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int, planes: Planes | None = None
+    ) -> Coded:
+        """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> the string. planes: filled."""
         coder = Encoder()
-        y_hat_q, digest = self.quantize(y_q, z, quality, coder.add)
+        y_hat_q, digest = self.quantize(y_q, z, quality, coder.add, planes)
         string, (z_bits, *y_bits) = coder.finish(), coder.bits
         self.check_length(len(string), quality, *z.shape[1:])
         return Coded(string=string, y_hat_q=y_hat_q, z_bits=z_bits, y_bits=sum(y_bits), symbols_sha256=digest)
 
     def quantize(
-        self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int, write: Write
+        self,
+        y_q: NDArray[np.float32],
+        z: NDArray[np.float32],
+        quality: int,
+        write: Write,
+        planes: Planes | None = None,
     ) -> tuple[NDArray[np.float32], str]:
         """`encode` without a string, result as of `walk`; write: takes the symbols, table indices and tables of each pass."""
         flat_y, flat_z = y_q.reshape(self.m, -1), z.reshape(self.m_h, -1)
@@ -102,10 +129,12 @@ class FrozenEntropyModel:
             write(symbols, index, self.z_coder if place is None else self.y_coder)
             return symbols
 
-        return self.walk(quality, y_q.shape[1], y_q.shape[2], rounded)
+        return self.walk(quality, y_q.shape[1], y_q.shape[2], rounded, planes)
 
-    def decode(self, string: bytes, quality: int, h: int, w: int) -> tuple[NDArray[np.float32], str]:
-        """The string and the size of the y grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256.
+    def decode(
+        self, string: bytes, quality: int, h: int, w: int, planes: Planes | None = None
+    ) -> tuple[NDArray[np.float32], str]:
+        """The string and the size of the y grid (multiples of 4) -> y_hat_q (m, h, w) and the symbols' SHA-256. planes: filled.
 
         Raises:
             StreamError: the string holds impossible symbols, or is too short or too long for an image of that size.
@@ -116,16 +145,19 @@ class FrozenEntropyModel:
         def read(_: NDArray[np.int16], index: NDArray[np.uint8], place: Place | None) -> NDArray[np.int16]:
             return decoder.take(index, self.z_coder if place is None else self.y_coder)
 
-        found = self.walk(quality, h, w, read)
+        found = self.walk(quality, h, w, read, planes)
         decoder.finish()
         return found
 
-    def walk(self, quality: int, h: int, w: int, symbols_of: SymbolsOf) -> tuple[NDArray[np.float32], str]:
+    def walk(
+        self, quality: int, h: int, w: int, symbols_of: SymbolsOf, planes: Planes | None = None
+    ) -> tuple[NDArray[np.float32], str]:
         """All passes in the order of coding, for encoder and decoder alike.
 
         Args:
             quality: as in the file; h, w: size of the y grid, multiples of 4.
             symbols_of: mean, table index (c, positions) and what a pass of y decodes, or None for z -> its symbols.
+            planes: Filled with what each pass of y decodes.
         Returns:
             y_hat_q (m, h, w), decoded values in quantization steps, and the SHA-256 of all symbols.
         """
@@ -140,8 +172,11 @@ class FrozenEntropyModel:
         for group in self._groups:
             for networks, at in zip((group.anchor, group.other), positions, strict=True):
                 mean, index = networks.parameters(phi, values, at)
-                symbols = symbols_of(mean, index, Place(group.channels, at))
+                place = Place(group.channels, at)
+                symbols = symbols_of(mean, index, place)
                 digest.add(symbols)
+                if planes is not None:
+                    planes.put(place, symbols, index)
                 values.put(group.channels, at, symbols, mean)
         return values.y_hat_q, digest.hex()
 
@@ -226,7 +261,7 @@ def _layer(
 
 
 class _Values:
-    """What is decoded of y.
+    """The decoded part of y.
 
     Attributes:
         y_hat_q: float32 (m, h, w), in quantization steps.

@@ -35,7 +35,7 @@ class _Clamp(torch.autograd.Function):
 
 
 def clamp_ste(x: Tensor, low: float, high: float) -> Tensor:
-    """Clamp whose gradient vanishes only where a descent step would lead further out of the range."""
+    """Clamp with a gradient that vanishes only where a descent step would leave the range further."""
     return _Clamp.apply(x, low, high)  # pyright: ignore[reportReturnType]
 
 

@@ -231,6 +231,8 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
 def _warn(text: str) -> None:
     """Warn at the line outside this package that called."""
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "priorcodec":
+    while (
+        frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]
+    ):
         level, frame = level + 1, frame.f_back
     warnings.warn(text, ImageWarning, stacklevel=level)

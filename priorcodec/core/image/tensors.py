@@ -59,13 +59,15 @@ def pad(x: Tensor, multiple: int = 64) -> Tensor:
     import torch
 
     for dim in (-2, -1):
-        size = x.shape[dim]
-        target = -(-size // multiple) * multiple
-        if target != size:
-            period = max(2 * size - 2, 1)
-            index = torch.arange(target, device=x.device) % period
-            x = x.index_select(dim, torch.minimum(index, period - index) if size > 1 else index)
+        if x.shape[dim] % multiple:
+            x = x.index_select(dim, torch.from_numpy(mirrored(x.shape[dim], multiple)).to(x.device))
     return x
+
+
+def mirrored(size: int, multiple: int = 64) -> np.ndarray:
+    """Which of `size` rows or columns each one of the padded image repeats."""
+    index = np.arange(-(-size // multiple) * multiple) % max(2 * size - 2, 1)
+    return np.minimum(index, 2 * size - 2 - index) if size > 1 else index
 
 
 def crop(x: Tensor, height: int, width: int) -> Tensor:

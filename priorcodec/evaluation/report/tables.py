@@ -26,7 +26,7 @@ def columns(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def mark_note(result: dict[str, Any]) -> str:
-    """What MARK means, where a heading has it."""
+    """An explanation of MARK if a heading carries it."""
     return "" if all(about["independent"] for about in columns(result).values()) else f" {metrics.MARK_NOTE}"
 
 
@@ -48,7 +48,7 @@ def bd_table(result: dict[str, Any], anchor: str | None = None) -> Table:
 
 
 def quality_table(result: dict[str, Any], anchor: str = "vvc") -> Table:
-    """`bd_table` under independent metrics; what a metric says that was trained on stands apart, in the note."""
+    """`bd_table` under independent metrics; results of metrics that were trained on go into the note."""
     independent = [name for name, about in columns(result).items() if about["independent"]]
     part = {**result, "metrics": {name: result["metrics"][name] for name in independent}}
     table, apart = bd_table(part, anchor), []

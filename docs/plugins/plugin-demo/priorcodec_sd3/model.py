@@ -21,7 +21,7 @@ class SD3(torch.nn.Module):
             self.vae = AutoencoderKL.from_pretrained(weights / "vae", **options)
         else:
             with torch.random.fork_rng(devices=[]):  # the process's random numbers stay as they were
-                torch.manual_seed(0)
+                torch.default_generator.manual_seed(0)  # the CPU's alone: `torch.manual_seed` seeds every GPU too
                 self.module = SD3Transformer2DModel(**(TINY if tiny else FULL))
                 self.vae = AutoencoderKL(**(TINY_VAE if tiny else FULL_VAE))
             self.to(dtype)
@@ -31,10 +31,11 @@ class SD3(torch.nn.Module):
         s = t.float() / 1000  # flow matching's x = (1 - s) z + s n, on PriorCodec's variance-preserving scale
         return (1 - s) ** 2 / ((1 - s) ** 2 + s**2)
 
-    def predict(self, x_t, t, tokens, pooled):
+    def predict(self, x_t, t, condition):
         dtype, (h, w) = self.module.dtype, x_t.shape[-2:]
         x = torch.nn.functional.pad(x_t, (0, w % 2, 0, h % 2), mode="replicate")  # whole patches of 2x2
-        out = self.module(x.to(dtype), tokens.to(dtype), pooled.to(dtype), t, return_dict=False)[0]
+        tokens, pooled = condition.tokens.to(dtype), condition.pooled.to(dtype)
+        out = self.module(x.to(dtype), tokens, pooled, t, return_dict=False)[0]
         return out[..., :h, :w].to(x_t.dtype)
 
     def to_latents(self, x):

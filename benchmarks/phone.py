@@ -1,0 +1,145 @@
+"""A decode on a phone's budget: one thread of this machine, 768x512.   python benchmarks/phone.py MODELS
+
+MODELS: a folder of `priorcodec export --half`. Rows, each in a process of its own on one thread:
+    half    as exported: large weights stored in half precision, computed in float32
+    int8    large weights stored in 8 bits, one step size for each output channel, computed in float32
+Each: megabytes of what a decoder needs (perceptual preview, decoder, tables), as they are and compressed, seconds to load and to
+run, peak memory, and how far the image is from the one with the weights in full precision, on the golden file of 768x512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import resultfile
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "tests" / "golden" / "photo-768x512-q3.25.gic"
+GRAPHS = ("perceptual", "decoder")
+LEAST = 1024  # values of a weight that is stored in 8 bits
+
+ONNX = """
+import json, sys, time
+import numpy as np, onnxruntime
+given, out = dict(np.load(sys.argv[1])), sys.argv[2]
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+start = time.process_time()
+sessions = [onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in sys.argv[3:]]
+load, runs = time.process_time() - start, []
+for _ in range(4):
+    start = time.process_time()
+    (preview,) = sessions[0].run(None, {name: given[name] for name in ("y_hat", "quality")})
+    (image,) = sessions[1].run(None, {**given, "preview": preview})
+    runs.append(time.process_time() - start)
+np.save(out, image)
+peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak}))
+"""
+
+
+def inputs() -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """What the graphs take for the file, and the image that torch makes of it in float32."""
+    import torch
+
+    from priorcodec import open_session
+    from priorcodec.backbones.diffusion import seeded_noise
+
+    session = open_session(device="cpu", dtype="float32")
+    decoded = session.codec.decode(FILE.read_bytes())
+    size = (16 * decoded.y_hat.shape[-2], 16 * decoded.y_hat.shape[-1])
+    noise = seeded_noise([decoded.seed], (1, *session.adapter.noise_shape(*size)), "cpu", torch.float32)(0)
+    quality = np.array([decoded.quality], np.float32)
+    given = {"y_hat": np.ascontiguousarray(decoded.y_hat.numpy()), "quality": quality, "noise": noise.numpy()}
+    return given, session.decode(FILE.read_bytes(), output="np")
+
+
+def in_8_bits(path: Path, target: Path) -> None:
+    """Store a graph's large weights in 8 bits, symmetric, with one step size for each output channel."""
+    import onnx  # pyright: ignore[reportMissingImports]
+    from onnx import TensorProto, helper, numpy_helper  # pyright: ignore[reportMissingImports]
+
+    model = onnx.load(path)
+    graph, nodes, cast = model.graph, [], {}
+    for node in graph.node:
+        if node.op_type == "Cast" and node.input[0].endswith(".half"):
+            cast[node.input[0]] = node.output[0]
+        else:
+            nodes.append(node)
+    by_columns = {node.input[1] for node in nodes if node.op_type == "MatMul"}  # an output channel is a column
+    first = []
+    for tensor in list(graph.initializer):
+        values, name = numpy_helper.to_array(tensor), cast.get(tensor.name, tensor.name)
+        if values.size < LEAST or values.ndim < 2 or tensor.data_type not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            if tensor.name in cast:
+                tensor.CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+            continue
+        axis = values.ndim - 1 if name in by_columns else 0
+        over = tuple(i for i in range(values.ndim) if i != axis)
+        step = np.maximum(np.abs(values.astype(np.float32)).max(over) / 127, 1e-12)
+        shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+        whole = np.rint(values.astype(np.float32) / step.reshape(shape)).astype(np.int8)
+        tensor.CopyFrom(numpy_helper.from_array(whole, f"{name}.int8"))
+        graph.initializer.append(numpy_helper.from_array(step.astype(np.float32), f"{name}.step"))
+        first.append(helper.make_node("DequantizeLinear", [f"{name}.int8", f"{name}.step"], [name], axis=axis))
+    del graph.node[:]
+    graph.node.extend([*first, *nodes])
+    target.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def measured(given: Path, files: list[Path], wanted: np.ndarray) -> dict[str, Any]:
+    """One row, from a process with one thread."""
+    out = given.with_name("image.npy")
+    threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", ONNX, str(given), str(out), *map(str, files)],
+        capture_output=True, text=True, env={**os.environ, **threads},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{files[-1].name}: {done.stderr.strip()[-2000:]}")
+    image = np.floor(((np.load(out)[0] + 1) * 127.5).clip(0, 255) + 0.5).transpose(1, 2, 0)
+    difference = np.abs(image - wanted.astype(float))
+    row = {key: round(value, 2) for key, value in json.loads(done.stdout.splitlines()[-1]).items()}
+    psnr = 10 * np.log10(255**2 / max(float((difference**2).mean()), 1e-9))
+    return row | {"largest_difference": int(difference.max()), "psnr_to_full_precision": round(float(psnr), 2)}
+
+
+def main() -> None:
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("models", type=Path)
+    args = cli.parse_args()
+    given, wanted = inputs()
+    rows: list[dict[str, Any]] = []
+    tables = args.models / "tables.safetensors"
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work, "inputs.npz")
+        np.savez(path, **given)  # pyright: ignore[reportArgumentType]
+        half = [args.models / f"{name}.onnx" for name in GRAPHS]
+        small = [Path(work, f"{name}.onnx") for name in GRAPHS]
+        for source, target in zip(half, small, strict=True):
+            in_8_bits(source, target)
+        for stored, files in (("half", half), ("int8", small)):
+            data = [file.read_bytes() for file in (tables, *files)]
+            sizes = {
+                "megabytes": round(sum(map(len, data)) / 1e6, 1),
+                "compressed_megabytes": round(sum(len(zlib.compress(part)) for part in data) / 1e6, 1),
+            }
+            found = measured(path, files, wanted)
+            rows.append({"runtime": "onnxruntime", "weights": stored, **sizes, **found})
+            print(rows[-1], flush=True)
+    load = [round(value, 1) for value in os.getloadavg()]
+    print(resultfile.write("phone", "phone", {"file": FILE.stem, "load_average": load, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

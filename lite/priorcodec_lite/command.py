@@ -1,0 +1,156 @@
+"""The command `gic`: encode, decode, preview, info. Every error is one line and exit status 2, nothing half-written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from priorcodec_lite import __version__
+from priorcodec_lite.core import container
+from priorcodec_lite.core.container import SUFFIX
+from priorcodec_lite.core.errors import ConfigError, PriorCodecError, StreamError
+from priorcodec_lite.core.image import writing
+from priorcodec_lite.core.io import atomic
+from priorcodec_lite.core.io.names import printable
+from priorcodec_lite.session import RENORM, open_session
+
+STDOUT = atomic.STDOUT
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0, 2 for a mistake, 1 if some of several files failed."""
+    given = _parser().parse_args(arguments)
+    failed = 0
+    try:
+        out, one = sys.stdout, _info
+        if given.command != "info":
+            session = open_session(
+                given.models,
+                renorm=getattr(given, "renorm", "none"),
+                threads=given.threads,
+                max_pixels=given.max_pixels,
+            )
+            work = {"encode": _encode, "decode": _decode, "preview": _decode}[given.command]
+            targets = _targets(given.files, given.output, SUFFIX if given.command == "encode" else ".png", given.force)
+
+            if STDOUT in map(str, targets.values()):
+                out = sys.stderr
+
+            def one(source: Path) -> str:
+                return work(session, source, targets[source], given)
+
+        for source in given.files:
+            try:
+                print(one(source), file=out)
+            except PriorCodecError as error:
+                failed += 1
+                line = str(error)
+                known = line.startswith(printable(source)) or len(given.files) == 1 and isinstance(error, ConfigError)
+                print(line if known else f"{printable(source)}: {line}", file=sys.stderr)
+    except PriorCodecError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0 if not failed else 2 if len(given.files) == 1 else 1
+
+
+def run() -> None:
+    """Entry point."""
+    try:
+        status = main()
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        status = 130
+    except MemoryError:
+        print("not enough memory: use a smaller image", file=sys.stderr)
+        status = 2
+    sys.exit(status)
+
+
+def _parser() -> argparse.ArgumentParser:
+    cli = argparse.ArgumentParser(prog="gic", description="Encode images to .gic files and decode them, without torch.")
+    cli.add_argument("--version", action="version", version=f"priorcodec-lite {__version__}")
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    common.add_argument("--max-pixels", type=int, default=container.MAX_PIXELS, help="refuse larger images")
+    writes = argparse.ArgumentParser(add_help=False)
+    writes.add_argument("-o", "--output", type=Path, help="file, or folder for several; default: beside the input")
+    writes.add_argument("-f", "--force", action="store_true", help="replace files that exist")
+    writes.add_argument("--models", type=Path, help="folder that `priorcodec export` wrote; default: the one in here")
+    writes.add_argument("--threads", type=int, help="default: as many as there are processors")
+    commands = cli.add_subparsers(dest="command", required=True)
+
+    encode = commands.add_parser("encode", parents=[common, writes], help="images -> .gic files")
+    size = encode.add_mutually_exclusive_group()
+    size.add_argument("-q", "--quality", type=float, help="0 (smallest file) to 11; default 6")
+    size.add_argument("--bpp", type=float, help="largest size in bits per pixel; the quality is searched")
+    size.add_argument("--target-bytes", type=int, help="largest size in bytes; the quality is searched")
+    encode.add_argument("--background", help="color behind transparent parts: white, #rrggbb")
+    encode.add_argument("--statistics", action="store_true", help="write statistics for `decode --renorm written`")
+
+    decode = commands.add_parser("decode", parents=[common, writes], help=".gic files -> images, through the backbone")
+    decode.add_argument("--renorm", choices=RENORM, default="none", help="match color and contrast to statistics")
+    preview = commands.add_parser(
+        "preview", parents=[common, writes], help=".gic files -> previews, without the backbone"
+    )
+    preview.add_argument("--perceptual", action="store_true", help="the decoder trained to look like the original")
+    commands.add_parser("info", parents=[common], help="what .gic files say")
+    return cli
+
+
+def _targets(files: Sequence[Path], output: Path | None, ending: str, force: bool) -> dict[Path, Path]:
+    """Where each file goes. Raises ConfigError: two share a name, or a file exists and is not to be replaced."""
+    if output is not None and not output.is_dir() and len(files) == 1:
+        found = {files[0]: output}
+    else:
+        if output is not None:
+            try:
+                output.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"{output} cannot be made ({error.strerror}): give another -o") from error
+        found = {file: (output or file.parent) / f"{file.stem}{ending}" for file in files}
+    for target in found.values():
+        if ending != SUFFIX:
+            writing.save_options(target)
+        if list(found.values()).count(target) > 1:
+            raise ConfigError(f"two inputs would be written to {target}: run the command once for each")
+        if target.exists() and not force and str(target) != STDOUT:
+            raise ConfigError(f"{target} exists: give -f to replace it, or another -o")
+    return found
+
+
+def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> str:
+    data = session.encode(
+        source,
+        given.quality,
+        bpp=given.bpp,
+        max_bytes=given.target_bytes,
+        background=given.background,
+        statistics=given.statistics,
+    )
+    about = container.describe(data, max_pixels=given.max_pixels)
+    atomic.write(target, data)
+    return f"{source} -> {target}: {len(data)} bytes, {about['bpp']:.4f} bpp, quality {about['quality']:g}"
+
+
+def _decode(session, source: Path, target: Path, given: argparse.Namespace) -> str:
+    if given.command == "decode":
+        pixels = session.decode(source, output="np")
+    else:
+        pixels = session.preview(source, output="np", perceptual=given.perceptual)
+    writing.save(pixels, target)
+    return f"{source} -> {target}: {pixels.shape[1]}x{pixels.shape[0]}"
+
+
+def _info(source: Path) -> str:
+    try:
+        data = source.read_bytes()
+    except OSError as error:
+        raise StreamError(f"{source} cannot be read ({error.strerror}): give the path of a .gic file") from error
+    rows = {"file": source, **container.describe(data)}
+    return "\n".join(f"{key:<16} {value}" for key, value in rows.items())
+
+
+if __name__ == "__main__":
+    run()

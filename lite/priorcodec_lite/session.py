@@ -1,0 +1,167 @@
+"""Public API, the part of `priorcodec.open_session` that needs no torch: encode, decode through the default backbone, preview."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+
+from priorcodec_lite.codec import Codec
+from priorcodec_lite.core import rate_control
+from priorcodec_lite.core.container import MAX_PIXELS
+from priorcodec_lite.core.errors import ConfigError, StreamError
+from priorcodec_lite.core.image import io as image_io
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
+MODELS = Path(__file__).parent / "models"
+DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
+RENORM = ("none", "written")
+OUTPUTS = ("pil", "np")
+
+
+class Session:
+    """Encodes and decodes with one set of settings; made by `open_session`.
+
+    Args:
+        codec: Graphs and tables.
+        renorm: "none", or "written" to move images to the statistics in their files.
+        max_pixels: Images and files with more are refused.
+    """
+
+    def __init__(self, codec: Codec, *, renorm: str, max_pixels: int):
+        self.codec, self.renorm, self.max_pixels = codec, renorm, max_pixels
+
+    def encode(
+        self,
+        image: Any,
+        quality: float | None = None,
+        *,
+        bpp: float | None = None,
+        max_bytes: int | None = None,
+        background: str | None = None,
+        statistics: bool = False,
+        refine: int = 0,
+        refine_metric: str = "psnr",
+    ) -> bytes:
+        """Encode one image. At most one of `quality`, `bpp` and `max_bytes` may be given; none means quality 6.
+
+        Args:
+            image: Path, PIL image, or uint8 array (h, w, 3) or (h, w).
+            quality: In levels, 0 (smallest file) to 11; fractions are allowed.
+            bpp: Largest bits per pixel of the true size; the largest file within it is made.
+            max_bytes: Largest size of the file in bytes; the largest file within it is made.
+            background: Color behind transparency, such as "white" or "#rrggbb".
+            statistics: Write the image's color statistics, which decoding with renorm="written" needs.
+            refine: Must be 0: refinement needs the whole package.
+            refine_metric: Accepted for the same reason, and not used.
+
+        Raises:
+            ImageError: The image is unreadable, or transparent without a background.
+            ConfigError: An impossible setting, or a target below the smallest file of this image.
+        """
+        if refine:
+            raise ConfigError(f"refine={refine} needs torch: pip install priorcodec, or give 0")
+        if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
+            raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
+        self.codec.preload("analysis", "hyper")
+        pixels = image_io.from_any(image, background=background, max_pixels=self.max_pixels).pixels
+        if bpp is None and max_bytes is None:
+            level = DEFAULT_QUALITY if quality is None else quality
+            return self.codec.encode(pixels, level, written=statistics).data
+        target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
+        return self.codec.encode_to(pixels, target, written=statistics).data
+
+    def decode(self, data: Data, *, output: str = "pil") -> Any:
+        """Decode a file through the backbone, in its true size, in one step.
+
+        Args:
+            data: Bytes, path or binary file object of a .gic file.
+            output: "pil" for a PIL image, "np" for uint8 (h, w, 3).
+
+        Raises:
+            StreamError: Damaged or foreign bytes, or renorm="written" for a file without statistics.
+            WeightsError: The folder of graphs is not complete.
+        """
+        self.codec.preload(*(name.removesuffix(".onnx") for name in self._decoder_graphs()))
+        decoded = self.codec.decode(_read(data), max_pixels=self.max_pixels)
+        if self.renorm == "written" and decoded.statistics is None:
+            raise StreamError(
+                "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=none"
+            )
+        return _converted(self.codec.pixels(decoded, renorm=self.renorm == "written"), output)
+
+    def preview(self, data: Data, *, output: str = "pil", perceptual: bool = False) -> Any:
+        """Decode a file with an auxiliary decoder, without a backbone.
+
+        Args:
+            data: As for `decode`.
+            output: As for `decode`.
+            perceptual: Use the decoder that was trained to look like the original, not the one for least error.
+
+        Raises:
+            StreamError: Damaged or foreign bytes.
+        """
+        self.codec.preload("perceptual" if perceptual else "preview")
+        decoded = self.codec.decode(_read(data), max_pixels=self.max_pixels)
+        return _converted(self.codec.preview_pixels(decoded, perceptual=perceptual), output)
+
+    def _decoder_graphs(self) -> tuple[str, ...]:
+        try:
+            return self.codec.manifest["files"]["decoder.onnx"]["preview"], "decoder.onnx"
+        except KeyError:
+            raise ConfigError(f"{self.codec.models} has no decoder: export one, or show the preview") from None
+
+
+def open_session(
+    models: str | os.PathLike[str] | None = None,
+    *,
+    renorm: str = "none",
+    threads: int | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> Session:
+    """Open a session. Graphs are loaded when they are needed.
+
+    Args:
+        models: A folder as `priorcodec export` writes it; None for the default backbone's, which is in this package.
+        renorm: "written" to move images to the statistics that are written in their files, or "none".
+        threads: Of onnxruntime; None for as many as there are processors.
+        max_pixels: Refuse images and files with more pixels.
+
+    Raises:
+        ConfigError: A setting has an impossible value.
+        WeightsError: The folder is not complete.
+    """
+    if renorm not in RENORM:
+        raise ConfigError(f"renorm={renorm}: wanted {', '.join(RENORM)}")
+    if threads is not None and threads < 1:
+        raise ConfigError(f"threads={threads}: wanted 1 or more")
+    return Session(Codec(Path(models or MODELS), threads=threads), renorm=renorm, max_pixels=max_pixels)
+
+
+def _read(data: Data) -> bytes:
+    """The bytes of a file given as bytes, path or binary file. Raises StreamError: it cannot be read."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    if isinstance(data, str | os.PathLike):
+        try:
+            return Path(data).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StreamError(f"{data} cannot be read ({reason}): give the path of a .gic file") from error
+    content = data.read()
+    if not isinstance(content, bytes):
+        raise StreamError(f"got a file of {type(content).__name__}, wanted one opened for binary reading")
+    return content
+
+
+def _converted(pixels: np.ndarray, output: str) -> Any:
+    if output not in OUTPUTS:
+        raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
+    if output == "np":
+        return pixels
+    from PIL import Image
+
+    return Image.fromarray(pixels)

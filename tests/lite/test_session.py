@@ -1,0 +1,172 @@
+"""priorcodec_lite against torch, with the toy's graphs: the same images within one level, and the command `gic`."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from priorcodec import open_session
+from priorcodec.backbones.diffusion import seeded_noise
+from priorcodec.core import container
+from priorcodec.core.exact_reader import ExactReader
+from priorcodec.core.image import io as image_io
+from tests.core.test_codec import DEMO
+from tests.golden.check import ENCODER, golden
+
+SIZES = ("384x256", "1x1", "257x65", "200x256")
+
+
+@pytest.mark.parametrize("seed, shape", [(0, (1, 4, 16, 16)), (0x0965CE89, (1, 2, 24, 10)), (2**32 - 1, (1, 3, 5, 7))])
+def test_the_noise_is_torchs(folder, seed, shape):
+    from priorcodec_lite import noise
+
+    wanted = seeded_noise([seed], shape, "cpu", torch.float32)(0).numpy()
+    np.testing.assert_allclose(noise.normal(seed, shape), wanted, rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def session():
+    return open_session("toy", device="cpu", dtype="float32", tile=256)
+
+
+@pytest.fixture(scope="module")
+def models(session, tmp_path_factory):
+    for name in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(name, reason=f"needs {name}: pip install 'priorcodec[export]'")
+    from priorcodec.export.manifest import export
+
+    path = tmp_path_factory.mktemp("models")
+    export(session, path, tile=256)
+    return path
+
+
+@pytest.fixture(scope="module")
+def lite(folder, models):
+    import priorcodec_lite
+
+    return priorcodec_lite.open_session(models, threads=1)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return image_io.load(DEMO).pixels[:300, :400]
+
+
+def levels(one, other):
+    assert one.shape == other.shape and one.dtype == other.dtype == np.uint8
+    return int(np.abs(one.astype(int) - other).max())
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("size", [(100, 100), (700, 300), (64, 640)])
+def test_tiles_of_a_decoder_of_free_or_fixed_size_give_the_whole(folder, fixed, size):
+    """With a decoder that answers the preview."""
+    from types import SimpleNamespace
+
+    from priorcodec_lite.codec import Codec
+
+    height, width = container.padded(*size)
+    preview = np.random.default_rng(0).uniform(-1, 1, (1, 3, height, width)).astype(np.float32)
+    content = SimpleNamespace(height=size[0], width=size[1])
+    y_hat = np.zeros((1, 2, height // 16, width // 16), np.float32)
+    sides = {
+        stride: [256 // stride] * 2 if fixed else [f"{64 // stride}h", f"{64 // stride}w"] for stride in (16, 4, 1)
+    }
+    inputs = {"y_hat": [1, 2, *sides[16]], "noise": [1, 4, *sides[4]], "preview": [1, 3, *sides[1]]}
+
+    class Fake(Codec):
+        def __init__(self):
+            self.manifest = {"tile": 256, "margin": 64}
+
+        def _run(self, name, **given):
+            for key, values in given.items():
+                for asked, side in zip(inputs.get(key, [1]), values.shape, strict=True):
+                    assert side == asked or isinstance(asked, str) and side % int(asked[:-1] or 1) == 0
+            return [given["preview"]]
+
+    decoded = SimpleNamespace(y_hat=y_hat, content=content, seed=1, quality=np.ones(1, np.float32))
+    found = np.concatenate(list(Fake()._bands(decoded, preview, inputs)), 2)
+    np.testing.assert_allclose(found, preview[..., : size[0], : size[1]], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_images_are_torchs_within_a_level(lite, session, record_property):
+    """Of one tile and of several."""
+    for size in SIZES:
+        data = next(data for name, (data, _) in golden().items() if f"-{size}-" in name)
+        for perceptual in (False, True):
+            wanted = session.preview(data, output="np", perceptual=perceptual)
+            assert levels(lite.preview(data, output="np", perceptual=perceptual), wanted) <= 1
+        found = levels(lite.decode(data, output="np"), session.decode(data, output="np"))
+        record_property(size, found)
+        assert found <= 1
+
+
+@pytest.mark.slow
+def test_files_are_read_alike_by_torch(lite, session, photo):
+    """Symbols are chosen in floating point, so a few may differ from torch's; what is written is read alike."""
+    reader = ExactReader.load(ENCODER)
+    data, wanted = lite.encode(photo, 5.5, statistics=True), session.encode(photo, 5.5, statistics=True)
+    assert abs(len(data) - len(wanted)) <= 8
+    one, other = (reader.read(file)[1] for file in (data, wanted))
+    assert np.mean(one != other) < 0.01
+    assert container.unpack(data).segments == container.unpack(wanted).segments
+    small = lite.encode(photo, max_bytes=400)
+    assert 380 < len(small) <= 400 and reader.read(small)
+
+
+@pytest.mark.slow
+def test_statistics_are_respected(folder, models, photo, session):
+    import priorcodec_lite
+    from priorcodec_lite.core.errors import StreamError
+
+    written = priorcodec_lite.open_session(models, renorm="written", threads=1)
+    data = session.encode(photo, 1, statistics=True)
+    whole = open_session("toy", device="cpu", dtype="float32", tile=256, renorm="written")
+    assert levels(written.decode(data, output="np"), whole.decode(data, output="np")) <= 1
+    with pytest.raises(StreamError, match="no statistics"):
+        written.decode(session.encode(photo, 1))
+
+
+@pytest.mark.slow
+def test_the_command_and_pillow(folder, models, photo, tmp_path, capsys, monkeypatch):
+    from priorcodec_lite import command, session
+
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    given = ["--models", str(models), "--threads", "1"]
+    assert command.main(["encode", str(tmp_path / "photo.png"), "--bpp", "0.05", *given]) == 0
+    data = (tmp_path / "photo.gic").read_bytes()
+    assert 0.9 * 0.05 <= 8 * len(data) / photo[..., 0].size <= 0.05
+    assert command.main(["decode", str(tmp_path / "photo.gic"), *given]) == 2  # photo.png exists
+    assert "exists" in capsys.readouterr().err
+    out = tmp_path / "out.png"
+    assert command.main(["decode", str(tmp_path / "photo.gic"), "-o", str(out), *given]) == 0
+    assert (
+        command.main(["decode", "missing.gic", str(tmp_path / "photo.gic"), "-o", str(tmp_path / "new"), *given]) == 1
+    )
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(Image.open(tmp_path / "new" / "photo.png")))
+    assert command.main(["info", str(tmp_path / "photo.gic")]) == 0 and "400" in capsys.readouterr().out
+    (tmp_path / "photo.gic").write_bytes(data[:-1])
+    assert command.main(["preview", str(tmp_path / "photo.gic"), "-o", str(tmp_path / "p.png"), *given]) == 2
+    assert "damaged" in capsys.readouterr().err and not (tmp_path / "p.png").exists()
+
+    registered = {name: getattr(Image, name).copy() for name in ("OPEN", "SAVE", "EXTENSION", "DECODERS")}
+    monkeypatch.setattr(session, "MODELS", models)
+    try:
+        import priorcodec_lite.pillow
+
+        with Image.open(io.BytesIO(data)) as image:
+            assert type(image).__module__ == priorcodec_lite.pillow.__name__ and image.size == (400, 300)
+            assert (
+                levels(np.asarray(image.convert("RGB")), session.open_session(models).preview(data, output="np")) == 0
+            )
+        Image.fromarray(photo).save(tmp_path / "saved.gic", quality=2)
+        assert container.unpack((tmp_path / "saved.gic").read_bytes()).quality == 32
+        with pytest.raises(ValueError, match="needs torch"):
+            Image.fromarray(photo).save(tmp_path / "refined.gic", refine=10)
+    finally:
+        for name, known in registered.items():
+            getattr(Image, name).clear()
+            getattr(Image, name).update(known)
