@@ -18,7 +18,7 @@ def semantic(result: Result) -> Table:
         [NAMES[row["file"]], row["decoder"], f"{row['bytes']:.0f}", f"{row['bpp']:.5f}", *_scores(row)]
         for row in result["decoded_means"]
     ]
-    note = f"Mean of {result['decoded_means'][0]['images']} of 24 images."
+    note = f"Mean of {result['decoded_means'][0]['images']} images."
     return Table(heads=["file", "decoder", "bytes", "bpp", *SCORES.values()], rows=rows, texts=2, note=note)
 
 
