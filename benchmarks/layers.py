@@ -1,7 +1,7 @@
 """What the semantic layers are worth.   python benchmarks/layers.py KODAK SHARD.tar... [--only PART...] [--folder OUT]
 
-    semantic   a file without a latent, decoded through the preview and two backbones
-    latent     the same for the largest latent file that is not larger, or the smallest of all
+    sizes      bytes of files without a latent
+    decoded    the same through the preview and two backbones, against latent files of the same size
     maps       regions that are written against those derived from the latent, by what they explain of ImageNet features
     beside     texture values beside a latent: their bytes, and what the preview gains where its regions get their mean color
     analysis   photograph or AI-generated, and nearest images, from texture values against decoded images
@@ -33,10 +33,10 @@ from priorcodec.session import Session, open_session
 from priorcodec.training import sources
 
 BACKBONES = ("nano_pixel", "nano_dit")
-PARTS = ("semantic", "latent", "maps", "beside", "analysis")
+PARTS = ("sizes", "decoded", "maps", "beside", "analysis")
 QUALITIES = (0.0, 1.0, 2.0)
-CROPS = 90  # of either kind, for the classifier
-BESIDE = 8  # images of that part: every third
+CROPS = 40  # of either kind, for the classifier
+BESIDE, NEAREST = 4, 12  # images of those parts: every sixth, every second
 
 Pixels = np.ndarray
 
@@ -52,28 +52,39 @@ def scores(reference: Pixels, image: Pixels) -> dict[str, float]:
     }
 
 
-def decoded(images: dict[str, Pixels], codec: Codec, kind: str, out: Path) -> dict[str, Any]:
-    """One row per image and decoder. kind: "semantic", or "latent" for a file of the same size or the smallest."""
+def decoded(images: dict[str, Pixels], codec: Codec, out: Path) -> None:
+    """A row per image, file and decoder: without a latent, and the largest latent file that is not larger, or the smallest."""
     sessions = {name: open_session(name) for name in BACKBONES}
+    for name, pixels in images.items():
+        alone, smallest = codec.encode_semantic(pixels), codec.encode(pixels, 0)
+        larger = len(alone.data) > len(smallest.data)
+        latent = codec.encode_to(pixels, len(alone.data)).encoded if larger else smallest
+        rows = []
+        for kind, encoded in (("semantic", alone), ("latent", latent)):
+            size = len(encoded.data)
+            row = {"image": name, "file": kind, "bytes": size, "bpp": round(8 * size / pixels[..., 0].size, 6)}
+            shown = {"preview": codec.preview(codec.decode(encoded.data), perceptual=True)}
+            shown |= {backbone: session.decode(encoded.data, output="np") for backbone, session in sessions.items()}
+            for decoder, image in shown.items():
+                rows.append({**row, "decoder": decoder, **scores(pixels, image)})
+                image_io.save(image, out / f"{name}.{kind}.{decoder}.png")
+        save("decoded", rows)
+
+
+def sizes(images: dict[str, Pixels], codec: Codec) -> list[dict[str, Any]]:
+    """Bytes of every file without a latent, and of the smallest file with one."""
     rows = []
     for name, pixels in images.items():
-        encoded = codec.encode_semantic(pixels)
-        if kind == "latent":
-            smallest = len(codec.encode(pixels, 0).data)
-            encoded = codec.encode_to(pixels, max(smallest, len(encoded.data))).encoded
-        size = len(encoded.data)
-        row = {"image": name, "file": kind, "bytes": size, "bpp": round(8 * size / pixels[..., 0].size, 6)}
-        if kind == "semantic":
-            row |= {"structure_bytes": part_bytes(encoded.container, STRUCTURE)}
-            row |= {"texture_bytes": part_bytes(encoded.container, TEXTURE)}
-            row |= {"regions": codec.regions(encoded.container).count}
-        shown = {"preview": codec.preview(codec.decode(encoded.data), perceptual=True)}
-        shown |= {backbone: session.decode(encoded.data, output="np") for backbone, session in sessions.items()}
-        for decoder, image in shown.items():
-            rows.append({**row, "decoder": decoder, **scores(pixels, image)})
-            image_io.save(image, out / f"{name}.{kind}.{decoder}.png")
-        print(kind, name, size, flush=True)
-    return {kind: rows}
+        content, smallest = codec.encode_semantic(pixels), codec.encode(pixels, 0)
+        parts = {
+            "structure": part_bytes(content.container, STRUCTURE),
+            "texture": part_bytes(content.container, TEXTURE),
+        }
+        row = {"image": name, "bytes": len(content.data), "bpp": round(8 * len(content.data) / pixels[..., 0].size, 6)}
+        rows.append(
+            {**row, **parts, "regions": codec.regions(content.container).count, "latent_bytes": len(smallest.data)}
+        )
+    return rows
 
 
 def part_bytes(content: container.Container, kind: int) -> int:
@@ -88,7 +99,7 @@ def explained(labels: np.ndarray, maps: np.ndarray) -> float:
     return 1 - float(np.square(values - means[:, flat]).sum() / np.square(values - values.mean(1, keepdims=True)).sum())
 
 
-def maps(images: dict[str, Pixels], codec: Codec) -> dict[str, Any]:
+def maps(images: dict[str, Pixels], codec: Codec) -> list[dict[str, Any]]:
     """Regions against features of EfficientNet-Lite1 at stride 16, mean color, and edges."""
     rows = []
     for name, pixels in images.items():
@@ -119,10 +130,10 @@ def maps(images: dict[str, Pixels], codec: Codec) -> dict[str, Any]:
                 "color_explained": round(explained(inside, color), 4),
                 "edge_ratio": round(float(edge[near].mean() / edge[~near].mean()), 4) if near.any() and not near.all() else 1.0,
             })  # fmt: skip
-    return {"maps": rows}
+    return rows
 
 
-def beside(images: dict[str, Pixels], codec: Codec) -> dict[str, Any]:
+def beside(images: dict[str, Pixels], codec: Codec) -> list[dict[str, Any]]:
     """Texture values beside a latent, with a written and with a derived map: what correcting the preview's colors brings."""
     rows = []
     for name, pixels in images.items():
@@ -154,7 +165,7 @@ def beside(images: dict[str, Pixels], codec: Codec) -> dict[str, Any]:
                 }
             )
         print(name, flush=True)
-    return {"beside": rows}
+    return rows
 
 
 def with_mean_colors(codec: Codec, content: container.Container, preview: Pixels) -> Pixels:
@@ -228,7 +239,7 @@ def nearest(queries: np.ndarray, known: np.ndarray) -> float:
     return float((np.square(a[:, None] - b).sum(-1).argmin(1) == np.arange(len(a))).mean())
 
 
-def analysis(images: dict[str, Pixels], shards: Sequence[str], codec: Codec, folder: Path) -> dict[str, Any]:
+def analysis(images: dict[str, Pixels], shards: Sequence[str], codec: Codec, folder: Path) -> list[dict[str, Any]]:
     """AI-generated or photograph, learned on crops of training images; nearest image of a flipped, smaller crop."""
     entries = sources.find(shards, folder, background="white")
     rng = np.random.default_rng(4)
@@ -262,7 +273,7 @@ def analysis(images: dict[str, Pixels], shards: Sequence[str], codec: Codec, fol
             "accuracy": round(accuracy(x[:half], truth[:half], x[half:], truth[half:]), 4),
             "images": len(known), "nearest_is_itself": round(nearest(queries, known), 4),
         })  # fmt: skip
-    return {"analysis": rows}
+    return rows
 
 
 def add_vectors(vectors: dict[str, list[np.ndarray]], codec: Codec, pixels: Pixels) -> None:
@@ -279,8 +290,8 @@ def numbers(row: dict[str, Any]) -> list[str]:
 def means(result: dict[str, Any]) -> dict[str, Any]:
     """The mean of every number over images, for each kind of row."""
     keys = {
-        "semantic": ("file", "decoder"),
-        "latent": ("file", "decoder"),
+        "sizes": (),
+        "decoded": ("file", "decoder"),
         "maps": ("map",),
         "beside": ("quality", "layer"),
     }
@@ -317,19 +328,34 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     kodak = {path.stem: image_io.load(path).pixels for path in sorted(given.kodak.glob("*.png"))}
     codec = Session(open_session().config).codec
-    parts: dict[str, Callable[[], dict[str, Any]]] = {
-        "semantic": lambda: decoded(kodak, codec, "semantic", given.folder),
-        "latent": lambda: decoded(kodak, codec, "latent", given.folder),
+    spread = {
+        name: kodak[name] for start in (0, 1, 2) for name in list(kodak)[start::3]
+    }  # what is done early stands for all
+    parts: dict[str, Callable[[], list[dict[str, Any]] | None]] = {
+        "sizes": lambda: sizes(kodak, codec),
+        "decoded": lambda: decoded(spread, codec, given.folder),
         "maps": lambda: maps(kodak, codec),
-        "beside": lambda: beside(dict(list(kodak.items())[:: max(1, len(kodak) // BESIDE)]), codec),
-        "analysis": lambda: analysis(kodak, given.shards, codec, given.folder),
+        "beside": lambda: beside(every(kodak, BESIDE), codec),
+        "analysis": lambda: analysis(every(kodak, NEAREST), given.shards, codec, given.folder),
     }
-    path = resultfile.RESULTS / "layers.json"
     for part in given.only:
-        found = parts[part]()
-        old = json.loads(path.read_text()) if path.is_file() else {}
-        result = {key: old[key] for key in parts if key in old} | found
-        resultfile.write("layers", "layers", means(result) | result)
+        save(part, None)
+        rows = parts[part]()
+        if rows:
+            save(part, rows)
+
+
+def every(images: dict[str, Pixels], count: int) -> dict[str, Pixels]:
+    return dict(list(images.items())[:: max(1, len(images) // count)])
+
+
+def save(part: str, rows: list[dict[str, Any]] | None) -> None:
+    """Add rows to a part of the result file; None empties it."""
+    path = resultfile.RESULTS / "layers.json"
+    old = json.loads(path.read_text()) if path.is_file() else {}
+    result = {key: old[key] for key in PARTS if key in old}
+    result[part] = [] if rows is None else [*result.get(part, []), *rows]
+    resultfile.write("layers", "layers", means(result) | {key: value for key, value in result.items() if value})
 
 
 if __name__ == "__main__":

@@ -13,17 +13,22 @@ NAMES = {"semantic": "semantic layers alone", "latent": "latent alone"}
 
 
 def semantic(result: Result) -> Table:
-    """Files without a latent against the smallest latent files."""
+    """Files without a latent against latent files of the same size."""
     rows = [
         [NAMES[row["file"]], row["decoder"], f"{row['bytes']:.0f}", f"{row['bpp']:.5f}", *_scores(row)]
-        for row in [*result["semantic_means"], *result["latent_means"]]
+        for row in result["decoded_means"]
     ]
-    row = result["semantic_means"][0]
-    note = (
-        f"Mean of {row['images']} images. Semantic layers: structure {row['structure_bytes']:.0f} bytes, texture "
-        f"{row['texture_bytes']:.0f}, {row['regions']:.1f} regions."
-    )
+    note = f"Mean of {result['decoded_means'][0]['images']} images."
     return Table(heads=["file", "decoder", "bytes", "bpp", *SCORES.values()], rows=rows, texts=2, note=note)
+
+
+def sizes(result: Result) -> Table:
+    """Bytes of files without a latent."""
+    row = result["sizes_means"][0]
+    heads = ["images", "bytes", "bpp", "structure", "texture", "regions", "smallest file with a latent"]
+    parts = (f"{row[key]:.0f}" for key in ("structure", "texture"))
+    cells = [f"{row['images']}", f"{row['bytes']:.0f}", f"{row['bpp']:.5f}", *parts, f"{row['regions']:.1f}"]
+    return Table(heads=heads, rows=[[*cells, f"{row['latent_bytes']:.0f}"]])
 
 
 def maps(result: Result) -> Table:
@@ -65,5 +70,5 @@ def _scores(row: Mapping[str, Any]) -> list[str]:
 
 
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
-    "layers/semantic": semantic, "layers/maps": maps, "layers/beside": beside, "layers/analysis": analysis,
+    "layers/semantic": semantic, "layers/sizes": sizes, "layers/maps": maps, "layers/beside": beside, "layers/analysis": analysis,
 }  # fmt: skip
