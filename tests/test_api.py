@@ -45,9 +45,9 @@ def data(session, photo) -> EncodedImage:
 
 def test_the_signatures_are_the_documented_ones():
     made = inspect.signature(open_session).parameters
-    assert list(made) [:14] == [
+    assert list(made)[:15] == [
         "backbone", "weights", "adapter", "device", "dtype", "steps", "renorm", "blend", "low_memory", "max_pixels", "tile",
-        "encoder", "registry", "config",
+        "layers", "encoder", "registry", "config",
     ]  # fmt: skip
     assert all(p.kind is inspect.Parameter.KEYWORD_ONLY for name, p in made.items() if name != "backbone")
     encode = inspect.signature(Session.encode).parameters
