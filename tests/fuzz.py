@@ -115,7 +115,7 @@ class Fuzz:
         assert reader is not None and tables is not None
         content = reader.unpack(data, max_pixels=2**20)
         if {STRUCTURE, TEXTURE} & {part.type for part in content.segments}:
-            tables.read(content, lambda: reader.latent(content)[0])
+            tables.read(content, reader)
         if content.string is not None or "semantic" not in content.layers:
             reader.latent(content)
         return f"decode: fine, {', '.join(content.layers)}"

@@ -38,7 +38,7 @@ def regions(
     _free(output, force=force)
     reader, tables = ExactReader.load(SHIPPED.with_name("encoder.safetensors")), SemanticTables()
     content = reader.unpack(_read(file), max_pixels=limit)
-    found = tables.read(content, lambda: reader.latent(content)[0])
+    found = tables.read(content, reader)
     if output is not None:
         _draw(found, content.height, content.width, output)
     rows = table(found)

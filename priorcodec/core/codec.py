@@ -278,7 +278,7 @@ class Codec:
 
     def regions(self, content: Container) -> Regions:
         """The semantic content of a file of this encoder, without decoding an image. Raises StreamError."""
-        return self.semantic_tables.read(content, lambda: self.reader.latent(content, refined=False)[0])
+        return self.semantic_tables.read(content, self.reader)
 
     def _rendered(self, content: Container) -> Decoded:
         """A file without a latent -> the features of its rendered preview."""

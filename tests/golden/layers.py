@@ -34,7 +34,7 @@ CASES = {  # name -> (kind of `make.image`, width, height, quality of the latent
 
 def digests(data: bytes, reader: ExactReader, tables: SemanticTables) -> dict[str, str]:
     content = reader.unpack(data)
-    found = tables.read(content, lambda: reader.latent(content)[0])
+    found = tables.read(content, reader)
     labels = np.concatenate([np.array(found.labels.shape, "<u2").view(np.uint8), found.labels.reshape(-1)])
     values = b"" if found.values is None else found.values.astype("<i4").tobytes()
     return {

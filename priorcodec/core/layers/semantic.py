@@ -7,9 +7,9 @@ docs/format.md specifies both.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from priorcodec.core.layers import structure, texture
 from priorcodec.core.layers.structure import Labels
 from priorcodec.core.layers.texture import TextureModel, Values
 from priorcodec.core.statistics import TO_YCC
+
+if TYPE_CHECKING:
+    from priorcodec.core.exact_reader import ExactReader
 
 KIND = "priorcodec semantic 1"
 NETWORKS = ("encoder.", "renderer.", "segment.")  # prefixes of the tensors that torch reads
@@ -110,12 +113,12 @@ class SemanticTables:
         if self.start.shape != (structure.CONTEXTS, 2) or self.start.min() < 1:
             raise ValueError(f"structure.start is {self.start.shape} or not positive")
 
-    def read(self, content: Container, latent: Callable[[], NDArray[np.float32]]) -> Regions:
+    def read(self, content: Container, reader: ExactReader) -> Regions:
         """The regions of a file, and their values where it has them.
 
         Args:
             content: The file.
-            latent: Gives y_hat in quantization steps (m, h, w); called only where the map has to be derived from it.
+            reader: Reads the latent where the map has to be derived from it: as it is without a residual.
 
         Raises:
             StreamError: A layer is damaged, or the file has neither a structure layer nor a latent.
@@ -126,7 +129,7 @@ class SemanticTables:
         if written is not None:
             labels = structure.unpack(written, rows, columns, self.start)
         else:
-            labels, classes = self.derive(latent(), content.quality, rows, columns)
+            labels, classes = self.derive(reader.latent(content, refined=False)[0], content.quality, rows, columns)
         if coded is None:
             return Regions(labels=labels, classes=classes)
         values, step = self.texture.decode(coded, texture.areas(labels))

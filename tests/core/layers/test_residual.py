@@ -5,14 +5,16 @@ import pytest
 import torch
 
 from priorcodec.core import container
-from priorcodec.core.codec import Codec
+from priorcodec.core.codec import WEIGHTS, Codec
 from priorcodec.core.container import RESIDUAL, Container, Segment
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.errors import ConfigError, StreamError, WeightsError
+from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.image import io as image_io
 from priorcodec.core.io import safetensors
 from priorcodec.core.layers import residual
 from priorcodec.core.layers.residual import Area, ResidualTables, Settings
+from priorcodec.core.layers.semantic import SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
 from tests.core.test_codec import DEMO
 
@@ -193,3 +195,14 @@ def test_fitted_frequencies_are_a_distribution():
     frequency = residual.fitted(counted)
     assert (frequency.sum(2) == 1 << 16).all() and frequency.min() >= 1
     assert abs(frequency[:, 0, 0] - frequency[:, 0, 2]).max() <= 2
+
+
+def test_regions_out_of_a_latent_are_those_without_its_residual(codec, photo):
+    """By `priorcodec regions` and by the codec: the format derives them from the latent alone."""
+    plain, layered = codec.encode(photo, 2), codec.encode(photo, 2, layers=WITH)
+    wanted = codec.regions(plain.container).labels
+    tables, reader = SemanticTables(), ExactReader.load(WEIGHTS / "encoder.safetensors")
+    for found in (codec.regions(layered.container), tables.read(layered.container, reader)):
+        assert (found.labels == wanted).all()
+    y_hat_q = reader.latent(layered.container)[0]
+    assert (tables.derive(y_hat_q, layered.container.quality, *wanted.shape)[0] != wanted).any(), "no such case here"
