@@ -16,7 +16,7 @@ SHARED = (
     *(f"core/{name}.py" for name in ("__init__", "container", "errors", "exact_reader", "moments", "rate_control")),
     *(f"core/{name}.py" for name in ("shipped", "statistics", "tiling", "types")),
     *(f"core/entropy/{name}.py" for name in ("__init__", "coder", "exact", "frozen", "tables")),
-    *(f"core/io/{name}.py" for name in ("__init__", "atomic", "names")),
+    *(f"core/io/{name}.py" for name in ("__init__", "atomic", "names", "reading")),
     *(f"core/layers/{name}.py" for name in ("__init__", "residual")),
     *(f"core/image/{path.name}" for path in sorted((SOURCE / "core" / "image").glob("*.py"))),
     "pillow.py",

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Collection, Sequence
 from numbers import Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
@@ -31,6 +31,7 @@ from priorcodec.core.errors import (
     StreamError,
 )
 from priorcodec.core.image import io as image_io
+from priorcodec.core.io.reading import Data, read_file
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -46,9 +47,6 @@ if TYPE_CHECKING:
     from priorcodec.core.layers.settings import LayerConfig
     from priorcodec.core.types import Decoded, Encoded
     from priorcodec.registry import Registry
-
-Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
-"""A .gic file: its bytes, its path, or an open binary file."""
 
 DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 
@@ -314,7 +312,7 @@ class Session:
             raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
         if isinstance(data, list | tuple):
             return [self._convert(decode, one, output) for one in data]
-        return OUTPUTS[output](decode(_read(data)))  # pyright: ignore[reportArgumentType]
+        return OUTPUTS[output](decode(read_file(data)))  # pyright: ignore[reportArgumentType]
 
     def _read(self, data: bytes) -> Decoded:
         return self.codec.decode(data, max_pixels=self.config.max_pixels, layers=self.config.layer_names)
@@ -576,24 +574,6 @@ def _refinement(steps: int, metric: Metric, progress: Callable[[int], None] | No
         steps=steps or 1, metric=metric, progress=progress
     )  # a wrong metric is an error at 0 steps too
     return request if steps else None
-
-
-def _read(data: Data) -> bytes:
-    """The bytes of a file given as bytes, path or binary file. Raises StreamError: it cannot be read."""
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    if isinstance(data, str | os.PathLike):
-        try:
-            return Path(data).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise StreamError(f"{data} cannot be read ({reason}): give the path of a .gic file") from error
-    read = getattr(data, "read", None)
-    content = read() if read is not None else None
-    if not isinstance(content, bytes):
-        kind = type(data).__name__ if content is None else f"a file of {type(content).__name__}"
-        raise StreamError(f"got {kind}, wanted bytes, a path, or a file opened for binary reading")
-    return content
 
 
 def _pil(pixels: np.ndarray) -> Image:

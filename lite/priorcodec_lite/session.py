@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from priorcodec_lite.codec import Codec
 from priorcodec_lite.core import rate_control
 from priorcodec_lite.core.container import MAX_PIXELS
 from priorcodec_lite.core.errors import ConfigError, StreamError
 from priorcodec_lite.core.image import io as image_io
+from priorcodec_lite.core.io.reading import Data, read_file
 
 if TYPE_CHECKING:
     import numpy as np
 
-Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
 MODELS = Path(__file__).parent / "models"
 DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 RENORM = ("none", "written")
@@ -86,7 +86,7 @@ class Session:
             WeightsError: The folder of graphs is not complete.
         """
         self.codec.preload(*(name.removesuffix(".onnx") for name in self._decoder_graphs()))
-        decoded = self.codec.decode(_read(data), max_pixels=self.max_pixels)
+        decoded = self.codec.decode(read_file(data), max_pixels=self.max_pixels)
         if self.renorm == "written" and decoded.statistics is None:
             raise StreamError(
                 "renorm=written, but the file has no statistics: write it with `encode --statistics`, or decode with renorm=none"
@@ -105,7 +105,7 @@ class Session:
             StreamError: Damaged or foreign bytes.
         """
         self.codec.preload("perceptual" if perceptual else "preview")
-        decoded = self.codec.decode(_read(data), max_pixels=self.max_pixels)
+        decoded = self.codec.decode(read_file(data), max_pixels=self.max_pixels)
         return _converted(self.codec.preview_pixels(decoded, perceptual=perceptual), output)
 
     def _decoder_graphs(self) -> tuple[str, ...]:
@@ -139,22 +139,6 @@ def open_session(
     if threads is not None and threads < 1:
         raise ConfigError(f"threads={threads}: wanted 1 or more")
     return Session(Codec(Path(models or MODELS), threads=threads), renorm=renorm, max_pixels=max_pixels)
-
-
-def _read(data: Data) -> bytes:
-    """The bytes of a file given as bytes, path or binary file. Raises StreamError: it cannot be read."""
-    if isinstance(data, bytes | bytearray | memoryview):
-        return bytes(data)
-    if isinstance(data, str | os.PathLike):
-        try:
-            return Path(data).read_bytes()
-        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise StreamError(f"{data} cannot be read ({reason}): give the path of a .gic file") from error
-    content = data.read()
-    if not isinstance(content, bytes):
-        raise StreamError(f"got a file of {type(content).__name__}, wanted one opened for binary reading")
-    return content
 
 
 def _converted(pixels: np.ndarray, output: str) -> Any:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import colorsys
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from priorcodec.cli import options
-from priorcodec.core.errors import ConfigError, StreamError
+from priorcodec.core.errors import ConfigError
+from priorcodec.core.io.reading import read_file
 
 if TYPE_CHECKING:
     from priorcodec.core.layers.semantic import Regions
@@ -133,14 +135,7 @@ def _draw(found: Regions, height: int, width: int, output: Path) -> None:
 
 
 def _read(file: str) -> bytes:
-    from priorcodec.batch.jobs import STREAM, Job
-
-    if file == "-":
-        return Job(source=STREAM, target=STREAM).read()
-    try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise StreamError(f"{file} cannot be read ({error.strerror}): give a .gic file") from error
+    return read_file(sys.stdin.buffer if file == "-" else file)
 
 
 def _free(output: Path | None, *, force: bool) -> None:

@@ -193,14 +193,10 @@ def unpack(
     height, width = reader.varint("height"), reader.varint("width")
     check_size(height, width, max_pixels)
     check = int.from_bytes(data[-_CHECK_BYTES:], "little")
-    if not head & _SEGMENTS:
-        content = Container(
-            encoder_id=encoder_id, quality=quality, height=height, width=width,
-            string=reader.take(reader.left, "entropy string"), seed=check,
-        )  # fmt: skip
-        return content if layers is None else content.only(layers)
     string, seed, parts = None, check, []
-    for part, own_id, own_check, _ in _walk(reader):
+    if not head & _SEGMENTS:
+        string = reader.take(reader.left, "entropy string")
+    for part, own_id, own_check, _ in _walk(reader) if head & _SEGMENTS else ():
         if own_id != encoder_id:
             raise StreamError(f"the check of segment type {part.type} does not match: the file is damaged or forged")
         if parts and part.type <= parts[-1].type:

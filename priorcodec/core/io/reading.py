@@ -1,0 +1,30 @@
+"""A .gic file given as bytes, as a path, or as an open file -> its bytes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from priorcodec.core.errors import StreamError
+
+Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
+"""A .gic file: its bytes, its path, or an open binary file."""
+
+
+def read_file(data: Data) -> bytes:
+    """The bytes of a file given as bytes, path or binary file. Raises StreamError: it cannot be read."""
+    if isinstance(data, bytes | bytearray | memoryview):
+        return bytes(data)
+    if isinstance(data, str | os.PathLike):
+        try:
+            return Path(data).read_bytes()
+        except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StreamError(f"{data} cannot be read ({reason}): give the path of a .gic file") from error
+    read = getattr(data, "read", None)
+    content = read() if read is not None else None
+    if not isinstance(content, bytes):
+        kind = type(data).__name__ if content is None else f"a file of {type(content).__name__}"
+        raise StreamError(f"got {kind}, wanted bytes, a path, or a file opened for binary reading")
+    return content
