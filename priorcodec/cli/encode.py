@@ -68,7 +68,7 @@ def encode(
     """Encode images to .gic files. No diffusion model is loaded.
 
     --skip-existing keeps an existing file if it is readable, was written by this encoder at this quality (or meets the target
-    size), contains statistics exactly when --statistics is given, has the image's dimensions, and is not older than the image.
+    size), contains statistics exactly when --statistics is given, has these layers and the image's dimensions, and is not older.
     It does not compare pixels or check whether the file was refined.
     """
     from priorcodec.batch import runner
