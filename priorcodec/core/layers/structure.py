@@ -80,7 +80,7 @@ def walk(
     choice: Callable[[int, int], int],
     known: Callable[[int, int], int],
 ) -> list[list[int]]:
-    """Code all labels in rows, for encoder and decoder alike. Whatever is read, a label takes at most five decisions and a choice.
+    """Code all labels in rows, for encoder and decoder alike: never more than five decisions and a choice a label.
 
     Args:
         rows, columns: Size of the map.
