@@ -71,7 +71,9 @@ def structure(result: Result) -> Table:
     for row in result["structure"]:
         size = f"{row['bytes']:.0f}"
         if "density" in row:
-            rows.append([f"{row['map']}: {row['density']:.1%} of the bits", size, *["" for _ in range(2 + len(SCORES))]])
+            rows.append(
+                [f"{row['map']}: {row['density']:.1%} of the bits", size, *["" for _ in range(2 + len(SCORES))]]
+            )
         else:
             rows.append([row["map"], size, f"{row['regions']:.1f}", f"{row['color_explained']:.0%}", *_scores(row)])
     note = f"Mean of {result['structure'][0]['images']} images."
