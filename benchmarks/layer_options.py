@@ -25,6 +25,7 @@ from priorcodec.adapters import decode as adapter_decode
 from priorcodec.core import container, tiling
 from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.adaptive import DecisionEncoder
+from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers import structure, texture
 from priorcodec.core.layers.networks import BORDER, REGION
@@ -37,14 +38,14 @@ from priorcodec.training import sources
 from recipes.semantic.maps import decisions, start
 
 PARTS = ("structure", "adapter")
-CROPS = {"structure": 150, "adapter": 200}
+CROPS = {"structure": 150, "adapter": 60}
 WEIGHT = 16  # of the start counts, in decisions a context
 EDGES = (24, 48)  # gradient of Y in levels from one 4x4 cell to the next
 STRIDE = 4  # pixels to a bit of the map of edges
 MAPS = {"regions, stride 16": (16, 1.0), "regions, stride 8": (8, 1.0), "regions, stride 8, fewer borders": (8, 3.0)}
 
 QUALITIES = (0, 1, 2)
-READ_STEPS = (4, 7)  # of the values: the default, and a coarse one
+READ_STEPS = (texture.STEP,)  # of the values
 BACKBONE = "nano_pixel"
 
 Pixels = np.ndarray
@@ -170,7 +171,8 @@ def compare_structure(images: dict[str, Pixels], shards: Sequence[str], folder: 
 
 def beside(codec: Codec, pixels: Pixels, quality: int) -> Beside:
     """pixels: sides are multiples of 64."""
-    y, encoded = codec.analyze(pixels), codec.encode(pixels, quality)
+    y = codec.analyze(pixels)
+    encoded = codec.write(y, (pixels.shape[0], pixels.shape[1]), (), quality * QUALITY_STEPS)
     decoded = codec.decode(encoded.data)
     labels = codec.regions(encoded.container).labels
     y_hat, networks, model = decoded.y_hat, codec.semantic_networks, codec.semantic_tables.texture
@@ -229,11 +231,11 @@ def backbone_image(session: Session, decoded: Decoded) -> Pixels:
         return adapter_decode.image(session.adapter, decoded, found, plan)
 
 
-def compare_adapter(images: dict[str, Pixels], shards: Sequence[str], folder: Path) -> list[dict[str, Any]]:
-    """A row for every quality and reader: means over images. All decoded by the backbone."""
+def compare_adapter(images: dict[str, Pixels], shards: Sequence[str], folder: Path, qualities: Sequence[int]) -> None:
+    """Saves a row for every quality and reader: means over images. All decoded by the backbone."""
     session = open_session(BACKBONE)
-    codec, training, rows = session.codec, crops(shards, folder, CROPS["adapter"]), []
-    for quality in QUALITIES:
+    codec, training = session.codec, crops(shards, folder, CROPS["adapter"])
+    for quality in qualities:
         fits = {step: Regression() for step in (None, *READ_STEPS)}
         for pixels in training:
             one = beside(codec, pixels, quality)
@@ -243,28 +245,27 @@ def compare_adapter(images: dict[str, Pixels], shards: Sequence[str], folder: Pa
         weights = {step: fit.solve() for step, fit in fits.items()}
         found: dict[str, list[dict[str, Any]]] = {}
 
-        def add(reader: str, size: int, content: Decoded, pixels: Pixels, found: dict = found) -> None:
-            error = float(torch.square(codec.analyze(pixels) - content.y_hat).mean())
+        def add(reader: str, size: int, content: Decoded, pixels: Pixels, y: Tensor, found: dict = found) -> None:
+            error = float(torch.square(y - content.y_hat).mean())
             image = backbone_image(session, content)
             found.setdefault(reader, []).append({"bytes": size, "error": error, **scores(pixels, image)})
 
         for pixels in images.values():
             one = beside(codec, pixels, quality)
             decoded, size = codec.decode(one.encoded.data), len(one.encoded.data)
-            add("none", size, decoded, pixels)
+            add("none", size, decoded, pixels, one.y)
             for step, weight in weights.items():
                 inputs = one.own if step is None else np.concatenate([one.own, one.values[step]], 1)
                 better = replace(decoded, y_hat=one.y_hat + predicted(weight, inputs, one.y_hat))
                 more = 0 if step is None else one.sizes[step]
                 name = "regression without values" if step is None else f"regression with values, step {step}"
-                add(name, size + more, better, pixels)
+                add(name, size + more, better, pixels, one.y)
                 if step is not None:
                     larger = codec.encode_to(pixels, size + more).encoded.data
-                    add(f"larger latent for step {step}", len(larger), codec.decode(larger), pixels)
-        for reader, given in found.items():
-            rows.append({"quality": quality, "reader": reader, **mean(given)})
-            print(rows[-1], flush=True)
-    return rows
+                    add(f"larger latent for step {step}", len(larger), codec.decode(larger), pixels, one.y)
+            rows = [{"quality": quality, "reader": reader, **mean(given)} for reader, given in found.items()]
+            save("adapter", rows)  # of the images so far
+        print(*rows, sep="\n", flush=True)
 
 
 def mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -274,7 +275,9 @@ def mean(rows: list[dict[str, Any]]) -> dict[str, Any]:
 def save(part: str, rows: list[dict[str, Any]]) -> None:
     path = resultfile.RESULTS / "layer_options.json"
     old = json.loads(path.read_text()) if path.is_file() else {}
-    result = {key: old[key] for key in PARTS if key in old} | {part: rows}
+    kept = [row for row in old.get(part, []) if row.get("quality") not in {row.get("quality") for row in rows}]
+    together = sorted(kept + rows, key=lambda row: row.get("quality", 0))
+    result = {key: old[key] for key in PARTS if key in old} | {part: together}
     resultfile.write("layer_options", "layer_options", result)
 
 
@@ -283,6 +286,9 @@ def main() -> None:
     cli.add_argument("kodak", type=Path)
     cli.add_argument("shards", nargs="+")
     cli.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    cli.add_argument(
+        "--qualities", type=int, nargs="+", default=QUALITIES, help="of the adapter's part; the others stay"
+    )
     cli.add_argument("--every", type=int, default=1, help="take every n-th image")
     cli.add_argument("--folder", type=Path, default=Path("runs/layers"))
     given = cli.parse_args()
@@ -290,12 +296,13 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     files = sorted(given.kodak.glob("*.png"))[:: given.every]
     kodak = {path.stem: image_io.load(path).pixels for path in files}
-    parts: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    parts: dict[str, Callable[[], list[dict[str, Any]] | None]] = {
         "structure": lambda: compare_structure(kodak, given.shards, given.folder),
-        "adapter": lambda: compare_adapter(kodak, given.shards, given.folder),
+        "adapter": lambda: compare_adapter(kodak, given.shards, given.folder, given.qualities),
     }
     for part in given.only:
-        save(part, parts[part]())
+        if rows := parts[part]():
+            save(part, rows)
 
 
 if __name__ == "__main__":

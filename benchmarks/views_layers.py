@@ -87,7 +87,8 @@ def adapter(result: Result) -> Table:
         for row in result["adapter"]
     ]
     heads = ["quality", "beside the latent", "bytes", "error of y", *SCORES.values()]
-    return Table(heads=heads, rows=rows, texts=2, note=f"Mean of {result['adapter'][0]['images']} images.")
+    count = " or ".join(map(str, sorted({row["images"] for row in result["adapter"]})))
+    return Table(heads=heads, rows=rows, texts=2, note=f"Mean of {count} images.")
 
 
 def training(result: Result) -> Table:
