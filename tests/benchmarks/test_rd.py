@@ -6,9 +6,13 @@ import re
 import shutil
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
+from priorcodec.core.shipped import FOLDER as WEIGHTS
 from priorcodec.evaluation import evaluate
 from priorcodec.evaluation.report import tables
 
@@ -257,6 +261,23 @@ def test_what_the_denoiser_brings_can_be_measured(weights, images, monkeypatch, 
     quality = image_io.to_tensor(image_io.load(images / "pic-0.png").pixels).new_tensor([1.0])
     halved = ours.session(name + ",start=0.5").adapter.start_time(quality)
     assert float(halved) == pytest.approx(float(adapter.start_time(quality)) / 2)
+
+
+def test_what_each_part_of_an_adapter_brings_can_be_measured(weights, monkeypatch):
+    """Leaving out a part zeroes its last tensors and nothing else, and is another decoder."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ours = importlib.import_module("ours")
+    whole, left = load_file(WEIGHTS / "nano_pixel.adapter.safetensors"), set()
+    for part in ours.OUTPUTS:
+        changed = load_file(ours.without(part, WEIGHTS / "nano_pixel.adapter.safetensors"))
+        differ = {name for name in whole if not torch.equal(whole[name], changed[name])}
+        assert differ and all(not changed[name].any() for name in differ) and not differ & left
+        left |= differ
+    name = f"toy:encoder={weights['encoder']},adapter={weights['toy']}"
+    plain, other = ours.coder(name), ours.coder(name + ",without=bridge")
+    assert plain.identity != other.identity and plain.writer == other.writer
+    with pytest.raises(ConfigError, match="no setting without=brain; wanted one of lora, fusion"):
+        ours.session(name + ",without=brain")
 
 
 def test_nothing_to_run_is_one_line(rd, tmp_path):
