@@ -177,7 +177,7 @@ def blind(result: Result) -> Table:
         part = [row for row in result["summary"] if (row["a"], row["b"]) == (a, b)]
         every = {"bpp": "all", **{name: sum(row[name] for row in part) for name in counts}}
         rows += [[f"{a} against {b}", *(str(row[name]) for name in ("bpp", *counts))] for row in (*part, every)]
-    heads = ["pair", "about bpp", "pairs", "first preferred", "second preferred", "equal"]
+    heads = ["pair", "about bpp", "verdicts", "first preferred", "second preferred", "equal"]
     return Table(heads=heads, rows=rows, note=result["note"])
 
 
