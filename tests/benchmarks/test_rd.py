@@ -175,14 +175,36 @@ def test_a_result_of_other_metric_packages_is_no_cache(rd, tmp_path, monkeypatch
     known = importlib.import_module("known")
     row = rd["result"]["rows"][0]
     pixels = next(i["sha256"] for i in rd["result"]["images"] if i["name"] == row["image"])
-    asked = pixels, row["file"], row["codec"], rd["result"]["decoders"][row["codec"]], ["psnr"]
+    asked = pixels, row["file"], row["codec"], rd["result"]["decoders"][row["codec"]]
     path = tmp_path / "small.json"
     path.write_text(json.dumps(rd["result"]))
-    assert known.Known(path).row(*asked) == row
-    assert known.Known(path).row(*asked[:4], ["psnr", "gmsd"]) is None
-    assert known.Known(path).row(*asked[:3], "another decoder", ["psnr"]) is None
+    assert (
+        known.Known(path).scores(*asked).items() <= row.items()
+        and known.Known(path).scores(*asked)["psnr"] == row["psnr"]
+    )
+    assert known.Known(path).scores(*asked[:3], "another decoder") == {}
     path.write_text(json.dumps(rd["result"] | {"versions": rd["result"]["versions"] | {"ssimulacra2": "0.0"}}))
-    assert known.Known(path).row(*asked) is None
+    assert known.Known(path).scores(*asked) == {}
+
+
+def test_a_further_metric_is_measured_alone(rd, tmp_path):
+    """The stored scores stay, also impossible ones that nothing would measure again; the new ones are added."""
+    earlier = json.loads((rd["folder"] / "results" / "small.json").read_text())
+    for row in earlier["rows"]:
+        row["psnr"] = 7.0
+        del row["msssim"]
+    for mean in earlier["means"]:
+        del mean["lite1_frechet"]
+    (tmp_path / "small.json").write_text(json.dumps(earlier))
+    run(
+        *("rd.py", "small", rd["images"], "--codecs", "jpeg:5,20,60", "--anchor", "jpeg"),
+        *("--metrics", "psnr", "msssim", "lite1_frechet", "--cache", tmp_path / "cache", "--results", tmp_path),
+    )
+    again = json.loads((tmp_path / "small.json").read_text())
+    wanted = {(r["image"], r["setting"]): r["msssim"] for r in rd["result"]["rows"] if r["codec"] == "jpeg"}
+    assert all(r["psnr"] == 7 and r["msssim"] == wanted[r["image"], r["setting"]] for r in again["rows"])
+    sets = {m["setting"]: m["lite1_frechet"] for m in rd["result"]["means"] if m["codec"] == "jpeg"}
+    assert {m["setting"]: m["lite1_frechet"] for m in again["means"]} == sets and len(again["rows"]) == len(wanted)
 
 
 def test_a_changed_file_is_scored_anew(rd, tmp_path):
