@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from priorcodec import open_session
 from priorcodec.core import container
 from priorcodec.core.errors import ConfigError, PriorCodecError
-from priorcodec.core.layers.residual import THRESHOLD
+from priorcodec.core.layers import residual as residual_layer
 
 PREVIEWS = ("preview", "perceptual")
 ABLATIONS = ("denoiser", "start")
@@ -153,7 +153,7 @@ def _identity(codec: str) -> tuple[str, str, int]:
     made, (name, _, words) = session(codec), codec.partition(":")
     writer = f"format {container.VERSION} encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
     if (level := _residual(codec)) is not None:
-        writer += f" residual {level:g} threshold {THRESHOLD}"
+        writer += f" {residual_layer.settings(level)} threshold {residual_layer.THRESHOLD}"
     if name in PREVIEWS:
         return f"{writer} {name}", writer, made.codec.levels
     spec = made.registry.spec(name)

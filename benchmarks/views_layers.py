@@ -1,4 +1,4 @@
-"""What benchmarks/layers.py found -> tables."""
+"""What benchmarks/layers.py, layer_options.py and texture_training.py found -> tables."""
 
 from __future__ import annotations
 
@@ -65,10 +65,44 @@ def analysis(result: Result) -> Table:
     )
 
 
+def structure(result: Result) -> Table:
+    """Other maps than regions at stride 16."""
+    rows = []
+    for row in result["structure"]:
+        size = f"{row['bytes']:.0f}"
+        if "density" in row:
+            rows.append(
+                [f"{row['map']}: {row['density']:.1%} of the bits", size, *["" for _ in range(2 + len(SCORES))]]
+            )
+        else:
+            rows.append([row["map"], size, f"{row['regions']:.1f}", f"{row['color_explained']:.0%}", *_scores(row)])
+    note = f"Mean of {result['structure'][0]['images']} images."
+    return Table(heads=["map", "bytes", "regions", "color explained", *SCORES.values()], rows=rows, note=note)
+
+
+def adapter(result: Result) -> Table:
+    """Texture values as an addition to an adapter's features."""
+    rows = [
+        [f"{row['quality']}", row["reader"], f"{row['bytes']:.0f}", f"{row['error']:.4f}", *_scores(row)]
+        for row in result["adapter"]
+    ]
+    heads = ["quality", "beside the latent", "bytes", "error of y", *SCORES.values()]
+    return Table(heads=heads, rows=rows, texts=2, note=f"Mean of {result['adapter'][0]['images']} images.")
+
+
+def training(result: Result) -> Table:
+    """Other ways to train the texture layer."""
+    names = ("error", "lite0_lpips", "lite0_dists", "price", "incoherence")
+    rows = [[row["training"], f"{row['steps']}", *(f"{row[name]:.4f}" for name in names)] for row in result["rows"]]
+    heads = ["training", "steps", "absolute error", "Lite0, LPIPS form", "Lite0, DISTS form", "price", "incoherence"]
+    return Table(heads=heads, rows=rows, note=f"Mean of {result['rows'][0]['crops']} crops.")
+
+
 def _scores(row: Mapping[str, Any]) -> list[str]:
     return [f"{row[name]:.2f}" if name == "psnr" else f"{row[name]:.4f}" for name in SCORES]
 
 
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "layers/semantic": semantic, "layers/sizes": sizes, "layers/maps": maps, "layers/beside": beside, "layers/analysis": analysis,
+    "layer_options/structure": structure, "layer_options/adapter": adapter, "texture_training": training,
 }  # fmt: skip

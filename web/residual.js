@@ -6,13 +6,13 @@ import { StreamError } from "./errors.js";
 export const RESIDUAL = 48; // segment type
 const SIZES = 4; // of symbols: 0, 1, 2, 3 and more
 const ENTRIES = 3;
-const HEAD = 3; // bytes
+const HEAD = 4; // bytes
 const AREA = 8;
 const TABLES = 64 * SIZES;
 
-/** Content of the segment, rows and columns of y -> {higher, lowest, areas, string}. Throws StreamError. */
+/** Content of the segment, rows and columns of y -> {higher, lowest, thirds, areas, string}. Throws StreamError. */
 export function readSettings(data, h, w) {
-  const count = data.length >= HEAD ? data[2] : 0;
+  const count = data.length >= HEAD ? data[HEAD - 1] : 0;
   const end = HEAD + count * AREA;
   if (data.length < end) {
     throw new StreamError(`the residual layer has ${data.length} bytes, wanted at least ${end}: the file is damaged`);
@@ -24,17 +24,17 @@ export function readSettings(data, h, w) {
   });
   const inside = areas.every(({ row, column, rows, columns }) =>
     rows > 0 && rows <= h - row && columns > 0 && columns <= w - column);
-  if (data[1] >= 64 || !inside) {
+  if (data[1] >= 64 || data[2] > 64 || !inside) {
     throw new StreamError("the residual layer has a field out of range: the file is damaged or forged");
   }
-  return { higher: data[0], lowest: data[1], areas, string: data.subarray(end) };
+  return { higher: data[0], lowest: data[1], thirds: data[2], areas, string: data.subarray(end) };
 }
 
 /**
  * Adds what the string says to yHatQ (Float32Array [m][h][w]).
  * index, symbols: what was decoded at every place of y, [m][h][w]; frequency: Int32Array [64][4][3].
  */
-export function refine(yHatQ, { index, symbols, h, w }, { lowest, areas, string }, frequency) {
+export function refine(yHatQ, { index, symbols, h, w }, { lowest, thirds, areas, string }, frequency) {
   const chosen = new Uint8Array(h * w).fill(areas.length ? 0 : 1);
   for (const { row, column, rows, columns } of areas) {
     for (let y = row; y < row + rows; y++) chosen.fill(1, y * w + column, y * w + column + columns);
@@ -47,11 +47,13 @@ export function refine(yHatQ, { index, symbols, h, w }, { lowest, areas, string 
   const decoder = new Decoder(string);
   for (let t = 0; t < TABLES; t++) {
     const [first, second] = frequency.subarray(ENTRIES * t, ENTRIES * t + 2);
-    const cdf = [0, first, first + second, 65536];
+    const byThirds = t >= SIZES * thirds;
+    const cdf = byThirds ? [0, first, first + second, 65536] : [0, first + (second >> 1), 65536];
     for (let k = ends[t + 1]; k < ends[t + 2]; k++) {
       const i = order[k];
-      const r = decoder.entry(cdf, 1) - 1;
-      if (r) yHatQ[i] += Math.fround((symbols[i] < 0 ? -r : r) / 3);
+      const entry = decoder.entry(cdf, 1);
+      const d = byThirds ? Math.fround((entry - 1) / 3) : (2 * entry - 1) / 4;
+      yHatQ[i] += symbols[i] < 0 ? -d : d;
     }
   }
   decoder.finish("the residual layer does not end where its values end: the file is damaged or forged");

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from priorcodec.core import container, rate_control, tiling
-from priorcodec.core.container import RESIDUAL, STATISTICS, Container, Segment
+from priorcodec.core.container import RESIDUAL, STATISTICS, STRUCTURE, TEXTURE, Container, Segment
 from priorcodec.core.entropy.entropy_model import EntropyModel
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS
@@ -282,9 +282,9 @@ class Codec:
 
     def _rendered(self, content: Container) -> Decoded:
         """A file without a latent -> the features of its rendered preview."""
-        regions, seed = self.regions(content), content.seed or 0
-        if regions.values is None:
+        if content.segment(STRUCTURE) is not None and content.segment(TEXTURE) is None:  # seen before the map is read
             raise StreamError("the file has a structure layer but no texture layer: there is no image to decode")
+        regions, seed = self.regions(content), content.seed or 0
         planes = self.semantic_networks.render(regions, content.height, content.width, seed, tile=self.tile)
         written = content.segment(STATISTICS)
         return Decoded(

@@ -77,7 +77,7 @@ def test_residuals_are_added_alike(reader):
     codec, photo = Codec(), image_io.load(DEMO).pixels[40:210, 60:260]
     configs = [
         LayerConfig(layers=("latent", "residual"), residual=level, roi=roi)
-        for level, roi in ((10, []), (4, [(0, 32, 99, 50)]))
+        for level, roi in ((10, []), (4, [(0, 32, 99, 50)]), (9, []))
     ]
     files = {
         f"{quality} {i}": codec.encode(photo, quality, layers=c).data

@@ -35,7 +35,10 @@ class Decisions:
     def frequency(self, context: int) -> int:
         """Of a one, in 2**-16."""
         zeros, ones = self._counts[context]
-        return min(max((ones << PRECISION) // (zeros + ones), LEAST), (1 << PRECISION) - LEAST)
+        frequency = (ones << PRECISION) // (zeros + ones)
+        if LEAST <= frequency <= (1 << PRECISION) - LEAST:
+            return frequency
+        return LEAST if frequency < LEAST else (1 << PRECISION) - LEAST
 
     def learn(self, context: int, bit: int) -> None:
         counts = self._counts[context]

@@ -52,7 +52,7 @@ class SemanticNetworks:
                 state = {k: _scaled(tensors, f"{prefix}.{k}") for k in network.state_dict()}
                 network.load_state_dict(state, assign=True)
                 network.requires_grad_(False).eval().to(device, memory_format=torch.channels_last)  # pyright: ignore
-            self._segment = tensors["segment.weight"].to(device), tensors["segment.bias"].to(device)
+            self.segmenter = tensors["segment.weight"].to(device), tensors["segment.bias"].to(device)
         except (KeyError, RuntimeError) as error:
             raise WeightsError(
                 f"{path} does not fit this encoder ({str(error)[:100]}): reinstall priorcodec"
@@ -73,7 +73,7 @@ class SemanticNetworks:
         rows, columns = structure.grid(*pixels.shape[:2])
         colors = _colors(pixels)
         if labels is None:
-            weight, bias = self._segment
+            weight, bias = self.segmenter
             smooth = F.avg_pool2d(F.pad(y[..., :rows, :columns], (1, 1, 1, 1), mode="replicate"), 3, 1)
             semantic = torch.einsum("kc,chw->hwk", weight, smooth[0]) + bias
             scaled = (colors - (128, 0, 0)) / np.array(texture.UNIT[: texture.COLORS])

@@ -1,11 +1,12 @@
-"""The residual layer: what the quantization of the latent left, in thirds of a step. numpy only.
+"""The residual layer: in which half or third of its quantization step a value of the latent lies. numpy only.
 
-    (y_q - y_hat_q) * 3 --threshold--> r in {-1, 0, 1}, where the table index is large enough, inside the areas
+    y_q - y_hat_q --sign--> r in {-1, 1}, where the table index is at least `lowest`, inside the areas
+                  --times 3, threshold--> r in {-1, 0, 1}, where it is at least `thirds`
     r, with the table index and the size of its symbol --frequencies fitted to counts--> string
-    y_hat_q + r / 3, taken for features of a higher quality --any decoder--> image
+    y_hat_q + r / 4 or r / 3, taken for features of a higher quality --any decoder--> image
 
-Thirds keep the middle of every quantization cell, so the finer grid is the one that a step of a third would have had
-(successive refinement, Equitz and Cover 1991): little rate is lost against one layer. docs/format.md specifies it.
+Halves take away most error per bit where the values of a cell are nearly uniform; thirds take away more, and keep the middle of a
+cell, which narrow distributions need (successive refinement, Equitz and Cover 1991). docs/format.md specifies it.
 """
 
 from __future__ import annotations
@@ -22,20 +23,21 @@ from priorcodec.core import shipped
 from priorcodec.core.container import MAX_QUALITY
 from priorcodec.core.entropy.coder import CODER_PRECISION, Ans, Categorical, from_string, to_string
 from priorcodec.core.entropy.frozen import Planes
-from priorcodec.core.entropy.tables import PRECISION, SCALES
+from priorcodec.core.entropy.tables import PRECISION, QUALITY_STEPS, SCALES
 from priorcodec.core.errors import ConfigError, StreamError, WeightsError
 
 KIND = "priorcodec residual 1"
 SHIPPED = shipped.FOLDER / "residual.safetensors"
 SIZES = 4  # of symbols: 0, 1, 2, 3 and more
 PARTS = 3  # of a step
+NO_THIRDS = SCALES  # as `thirds`: halves everywhere
 THRESHOLD = 0.6  # thirds; a larger value than one half costs a little quality and saves more rate
 FULL = 1 << PRECISION
 LEVELS = 10  # of the encoder's setting
-NEARLY_ALL = 8  # from this level on, decoders do best when they take the features for those of the highest quality
+HALVES = 8  # up to this level; beyond it, decoders do best when they take the features for those of the highest quality
 MOST_AREAS = 255
 
-_HEAD = struct.Struct("<BBB")
+_HEAD = struct.Struct("<BBBB")
 _AREA = struct.Struct("<4H")
 
 
@@ -71,17 +73,19 @@ class Settings:
     Attributes:
         higher: What the decoders' quality byte is above that of the file, up to the encoder's top.
         lowest: Values with a smaller table index are not refined.
+        thirds: Values with a smaller table index are refined by halves.
         areas: Where values are refined; empty for everywhere.
     """
 
     higher: int
     lowest: int
+    thirds: int = NO_THIRDS
     areas: tuple[Area, ...] = ()
 
     def pack(self) -> bytes:
         """As bytes."""
         areas = b"".join(_AREA.pack(a.row, a.column, a.rows, a.columns) for a in self.areas)
-        return _HEAD.pack(self.higher, self.lowest, len(self.areas)) + areas
+        return _HEAD.pack(self.higher, self.lowest, self.thirds, len(self.areas)) + areas
 
     @classmethod
     def unpack(cls, data: bytes, grid: tuple[int, int]) -> tuple[Settings, bytes]:
@@ -94,26 +98,26 @@ class Settings:
         Raises:
             StreamError: Cut short, or a field is out of range.
         """
-        count = data[2] if len(data) >= _HEAD.size else 0
+        count = data[_HEAD.size - 1] if len(data) >= _HEAD.size else 0
         end = _HEAD.size + count * _AREA.size
         if len(data) < end:
             raise StreamError(f"the residual layer has {len(data)} bytes, wanted at least {end}: the file is damaged")
-        higher, lowest, _ = _HEAD.unpack_from(data)
+        higher, lowest, thirds, _ = _HEAD.unpack_from(data)
         areas = tuple(
             Area(row=row, column=column, rows=rows, columns=columns)
             for row, column, rows, columns in _AREA.iter_unpack(data[_HEAD.size : end])
         )
         outside = any(not (0 < a.rows <= grid[0] - a.row and 0 < a.columns <= grid[1] - a.column) for a in areas)
-        if lowest >= SCALES or outside:
+        if lowest >= SCALES or thirds > NO_THIRDS or outside:
             raise StreamError("the residual layer has a field out of range: the file is damaged or forged")
-        return cls(higher=higher, lowest=lowest, areas=areas), data[end:]
+        return cls(higher=higher, lowest=lowest, thirds=thirds, areas=areas), data[end:]
 
 
 def settings(level: float, areas: tuple[Area, ...] = ()) -> Settings:
     """What an encoder writes.
 
     Args:
-        level: 0 (few values) to 10 (all).
+        level: 0 (few values, by halves) to 10 (nearly all, by thirds).
         areas: Where; empty for everywhere.
 
     Raises:
@@ -121,8 +125,11 @@ def settings(level: float, areas: tuple[Area, ...] = ()) -> Settings:
     """
     if not 0 <= level <= LEVELS:
         raise ConfigError(f"the level of the residual layer is {level}, wanted a number from 0 to {LEVELS}")
-    everything = level >= NEARLY_ALL and not areas
-    return Settings(higher=MAX_QUALITY if everything else 0, lowest=round(35 - 3 * level), areas=areas)
+    higher = 0 if areas or level < HALVES / 2 else QUALITY_STEPS if level <= HALVES else MAX_QUALITY
+    lowest, thirds = (
+        round(float(np.interp(level, (0, HALVES, 9, LEVELS), to))) for to in ((35, 8, 8, 5), (SCALES, SCALES, 14, 5))
+    )
+    return Settings(higher=higher, lowest=lowest, thirds=thirds, areas=areas)
 
 
 class ResidualTables:
@@ -153,37 +160,41 @@ class ResidualTables:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{path} has no readable residual tables ({reason}): reinstall priorcodec") from error
-        scale = 1 << (CODER_PRECISION - PRECISION)
-        self._models = [
-            Categorical((row * scale - 1).astype(np.float64), perfect=False) for row in frequency.reshape(-1, 3)
-        ]
+        rows = frequency.reshape(-1, 3)
+        low = rows[:, 0] + rows[:, 1] // 2
+        self._thirds, self._halves = _models(rows), _models(np.stack([low, FULL - low], 1))
 
     def write(
         self, y_q: NDArray[np.float32], y_hat_q: NDArray[np.float32], planes: Planes, settings: Settings
     ) -> bytes:
         """The layer of y_q (m, h, w), which was decoded to y_hat_q, both in quantization steps."""
         at, shares = _order(planes, settings)
-        sign = _sign(planes, at)
-        left = (y_q.reshape(-1)[at].astype(np.float64) - y_hat_q.reshape(-1)[at]) * PARTS
-        r = (np.sign(left) * (np.abs(left) > THRESHOLD)).astype(np.int32) * sign
+        left = (y_q.reshape(-1)[at].astype(np.float64) - y_hat_q.reshape(-1)[at]) * _sign(planes, at)
+        third = (np.sign(left) * (np.abs(left) * PARTS > THRESHOLD)).astype(np.int32) + 1
+        half = (left >= 0).astype(np.int32)
         coder = Ans()
         for table, share in reversed(shares):  # the first to be read is written last
-            coder.encode_reverse(r[share] + 1, self._models[table])
+            models, entries = (self._thirds, third) if _by_thirds(table, settings) else (self._halves, half)
+            coder.encode_reverse(entries[share], models[table])
         return settings.pack() + to_string(coder)
 
     def refine(self, string: bytes, y_hat_q: NDArray[np.float32], planes: Planes, settings: Settings) -> None:
         """Add what the string says to y_hat_q (m, h, w), in place. Raises StreamError: it is damaged."""
         at, shares = _order(planes, settings)
-        coder, r = from_string(string), np.empty(len(at), np.int32)
+        coder, shift = from_string(string), np.empty(len(at), np.float32)
         for table, share in shares:
-            r[share] = coder.decode(self._models[table], share.stop - share.start) - 1
+            count = share.stop - share.start
+            if _by_thirds(table, settings):
+                shift[share] = (coder.decode(self._thirds[table], count) - 1).astype(np.float32) / np.float32(PARTS)
+            else:
+                shift[share] = (2 * coder.decode(self._halves[table], count) - 1) / np.float32(4)
         if not coder.is_empty():
             raise StreamError("the residual layer does not end where its values end: the file is damaged or forged")
-        y_hat_q.reshape(-1)[at] += (r * _sign(planes, at)).astype(np.float32) / np.float32(PARTS)
+        y_hat_q.reshape(-1)[at] += shift * _sign(planes, at).astype(np.float32)
 
 
 def counts(y_q: NDArray[np.float32], y_hat_q: NDArray[np.float32], planes: Planes) -> NDArray[np.int64]:
-    """What `ResidualTables.write` codes of all values, counted: (SCALES, SIZES, 3). To fit the frequencies."""
+    """The thirds of all values, counted: (SCALES, SIZES, 3). To fit the frequencies; those of halves follow from them."""
     left = (y_q.astype(np.float64) - y_hat_q) * PARTS
     sign = np.where(planes.symbols < 0, -1, 1)
     r = (np.sign(left) * (np.abs(left) > THRESHOLD)).astype(np.int64) * sign + 1
@@ -201,6 +212,16 @@ def fitted(counted: NDArray[np.int64]) -> NDArray[np.int32]:
     rest = FULL - frequency.sum(2, keepdims=True) + frequency.max(2, keepdims=True)
     np.put_along_axis(frequency, largest, rest, 2)
     return frequency
+
+
+def _models(rows: NDArray[np.int64]) -> list[object]:
+    """Rows of frequencies that add up to FULL -> the coder's models."""
+    scale = 1 << (CODER_PRECISION - PRECISION)
+    return [Categorical((row * scale - 1).astype(np.float64), perfect=False) for row in rows]
+
+
+def _by_thirds(table: int, settings: Settings) -> bool:
+    return table >= SIZES * settings.thirds
 
 
 def _table(planes: Planes) -> NDArray[np.uint8]:

@@ -6,6 +6,8 @@ the left), with adaptive counts per pattern of neighbors (as JBIG2 does for bile
     else: a label that is new?          context: how many labels there are
     else: which of the old ones         all as likely
 Labels are numbered by their first appearance, so a map has one form only and the decoder is not told how many there are.
+The time that reading takes depends on the size of the map alone: a decision can cost next to nothing, so short strings can be
+maps of many borders.
 docs/format.md specifies it.
 """
 
@@ -78,7 +80,7 @@ def walk(
     choice: Callable[[int, int], int],
     known: Callable[[int, int], int],
 ) -> list[list[int]]:
-    """Code all labels in rows, for encoder and decoder alike.
+    """Code all labels in rows, for encoder and decoder alike: never more than five decisions and a choice a label.
 
     Args:
         rows, columns: Size of the map.
@@ -130,7 +132,10 @@ def _other(
     bit: Callable[[int, int], int], choice: Callable[[int, int], int], label: int, tried: list[int], used: int
 ) -> tuple[int, int]:
     """A label that no neighbor has -> it and the number of labels used."""
-    old = [other for other in range(used) if other not in tried]
+    old = used - len(tried)  # labels that are left, numbered without those that were tried
     if used < MOST_REGIONS and (not old or bit(4 * PATTERNS + used - 1, int(label == used))):
         return used, used + 1
-    return old[choice(len(old), old.index(label) if label in old else 0)], used
+    label = choice(old, label - sum(other < label for other in tried))
+    for other in sorted(tried):
+        label += label >= other
+    return label, used

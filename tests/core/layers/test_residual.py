@@ -48,13 +48,13 @@ def random_planes(shape=(6, 8, 9)):
     return planes, y_hat_q.astype(np.float32), (y_hat_q + rng.uniform(-0.7, 0.7, shape)).astype(np.float32)
 
 
-@pytest.mark.parametrize("lowest", [0, 5, 40, 63])
+@pytest.mark.parametrize("lowest, thirds", [(0, 0), (0, 64), (5, 20), (40, 5), (63, 63), (63, 64)])
 @pytest.mark.parametrize(
     "areas", [(), (Area(row=0, column=2, rows=3, columns=1), Area(row=2, column=2, rows=6, columns=7))]
 )
-def test_what_is_written_is_read(tables, lowest, areas):
+def test_what_is_written_is_read(tables, lowest, thirds, areas):
     planes, y_hat_q, y_q = random_planes()
-    settings = Settings(higher=3, lowest=lowest, areas=areas)
+    settings = Settings(higher=3, lowest=lowest, thirds=thirds, areas=areas)
     found, string = Settings.unpack(tables.write(y_q, y_hat_q, planes, settings), planes.index.shape[1:])
     assert found == settings
     refined = y_hat_q.copy()
@@ -65,20 +65,44 @@ def test_what_is_written_is_read(tables, lowest, areas):
         inside[0:3, 2], inside[2:8, 2:9] = True, True
     chosen = (planes.index >= lowest) & inside
     left = 3 * (y_q.astype(float) - y_hat_q)
-    wanted = np.where(chosen & (abs(left) > residual.THRESHOLD), np.sign(left), 0)
-    np.testing.assert_array_equal(refined, y_hat_q + wanted.astype(np.float32) / np.float32(3))
+    third = np.where(abs(left) > residual.THRESHOLD, np.sign(left), 0).astype(np.float32) / np.float32(3)
+    wanted = np.where(planes.index >= thirds, third, np.where(left >= 0, 0.25, -0.25)) * chosen
+    np.testing.assert_array_equal(refined, y_hat_q + wanted.astype(np.float32))
     assert (wanted != 0).any() or lowest == 63
 
 
 def test_more_of_it_costs_more_and_leaves_less(codec, photo):
     plain = codec.encode(photo, 7).data
     sizes, errors = [len(plain)], [error(codec, plain, photo)]
-    for level in (2, 6, 10):
+    for level in (2, 6, 8, 9, 10):
         data = codec.encode(photo, 7, layers=LayerConfig(layers=("latent", "residual"), residual=level)).data
         sizes.append(len(data))
         errors.append(error(codec, data, photo))
     assert sizes == sorted(set(sizes)) and errors == sorted(set(errors), reverse=True)
     assert errors[-1] < 0.75 * errors[0]
+
+
+def test_halves_take_away_more_error_per_bit_where_cells_are_wide(tables):
+    """Values spread evenly over their cells: a half costs 1 bit and leaves a quarter of the error, a third 1.58 and a ninth."""
+    rng, planes = np.random.default_rng(2), Planes((8, 32, 32))
+    planes.index[:] = 30
+    y_hat_q = np.zeros((8, 32, 32), np.float32)
+    y_q = rng.uniform(-0.5, 0.5, y_hat_q.shape).astype(np.float32)
+    before, gain = float(np.square(y_q).mean()), {}
+    for thirds in (0, 64):
+        settings, refined = Settings(higher=0, lowest=0, thirds=thirds), y_hat_q.copy()
+        _, string = Settings.unpack(data := tables.write(y_q, y_hat_q, planes, settings), (32, 32))
+        tables.refine(string, refined, planes, settings)
+        gain[thirds] = (before - float(np.square(y_q - refined).mean())) / len(data)
+    assert gain[64] > 1.25 * gain[0]
+
+
+def test_levels_go_from_few_halves_to_nearly_everything_by_thirds():
+    found = [residual.settings(level) for level in np.arange(0, 10.25, 0.5)]
+    assert [(s.lowest, s.thirds) for s in (found[0], found[16], found[20])] == [(35, 64), (8, 64), (5, 5)]
+    for field, falling in (("lowest", True), ("thirds", True), ("higher", False)):
+        values = [getattr(s, field) for s in found]
+        assert values == sorted(values, reverse=falling)
 
 
 def test_the_latent_is_that_of_a_plain_file(codec, photo):
@@ -115,14 +139,15 @@ def test_rate_control_counts_every_layer(codec, photo):
 @pytest.mark.parametrize(
     "data, says",
     [
-        (b"", "has 0 bytes, wanted at least 3"),
-        (b"\0\5\2" + bytes(15), "has 18 bytes, wanted at least 19"),
-        (b"\0\x40\0", "field out of range"),
-        (b"\0\5\1" + b"\0\0\0\0\0\0\1\0", "field out of range"),
-        (b"\0\5\1" + b"\3\0\0\0\2\0\1\0", "field out of range"),
-        (b"\0\5\1" + b"\0\0\xff\xff\1\0\xff\xff", "field out of range"),
-        (b"\0\5\0" + b"\7\0", "ends with a zero byte"),
-        (b"\0\5\0" + b"\7" * 9000, "does not end where its values end"),
+        (b"", "has 0 bytes, wanted at least 4"),
+        (b"\0\5\0\2" + bytes(15), "has 19 bytes, wanted at least 20"),
+        (b"\0\x40\0\0", "field out of range"),
+        (b"\0\5\x41\0", "field out of range"),
+        (b"\0\5\0\1" + b"\0\0\0\0\0\0\1\0", "field out of range"),
+        (b"\0\5\0\1" + b"\3\0\0\0\2\0\1\0", "field out of range"),
+        (b"\0\5\0\1" + b"\0\0\xff\xff\1\0\xff\xff", "field out of range"),
+        (b"\0\5\5\0" + b"\7\0", "ends with a zero byte"),
+        (b"\0\5\x40\0" + b"\7" * 9000, "does not end where its values end"),
     ],
 )
 def test_damage_is_one_line(codec, photo, data, says):
@@ -136,7 +161,7 @@ def test_damage_is_one_line(codec, photo, data, says):
 
 def test_any_string_is_read_or_refused(tables):
     planes, y_hat_q, _ = random_planes()
-    rng, settings, refused = np.random.default_rng(1), Settings(higher=0, lowest=0), 0
+    rng, settings, refused = np.random.default_rng(1), Settings(higher=0, lowest=0, thirds=30), 0
     for length in [*range(60), 500]:
         try:
             tables.refine(rng.bytes(length), y_hat_q.copy(), planes, settings)

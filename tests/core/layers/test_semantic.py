@@ -82,6 +82,15 @@ def test_every_cut_between_segments_is_a_file(codec, alone, beside):
         codec.decode(first)
 
 
+def test_a_map_that_gives_no_image_is_not_even_read(codec, monkeypatch):
+    read = []
+    monkeypatch.setattr(structure, "unpack", lambda *_: read.append(1))
+    forged = codec.without_latent((8192, 8192), (container.Segment(type=STRUCTURE, data=b"\1"),))
+    with pytest.raises(StreamError, match="a structure layer but no texture layer"):
+        codec.decode(forged.data)
+    assert not read
+
+
 def test_regions_are_those_of_the_second_reader(codec, alone, beside):
     t = reference.tables()
     for data in (alone, beside):

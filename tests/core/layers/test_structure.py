@@ -1,5 +1,7 @@
 """The structure layer: lossless, small where maps are simple, and closed to damaged bytes."""
 
+import contextlib
+
 import numpy as np
 import pytest
 
@@ -70,6 +72,28 @@ def test_damage_is_refused_or_gives_another_map(start):
                 reference.read_map(reference.tables(), bad, 12, 20)
             outcomes.append("refused")
     assert outcomes.count("refused") > 0.9 * len(outcomes)
+
+
+def test_no_bytes_make_reading_take_more_than_six_steps_a_label(start, monkeypatch):
+    """Counted, not timed: the worst are maps whose labels differ from all their neighbors, and those that run out of bytes."""
+    steps = {"bit": 0, "choice": 0}
+    for name in steps:
+        plain = getattr(structure.DecisionDecoder, name)
+
+        def counted(self, *given, name=name, plain=plain):
+            steps[name] += 1
+            return plain(self, *given)
+
+        monkeypatch.setattr(structure.DecisionDecoder, name, counted)
+    dice, rows, columns, most = np.random.default_rng(3), 40, 64, 0
+    noise = structure.pack(structure.canonical(dice.integers(0, 32, (rows, columns))), start)
+    for data in (b"", b"\1", b"\xff" * 4000, noise, noise[:100], *(dice.bytes(n) + b"\1" for n in (3, 30, 300))):
+        steps.update(bit=0, choice=0)
+        with contextlib.suppress(StreamError):
+            structure.unpack(data, rows, columns, start)
+        assert steps["bit"] <= 5 * rows * columns and steps["choice"] <= rows * columns
+        most = max(most, sum(steps.values()))
+    assert most > 4 * rows * columns  # the bound is nearly reached
 
 
 def flipped(data):
