@@ -56,7 +56,7 @@ class DecodeConfig:
         low_memory: Let the autoencoder work in slices and tiles; None for what the backbone's spec recommends.
         max_pixels: Images and files with more pixels are refused.
         tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
-        layers: Names of the layers to decode, with commas between: semantic, latent, residual; None for all in the file.
+        layers: Names of the layers to decode, separated by commas: semantic, latent, residual; None for all in the file.
     """
 
     backbone: str = "nano_pixel"
