@@ -78,7 +78,7 @@ class RunConfig:
 
     data: list[str] = setting(
         [],
-        "images, folders, .tar or .tar.gz shards, with commas between: `data=a,b` or `data=[a,b]`; quote a path that has "
+        "images, folders, .tar or .tar.gz shards, separated by commas: `data=a,b` or `data=[a,b]`; quote a path that has "
         "a comma: `data='\"a,b\",c'`",
         parse=split_paths,
     )
