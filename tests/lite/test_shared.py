@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from priorcodec.core.layers.semantic import SHIPPED
+from tests.golden import layers
 from tests.golden.check import ENCODER, golden
 from tests.lite.assembled import shared
 from tests.web.test_reader import LARGEST, area, damaged_files, in_another, in_python
@@ -44,7 +46,8 @@ def test_every_module_is_imported_without_torch_and_without_the_whole_package(fo
 
 
 def in_lite(folder, files, max_pixels=2**26):
-    return in_another([sys.executable, Path(__file__).with_name("read.py"), ENCODER], files, max_pixels, folder)
+    command = [sys.executable, Path(__file__).with_name("read.py"), ENCODER, SHIPPED]
+    return in_another(command, files, max_pixels, folder)
 
 
 @pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -54,6 +57,15 @@ def test_every_golden_file_holds_its_symbols(folder, large, record_property):
     record_property("tries", len(files))
     assert {name: outcome.get("symbols") for name, outcome in found.items()} == {
         name: symbols for name, (_, symbols) in files.items()
+    }
+
+
+def test_every_golden_file_with_semantic_layers_holds_its_map_and_values(folder, record_property):
+    files = layers.golden()
+    found = in_lite(folder, {name: data for name, (data, _) in files.items()})
+    record_property("tries", len(files))
+    assert {name: outcome["regions"] for name, outcome in found.items()} == {
+        name: digests for name, (_, digests) in files.items()
     }
 
 
