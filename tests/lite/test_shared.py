@@ -10,7 +10,7 @@ import pytest
 from priorcodec.core.layers.semantic import SHIPPED
 from tests.golden import layers
 from tests.golden.check import ENCODER, golden
-from tests.lite.assembled import shared
+from tests.lite.assembled import LITE, shared
 from tests.web.test_reader import LARGEST, area, damaged_files, in_another, in_python
 
 ALONE = """
@@ -24,7 +24,8 @@ for module in pkgutil.walk_packages(priorcodec_lite.__path__, "priorcodec_lite."
 
 
 def run(folder, *command, **options):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
         [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=200, **options
     )
@@ -43,6 +44,15 @@ def test_every_module_is_imported_without_torch_and_without_the_whole_package(fo
     assert {"priorcodec_lite.pillow", "priorcodec_lite.command", "priorcodec_lite.core.entropy.frozen"} <= set(
         done.stdout.split()
     )
+
+
+def test_the_command_limits_numpy_to_one_thread_unless_it_is_told_otherwise(folder):
+    script = (
+        "import os, sys; import priorcodec_lite; assert 'numpy' not in sys.modules; import priorcodec_lite.__main__; "
+    )
+    done = run(folder, "-c", script + "print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)")
+    assert done.stdout == "1 True\n", done.stderr
+    assert '"priorcodec_lite.__main__:run"' in (LITE / "pyproject.toml").read_text()
 
 
 def in_lite(folder, files, max_pixels=2**26):
@@ -78,8 +88,8 @@ def test_damaged_files_are_refused_in_the_same_line(folder, tmp_path, record_pro
 
 
 def test_a_folder_without_graphs_and_a_damaged_file_are_one_line(folder, tmp_path):
-    done = run(folder, "-m", "priorcodec_lite.command", "decode", "a.gic", "--models", tmp_path)
+    done = run(folder, "-m", "priorcodec_lite", "decode", "a.gic", "--models", tmp_path)
     assert done.returncode == 2 and "no readable graphs" in done.stderr and done.stderr.count("\n") == 1
     (tmp_path / "a.gic").write_bytes(b"GIC\x02")
-    done = run(folder, "-m", "priorcodec_lite.command", "info", tmp_path / "a.gic")
+    done = run(folder, "-m", "priorcodec_lite", "info", tmp_path / "a.gic")
     assert done.returncode == 2 and "damaged or cut short" in done.stderr and done.stderr.count("\n") == 1
