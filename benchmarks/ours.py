@@ -92,7 +92,8 @@ def session(codec: str) -> Any:
         made = open_session(**({} if name in PREVIEWS else {"backbone": name}), **settings)
         if part is not None:
             path = made.registry.adapter(made.registry.spec(name), made.config.adapter)
-            made = open_session(name, **settings | {"adapter": str(without(part, path))})
+            settings["adapter"] = str(without(part, path))
+            made = open_session(name, **settings)
     except TypeError as error:
         raise ConfigError(f"{codec}: {error}; settings are those of open_session") from error
     for what, value in ablations.items():
