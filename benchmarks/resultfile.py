@@ -36,7 +36,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def write(name: str, kind: str, content: dict[str, Any], *, folder: Path = RESULTS) -> Path:
-    """Write NAME.json in one step; kind: rd, speed or portability. A row takes one line, so diffs stay short."""
+    """Write NAME.json in one step; kind: rd, speed, ... A row takes one line, so diffs stay short."""
     head = {
         "kind": kind,
         "name": name,

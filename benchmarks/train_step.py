@@ -27,6 +27,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.adapters.config import AdapterConfig
     from priorcodec.core.codec import WEIGHTS
+    from priorcodec.core.precision import bfloat16_is_fast
     from priorcodec.core.weights import load_simulation
     from priorcodec.registry import open_registry
     from priorcodec.training import losses
@@ -35,7 +36,8 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     from priorcodec.training.loop import Budget, Loop
     from priorcodec.training.settings import LossWeights
 
-    accelerator = Accelerator(mixed_precision="bf16")
+    bf16 = bfloat16_is_fast("cuda" if torch.accelerator.is_available() else "cpu")
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
     device, gpu = accelerator.device, accelerator.device.type == "cuda"
     spec = open_registry().spec(name)
     with torch.device("meta"):
@@ -57,7 +59,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     if checkpointing and not checkpoint_gradients(backbone):
         raise SystemExit(f"{name} has no gradient checkpointing")
     distance, _ = losses.perceptual("stlpips")
-    objective = Objective(adapter, encoder, LossWeights(), distance=distance.to(device), window=side, bf16=True).to(
+    objective = Objective(adapter, encoder, LossWeights(), distance=distance.to(device), window=side, bf16=bf16).to(
         device
     )
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)

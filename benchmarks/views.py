@@ -1,4 +1,4 @@
-"""Result files of every kind but rate-distortion, speed and portability -> tables; benchmarks/readme.py prints them."""
+"""Result files of every kind but rate-distortion and speed -> tables; benchmarks/readme.py prints them."""
 
 from __future__ import annotations
 
@@ -11,32 +11,6 @@ from priorcodec.evaluation import metrics
 from priorcodec.evaluation.table import Table
 
 Result = Mapping[str, Any]
-
-
-def mainjob(result: Result) -> Table:
-    """What benchmarks/mainjob.py found."""
-    summary = result["summary"]
-    bpp, speed = summary["mean_bpp_by_level"], summary["speed_768x512"]
-    differ = sum(reader["files_that_differ"] for reader in summary["readers"])
-    files = summary["images"] * len(bpp)
-    rows = {
-        "mean bpp at quality 0 to 7": ", ".join(f"{value:.4f}" for value in bpp),
-        "images whose file grows with every level": (
-            f"{summary['images_whose_size_rises_with_every_level']} of {summary['images']}"
-        ),
-        "bytes besides the two entropy strings": f"at most {summary['largest_overhead_bytes']}",
-        "file size against estimated bits plus overhead": (
-            f"mean {summary['mean_deviation_from_estimate']:+.2%}, worst {summary['largest_deviation_from_estimate']:.2%}"
-        ),
-        "files read differently with 1 or 2 threads, mkldnn on or off, in other processes": (
-            f"{differ} of {files * len(summary['readers'])}"
-        ),
-        "768x512 on 2 cores: encode, preview, decode (median of 5)": (
-            f"{speed['encode_seconds']:.2f} s, {speed['preview_seconds']:.2f} s, {speed['decode_seconds']:.2f} s"
-        ),
-        "peak memory of that process": f"{speed['peak_gib']:.2f} GiB",
-    }
-    return Table(heads=["what", "measured"], rows=[[key, value] for key, value in rows.items()], texts=2)
 
 
 def full_size(result: Result) -> Table:
@@ -177,7 +151,7 @@ def blind(result: Result) -> Table:
         part = [row for row in result["summary"] if (row["a"], row["b"]) == (a, b)]
         every = {"bpp": "all", **{name: sum(row[name] for row in part) for name in counts}}
         rows += [[f"{a} against {b}", *(str(row[name]) for name in ("bpp", *counts))] for row in (*part, every)]
-    heads = ["pair", "about bpp", "pairs", "first preferred", "second preferred", "equal"]
+    heads = ["pair", "about bpp", "verdicts", "first preferred", "second preferred", "equal"]
     return Table(heads=heads, rows=rows, note=result["note"])
 
 
@@ -227,7 +201,7 @@ def phone(result: Result) -> Table:
 
 
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
-    "mainjob": mainjob, "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
+    "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
     "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
     "readers": readers, "readers/networks": networks, "phone": phone,
     **views_layers.VIEWS,

@@ -15,9 +15,9 @@ SOURCE = Path(__file__).resolve().parents[1] / "priorcodec"
 SHARED = (
     *(f"core/{name}.py" for name in ("__init__", "container", "errors", "exact_reader", "moments", "rate_control")),
     *(f"core/{name}.py" for name in ("shipped", "statistics", "tiling", "types")),
-    *(f"core/entropy/{name}.py" for name in ("__init__", "coder", "exact", "frozen", "tables")),
+    *(f"core/entropy/{name}.py" for name in ("__init__", "adaptive", "coder", "exact", "frozen", "tables")),
     *(f"core/io/{name}.py" for name in ("__init__", "atomic", "names", "reading")),
-    *(f"core/layers/{name}.py" for name in ("__init__", "residual")),
+    *(f"core/layers/{name}.py" for name in ("__init__", "residual", "semantic", "structure", "texture")),
     *(f"core/image/{path.name}" for path in sorted((SOURCE / "core" / "image").glob("*.py"))),
     "pillow.py",
     "py.typed",

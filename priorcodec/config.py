@@ -56,7 +56,7 @@ class DecodeConfig:
         low_memory: Let the autoencoder work in slices and tiles; None for what the backbone's spec recommends.
         max_pixels: Images and files with more pixels are refused.
         tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
-        layers: Names of the layers to decode, with commas between: semantic, latent, residual; None for all in the file.
+        layers: Names of the layers to decode, separated by commas: semantic, latent, residual; None for all in the file.
     """
 
     backbone: str = "nano_pixel"
@@ -145,12 +145,28 @@ def compose(
     Raises:
         ConfigError: One line for every unknown key, impossible value, word without "=" or unreadable file.
     """
+    found, known = list(problems), dict(_keys(schema))
+    pairs = [(f"{key}={value}", key, value) for key, value in (preset or {}).items()]
+    pairs += _pairs(file, overrides, known, found)
+    result = _merged(schema, pairs, known, found) if pairs else schema()
+    found += getattr(result, "problems", list)()
+    if found:
+        raise ConfigError("\n".join([f"{len(found)} wrong settings:", *found]) if len(found) > 1 else found[0])
+    return result
+
+
+def _merged(
+    schema: type[Schema], pairs: Sequence[tuple[str, str, Any]], known: Mapping[str, Any], found: list[str]
+) -> Schema:
+    """The defaults of `schema` with every (words for a message, key, value) of `pairs`; mistakes go into `found`.
+
+    Not called without pairs: importing OmegaConf takes 0.15 s.
+    """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    settings, found, known = OmegaConf.structured(schema), list(problems), dict(_keys(schema))
-    pairs = [(f"{key}={value}", key, value) for key, value in (preset or {}).items()]
-    for origin, key, value in [*pairs, *_pairs(file, overrides, known, found)]:
+    settings = OmegaConf.structured(schema)
+    for origin, key, value in pairs:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5) or known
             found.append(f"{origin}: no setting {shown(key)!r}; nearest: {', '.join(near)}")
@@ -167,9 +183,6 @@ def compose(
             found.append(f"{origin}: {str(exc).splitlines()[0]}")
     result = OmegaConf.to_object(settings)
     assert isinstance(result, schema)  # for the type checker: OmegaConf says Any
-    found += getattr(result, "problems", list)()
-    if found:
-        raise ConfigError("\n".join([f"{len(found)} wrong settings:", *found]) if len(found) > 1 else found[0])
     return result
 
 

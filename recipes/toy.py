@@ -22,7 +22,7 @@ CONFIG = AdapterConfig(
 )
 
 cli = argparse.ArgumentParser()
-cli.add_argument("images", help="folders and tar shards, with commas between")
+cli.add_argument("images", help="folders and tar shards, separated by commas")
 cli.add_argument("run", type=Path)
 cli.add_argument("--steps", type=int, default=600)
 args = cli.parse_args()

@@ -57,10 +57,11 @@ def test_every_shipped_backbone_decodes_one_file(photo):
     assert all(image.shape == photo.shape for image in images.values())
 
 
-def test_encoding_imports_no_diffusion_code():
+def test_coding_with_the_default_backbone_imports_no_diffusers_peft_or_omegaconf():
     code = (
         "import sys, numpy as np, priorcodec as p; s = p.open_session(); d = s.encode(np.zeros((8, 8, 3), np.uint8), 1); "
-        "s.preview(d); print([m for m in ('diffusers', 'peft', 'compressai') if m in sys.modules])"
+        "s.preview(d); s.decode(d); "
+        "print([m for m in ('diffusers', 'peft', 'compressai', 'omegaconf', 'yaml') if m in sys.modules])"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

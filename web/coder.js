@@ -60,9 +60,9 @@ export class Decoder {
 
   /** Table index of each symbol of a pass (Uint8Array) -> the symbols, written into `symbols` (Int16Array). */
   take(index, tables, symbols) {
-    const { order, ends } = ordered(index, tables.certain);
+    const { order, ends } = ordered(index, tables.certain, tables.cdfs.length);
     const escaped = [];
-    for (let t = tables.certain; t < TABLES; t++) {
+    for (let t = tables.certain; t < tables.cdfs.length; t++) {
       const cdf = tables.cdfs[t];
       const escape = cdf.length - 2;
       for (let k = ends[t]; k < ends[t + 1]; k++) {

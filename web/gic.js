@@ -2,6 +2,7 @@
 //
 //     const reader = await Reader.load(bytesOfTheEncodersTables);
 //     const { yHatQ, symbolsSha256 } = reader.read(bytesOfAFile);
+//     const { labels, values } = reader.regions(reader.open(bytesOfAFileWithoutALatent));
 //
 // For a browser, a worker and node alike. `read` takes a good part of a second for a large photograph: call it in a worker.
 
@@ -11,7 +12,8 @@ import { StreamError, WeightsError } from "./errors.js";
 import { Grid, HyperSynthesis, LIMIT, Pass, clamped } from "./networks.js";
 import { Sha256 } from "./sha256.js";
 import { RESIDUAL, readSettings, refine } from "./residual.js";
-import { readResidual, readTables } from "./tables.js";
+import { Semantic } from "./semantic.js";
+import { readResidual, readSemantic, readTables } from "./tables.js";
 
 export { MAX_PIXELS, StreamError, WeightsError, unpack };
 
@@ -20,20 +22,23 @@ const ONE = 256;
 
 export class Reader {
   /**
-   * bytes (Uint8Array): an encoder's weight file, or its tables as `priorcodec export` writes them; residual: the weight file of
-   * the residual layer, without which that layer is skipped. Throws WeightsError.
+   * bytes (Uint8Array): an encoder's weight file, or its tables as `priorcodec export` writes them; residual, semantic: the weight
+   * files of these layers, without which they are skipped. Throws WeightsError.
    */
-  static async load(bytes, residual = null) {
+  static async load(bytes, residual = null, semantic = null) {
     const { config, encoderId, tables } = readTables(bytes);
     const id = encoderId ?? (await idOf(bytes));
     const finer = residual && readResidual(residual);
     if (finer && finer.encoderId !== id) throw new WeightsError("the residual layer was made for another encoder");
-    return new Reader(config, id, tables, finer?.frequency ?? null);
+    const layers = semantic && readSemantic(semantic, config);
+    if (layers && layers.encoderId !== id) throw new WeightsError("the semantic layers were made for another encoder");
+    return new Reader(config, id, tables, finer?.frequency ?? null, layers && new Semantic(layers.tables));
   }
 
-  constructor(config, encoderId, tables, frequency) {
+  constructor(config, encoderId, tables, frequency, semantic) {
     this.config = config;
     this.frequency = frequency;
+    this.semantic = semantic;
     this.encoderId = encoderId;
     this.tables = tables;
     this.yCoder = new CoderTables(tables, "y", config.certain);
@@ -48,12 +53,8 @@ export class Reader {
     });
   }
 
-  /**
-   * A file (Uint8Array) -> {content, m, h, w, quality, yHatQ, symbolsSha256}. Throws StreamError.
-   * content: as of `unpack`; quality: the byte that networks are given; yHatQ: Float32Array [m][h][w], decoded features in
-   * quantization steps.
-   */
-  read(data, { maxPixels = MAX_PIXELS } = {}) {
+  /** A file (Uint8Array) -> its content as of `unpack`, of this encoder. Throws StreamError. */
+  open(data, { maxPixels = MAX_PIXELS } = {}) {
     const content = unpack(data, { maxPixels });
     if (content.encoderId !== this.encoderId) {
       const [got, own] = [content.encoderId, this.encoderId].map((id) => id.toString(16).padStart(8, "0"));
@@ -65,6 +66,20 @@ export class Reader {
     if (content.quality >= this.config.rows) {
       throw new StreamError(`quality byte ${content.quality} is beyond this encoder's ${this.config.levels} levels`);
     }
+    return content;
+  }
+
+  /**
+   * A file (Uint8Array) -> {content, m, h, w, quality, yHatQ, latentQ, symbolsSha256}. Throws StreamError.
+   * content: as of `unpack`; quality: the byte that networks are given; yHatQ: Float32Array [m][h][w], decoded features in
+   * quantization steps; latentQ: without the residual layer.
+   */
+  read(data, options) {
+    return this.latent(this.open(data, options));
+  }
+
+  /** What `open` gave -> what `read` gives. */
+  latent(content) {
     if (content.string === null) throw new StreamError("the file has no latent layer: there are no features to read");
     const [h, w] = [content.height, content.width].map((side) => padded(side) / STRIDE);
     const layer = this.frequency && content.segments.find(({ type }) => type === RESIDUAL);
@@ -72,6 +87,15 @@ export class Reader {
     this.#checkLength(content, h / 4, w / 4);
     const quality = Math.min(content.quality + (finer ? finer.higher : 0), this.config.rows - 1);
     return { content, m: this.config.m, h, w, quality, ...this.#symbols(content, h, w, finer) };
+  }
+
+  /**
+   * What `open` gave -> {rows, columns, count, labels, classes, values, step}, see `Semantic.read`; latent: what `latent` gave, or
+   * null. Throws StreamError; a reader without tables of the semantic layers answers null.
+   */
+  regions(content, latent = null) {
+    if (!this.semantic) return null;
+    return this.semantic.read(content, () => latent ?? this.latent({ ...content, segments: [] }));
   }
 
   /** What `read` gave -> y_hat, Float32Array [m][h][w]: what all float networks start from. */
@@ -110,8 +134,9 @@ export class Reader {
       if (finer && place) keep(planes, index, symbols, place);
     });
     decoder.finish();
+    const latentQ = finer ? found.yHatQ.slice() : found.yHatQ;
     if (finer) refine(found.yHatQ, planes, finer, this.frequency);
-    return found;
+    return { ...found, latentQ };
   }
 
   /**

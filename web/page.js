@@ -1,16 +1,21 @@
 // The page: takes a file, shows what the worker makes of it. All work is the worker's.
 
+import { draw as drawRegions, meanColor, palette } from "./regions.js";
+import { areas as areasOf } from "./semantic.js";
+
 const byId = (id) => document.getElementById(id);
 const [file, drop, status, error, view, facts, compare, left, split, save, make, quality, level, gic] = [
   "file", "drop", "status", "error", "view", "facts", "compare", "left", "split", "save", "make", "quality", "level", "gic",
 ].map(byId);
 const canvases = { original: byId("original"), preview: byId("preview"), decoded: byId("decoded") };
+const [overlay, toggle, shown, count, table] = ["regions", "toggle", "shown", "count", "areas"].map(byId);
 const SETTLED = 400; // milliseconds after which a quality counts
 let worker = null;
 let waiting = 0;
 let busy = false;
 let chosen = null;
 let name = "image";
+let regions = null;
 
 function open(given) {
   if (!given) return;
@@ -34,8 +39,9 @@ function restart() {
 function show(message) {
   if (message.kind === "begin") {
     busy = true;
-    for (const part of [error, compare, save, gic, canvases.decoded]) part.hidden = true;
+    for (const part of [error, compare, save, gic, toggle, overlay, table, canvases.decoded]) part.hidden = true;
     facts.replaceChildren();
+    regions = null;
   }
   if (message.kind === "end") busy = false;
   if (message.kind === "status") status.textContent = message.text;
@@ -55,6 +61,7 @@ function show(message) {
     offer(gic, new Blob([message.bytes]), `${name}.gic`);
     gic.textContent = `Save ${name}.gic (${message.bytes.length.toLocaleString("en")} bytes)`;
   }
+  if (message.kind === "regions") list(message.regions);
   if (message.kind in canvases) draw(message.kind, message.image);
 }
 
@@ -65,6 +72,7 @@ function draw(kind, image) {
   canvas.getContext("2d").putImageData(image, 0, 0);
   canvas.hidden = false;
   view.hidden = false;
+  cover();
   if (kind === "original") {
     make.hidden = false;
     return;
@@ -76,6 +84,54 @@ function draw(kind, image) {
     divide();
   }
   canvas.toBlob((blob) => offer(save, blob, `${name}${canvases.original.hidden ? "" : "-decoded"}.png`));
+}
+
+/** Offers to show regions, and lists them, the largest first. */
+function list(found) {
+  regions = found;
+  const areas = areasOf(found.labels, found.count);
+  const origin = found.classes ? "derived from the image's features" : "written in the file";
+  count.textContent = `Show ${found.count} ${found.count === 1 ? "region" : "regions"}, ${origin}`;
+  const head = row("th", ["Region", "Area", ...(found.values ? ["Mean color"] : [])]);
+  const order = areas.map((_, region) => region).sort((a, b) => areas[b] - areas[a]);
+  const rows = order.map((region) => {
+    const share = `${((100 * areas[region]) / found.labels.length).toFixed(1)} %`;
+    const color = found.values ? [swatch(meanColor(found.values, region))] : [];
+    return row("td", [swatch(palette(region), `${region}`), share, ...color]);
+  });
+  table.replaceChildren(head, ...rows);
+  toggle.hidden = false;
+  cover();
+}
+
+/** Shows the regions over the images, if that is wanted. */
+function cover() {
+  const image = Object.values(canvases).find((canvas) => !canvas.hidden);
+  const wanted = Boolean(regions && shown.checked);
+  table.hidden = !wanted;
+  overlay.hidden = !wanted || !image;
+  if (overlay.hidden) return;
+  [overlay.width, overlay.height] = [image.width, image.height];
+  drawRegions(overlay.getContext("2d"), regions);
+}
+
+function row(kind, cells) {
+  const line = document.createElement("tr");
+  for (const content of cells) {
+    const cell = document.createElement(kind);
+    cell.append(content);
+    line.append(cell);
+  }
+  return line;
+}
+
+/** A small square of a color, and a text: its hexadecimal digits if there is none. */
+function swatch(color, text = `#${color.map((value) => value.toString(16).padStart(2, "0")).join("")}`) {
+  const [both, square] = [document.createDocumentFragment(), document.createElement("span")];
+  square.className = "swatch";
+  square.style.background = `rgb(${color.join(" ")})`;
+  both.append(square, text);
+  return both;
 }
 
 /** Lets a link save a file. */
@@ -96,6 +152,7 @@ function showLevel() {
 }
 
 split.addEventListener("input", divide);
+shown.addEventListener("change", cover);
 quality.addEventListener("input", showLevel);
 quality.addEventListener("change", () => {
   clearTimeout(waiting); // keys change it step by step

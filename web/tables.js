@@ -9,8 +9,20 @@ const QUALITY_STEPS = 16;
 const TYPES = {
   I16: Int16Array,
   I32: Int32Array,
+  I64: BigInt64Array,
   U8: Uint8Array,
+  U16: Uint16Array,
   F32: Float32Array,
+};
+
+const TEXTURE = {
+  "mean.weight": ["I16", 16, 33],
+  "mean.bias": ["I32", 16],
+  "scale.weight": ["I16", 16, 33],
+  "scale.bias": ["I32", 16],
+  t_cdf: ["I32", 24, -1],
+  t_cdf_length: ["I32", 24],
+  t_cdf_offset: ["I32", 24],
 };
 
 /**
@@ -29,7 +41,8 @@ export function readTables(bytes) {
       const stored = name === "log_inverse" ? name : PREFIX + name;
       tables[name] = readTensor(bytes, start, header, stored, shape);
     }
-    check(tables);
+    check(tables, ["y", "z"]);
+    need(tables.z_index.data.every((t) => t < TABLES), "z_index names a table that does not exist");
     const encoderId = metadata.encoder_id === undefined ? undefined : Number.parseInt(metadata.encoder_id, 16);
     return { config, encoderId, tables };
   } catch (error) {
@@ -51,6 +64,32 @@ export function readResidual(bytes) {
     return { encoderId: Number.parseInt(header.__metadata__.encoder_id, 16), frequency: data };
   } catch (error) {
     throw new WeightsError(`not the tables of the residual layer (${error.message}): get them again`);
+  }
+}
+
+/**
+ * The weight file of the semantic layers, or its tables alone -> {encoderId, tables}: name -> {shape, data}. m, levels: of the
+ * encoder. Throws WeightsError.
+ */
+export function readSemantic(bytes, { m, levels }) {
+  bytes = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.length);
+  try {
+    const { header, start } = readHeader(bytes);
+    const read = (name, shape) => readTensor(bytes, start, header, name, shape);
+    const tables = {
+      start: read("structure.start", ["U16", 1056, 2]),
+      weight: read("classes.weight", ["I16", -1, m]),
+      inverse: read("classes.inverse", ["I32", levels, m]),
+    };
+    const bias = read("classes.bias", ["I64", tables.weight.shape[0]]);
+    tables.bias = { shape: bias.shape, data: Float64Array.from(bias.data, Number) };
+    for (const [name, shape] of Object.entries(TEXTURE)) tables[name] = read(`texture.${name}`, shape);
+    check(tables, ["t"]);
+    need(tables.start.data.every((count) => count > 0), "a count is 0");
+    need(tables.weight.shape[0] >= 1, "there are no classes");
+    return { encoderId: Number.parseInt(header.__metadata__.encoder_id, 16), tables };
+  } catch (error) {
+    throw new WeightsError(`not the tables of the semantic layers (${error.message}): get them again`);
   }
 }
 
@@ -125,12 +164,12 @@ function readTensor(bytes, start, header, name, [type, ...wanted]) {
 }
 
 /** The values that reading relies on. */
-function check(tables) {
-  for (const kind of ["y", "z"]) {
+function check(tables, kinds) {
+  for (const kind of kinds) {
     const { shape: [, longest], data: cdf } = tables[`${kind}_cdf`];
     const lengths = tables[`${kind}_cdf_length`].data;
     const offsets = tables[`${kind}_cdf_offset`].data;
-    for (let t = 0; t < TABLES; t++) {
+    for (let t = 0; t < lengths.length; t++) {
       const row = cdf.subarray(t * longest, t * longest + lengths[t]);
       need(lengths[t] >= 3 && lengths[t] <= longest, `${kind}_cdf_length is out of range`);
       const rises = row.every((value, i) => i === 0 || value > row[i - 1]);
@@ -139,7 +178,6 @@ function check(tables) {
       need(offsets[t] >= -LIMIT && last <= LIMIT, `${kind}_cdf_offset is out of range`);
     }
   }
-  need(tables.z_index.data.every((t) => t < TABLES), "z_index names a table that does not exist");
   for (const [name, { data }] of Object.entries(tables)) {
     if (data instanceof Int16Array) need(!data.includes(-32768), `${name} is out of the range in which sums are exact`);
   }

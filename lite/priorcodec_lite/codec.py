@@ -2,15 +2,13 @@
 
 pixels --pad, analysis--> y --hyper--> y_q, z --FrozenEntropyModel--> string --container.pack--> file
 file --ExactReader--> y_hat_q --inverse gain--> y_hat --preview | perceptual--> preview --decoder, noise--> image
+file without a latent --SemanticTables--> regions --renderer--> preview --analysis--> y_hat --decoder, noise--> image
 Graphs and tables are those of `priorcodec export`; large images are worked on in the same tiles.
 """
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,20 +17,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from priorcodec_lite import noise
+from priorcodec_lite import noise, rendering
 from priorcodec_lite.core import container, rate_control, statistics, tiling
 from priorcodec_lite.core.container import STATISTICS, Container, Segment
 from priorcodec_lite.core.entropy.tables import QUALITY_STEPS
-from priorcodec_lite.core.errors import ConfigError, PriorCodecError, WeightsError
+from priorcodec_lite.core.errors import ConfigError, PriorCodecError, StreamError, WeightsError
 from priorcodec_lite.core.exact_reader import STRIDE, ExactReader
 from priorcodec_lite.core.image.tensors import mirrored
+from priorcodec_lite.core.layers.semantic import Regions, SemanticTables
 from priorcodec_lite.core.statistics import ImageStatistics
 from priorcodec_lite.core.tiling import Span
 from priorcodec_lite.core.types import Encoded
+from priorcodec_lite.graphs import Graphs
 
-FORMAT = 1  # of the manifest
-PART = 1024  # pixels of a side that analysis and previews work on at a time
 TABLES = "tables.safetensors"
+SEMANTIC = "semantic.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +43,9 @@ class Decoded:
         content: The parsed file.
         quality_byte: What the graphs are given, in 1/16 of a level.
         seed: Of the noise.
-        symbols_sha256: SHA-256 of the symbols.
+        symbols_sha256: SHA-256 of the symbols; empty without a latent.
         statistics: Color statistics of the original image; None if the file has none.
+        rendered: The preview of a file without a latent, uint8 (1, 3, 16h, 16w); None otherwise.
     """
 
     y_hat: NDArray[np.float32]
@@ -54,6 +54,7 @@ class Decoded:
     seed: int
     symbols_sha256: str
     statistics: ImageStatistics | None
+    rendered: NDArray[np.uint8] | None = None
 
     @property
     def quality(self) -> NDArray[np.float32]:
@@ -73,47 +74,10 @@ class Codec:
     """
 
     def __init__(self, models: Path, *, threads: int | None = None):
-        self.models = models
-        self.threads = threads or _processors()
-        try:
-            self.manifest: dict[str, Any] = json.loads((models / "manifest.json").read_text(encoding="utf-8"))
-            if self.manifest["format"] != FORMAT:
-                raise ValueError(f"format {self.manifest['format']}, wanted {FORMAT}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise WeightsError(
-                f"{models} has no readable graphs ({error}): write them with `priorcodec export`"
-            ) from error
+        self.graphs = Graphs(models, threads=threads)
+        self.manifest = self.graphs.manifest
         self.reader = ExactReader.load(models / TABLES)
         self.id, self.levels = self.reader.encoder_id, self.reader.levels
-        self._loading: dict[str, Future[Any]] = {}
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="graphs")
-
-    def preload(self, *names: str) -> None:
-        """Start to load graphs in the background, in this order."""
-        for name in names:
-            if name not in self._loading:
-                self._loading[name] = self._loader.submit(self._load, name)
-
-    def _load(self, name: str) -> Any:
-        import onnxruntime  # pyright: ignore[reportMissingImports]
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.graph_optimization_level = (
-            onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        )  # takes longer than it saves
-        options.log_severity_level = 4  # an exception says the same
-        path = self.models / f"{name}.onnx"
-        if not path.is_file():
-            raise WeightsError(f"{path} is missing: export it, or give another folder of graphs")
-        try:
-            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime has many
-            raise WeightsError(f"{path} cannot be used ({str(error).splitlines()[0][:200]}): get it again") from error
-
-    def _run(self, name: str, **inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        self.preload(name)
-        return self._loading[name].result().run(None, inputs)
 
     def encode(self, pixels: NDArray[np.uint8], quality: float, *, written: bool = False) -> Encoded:
         """Encode uint8 pixels (h, w, 3) at a quality in levels.
@@ -137,22 +101,25 @@ class Codec:
 
     def _writer(self, pixels: NDArray[np.uint8], written: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
-        self.preload("analysis", "hyper")
+        self.graphs.preload("analysis", "hyper")
         height, width = pixels.shape[:2]
         container.check_size(height, width, 2**40)
         segments = [Segment(type=STATISTICS, data=ImageStatistics.measure(pixels).pack())] if written else []
-        padded = pixels[mirrored(height)][:, mirrored(width)].transpose(2, 0, 1)[None]
+        y = self._analyzed(pixels[mirrored(height)][:, mirrored(width)].transpose(2, 0, 1)[None])
+        return partial(self._write, y, (height, width), tuple(segments))
+
+    def _analyzed(self, planes: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """uint8 (1, 3, H, W), sides multiples of 64 -> y (1, m, H/16, W/16)."""
 
         def analysis(part: NDArray[np.uint8]) -> NDArray[np.float32]:
-            return self._run("analysis", x=part.astype(np.float32) / np.float32(127.5) - 1)[0]
+            return self.graphs.run("analysis", x=_to_range(part))[0]
 
-        y = self._in_parts(analysis, padded, 1, self._halo("analysis"), STRIDE)
-        return partial(self._write, y, (height, width), tuple(segments))
+        return self.graphs.in_parts("analysis", analysis, planes, 1, STRIDE)
 
     def _write(
         self, y: NDArray[np.float32], size: tuple[int, int], segments: tuple[Segment, ...], byte: int
     ) -> Encoded:
-        y_q, z = self._run("hyper", y=y, quality=np.array([byte / QUALITY_STEPS], np.float32))
+        y_q, z = self.graphs.run("hyper", y=y, quality=np.array([byte / QUALITY_STEPS], np.float32))
         coded = self.reader.entropy_model.encode(y_q[0], z[0], byte)
         content = Container(
             encoder_id=self.id, quality=byte, height=size[0], width=size[1], string=coded.string, segments=segments
@@ -166,32 +133,76 @@ class Codec:
         )
 
     def decode(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> Decoded:
-        """Read a file's features. Raises StreamError: damaged, too large, of another encoder, or without a latent."""
-        content, y_hat_q, digest = self.reader.read(data, max_pixels=max_pixels)
-        level = content.quality / QUALITY_STEPS
-        k = min(int(level), self.levels - 2)
-        gain = (1 - (level - k)) * self._log_inverse[k] + (level - k) * self._log_inverse[k + 1]
+        """Read a file's features, those of a rendered preview where it has no latent.
+
+        Raises StreamError: damaged, too large, of another encoder, or neither a latent nor both semantic layers.
+        """
+        content = self.reader.unpack(data, max_pixels=max_pixels)
+        rendered, digest = None, ""
+        if content.string is None:
+            rendered = self._rendered(content)
+            y_hat = self._analyzed(rendered)
+        else:
+            y_hat_q, digest = self.reader.latent(content)
+            y_hat = self._dequantized(y_hat_q, content.quality)
         segment = content.segment(STATISTICS)
         return Decoded(
-            y_hat=(y_hat_q * np.exp(gain)[:, None, None])[None].astype(np.float32, copy=False),
+            y_hat=y_hat,
             content=content,
             quality_byte=self.reader.decoder_quality(content),
             seed=content.seed or 0,
             symbols_sha256=digest,
             statistics=None if segment is None else ImageStatistics.unpack(segment),
+            rendered=rendered,
         )
+
+    def regions(self, content: Container) -> Regions:
+        """The regions of a file of this encoder, as `priorcodec.core.layers.semantic` reads them. Raises StreamError."""
+        return self.semantic_tables.read(content, self.reader)
+
+    @cached_property
+    def semantic_tables(self) -> SemanticTables:
+        """Of the semantic layers. Raises WeightsError: the folder has none, or those of another encoder."""
+        tables = SemanticTables(self.graphs.folder / SEMANTIC)
+        if tables.encoder_id != self.id:
+            raise WeightsError(
+                f"{self.graphs.folder / SEMANTIC} was made for encoder {tables.encoder_id:08x}, this is {self.id:08x}: "
+                "export the graphs again"
+            )
+        return tables
+
+    def _rendered(self, content: Container) -> NDArray[np.uint8]:
+        """The preview of a file without a latent, with its padding: uint8 (1, 3, H, W)."""
+        regions = self.regions(content)
+        if regions.values is None:
+            raise StreamError("the file has a structure layer but no texture layer: there is no image to decode")
+        planes = rendering.planes(regions, content.height, content.width, content.seed or 0)
+        render = partial(self.graphs.run, "renderer")
+        x = self.graphs.in_parts("renderer", lambda part: render(painted=part)[0], planes, STRIDE, 1)
+        return _to_levels(x)
+
+    def _dequantized(self, y_hat_q: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
+        level = quality / QUALITY_STEPS
+        k = min(int(level), self.levels - 2)
+        gain = (1 - (level - k)) * self._log_inverse[k] + (level - k) * self._log_inverse[k + 1]
+        return (y_hat_q * np.exp(gain)[:, None, None])[None].astype(np.float32, copy=False)
 
     @cached_property
     def _log_inverse(self) -> NDArray[np.float32]:
         from safetensors import safe_open
 
-        with safe_open(self.models / TABLES, framework="numpy") as file:
+        with safe_open(self.graphs.folder / TABLES, framework="numpy") as file:
             return file.get_tensor("log_inverse")
 
     def preview(self, decoded: Decoded, name: str) -> NDArray[np.float32]:
-        """An auxiliary decoder's image with its padding, float32 (1, 3, 16h, 16w); name: preview or perceptual."""
-        run = partial(self._run, name, quality=decoded.quality)
-        return self._in_parts(lambda part: run(y_hat=part)[0], decoded.y_hat, STRIDE, self._halo(name), 1)
+        """An auxiliary decoder's image with its padding, float32 (1, 3, 16h, 16w); name: preview or perceptual.
+
+        Without a latent both are what was rendered.
+        """
+        if decoded.rendered is not None:
+            return _to_range(decoded.rendered)
+        run = partial(self.graphs.run, name, quality=decoded.quality)
+        return self.graphs.in_parts(name, lambda part: run(y_hat=part)[0], decoded.y_hat, STRIDE, 1)
 
     def pixels(self, decoded: Decoded, *, renorm: bool = False) -> NDArray[np.uint8]:
         """Decode through the backbone: uint8 (h, w, 3) of the true size; renorm: move it to the file's statistics."""
@@ -227,7 +238,7 @@ class Codec:
                     sides = [(0, tile // stride - side) for side in part.shape[-2:]]
                     part = np.pad(part, [(0, 0), (0, 0), *sides], "edge")
                 parts[name] = part
-            x = self._run("decoder", quality=decoded.quality, **parts)[0]
+            x = self.graphs.run("decoder", quality=decoded.quality, **parts)[0]
             if not np.isfinite(x).all():
                 raise PriorCodecError("the decoder answered with values that are not finite: get its graph again")
             return [x[..., : rows.high - rows.low, : columns.high - columns.low]]
@@ -250,28 +261,16 @@ class Codec:
             bands = (decoded.statistics.apply(band, shown) for band in kept)
         pixels, top = np.empty((decoded.content.height, decoded.content.width, 3), np.uint8), 0
         for band in bands:
-            levels = np.floor(((band[0] + 1) * np.float32(127.5)).clip(0, 255) + np.float32(0.5))
-            pixels[top : top + band.shape[-2]] = levels.astype(np.uint8).transpose(1, 2, 0)
+            pixels[top : top + band.shape[-2]] = _to_levels(band[0]).transpose(1, 2, 0)
             top += band.shape[-2]
         return pixels
 
-    def _halo(self, name: str) -> int:
-        return self.manifest["files"][f"{name}.onnx"]["halo"]
 
-    @staticmethod
-    def _in_parts(f: Callable[[Any], Any], x: NDArray[Any], stride: int, halo: int, to: int) -> NDArray[np.float32]:
-        """A local network part by part: x on a grid of `stride` pixels -> its answer on one of `to`, the same as in one piece."""
-        height, width = x.shape[-2] * stride, x.shape[-1] * stride
-        whole: NDArray[np.float32] | None = None
-        for rows, columns in tiling.plan(height, width, PART, 0):
-            part = tiling.part(f, x, (rows, columns), halo, stride)
-            if whole is None:
-                whole = np.empty((*part.shape[:-2], height // to, width // to), np.float32)
-            whole[..., rows.own(to), columns.own(to)] = part
-        assert whole is not None  # a plan has a tile
-        return whole
+def _to_range(planes: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """8-bit levels -> [-1, 1]."""
+    return planes.astype(np.float32) / np.float32(127.5) - 1
 
 
-def _processors() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _to_levels(x: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Nominally [-1, 1] -> 8-bit levels: clamped, then rounded once, halves up."""
+    return np.floor(((x + 1) * np.float32(127.5)).clip(0, 255) + np.float32(0.5)).astype(np.uint8)

@@ -150,7 +150,3 @@ def _info(source: Path) -> str:
         raise StreamError(f"{source} cannot be read ({error.strerror}): give the path of a .gic file") from error
     rows = {"file": source, **container.describe(data)}
     return "\n".join(f"{key:<16} {value}" for key, value in rows.items())
-
-
-if __name__ == "__main__":
-    run()

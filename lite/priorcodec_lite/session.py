@@ -10,7 +10,6 @@ from priorcodec_lite.codec import Codec
 from priorcodec_lite.core import rate_control
 from priorcodec_lite.core.container import MAX_PIXELS
 from priorcodec_lite.core.errors import ConfigError, StreamError
-from priorcodec_lite.core.image import io as image_io
 from priorcodec_lite.core.io.reading import Data, read_file
 
 if TYPE_CHECKING:
@@ -66,7 +65,9 @@ class Session:
             raise ConfigError(f"refine={refine} needs torch: pip install priorcodec, or give 0")
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
-        self.codec.preload("analysis", "hyper")
+        from priorcodec_lite.core.image import io as image_io  # its decoders: decoding a file does not need them
+
+        self.codec.graphs.preload("analysis", "hyper")
         pixels = image_io.from_any(image, background=background, max_pixels=self.max_pixels).pixels
         if bpp is None and max_bytes is None:
             level = DEFAULT_QUALITY if quality is None else quality
@@ -85,7 +86,7 @@ class Session:
             StreamError: Damaged or foreign bytes, or renorm="written" for a file without statistics.
             WeightsError: The folder of graphs is not complete.
         """
-        self.codec.preload(*(name.removesuffix(".onnx") for name in self._decoder_graphs()))
+        self.codec.graphs.preload(*(name.removesuffix(".onnx") for name in self._decoder_graphs()))
         decoded = self.codec.decode(read_file(data), max_pixels=self.max_pixels)
         if self.renorm == "written" and decoded.statistics is None:
             raise StreamError(
@@ -104,7 +105,7 @@ class Session:
         Raises:
             StreamError: Damaged or foreign bytes.
         """
-        self.codec.preload("perceptual" if perceptual else "preview")
+        self.codec.graphs.preload("perceptual" if perceptual else "preview")
         decoded = self.codec.decode(read_file(data), max_pixels=self.max_pixels)
         return _converted(self.codec.preview_pixels(decoded, perceptual=perceptual), output)
 
@@ -112,7 +113,7 @@ class Session:
         try:
             return self.codec.manifest["files"]["decoder.onnx"]["preview"], "decoder.onnx"
         except KeyError:
-            raise ConfigError(f"{self.codec.models} has no decoder: export one, or show the preview") from None
+            raise ConfigError(f"{self.codec.graphs.folder} has no decoder: export one, or show the preview") from None
 
 
 def open_session(

@@ -9,6 +9,7 @@ The only thing trained per backbone. `inject` (to train) and `merge` (to decode)
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -219,9 +220,11 @@ class Adapter(nn.Module):
         Raises:
             AdapterError: As `save_pretrained`; or the Hub did not take it.
         """
-        from priorcodec.adapters import hub
+        from priorcodec.adapters import card, hub
 
-        return hub.push(self, repo_id, private=private, branch=branch, message=commit_message)
+        with tempfile.TemporaryDirectory() as folder:
+            file = self.save_pretrained(folder)
+            return hub.upload(file, card.write(file), repo_id, private=private, branch=branch, message=commit_message)
 
     def inject(self, backbone: Backbone) -> None:
         """Attach to a backbone built from `spec`, to train: LoRA by peft, with the values of `lora_values` if there are any.

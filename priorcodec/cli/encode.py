@@ -40,7 +40,7 @@ def encode(
     ] = False,
     layers: Annotated[
         str,
-        typer.Option(help="What is written: semantic, latent, residual, with commas between; see docs/layers.md."),
+        typer.Option(help="Layers to write: semantic, latent, residual, separated by commas; see docs/layers.md."),
     ] = "latent",
     residual: Annotated[
         float | None,

@@ -67,7 +67,7 @@ def report(
 ) -> None:
     """Make one HTML page of benchmark results.
 
-    Self-contained, with plots, tables, and a slider over decoded images.
+    Self-contained, with plots, tables, and an image slider.
     """
     from priorcodec.evaluation import report as page
 

@@ -13,7 +13,7 @@ from priorcodec.cli import options
 
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; made if it does not exist.")],
-    backbone: Annotated[str | None, typer.Option(help="Backbone to export; default: the one that decodes.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Backbone to export; default nano_pixel.")] = None,
     weights: Annotated[str | None, typer.Option(help="Weights of the backbone: folder, file or Hub id.")] = None,
     adapter: Annotated[
         str | None, typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE@COMMIT.")
@@ -22,10 +22,11 @@ def export(
         int | None, typer.Option(help="Side in pixels of tiles of large images; default 1024, with --fixed 512.")
     ] = None,
     fixed: Annotated[
-        bool, typer.Option("--fixed", help="Make the decoder take squares of that side only, as small runtimes want.")
+        bool,
+        typer.Option("--fixed", help="Export the decoder for squares of that side only, which small runtimes need."),
     ] = False,
     half: Annotated[bool, typer.Option("--half", help="Round the decoder's large weights to half precision.")] = False,
-    decoder: Annotated[bool, typer.Option("--decoder/--no-decoder", help="Export the backbone at all.")] = True,
+    decoder: Annotated[bool, typer.Option("--decoder/--no-decoder", help="Whether to export the backbone.")] = True,
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
 ) -> None:

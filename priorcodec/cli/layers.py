@@ -81,7 +81,9 @@ def edit(
     texture_from: Annotated[
         Path | None, typer.Option("--texture-from", help="A .gic file to take values from.")
     ] = None,
-    from_region: Annotated[int | None, typer.Option("--from-region", help="Its region; default: the largest.")] = None,
+    from_region: Annotated[
+        int | None, typer.Option("--from-region", help="Region of that file to take; default: its largest.")
+    ] = None,
     recolor: Annotated[str | None, typer.Option(help="New mean color: a name or #rrggbb.")] = None,
     drop_latent: Annotated[
         bool, typer.Option("--drop-latent", help="Keep the semantic layers alone, as without a latent.")

@@ -66,7 +66,7 @@ Tile = Annotated[
 Layers = Annotated[
     str | None,
     typer.Option(
-        help="Layers to decode: semantic, latent, residual, with commas between; what follows may be missing."
+        help="Layers to decode: semantic, latent, residual, separated by commas; later parts of the file may be missing."
     ),
 ]
 NoPlugin = Annotated[list[str] | None, typer.Option("--no-plugin", help="Do not load this plugin; may be repeated.")]

@@ -48,6 +48,7 @@ STRUCTURE, TEXTURE = 16, 17  # the semantic layer
 LATENT = 32  # the entropy string of z and y
 RESIDUAL = 48  # core.layers.residual
 LAYERS = {"semantic": (STRUCTURE, TEXTURE), "latent": (LATENT,), "residual": (RESIDUAL,)}
+NAMES = {STATISTICS: "statistics", STRUCTURE: "structure", TEXTURE: "texture", RESIDUAL: "residual"}
 CRITICAL = 0x80
 KNOWN_CRITICAL: frozenset[int] = frozenset()
 
@@ -266,7 +267,10 @@ def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> dict[str, int | fl
         "header_bytes": overhead_bytes(content) - sum(len(segment.data) for segment in content.segments),
         "layers": ", ".join(content.layers) or "none",
         "string_bytes": len(content.string or b""),
-        "segments": ", ".join(f"type {s.type}: {len(s.data)} bytes" for s in content.segments) or "none",
+        "segments": ", ".join(
+            f"{NAMES.get(part.type, f'type {part.type}')} {len(part.data)} bytes" for part in content.segments
+        )
+        or "none",
         "statistics": "none" if statistics is None else str(ImageStatistics.unpack(statistics)),
         "check": f"{int.from_bytes(data[-_CHECK_BYTES:], 'little'):08x}",
     }

@@ -27,6 +27,7 @@ from priorcodec.core.entropy.integer import clamp_ste
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.gradient_similarity import gradient_magnitude, similarity
 from priorcodec.core.image import io as image_io
+from priorcodec.core.precision import autocast
 from priorcodec.core.transforms import Transforms
 from priorcodec.core.types import Cost, Refinement
 
@@ -183,13 +184,13 @@ def _loss(
     z: Tensor,
     soft: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """R + lambda D of values softened by `soft`. Only the convolutions on pixels run in bfloat16."""
+    """R + lambda D of values softened by `soft`. Only the convolutions on pixels may run in bfloat16."""
     z_mean, z_index = entropy_model.hyper_parameters(quality)
     z_symbols = soft(z - z_mean)
     phi = entropy_model.features(z_symbols + z_mean, quality)
     symbols, mean, index = entropy_model(y_q, phi, soft)
     bits = gaussian_bits(symbols, index).sum() + gaussian_bits(z_symbols, z_index.expand_as(z)).sum()
     y_hat = transforms.dequantize(symbols + mean, quality)
-    with torch.autocast(y_q.device.type, dtype=torch.bfloat16):
+    with autocast(y_q.device):
         preview = transforms.g_s(y_hat, quality).float()
         return objective.bpp(bits) + objective.lam * objective.distortion(preview)

@@ -19,6 +19,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from priorcodec.core import precision
 from priorcodec.core.entropy.entropy_model import EntropyModel, interpolate, relaxed_bits
 from priorcodec.core.entropy.integer import round_ste
 from priorcodec.core.entropy.tables import CERTAIN
@@ -198,10 +199,10 @@ class ImageEncoder(Transforms):
         Args:
             x: Images.
             quality: In levels (b,).
-            autocast: Whether the transforms run in bfloat16; the integer networks are simulated in float32.
+            autocast: Whether the transforms run in bfloat16 where that is faster; the integer networks are simulated in float32.
             uniform: The noise of `relaxed_bits`.
         """
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
+        with precision.autocast(x.device, enabled=autocast):
             y_q, z = self.scaled(self.g_a(x).float(), quality)
         z, y_q = z.float(), y_q.float()
         z_mean, z_index = self.entropy.hyper_parameters(quality)
@@ -214,5 +215,5 @@ class ImageEncoder(Transforms):
 
     def synthesize(self, y_hat: Tensor, quality: Tensor, *, perceptual: bool = False, autocast: bool = False) -> Tensor:
         """The preview of least error, or the perceptual one: y_hat (b, m, h, w) -> x (b, 3, 16h, 16w) in float32."""
-        with torch.autocast(y_hat.device.type, dtype=torch.bfloat16, enabled=autocast):
+        with precision.autocast(y_hat.device, enabled=autocast):
             return (self.g_p if perceptual else self.g_s)(y_hat, quality).float()

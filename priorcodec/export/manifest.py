@@ -1,7 +1,9 @@
 """`priorcodec export`: the folder that a reader without torch needs.
 
 analysis.onnx hyper.onnx preview.onnx perceptual.onnx decoder.onnx     float networks, see `export.networks`
+renderer.onnx          makes the preview of a file without a latent, if the encoder has semantic layers (section 15)
 residual.safetensors   the tables of the residual layer, if the encoder has them (section 16)
+semantic.safetensors   the tables of the semantic layers, if the encoder has them (sections 13 and 14)
 tables.safetensors     the exact tables and the inverse gains, with the encoder's id (docs/format.md, section 3)
 manifest.json          ids, SHA-256 and size of every file, inputs and outputs, tile and margins in pixels
 """
@@ -18,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from priorcodec.adapters.decode import MARGIN
-from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.errors import ConfigError, PriorCodecError, WeightsError
 from priorcodec.core.exact_reader import RESIDUAL_FILE, TABLES
 from priorcodec.core.io import atomic, safetensors
+from priorcodec.core.layers import semantic
 from priorcodec.core.weights import KIND
 from priorcodec.export import networks
 from priorcodec.export.graph import trace
@@ -39,6 +42,7 @@ GRID = 64  # a tile is a multiple of it
 HALF_A_LEVEL = 0.5 / 127.5
 UNTRACED = ((3, 2), (2, 5))  # sizes, in the units of a network's ports
 EXACT = "tables.safetensors"
+SEMANTIC = semantic.SHIPPED.name
 MANIFEST = "manifest.json"
 
 
@@ -104,6 +108,10 @@ def export(
         put(RESIDUAL_FILE, codec.reader.residual.read_bytes())
     for network in networks.of_encoder(codec.transforms):
         put_network(network, checked(network))
+    if has_semantic_layers(codec):
+        put(SEMANTIC, semantic_tables(codec))
+        network = networks.of_semantic(codec.semantic_networks.renderer)
+        put_network(network, checked(network))
     if decoder:
         put_network(
             *_decoder(adapter, codec.transforms.config.m, tile, fixed=fixed, half=half), preview=f"{networks.READ}.onnx"
@@ -162,3 +170,19 @@ def tables(codec: Codec) -> bytes:
     exact = {f"{TABLES}{name}": torch.from_numpy(value) for name, value in codec.entropy_model.tables.items()}
     metadata = {"kind": KIND, "config": codec.weights.metadata["config"], "encoder_id": f"{codec.id:08x}"}
     return safetensors.to_bytes(exact | {"log_inverse": codec.transforms.log_inverse.detach()}, metadata)
+
+
+def has_semantic_layers(codec: Codec) -> bool:
+    """Whether the semantic layers were made for this encoder."""
+    try:
+        return bool(codec.semantic_tables)
+    except WeightsError as error:
+        logger.warning("semantic layers are left out (%s)", error)
+        return False
+
+
+def semantic_tables(codec: Codec) -> bytes:
+    """The weight file of the semantic layers, its integer tables alone: docs/format.md, sections 13 and 14."""
+    metadata, tensors = safetensors.read(semantic.SHIPPED, semantic.KIND, WeightsError)
+    tables = {name: value for name, value in tensors.items() if not name.startswith(semantic.NETWORKS)}
+    return safetensors.to_bytes(tables, {name: metadata[name] for name in ("kind", "encoder_id")})

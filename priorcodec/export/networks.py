@@ -2,6 +2,7 @@
 
     analysis    x --g_a--> y                       preview, perceptual    y_hat, quality --g_s | g_p--> x
     hyper       y, quality --gain, h_a--> y_q, z   decoder                y_hat, quality, preview, noise --adapter, backbone--> x
+    renderer    painted regions with noise --> x   the preview of a file without a latent
 Height and width are free. The decoder's can be fixed to a square, which small runtimes want; images are then blended from
 overlapping squares (`core.tiling.blend`), and smaller ones padded.
 """
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
+from priorcodec.core.layers import renderer
+from priorcodec.core.layers.renderer import Renderer
+from priorcodec.core.layers.texture import CHANNELS
 from priorcodec.core.transforms import HYPER_STRIDE as UNIT
 from priorcodec.core.transforms import STRIDE, Transforms
 from priorcodec.export.graph import Port
@@ -93,6 +97,13 @@ def of_encoder(transforms: Transforms) -> Iterator[Network]:
     )
     for name, module in (("preview", transforms.g_s), ("perceptual", transforms.g_p)):
         yield Network(name=name, module=module, inputs=(y_hat, quality), outputs=(x,), halo=transforms.halo)
+
+
+def of_semantic(network: Renderer) -> Network:
+    """What makes an image of the painted values of regions and the noise, in this order of channels."""
+    painted = Port(name="painted", shape=(1, CHANNELS + 4 * renderer.NOISE, "h", "w"))
+    x = Port(name="x", shape=(1, 3, "16h", "16w"))
+    return Network(name="renderer", module=network, inputs=(painted,), outputs=(x,), halo=renderer.HALO)
 
 
 def of_decoder(adapter: Adapter, m: int, tile: int | None = None) -> Network:

@@ -41,7 +41,7 @@ class Problem(enum.StrEnum):
     """Why a plugin was rejected."""
 
     IMPORT = "import error"
-    HOOK = "misspelt hook"
+    HOOK = "misspelled hook"
     ARGUMENT = "wrong argument"
     API = "newer API"
     DUPLICATE = "duplicate name"

@@ -11,10 +11,11 @@ import re
 from pathlib import Path
 
 import priorcodec.core
+from priorcodec.adapters.hub import COMMIT, HUB_ID
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
 from priorcodec.core import shipped
 from priorcodec.core.errors import WeightsError
-from priorcodec.registry.adapter_sources import COMMIT, HUB_ID, PICKLES, sha256
+from priorcodec.registry.adapter_sources import PICKLES, sha256
 from priorcodec.registry.hookspecs import hookimpl
 
 STEM = "diffusion_pytorch_model"

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from typing import Any
 
-from priorcodec.registry.adapter_sources import HUB_ID
+from priorcodec.adapters.hub import HUB_ID
 from priorcodec.testing._run import CheckError, Subject, require
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "accelerate", "compressai")

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from priorcodec.core.errors import TrainingError, WeightsError
+from priorcodec.core.precision import autocast
 from priorcodec.training.stlpips import ShiftTolerantLPIPS
 
 LPIPS_WEIGHTS = "vgg16-397923af.pth"  # torchvision's VGG-16, as `lpips` looks for it
@@ -44,7 +45,7 @@ class Perceptual(nn.Module):
             ) from error
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             return self.metric(x_hat, x).flatten().float()
 
 
@@ -62,7 +63,7 @@ class Lpips(nn.Module):
             raise TrainingError(f"perceptual=lpips needs {error.name}: pip install lpips") from error
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             return self.metric(x_hat, x).flatten().float()
 
 

@@ -26,7 +26,7 @@ from priorcodec.training import data, sources
 from priorcodec.training.loop import CHECKPOINT, Loop
 from priorcodec.training.monitor import TrainingMonitor, sample_images
 from priorcodec.training.schedule import Budget
-from priorcodec.training.settings import Device, Precision, RunConfig
+from priorcodec.training.settings import Device, RunConfig
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -60,6 +60,7 @@ class Run:
     Attributes:
         folder: run folder.
         device: of this process.
+        bf16: whether training runs in bfloat16 autocast.
         main: whether this process is the first one, which writes the files.
 
     Raises:
@@ -86,9 +87,11 @@ class Run:
             entries, config.crop, seed=config.seed, enlarged=config.enlarged, background=config.background
         )
         originals = sample_images(config.samples)
+        cpu = config.device is Device.cpu or not torch.accelerator.is_available()
+        self.bf16 = config.precision.bfloat16("cpu" if cpu else "cuda")
         self.accelerator: Accelerator = Accelerator(
             cpu=config.device is Device.cpu,
-            mixed_precision=str(config.precision),
+            mixed_precision="bf16" if self.bf16 else "no",
             gradient_accumulation_steps=config.accumulate,
             kwargs_handlers=[
                 DistributedDataParallelKwargs(find_unused_parameters=True)  # a backbone may ignore tokens
@@ -111,10 +114,6 @@ class Run:
     def resumes(self) -> bool:
         """Whether the folder holds a checkpoint, which then states all weights."""
         return (self.folder / CHECKPOINT).exists()
-
-    @property
-    def bf16(self) -> bool:
-        return self.config.precision is Precision.bf16
 
     def log(self, text: str) -> None:
         """Log one line, in the first process only."""

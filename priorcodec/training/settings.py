@@ -13,14 +13,20 @@ from typing import Any, get_type_hints
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.config import Dtype, split_list
 from priorcodec.core.errors import AdapterError
+from priorcodec.core.precision import bfloat16_is_fast
 from priorcodec.core.transforms import EncoderConfig
 
 
 class Precision(enum.StrEnum):
-    """bf16: bfloat16 autocast, trained weights stay float32; no: float32 throughout."""
+    """bf16: bfloat16 autocast, trained weights stay float32; no: float32 throughout; auto: bf16 where that is faster."""
 
+    auto = "auto"
     bf16 = "bf16"
     no = "no"
+
+    def bfloat16(self, device: str) -> bool:
+        """Whether to train in bfloat16 autocast on a device of this type."""
+        return self is Precision.bf16 or (self is Precision.auto and bfloat16_is_fast(device))
 
 
 class Device(enum.StrEnum):
@@ -72,7 +78,7 @@ class RunConfig:
 
     data: list[str] = setting(
         [],
-        "images, folders, .tar or .tar.gz shards, with commas between: `data=a,b` or `data=[a,b]`; quote a path that has "
+        "images, folders, .tar or .tar.gz shards, separated by commas: `data=a,b` or `data=[a,b]`; quote a path that has "
         "a comma: `data='\"a,b\",c'`",
         parse=split_paths,
     )
@@ -90,7 +96,9 @@ class RunConfig:
     clip: float = setting(1.0, "largest norm of the gradient")
     ema: float = setting(0.998, "decay of the averaged weights, which are the result")
     seed: int = setting(0, "seed of crops, qualities, noise and fresh weights")
-    precision: Precision = setting(Precision.bf16, "bf16 (autocast) or no (float32)")
+    precision: Precision = setting(
+        Precision.auto, "auto, bf16 (autocast) or no (float32); auto: bf16 where that is faster"
+    )
     device: Device = setting(Device.auto, "auto or cpu")
     workers: int | None = setting(None, "data loader processes; default: up to 8 on a GPU, else 0")
     samples: str | None = setting(None, "folder of images to show while training (run/samples, TensorBoard)")

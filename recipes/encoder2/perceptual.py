@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from priorcodec.core import precision
+
 VGG_SCALE = 2.2  # brings ST-LPIPS-VGG to the size of the other distance
 
 
@@ -172,7 +174,7 @@ class Perceptual(nn.Module):
         use_vgg = self.vgg is not None and rng.random() < self.share
         both = shared_transform(torch.cat([x_hat, x]), self.vgg_side if use_vgg else self.side, rng)
         b = len(x)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
+        with precision.autocast(x.device, enabled=autocast):
             if use_vgg and self.vgg is not None:
                 return self.vgg(both[:b], both[b:]).float().flatten() * VGG_SCALE
             fake = self.features(both[:b])

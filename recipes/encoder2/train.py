@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from priorcodec.core.entropy.tables import CERTAIN
+from priorcodec.core.precision import autocast
 from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
@@ -113,7 +114,7 @@ def main() -> None:
         bpp = (c.y_bits + c.z_bits) / a.crop**2
         half = a.batch // 2 if perceptual else a.batch
         lam, weight = lambdas(q), weights(q, top)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu"):
             x_s = model.g_s(c.y_hat[:half], q[:half])
             x_p = model.g_p(c.y_hat[half:], q[half:]) if perceptual else None
         distortion = ((x_s.float() - x[:half]) ** 2).mean((1, 2, 3)) * 127.5**2

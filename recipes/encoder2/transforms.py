@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from priorcodec.core import precision
 from priorcodec.core.entropy.entropy_model import relaxed_bits
 from priorcodec.core.entropy.integer import round_ste
 from priorcodec.core.transforms import ImageEncoder
@@ -43,7 +44,7 @@ class ImageEncoder2(ImageEncoder):
 
         bits: (offset, index, uniform) -> bits of each value; `relaxed_bits` to train.
         """
-        cast = torch.autocast(y.device.type, dtype=torch.bfloat16, enabled=autocast)
+        cast = precision.autocast(y.device, enabled=autocast)
         with cast:
             y_q, z = self.scaled(y, quality)
         z, y_q = z.float(), y_q.float()
@@ -67,5 +68,5 @@ class ImageEncoder2(ImageEncoder):
 
     def analyze(self, x: Tensor, *, autocast: bool = False) -> Tensor:
         """x (b, 3, H, W) in [-1, 1], sides multiples of 64 -> y."""
-        with torch.autocast(x.device.type, dtype=torch.bfloat16, enabled=autocast):
+        with precision.autocast(x.device, enabled=autocast):
             return self.g_a(x).float()

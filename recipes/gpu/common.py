@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from priorcodec.backbones.spec import BackboneSpec
+from priorcodec.core.precision import autocast
 from priorcodec.training.losses import periodic_artifact
 from priorcodec.training.stlpips import NETS, Halve
 from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
@@ -125,7 +126,7 @@ class Ensemble(nn.Module):
         """-> distance (b,), and Lite0's features of both images as the transform left them."""
         b = len(x)
         both = shared_transform(torch.cat([x_hat, x]), self.side, rng)
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             fake, fake_vgg = self.features(both[:b]), self.vgg(both[:b])
             with torch.no_grad():
                 real, real_vgg = self.features(both[b:]), self.vgg(both[b:])

@@ -29,6 +29,7 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.adapters.tokens import TokenMapper
 from priorcodec.backbones.diffusion import add_noise, to_sample
+from priorcodec.core.precision import autocast
 from priorcodec.core.transforms import EncoderConfig
 from priorcodec.training import losses
 from recipes.encoder2.perceptual import Features
@@ -160,7 +161,7 @@ def train_denoiser(a, spec, backbone: Any, condition: Condition, images: Images,
         x_t = add_noise(z, torch.randn_like(z), alpha)
         if hasattr(module, "pos_embed"):
             module.pos_embed.origin = (rng.randrange(240), rng.randrange(240))
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             tokens = condition(x, torch.rand(b, device=x.device) > 0.1)
             output = backbone.predict(x_t, t, priorcodec.Condition(tokens=tokens))
         z_0 = to_sample(output.float(), x_t, alpha, spec.prediction)
@@ -242,9 +243,9 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
         with torch.no_grad():
             coded = encoder.code_latent(encoder.analyze(x, autocast=True), q, autocast=True)
             y_hat = coded.y_hat.float()
-            with torch.autocast(x.device.type, dtype=torch.bfloat16):
+            with autocast(x.device):
                 preview = encoder.g_p(y_hat, q).float()
-        with torch.autocast(x.device.type, dtype=torch.bfloat16):
+        with autocast(x.device):
             estimate = adapter(y_hat, q, preview)
             decoded = backbone.to_pixels(estimate.z.float())
             noise = torch.randn(b, *adapter.noise_shape(a.crop, a.crop), device=x.device)
@@ -300,7 +301,7 @@ def rng_copy(rng: random.Random) -> random.Random:
 def ensemble_features(ensemble: Ensemble, preview: Tensor, rng: random.Random) -> list[Tensor]:
     from recipes.encoder2.perceptual import shared_transform
 
-    with torch.no_grad(), torch.autocast(preview.device.type, dtype=torch.bfloat16):
+    with torch.no_grad(), autocast(preview.device):
         return ensemble.features(shared_transform(preview, ensemble.side, rng))
 
 

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from priorcodec.core.entropy.tables import CERTAIN
+from priorcodec.core.precision import autocast
 from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
@@ -48,7 +49,7 @@ class Step(nn.Module):
             uniform=lambda _: noises.pop(0),
             certain=self.certain,
         )
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with autocast(device):
             x_s, x_p = self.model.g_s(c.y_hat[:half], q[:half]), self.model.g_p(c.y_hat[half:], q[half:])
         return x_s.float(), x_p.float(), (c.y_bits + c.z_bits) / (x.shape[-1] * x.shape[-2])
 

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from priorcodec.adapters.adapter import Adapter
+from priorcodec.core.precision import autocast
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
 from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
@@ -82,7 +83,7 @@ def main() -> None:
         q = (torch.randperm(a.batch, generator=generator) + torch.rand(a.batch, generator=generator)) / a.batch * top
         with torch.no_grad():
             y_hat = encoder.code_latent(encoder.analyze(x, autocast=True), q, autocast=True).y_hat.float()
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu"):
             if adapter is None:
                 x_hat = encoder.g_p(y_hat, q).float()
             else:
@@ -93,7 +94,7 @@ def main() -> None:
                 x_hat = adapter.finish(adapter.attached.to_pixels(z), q, preview, noise).float()
         use_vgg = rng.random() < a.vgg
         both = shared_transform(torch.cat([x_hat, x]), 128 if use_vgg else 192, rng)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with autocast("cpu"):
             net = vgg if use_vgg else features
             fake = net(both[: a.batch])
             with torch.no_grad():

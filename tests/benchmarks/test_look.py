@@ -37,7 +37,7 @@ def made(look, tmp_path):
 
 
 def counted(look, folder, **more):
-    words = {"folder": folder, "name": "blind", "judge": "one judge", "results": folder / "results", **more}
+    words = {"folder": folder, "name": "blind", "judge": "first", "add": False, "results": folder / "results", **more}
     (folder / "results").mkdir(exist_ok=True)
     return json.loads(look.count(argparse.Namespace(**words)).read_text())
 
@@ -87,7 +87,20 @@ def test_verdicts_are_counted_for_the_codec_that_stood_there(look, made):
         *[("preview", 0, 0, 2)] * 3,
         *[("vvc", 0, 2, 0)] * 3,
     ]
-    assert (made / "results" / "blind.csv").read_text() == (made / "verdicts.csv").read_text()
+
+
+def test_another_judge_is_counted_beside_the_first(look, made):
+    verdicts(made, lambda row: "left" if row["left"] == "vvc" else "right" if row["right"] == "vvc" else "equal")
+    counted(look, made)
+    verdicts(made, lambda row: "left" if row["left"] == "nano_pixel" else "right")
+    result = counted(look, made, judge="second", add=True)
+    assert [(s["b"], s["pairs"], s["first"], s["second"], s["equal"]) for s in result["summary"]] == [
+        *[("preview", 4, 2, 0, 2)] * 3,
+        *[("vvc", 4, 2, 2, 0)] * 3,
+    ]
+    assert "24 verdicts on 12 pairs" in result["note"] and "agree on 0 and prefer opposite sides on 6" in result["note"]
+    with pytest.raises(ConfigError, match="'second' has judged pair-01 already"):
+        counted(look, made, judge="second", add=True)
 
 
 def test_the_count_becomes_a_table(look, made, tmp_path):
@@ -96,7 +109,7 @@ def test_the_count_becomes_a_table(look, made, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- table:blind -->\n<!-- end -->\n")
     run("readme.py", "--readme", page, "--results", made / "results")
-    assert page.read_text().count("| nano_pixel against vvc |") == 4 and "12 pairs" in page.read_text()
+    assert page.read_text().count("| nano_pixel against vvc |") == 4 and "12 verdicts on 12 pairs" in page.read_text()
 
 
 def test_a_missing_verdict_is_one_line(look, made):

@@ -6,9 +6,13 @@ import re
 import shutil
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
+from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
+from priorcodec.core.shipped import FOLDER as WEIGHTS
 from priorcodec.evaluation import evaluate
 from priorcodec.evaluation.report import tables
 
@@ -171,14 +175,36 @@ def test_a_result_of_other_metric_packages_is_no_cache(rd, tmp_path, monkeypatch
     known = importlib.import_module("known")
     row = rd["result"]["rows"][0]
     pixels = next(i["sha256"] for i in rd["result"]["images"] if i["name"] == row["image"])
-    asked = pixels, row["file"], row["codec"], rd["result"]["decoders"][row["codec"]], ["psnr"]
+    asked = pixels, row["file"], row["codec"], rd["result"]["decoders"][row["codec"]]
     path = tmp_path / "small.json"
     path.write_text(json.dumps(rd["result"]))
-    assert known.Known(path).row(*asked) == row
-    assert known.Known(path).row(*asked[:4], ["psnr", "gmsd"]) is None
-    assert known.Known(path).row(*asked[:3], "another decoder", ["psnr"]) is None
+    assert (
+        known.Known(path).scores(*asked).items() <= row.items()
+        and known.Known(path).scores(*asked)["psnr"] == row["psnr"]
+    )
+    assert known.Known(path).scores(*asked[:3], "another decoder") == {}
     path.write_text(json.dumps(rd["result"] | {"versions": rd["result"]["versions"] | {"ssimulacra2": "0.0"}}))
-    assert known.Known(path).row(*asked) is None
+    assert known.Known(path).scores(*asked) == {}
+
+
+def test_a_further_metric_is_measured_alone(rd, tmp_path):
+    """The stored scores stay, also impossible ones that nothing would measure again; the new ones are added."""
+    earlier = json.loads((rd["folder"] / "results" / "small.json").read_text())
+    for row in earlier["rows"]:
+        row["psnr"] = 7.0
+        del row["msssim"]
+    for mean in earlier["means"]:
+        del mean["lite1_frechet"]
+    (tmp_path / "small.json").write_text(json.dumps(earlier))
+    run(
+        *("rd.py", "small", rd["images"], "--codecs", "jpeg:5,20,60", "--anchor", "jpeg"),
+        *("--metrics", "psnr", "msssim", "lite1_frechet", "--cache", tmp_path / "cache", "--results", tmp_path),
+    )
+    again = json.loads((tmp_path / "small.json").read_text())
+    wanted = {(r["image"], r["setting"]): r["msssim"] for r in rd["result"]["rows"] if r["codec"] == "jpeg"}
+    assert all(r["psnr"] == 7 and r["msssim"] == wanted[r["image"], r["setting"]] for r in again["rows"])
+    sets = {m["setting"]: m["lite1_frechet"] for m in rd["result"]["means"] if m["codec"] == "jpeg"}
+    assert {m["setting"]: m["lite1_frechet"] for m in again["means"]} == sets and len(again["rows"]) == len(wanted)
 
 
 def test_a_changed_file_is_scored_anew(rd, tmp_path):
@@ -257,6 +283,23 @@ def test_what_the_denoiser_brings_can_be_measured(weights, images, monkeypatch, 
     quality = image_io.to_tensor(image_io.load(images / "pic-0.png").pixels).new_tensor([1.0])
     halved = ours.session(name + ",start=0.5").adapter.start_time(quality)
     assert float(halved) == pytest.approx(float(adapter.start_time(quality)) / 2)
+
+
+def test_what_each_part_of_an_adapter_brings_can_be_measured(weights, monkeypatch):
+    """Leaving out a part zeroes its last tensors and nothing else, and is another decoder."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    ours = importlib.import_module("ours")
+    whole, left = load_file(WEIGHTS / "nano_pixel.adapter.safetensors"), set()
+    for part in ours.OUTPUTS:
+        changed = load_file(ours.without(part, WEIGHTS / "nano_pixel.adapter.safetensors"))
+        differ = {name for name in whole if not torch.equal(whole[name], changed[name])}
+        assert differ and all(not changed[name].any() for name in differ) and not differ & left
+        left |= differ
+    name = f"toy:encoder={weights['encoder']},adapter={weights['toy']}"
+    plain, other = ours.coder(name), ours.coder(name + ",without=bridge")
+    assert plain.identity != other.identity and plain.writer == other.writer
+    with pytest.raises(ConfigError, match="no setting without=brain; wanted one of lora, fusion"):
+        ours.session(name + ",without=brain")
 
 
 def test_nothing_to_run_is_one_line(rd, tmp_path):

@@ -49,21 +49,12 @@ SPEED = {
 }  # fmt: skip
 
 
-SETS = {
-    "kind": "portability-sets", "name": "portability", "command": "python benchmarks/portability.py", "versions": {},
-    "machine": {"cpus": 2}, "files": 6,
-    "sets": [{"device": "cpu", "simd": "AVX2", "mkldnn": True, "threads": 1, "torch": "2.6.0", "encoder": "00000000",
-              "python": "3.11.7", "differ": 0, "preview_drift": 0.0}],
-}  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     (folder / "results").mkdir()
     (folder / "results" / "pets.json").write_text(json.dumps(result()))
     (folder / "results" / "speed.json").write_text(json.dumps(SPEED))
-    (folder / "results" / "portability.json").write_text(json.dumps(SETS))
     rng = np.random.default_rng(0)
     for row in [*result()["rows"], *({"codec": "original", "setting": "", "image": n} for n in ("cat", "dog"))]:
         small = Image.fromarray(rng.integers(0, 256, (4, 6, 3)).astype(np.uint8))
@@ -108,7 +99,6 @@ def test_tables_and_plots(page):
     text = page.read_text()
     assert text.count("-12.3% (90%)") == 8 and text.count("Rate at equal quality") == 1
     assert "<th>against VVC</th>" in text and "<th>against AVIF</th>" in text
-    assert '<td class="word">AVX2</td>' in text and "<td>0 of 6</td>" in text
     assert "41.2 (0.33x)" in re.search(r"Ours, encode.*?</tr>", text, re.S)[0]
     assert text.count("<svg") == 2 and text.count("<circle") == 2 * 9
     assert "lower is better" in text and "Left out: DISTS" in text
@@ -121,7 +111,7 @@ def test_without_images_there_is_no_slider(page, tmp_path):
 
 
 def test_nothing_to_report_is_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="no result file of kind rd, speed, portability-sets"):
+    with pytest.raises(ConfigError, match="no result file of kind rd, speed"):
         report.build([tmp_path], tmp_path / "x.html")
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(ConfigError, match="bad.json: not a readable result file"):

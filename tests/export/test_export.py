@@ -18,8 +18,10 @@ from priorcodec.config import DecodeConfig
 from priorcodec.core.codec import WEIGHTS
 from priorcodec.core.errors import ConfigError, PriorCodecError, WeightsError
 from priorcodec.core.exact_reader import ExactReader
+from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
 from priorcodec.export import graph, manifest, networks
 from priorcodec.registry import open_registry
+from tests.golden import layers
 from tests.golden.check import ENCODER, golden
 from tests.meta.test_repository import machine_paths
 
@@ -104,7 +106,8 @@ def test_the_manifest_says_what_is_in_the_folder(exported, session):
 @pytest.mark.slow
 def test_the_encoders_graphs_at_a_size_that_was_not_traced(exported, session, record_property):
     path, _, _ = exported
-    for network in networks.of_encoder(session.codec.transforms):
+    renderer = networks.of_semantic(session.codec.semantic_networks.renderer)
+    for network in (*networks.of_encoder(session.codec.transforms), renderer):
         found = largest_difference((path / f"{network.name}.onnx").read_bytes(), network, network.examples((5, 4)))
         record_property(network.name, float(found))
         assert found < HALF_A_LEVEL, network.name
@@ -158,6 +161,25 @@ def test_weights_in_half_precision(packages):
     whole, half = trace(network), manifest.checked(network, half=True)
     assert len(half) < 0.75 * len(whole)
     assert 0 < largest_difference(half, network, network.examples()) < HALF_A_LEVEL
+
+
+def test_tables_of_the_semantic_layers_alone(session, tmp_path):
+    data = manifest.semantic_tables(session.codec)
+    (tmp_path / "tables").write_bytes(data)
+    tables, reader = SemanticTables(tmp_path / "tables"), session.codec.reader
+    assert len(data) < 0.1 * SHIPPED.stat().st_size
+    for file, digests in layers.golden().values():
+        if len(file) < 400:
+            assert layers.digests(file, reader, tables) == digests
+
+
+def test_an_encoder_without_semantic_layers(caplog):
+    class Other:
+        @property
+        def semantic_tables(self):
+            raise WeightsError("they were made for another encoder")
+
+    assert not manifest.has_semantic_layers(Other()) and "another encoder" in caplog.text
 
 
 class HalfSize(torch.nn.Module):

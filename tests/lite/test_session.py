@@ -1,6 +1,8 @@
 """priorcodec_lite against torch, with the toy's graphs: the same images within one level, and the command `gic`."""
 
 import io
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -13,8 +15,10 @@ from priorcodec.core import container
 from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
+from tests.golden import layers
 from tests.golden.check import ENCODER, golden
 
+CORPUS = ENCODER.parents[2] / "tests" / "corpus"
 SIZES = ("384x256", "1x1", "257x65", "200x256")
 
 
@@ -78,9 +82,9 @@ def test_tiles_of_a_decoder_of_free_or_fixed_size_give_the_whole(folder, fixed, 
 
     class Fake(Codec):
         def __init__(self):
-            self.manifest = {"tile": 256, "margin": 64}
+            self.manifest, self.graphs = {"tile": 256, "margin": 64}, self
 
-        def _run(self, name, **given):
+        def run(self, name, **given):
             for key, values in given.items():
                 for asked, side in zip(inputs.get(key, [1]), values.shape, strict=True):
                     assert side == asked or isinstance(asked, str) and side % int(asked[:-1] or 1) == 0
@@ -102,6 +106,62 @@ def test_images_are_torchs_within_a_level(lite, session, record_property):
         found = levels(lite.decode(data, output="np"), session.decode(data, output="np"))
         record_property(size, found)
         assert found <= 1
+
+
+@pytest.mark.slow
+def test_files_without_a_latent_are_rendered_alike(lite, session, record_property):
+    files = layers.golden()
+    for name in ("alone", "alone-pixel", "alone-column"):
+        data = files[name][0]
+        previews = [lite.preview(data, output="np", perceptual=perceptual) for perceptual in (False, True)]
+        assert levels(*previews) == 0 and levels(previews[0], session.preview(data, output="np")) <= 1
+        found = levels(lite.decode(data, output="np"), session.decode(data, output="np"))
+        record_property(name, found)
+        assert found <= 1
+
+
+@pytest.mark.slow
+def test_a_map_without_textures_is_no_image(models, tmp_path, capsys):
+    from priorcodec_lite import command
+
+    path = CORPUS / "structure.gic"
+    given = ["-o", str(tmp_path / "out.png"), "--models", str(models), "--threads", "1"]
+    for name in ("decode", "preview"):
+        assert command.main([name, str(path), *given]) == 2
+        err = capsys.readouterr().err
+        assert "no texture layer: there is no image" in err and err.count("\n") == 1
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_info_names_layers_and_their_sizes(folder, capsys):
+    from priorcodec_lite import command
+
+    assert command.main(["info", str(CORPUS / "semantic-latent.gic"), str(CORPUS / "residual.gic")]) == 0
+    out = capsys.readouterr().out.split()
+    assert " ".join(out).count("layers semantic, latent") == 1 and "latent, residual" in " ".join(out)
+    content = container.unpack((CORPUS / "semantic-latent.gic").read_bytes())
+    assert all(f"type {s.type}: {len(s.data)} bytes" in " ".join(out) for s in content.segments)
+
+
+@pytest.mark.slow
+def test_graphs_of_another_encoder_or_none_for_the_layers_are_one_line(models, tmp_path):
+    import priorcodec_lite
+    from priorcodec_lite.core.errors import WeightsError
+
+    data = layers.golden()["alone-pixel"][0]
+    shutil.copytree(models, tmp_path / "models")
+    path = tmp_path / "models" / "semantic.safetensors"
+    path.write_bytes(path.read_bytes().replace(f"{container.unpack(data).encoder_id:08x}".encode(), b"00000001"))
+    for message in ("made for encoder 00000001", "no readable semantic tables"):
+        with pytest.raises(WeightsError, match=message):
+            priorcodec_lite.open_session(tmp_path / "models").decode(data)
+        path.unlink(missing_ok=True)
+    manifest = json.loads((models / "manifest.json").read_text())
+    del manifest["files"]["renderer.onnx"]
+    (tmp_path / "models" / "manifest.json").write_text(json.dumps(manifest))
+    shutil.copy(models / "semantic.safetensors", path)
+    with pytest.raises(WeightsError, match="has no renderer: export"):
+        priorcodec_lite.open_session(tmp_path / "models").decode(data)
 
 
 @pytest.mark.slow

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from priorcodec.core.layers.semantic import SHIPPED
+from tests.golden import layers
 from tests.golden.check import ENCODER, golden
-from tests.lite.assembled import shared
+from tests.lite.assembled import LITE, shared
 from tests.web.test_reader import LARGEST, area, damaged_files, in_another, in_python
 
 ALONE = """
@@ -22,7 +24,8 @@ for module in pkgutil.walk_packages(priorcodec_lite.__path__, "priorcodec_lite."
 
 
 def run(folder, *command, **options):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    environment = {key: value for key, value in os.environ.items() if key != "OPENBLAS_NUM_THREADS"}
+    environment |= {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
     return subprocess.run(
         [sys.executable, *map(str, command)], env=environment, capture_output=True, text=True, timeout=200, **options
     )
@@ -43,8 +46,18 @@ def test_every_module_is_imported_without_torch_and_without_the_whole_package(fo
     )
 
 
+def test_the_command_limits_numpy_to_one_thread_unless_it_is_told_otherwise(folder):
+    script = (
+        "import os, sys; import priorcodec_lite; assert 'numpy' not in sys.modules; import priorcodec_lite.__main__; "
+    )
+    done = run(folder, "-c", script + "print(os.environ['OPENBLAS_NUM_THREADS'], 'numpy' in sys.modules)")
+    assert done.stdout == "1 True\n", done.stderr
+    assert '"priorcodec_lite.__main__:run"' in (LITE / "pyproject.toml").read_text()
+
+
 def in_lite(folder, files, max_pixels=2**26):
-    return in_another([sys.executable, Path(__file__).with_name("read.py"), ENCODER], files, max_pixels, folder)
+    command = [sys.executable, Path(__file__).with_name("read.py"), ENCODER, SHIPPED]
+    return in_another(command, files, max_pixels, folder)
 
 
 @pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -57,6 +70,15 @@ def test_every_golden_file_holds_its_symbols(folder, large, record_property):
     }
 
 
+def test_every_golden_file_with_semantic_layers_holds_its_map_and_values(folder, record_property):
+    files = layers.golden()
+    found = in_lite(folder, {name: data for name, (data, _) in files.items()})
+    record_property("tries", len(files))
+    assert {name: outcome["regions"] for name, outcome in found.items()} == {
+        name: digests for name, (_, digests) in files.items()
+    }
+
+
 def test_damaged_files_are_refused_in_the_same_line(folder, tmp_path, record_property):
     from priorcodec.core.exact_reader import ExactReader
 
@@ -66,8 +88,8 @@ def test_damaged_files_are_refused_in_the_same_line(folder, tmp_path, record_pro
 
 
 def test_a_folder_without_graphs_and_a_damaged_file_are_one_line(folder, tmp_path):
-    done = run(folder, "-m", "priorcodec_lite.command", "decode", "a.gic", "--models", tmp_path)
+    done = run(folder, "-m", "priorcodec_lite", "decode", "a.gic", "--models", tmp_path)
     assert done.returncode == 2 and "no readable graphs" in done.stderr and done.stderr.count("\n") == 1
     (tmp_path / "a.gic").write_bytes(b"GIC\x02")
-    done = run(folder, "-m", "priorcodec_lite.command", "info", tmp_path / "a.gic")
+    done = run(folder, "-m", "priorcodec_lite", "info", tmp_path / "a.gic")
     assert done.returncode == 2 and "damaged or cut short" in done.stderr and done.stderr.count("\n") == 1

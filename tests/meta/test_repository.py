@@ -61,3 +61,15 @@ def test_the_demo_photograph_loads_and_names_its_source():
         assert loaded.notes == () and min(loaded.pixels.shape[:2]) >= 256
         assert path.stat().st_size <= 400_000
         assert path.name in source and "CC0" in source
+
+
+def test_the_table_of_where_to_change_what_names_files_that_exist():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[2] for line in text.splitlines() if line.startswith("| ") and line.count("|") == 3]
+    places = [re.findall(r"`([^`]+)`", row) for row in rows[1:]]
+    assert len(places) >= 10 and all(places)
+    for first, *others in places:
+        folder = Path(first) if first.endswith("/") else Path(first).parent
+        for name in (first, *others):
+            path = ROOT / (name if "/" in name else folder / name)
+            assert path.exists() or list(path.parent.glob(path.name.replace("NAME", "*"))), name

@@ -25,7 +25,7 @@ def spec(name, **more):
 GOOD = SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('other')]\n"
 BROKEN = {
     "b_import": "import no_such_library\n",
-    "b_misspelt": SPEC + "\n@hookimpl\ndef priorcodec_backbone():\n    return [spec('a1')]\n",
+    "b_misspelled": SPEC + "\n@hookimpl\ndef priorcodec_backbone():\n    return [spec('a1')]\n",
     "b_api": SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('a2', api=2)]\n",
     "b_duplicate": SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return [spec('a3'), spec('sd15')]\n",
     "b_argument": SPEC + "\n@hookimpl\ndef priorcodec_backbones(device):\n    return [spec('a4')]\n",
@@ -33,7 +33,7 @@ BROKEN = {
 }
 REASONS = {
     "b_import": (Problem.IMPORT, "no_such_library"),
-    "b_misspelt": (Problem.HOOK, "nearest: priorcodec_backbones"),
+    "b_misspelled": (Problem.HOOK, "nearest: priorcodec_backbones"),
     "b_api": (Problem.API, "upgrade priorcodec"),
     "b_duplicate": (Problem.DUPLICATE, "'sd15' is already provided by plugin 'sd15'"),
     "b_argument": (Problem.ARGUMENT, "device"),
@@ -235,7 +235,7 @@ def test_a_listing_downloads_nothing(site):
     assert str(registry.weights(spec)) == "/downloaded"
 
 
-def test_what_a_plugin_imports_is_not_a_misspelt_hook(site):
+def test_what_a_plugin_imports_is_not_a_misspelled_hook(site):
     """A module, a class or a value whose name begins like a hook."""
     (site / "priorcodec_flux.py").write_text("x = 1\n")
     install(site, {"flux": "import priorcodec_flux\n\nclass priorcodec_thing: pass\n\npriorcodec_size = 3\n" + GOOD})

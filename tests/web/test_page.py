@@ -11,6 +11,7 @@ import json
 import shutil
 import subprocess
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,22 @@ from PIL import Image
 
 from priorcodec import open_session
 from priorcodec.backbones.diffusion import seeded_noise
+from priorcodec.cli.layers import table
 from priorcodec.core import container, tiling
+from priorcodec.core.container import STRUCTURE
 from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
 from tests.evaluation.test_report import BROWSER, DESK, FLAGS, PHONE
+from tests.golden import layers
 from tests.golden.check import ENCODER, golden
 from tests.web.test_reader import NODE, area
 
 WEB = Path(__file__).parents[2] / "web"
 RUNTIME = Path("node_modules", "onnxruntime-web")
 FILES = golden()
+LAYERS = layers.golden()
+CORPUS = Path(__file__).parents[1] / "corpus"
 
 
 def first(*sizes):
@@ -144,6 +150,81 @@ def test_it_shows_what_python_decodes(tab, session):
             got = shown(tab, kind)
             assert got.shape == wanted.shape
             assert np.abs(got.astype(int) - wanted).max() <= 1, (name, kind)
+
+
+def listed(tab):
+    """Rows of the table of regions: number, percent, label color, mean color if there is one."""
+    return tab.evaluate("""() => [...document.querySelectorAll("#areas tr")].slice(1).map((line) => [
+      ...[...line.cells].slice(0, 2).map((cell) => parseFloat(cell.innerText)),
+      ...[...line.querySelectorAll(".swatch")].map((part) => getComputedStyle(part).backgroundColor),
+    ])""")
+
+
+def rgb(color):
+    """#rrggbb -> as browsers write it."""
+    return f"rgb({', '.join(str(int(color[at : at + 2], 16)) for at in (1, 3, 5))})"
+
+
+def seen(tab):
+    """The images as they look, with what lies over them."""
+    png = tab.locator("#stack").screenshot()
+    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(int)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_a_file_without_a_latent_and_its_regions(tab, session):
+    for name in ("alone", "alone-pixel"):
+        data = LAYERS[name][0]
+        give(tab, f"{name}.gic", data)
+        for kind, wanted in (
+            ("preview", session.preview(data, output="np")),
+            ("decoded", session.decode(data, output="np")),
+        ):
+            assert np.abs(shown(tab, kind).astype(int) - wanted).max() <= 1, (name, kind)
+        rows = sorted(table(session.codec.regions(container.unpack(data))), key=lambda row: -row["area_percent"])
+        wanted = [[row["region"], row["area_percent"], rgb(row["label"]), rgb(row["mean_color"])] for row in rows]
+        assert listed(tab) == wanted and f"Show {len(rows)} region" in tab.inner_text("#toggle")
+        assert "structure" in tab.inner_text("#facts") and "Symbols" not in tab.inner_text("#facts")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [PHONE], indirect=True)
+def test_regions_lie_over_the_image_when_they_are_wanted(tab, session):
+    """Of a file with a map, and of one whose map is derived from its latent; by keyboard."""
+    for name, origin in (("beside", "written in the file"), ("derived", "derived from")):
+        data = LAYERS[name][0]
+        give(tab, f"{name}.gic", data)
+        assert origin in tab.inner_text("#toggle") and not tab.is_visible("#regions")
+        before = seen(tab)
+        tab.focus("#shown")
+        tab.keyboard.press("Space")
+        assert tab.is_visible("#areas") and tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        found = session.codec.regions(container.unpack(data))
+        assert len(listed(tab)) == found.count
+        after, labels = seen(tab), shown(tab, "regions")
+        middle = labels[8::16, 8::16]  # the filling of whole cells
+        rows, columns = middle.shape[:2]
+        one = {label: middle[found.labels[:rows, :columns] == label] for label in range(found.count)}
+        means = [pixels.mean(0) for pixels in one.values() if len(pixels)]
+        assert all(np.abs(pixels - pixels[:1].astype(int)).max() <= 3 for pixels in one.values() if len(pixels))
+        assert len({tuple(mean.round()) for mean in means}) == len(means)
+        assert (np.abs(after - before).max(-1) > 8).mean() > 0.8
+        tab.keyboard.press("Space")
+        assert np.array_equal(seen(tab), before) and not tab.is_visible("#areas")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tab", [DESK], indirect=True)
+def test_damaged_layers_are_one_line_beside_an_image_and_in_place_of_one(tab):
+    give(tab, "structure.gic", (CORPUS / "structure.gic").read_bytes())
+    line = tab.inner_text("#error")
+    assert "no texture layer: there is no image" in line and "\n" not in line and not tab.is_visible("#view")
+    content = container.unpack(LAYERS["beside"][0])
+    parts = [replace(s, data=s.data[:-1]) if s.type == STRUCTURE else s for s in content.segments]
+    give(tab, "beside.gic", container.pack(replace(content, segments=tuple(parts))))
+    assert tab.is_visible("#decoded") and not tab.is_visible("#error") and not tab.is_visible("#toggle")
+    assert "a layer does not end where its content ends" in tab.inner_text("#facts")
 
 
 @pytest.mark.slow

@@ -5,17 +5,23 @@ import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
+from priorcodec.core import container
 from priorcodec.core.codec import Codec
+from priorcodec.core.container import STRUCTURE, TEXTURE
 from priorcodec.core.errors import StreamError
 from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
 from priorcodec.core.image import io as image_io
+from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
 from tests.core.test_codec import DEMO
 from tests.fuzz import Fuzz
+from tests.golden import layers
 from tests.golden.check import ENCODER, golden
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.gic"))
@@ -33,8 +39,8 @@ def reader():
 
 def in_javascript(files, max_pixels=2**26, encoder=ENCODER):
     """Name -> outcome, all from one process."""
-    residual = ENCODER.with_name(RESIDUAL_FILE)
-    return in_another([NODE, Path(__file__).with_name("read.mjs"), encoder, residual], files, max_pixels)
+    tables = [encoder, ENCODER.with_name(RESIDUAL_FILE), SHIPPED]
+    return in_another([NODE, Path(__file__).with_name("read.mjs"), *tables], files, max_pixels)
 
 
 def in_another(command, files, max_pixels, modules=""):
@@ -55,12 +61,25 @@ def area(name):
     return int(width) * int(height)
 
 
+@cache
+def semantic_tables():
+    return SemanticTables()
+
+
 def in_python(reader, data, max_pixels):
     try:
-        _, y_hat_q, symbols = reader.read(data, max_pixels=max_pixels)
+        content, outcome = reader.unpack(data, max_pixels=max_pixels), {}
+        if content.string is not None:
+            y_hat_q, symbols = reader.latent(content)
+            outcome |= {"symbols": symbols, "sum": float(y_hat_q.sum(dtype=float))}
     except StreamError as error:
         return {"refused": str(error)}
-    return {"symbols": symbols, "sum": float(y_hat_q.sum(dtype=float))}
+    if content.string is None or {STRUCTURE, TEXTURE}.intersection(segment.type for segment in content.segments):
+        try:
+            outcome["regions"] = layers.digests(data, reader, semantic_tables())
+        except StreamError as error:
+            outcome["regions"] = {"refused": str(error)}
+    return outcome
 
 
 @pytest.mark.parametrize("large", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -70,6 +89,15 @@ def test_every_golden_file_holds_its_symbols(large, record_property):
     record_property("tries", len(files))
     assert {name: outcome.get("symbols") for name, outcome in found.items()} == {
         name: symbols for name, (_, symbols) in files.items()
+    }
+
+
+def test_every_golden_file_with_semantic_layers_holds_its_map_and_values(record_property):
+    files = layers.golden()
+    found = in_javascript({name: data for name, (data, _) in files.items()})
+    record_property("tries", len(files))
+    assert {name: outcome["regions"] for name, outcome in found.items()} == {
+        name: digests for name, (_, digests) in files.items()
     }
 
 
@@ -109,6 +137,24 @@ def damaged_files(folder):
         files[f"bit {bit}"] = bytes(changed)
         files[f"bit {bit}, own check"] = fuzz.with_checksum(bytes(changed[:-4]))
     files |= {f"fuzz {i}": fuzz.next(True) for i in range(DAMAGED)}
+    return files | damaged_layers(files["semantic"])
+
+
+def damaged_layers(data):
+    """Every semantic segment cut, lengthened, changed and left out, with checks that fit."""
+    content, files = container.unpack(data), {}
+    for i, segment in enumerate(content.segments):
+        layer = segment.data
+        changes = [layer[:end] for end in (0, 1, len(layer) // 2, len(layer) - 1)] + [layer + b"\1", layer + b"\0"]
+        for at in range(0, len(layer), 7):
+            changed = bytearray(layer)
+            changed[at] ^= 0x55
+            changes.append(bytes(changed))
+        for k, changed in enumerate([*changes, b"\x0b" + layer[1:]]):
+            parts = [*content.segments[:i], replace(segment, data=changed), *content.segments[i + 1 :]]
+            files[f"segment {segment.type}, change {k}"] = container.pack(replace(content, segments=tuple(parts)))
+        rest = (*content.segments[:i], *content.segments[i + 1 :])
+        files[f"without {segment.type}"] = container.pack(replace(content, segments=rest))
     return files
 
 
@@ -121,6 +167,7 @@ def test_damaged_files_have_the_outcome_that_python_gives_them(reader, tmp_path,
     lines = [outcome["refused"] for outcome in wanted.values() if "refused" in outcome]
     assert len(set(lines)) > 20 and all("\n" not in line and len(line) < 300 for line in lines)
     assert sum("symbols" in outcome for outcome in wanted.values()) >= 10
+    assert len({str(outcome["regions"].get("refused")) for outcome in wanted.values() if "regions" in outcome}) >= 5
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "header", "shape", "values"])

@@ -139,7 +139,7 @@ def check_tables(tables: Tables, sizes: Sizes) -> None:
         raise ValueError("z_index names a table that does not exist")
     for name in shapes:
         limit = 2**31 if name.endswith(".bias") else LARGEST_SYMBOL if name in ("z_mean", "quality_bias") else LIMIT
-        if "_cdf" not in name and (np.abs(tables[name].astype(np.int64)) > limit).any():
+        if "_cdf" not in name and not -limit <= int(tables[name].min()) <= int(tables[name].max()) <= limit:
             raise ValueError(f"{name} is out of the range in which sums are exact")
 
 

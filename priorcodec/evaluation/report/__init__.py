@@ -22,7 +22,7 @@ from priorcodec.core.io import atomic
 from priorcodec.evaluation.report import plot, tables
 from priorcodec.evaluation.table import Table
 
-KINDS = ("rd", "speed", "portability-sets")
+KINDS = ("rd", "speed")
 RATES, QUALITY = 3, 90
 """Rates shown per image; WebP quality of the images on the page (their scores are of the real files)."""
 
@@ -42,10 +42,8 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None) 
             if images is not None:
                 viewed["metrics"] |= {k: tables.columns(result)[k]["label"] for k in _of_images(result)}
                 viewed["images"] += _images(result, images, embedded)
-        elif result["kind"] == "speed":
-            body.append(_section(f"Speed: {result['name']}", tables.speed_table(result)))
         else:
-            body.append(_section("Files read on other machines and settings", tables.portability_table(result)))
+            body.append(_section(f"Speed: {result['name']}", tables.speed_table(result)))
     if viewed["images"]:
         body.insert(0, _part("viewer.html").substitute(quality=QUALITY))
     sets = [r for r in loaded if r["kind"] == "rd"]

@@ -1,4 +1,4 @@
-"""Tables of rate-distortion, speed and portability results, for the report, README.md and docs/."""
+"""Tables of rate-distortion and speed results, for the report, README.md and docs/."""
 
 from __future__ import annotations
 
@@ -132,21 +132,6 @@ def speed_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
     settings = result["settings"]
     note = f"Milliseconds, median of {settings['repeats']}, {settings['threads']} thread(s), file reading included; "
     return Table(heads=heads, rows=rows, note=note + f"in brackets as a multiple of {settings['anchor']}.")
-
-
-def portability_table(result: dict[str, Any]) -> Table:
-    """One row per machine or setting that read the same files."""
-    rows = [
-        [s["device"], s["simd"], "on" if s["mkldnn"] else "off", str(s["threads"]), s["torch"], s["python"],
-         f"{s['differ']} of {result['files']}", f"{s['preview_drift']:.4f}"]
-        for s in result["sets"]
-    ]  # fmt: skip
-    note = (
-        "Every set read the same files; a file differs if any integer out of its entropy decoder does. The preview is "
-        "floating point: the largest difference of its block means from the first set's, in 8-bit levels."
-    )
-    heads = ["device", "vector unit", "mkldnn", "threads", "torch", "python", "files that differ", "preview"]
-    return Table(heads=heads, rows=rows, note=note, texts=3)
 
 
 def _speed_cell(row: dict[str, Any] | None) -> str:

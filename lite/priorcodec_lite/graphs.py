@@ -1,0 +1,114 @@
+"""The graphs of one folder of `priorcodec export`: loaded in the background when they are needed, run whole or part by part."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from priorcodec_lite.core import tiling
+from priorcodec_lite.core.errors import WeightsError
+
+FORMAT = 1  # of the manifest
+PART = 1024  # pixels of a side that local networks work on at a time
+
+
+class Graphs:
+    """The networks of a folder.
+
+    Args:
+        folder: As `priorcodec export` writes it.
+        threads: Of onnxruntime; None for as many as there are processors.
+
+    Attributes:
+        folder: The folder.
+        manifest: Its manifest.json.
+
+    Raises:
+        WeightsError: The folder has no manifest, or one of another version.
+    """
+
+    def __init__(self, folder: Path, *, threads: int | None = None):
+        self.folder, self._threads = folder, threads or _processors()
+        try:
+            self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+            if self.manifest["format"] != FORMAT:
+                raise ValueError(f"format {self.manifest['format']}, wanted {FORMAT}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"{folder} has no readable graphs ({error}): write them with `priorcodec export`"
+            ) from error
+        self._loading: dict[str, Future[Any]] = {}
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="graphs")
+
+    def preload(self, *names: str) -> None:
+        """Start to load graphs in the background, in this order."""
+        for name in names:
+            if name not in self._loading:
+                self._loading[name] = self._loader.submit(self._load, name)
+
+    def run(self, name: str, **inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """All outputs of a graph. Raises WeightsError: it is missing or cannot be used."""
+        self.preload(name)
+        return self._loading[name].result().run(None, inputs)
+
+    def in_parts(
+        self, name: str, f: Callable[[Any], Any], x: NDArray[Any], stride: int, to: int
+    ) -> NDArray[np.float32]:
+        """A local network part by part, the same as in one piece.
+
+        Args:
+            name: Of its graph.
+            f: Runs it on a part.
+            x: Input (..., h, w) on a grid of `stride` pixels.
+            stride: See there.
+            to: Pixels to a position of the output.
+        """
+        try:
+            halo = self.manifest["files"][f"{name}.onnx"]["halo"]
+        except KeyError:
+            raise WeightsError(f"{self.folder} has no {name}: export the graphs again") from None
+        height, width = x.shape[-2] * stride, x.shape[-1] * stride
+        whole: NDArray[np.float32] | None = None
+        for rows, columns in tiling.plan(height, width, PART, 0):
+            part = tiling.part(f, x, (rows, columns), halo, stride)
+            if whole is None:
+                whole = np.empty((*part.shape[:-2], height // to, width // to), np.float32)
+            whole[..., rows.own(to), columns.own(to)] = part
+        assert whole is not None  # a plan has a tile
+        return whole
+
+    def _load(self, name: str) -> Any:
+        import onnxruntime  # pyright: ignore[reportMissingImports]
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.add_session_config_entry(
+            "session.intra_op.allow_spinning", "0"
+        )  # threads that wait leave the processor
+        level = onnxruntime.GraphOptimizationLevel
+        local = "halo" in self.manifest["files"].get(
+            f"{name}.onnx", {}
+        )  # convolutions, which a better layout makes faster
+        options.graph_optimization_level = (
+            level.ORT_ENABLE_ALL if local else level.ORT_DISABLE_ALL
+        )  # saves less than it takes
+        options.log_severity_level = 4  # an exception says the same
+        path = self.folder / f"{name}.onnx"
+        if not path.is_file():
+            raise WeightsError(f"{path} is missing: export it, or give another folder of graphs")
+        try:
+            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime has many
+            raise WeightsError(f"{path} cannot be used ({str(error).splitlines()[0][:200]}): get it again") from error
+
+
+def _processors() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
