@@ -201,7 +201,7 @@ def test_blend_0_needs_no_backbone(session, data):
 
 
 def test_only_what_is_used_is_imported():
-    """Encoding and previews: no diffusion code. Decoding by our own backbones: neither diffusers nor peft; OmegaConf to merge alone."""
+    """Encoding and previews: no diffusion code. Decoding by our own backbones: no diffusers, no peft; OmegaConf only to merge."""
     code = (
         "import sys, numpy as np, priorcodec as p\n"
         f"def loaded(): print([m for m in {sorted(HEAVY)} if m in sys.modules])\n"
