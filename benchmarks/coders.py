@@ -164,7 +164,7 @@ def _compressai_decode(path: Path, *, name: str, pretrained: bool) -> np.ndarray
 
 def _compressai_missing(name: str) -> str | None:
     if find_spec("compressai") is None:
-        return f"{name}: no python module compressai; install priorcodec[zoo]"
+        return f"{name}: no python module compressai; install priorcodec[zoo], then compressai with --no-deps"
     import torch
 
     try:

