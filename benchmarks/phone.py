@@ -5,6 +5,8 @@ MODELS: a folder of `priorcodec export --half`. Rows, each in a process of its o
     int8    large weights stored in 8 bits, one step size for each output channel, computed in float32
 Each: megabytes of what a decoder needs (perceptual preview, decoder, tables), as they are and compressed, seconds to load and to
 run, peak memory, and how far the image is from the one with the weights in full precision, on the golden file of 768x512.
+And for each graph: megabytes, multiplications, and seconds.
+--images FOLDER [--most N]: also both rows by the yardstick (Lite1), means over images encoded at quality 3.25.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,8 +26,11 @@ import numpy as np
 import resultfile
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))  # the tests' assembled priorcodec_lite
 FILE = ROOT / "tests" / "golden" / "photo-768x512-q3.25.gic"
 GRAPHS = ("perceptual", "decoder")
+YARDSTICK = ("lite1_lpips", "lite1_dists")
+QUALITY = 3.25
 LEAST = 1024  # values of a weight that is stored in 8 bits
 
 ONNX = """
@@ -36,15 +42,19 @@ options.intra_op_num_threads = 1
 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 start = time.process_time()
 sessions = [onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in sys.argv[3:]]
-load, runs = time.process_time() - start, []
+load, runs, parts = time.process_time() - start, [], []
 for _ in range(4):
     start = time.process_time()
     (preview,) = sessions[0].run(None, {name: given[name] for name in ("y_hat", "quality")})
+    between = time.process_time()
     (image,) = sessions[1].run(None, {**given, "preview": preview})
-    runs.append(time.process_time() - start)
+    end = time.process_time()
+    runs.append(end - start)
+    parts.append((between - start, end - between))
 np.save(out, image)
 peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
-print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak}))
+each = [min(part) for part in zip(*parts)]
+print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak, "each": each}))
 """
 
 
@@ -109,17 +119,70 @@ def measured(given: Path, files: list[Path], wanted: np.ndarray) -> dict[str, An
         raise SystemExit(f"{files[-1].name}: {done.stderr.strip()[-2000:]}")
     image = np.floor(((np.load(out)[0] + 1) * 127.5).clip(0, 255) + 0.5).transpose(1, 2, 0)
     difference = np.abs(image - wanted.astype(float))
-    row = {key: round(value, 2) for key, value in json.loads(done.stdout.splitlines()[-1]).items()}
+    answer = json.loads(done.stdout.splitlines()[-1])
+    row = {"each": [round(value, 2) for value in answer.pop("each")]}
+    row |= {key: round(value, 2) for key, value in answer.items()}
     psnr = 10 * np.log10(255**2 / max(float((difference**2).mean()), 1e-9))
     return row | {"largest_difference": int(difference.max()), "psnr_to_full_precision": round(float(psnr), 2)}
+
+
+def multiplications(given: dict[str, np.ndarray]) -> list[float]:
+    """Of each graph for the file, in 10**9: those of convolutions and products of matrices."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from priorcodec import open_session
+    from priorcodec.export.networks import _Decoder
+
+    session = open_session(device="cpu", dtype="float32")
+    y_hat, quality, noise = (torch.from_numpy(given[name]) for name in ("y_hat", "quality", "noise"))
+    synthesis, found = session.codec.transforms.g_p, []
+    decoder = _Decoder(session.adapter)
+    with torch.inference_mode():
+        preview = synthesis(y_hat, quality)
+        for network, inputs in (synthesis, (y_hat, quality)), (decoder, (y_hat, quality, preview, noise)):
+            with FlopCounterMode(display=False) as counter:
+                network(*inputs)
+            found.append(round(counter.get_total_flops() / 2e9, 2))
+    return found
+
+
+def by_yardstick(models: Path, small: list[Path], images: list[Path], work: Path) -> dict[str, dict[str, float]]:
+    """Lite1 of images decoded by priorcodec-lite with the weights in half precision and in 8 bits."""
+    from priorcodec.core.image import io as image_io
+    from priorcodec.evaluation import metrics
+    from tests.lite.assembled import assemble
+
+    sys.path.insert(0, str(assemble(work / "lite")))
+    import priorcodec_lite  # pyright: ignore[reportMissingImports]
+
+    shutil.copytree(models, work / "int8")
+    for path in small:
+        shutil.copy(path, work / "int8")
+    sessions = {"half": priorcodec_lite.open_session(models, threads=1)}
+    sessions["int8"] = priorcodec_lite.open_session(work / "int8", threads=1)
+    scores: dict[str, list[dict[str, Any]]] = {name: [] for name in sessions}
+    for path in images:
+        pixels = image_io.load(path).pixels
+        data = sessions["half"].encode(pixels, QUALITY)
+        for name, session in sessions.items():
+            scores[name].append(metrics.score(pixels, session.decode(data, output="np"), YARDSTICK))
+        print(path.stem, {name: rows[-1] for name, rows in scores.items()}, flush=True)
+    return {
+        name: {metric: round(float(np.mean([row[metric] for row in rows])), 4) for metric in YARDSTICK}
+        for name, rows in scores.items()
+    }
 
 
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("models", type=Path)
+    cli.add_argument("--images", type=Path, help="folder of images to measure the quality on")
+    cli.add_argument("--most", type=int, default=6, help="images that are measured at most")
     args = cli.parse_args()
     given, wanted = inputs()
     rows: list[dict[str, Any]] = []
+    seconds: dict[str, list[float]] = {}  # of each graph
     tables = args.models / "tables.safetensors"
     with tempfile.TemporaryDirectory() as work:
         path = Path(work, "inputs.npz")
@@ -135,10 +198,35 @@ def main() -> None:
                 "compressed_megabytes": round(sum(len(zlib.compress(part)) for part in data) / 1e6, 1),
             }
             found = measured(path, files, wanted)
+            seconds[stored] = found.pop("each")
             rows.append({"runtime": "onnxruntime", "weights": stored, **sizes, **found})
             print(rows[-1], flush=True)
+        graphs = [
+            {
+                "graph": name,
+                "megabytes": {
+                    "half": round(large.stat().st_size / 1e6, 1),
+                    "int8": round(less.stat().st_size / 1e6, 1),
+                },
+                "multiplications": count,
+                "run_cpu_seconds": {stored: seconds[stored][i] for stored in seconds},
+            }
+            for i, (name, large, less, count) in enumerate(
+                zip(GRAPHS, half, small, multiplications(given), strict=True)
+            )
+        ]
+        tables_row = {
+            "graph": "tables",
+            "megabytes": {stored: round(tables.stat().st_size / 1e6, 1) for stored in seconds},
+        }
+        content = {"graphs": [*graphs, tables_row]}
+        if args.images:
+            images = sorted(path for path in args.images.iterdir() if path.suffix == ".png")[: args.most]
+            scores = by_yardstick(args.models, small, images, Path(work))
+            content |= {"set": args.images.name, "images": len(images), "quality": QUALITY}
+            rows = [{**row, **scores[row["weights"]]} for row in rows]
     load = [round(value, 1) for value in os.getloadavg()]
-    print(resultfile.write("phone", "phone", {"file": FILE.stem, "load_average": load, "rows": rows}))
+    print(resultfile.write("phone", "phone", {"file": FILE.stem, "load_average": load, "rows": rows, **content}))
 
 
 if __name__ == "__main__":

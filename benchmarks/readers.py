@@ -2,8 +2,9 @@
 
 WHEEL: what `make lite` wrote; the page's graphs are those of `make web`, of the same export. In one run:
 - lite: the wheel installed into a fresh environment: seconds, megabytes
-- every golden file: symbols by all three; the image by torch against lite, for files of at most 2**16 pixels and the one of
-  768x512; the image by lite against the page in a real Chromium, for files of at most --largest pixels and that one
+- every golden file: symbols by all three, maps and values of those with semantic layers
+- the image by torch against lite, for files of at most 2**16 pixels, those without a latent and the one of 768x512; the image
+  by lite against the page in a real Chromium, for files of at most --largest pixels and these
 - the commands on a file of 768x512, cold, one after the other in turn: wall clock and processor seconds, medians
 - the float networks of a decode alone, torch against onnxruntime in one process, in turn
 Needs node, chromium, playwright, onnxruntime (extra `export`), and some ten minutes.
@@ -55,18 +56,26 @@ print(sum(seen.values()))
 """
 
 LITE = """
-import json, sys
+import hashlib, json, sys
 from pathlib import Path
 import numpy as np, priorcodec_lite
 folder, out = map(Path, sys.argv[1:])
 session, images = priorcodec_lite.open_session(), json.load(sys.stdin)
-symbols = {}
+symbols, regions = {}, {}
 for path in sorted(folder.glob("*.gic")):
     data = path.read_bytes()
     symbols[path.stem] = session.codec.reader.read(data)[2]
     if path.stem in images:
         np.save(out / f"{path.stem}.npy", session.decode(data, output="np"))
-print(json.dumps(symbols))
+for path in sorted((folder / "layers").glob("*.gic")):
+    data = path.read_bytes()
+    found = session.codec.regions(session.codec.reader.unpack(data))
+    labels = np.array(found.labels.shape, "<u2").tobytes() + found.labels.tobytes()
+    digests = hashlib.sha256(labels).hexdigest(), hashlib.sha256(found.values.astype("<i4").tobytes()).hexdigest()
+    regions[path.stem] = dict(zip(("map_sha256", "values_sha256"), digests))
+    if path.stem in images:
+        np.save(out / f"{path.stem}.npy", session.decode(data, output="np"))
+print(json.dumps({"symbols": symbols, "regions": regions}))
 """
 
 
@@ -209,12 +218,15 @@ def main() -> None:
     cli.add_argument("--largest", type=int, default=LARGEST, help="pixels of the images that the page decodes as well")
     args = cli.parse_args()
     from priorcodec import open_session
+    from tests.golden import layers
     from tests.golden.check import FOLDER, golden
     from tests.web.test_reader import area, in_javascript
 
     files = {name: data for name, (data, _) in golden().items()}
     known = {name: symbols for name, (_, symbols) in golden().items()}
+    layered = {name: data for name, (data, _) in layers.golden().items()}
     shown = [name for name in files if area(name) <= LARGEST or name == LARGE]
+    shown += [name for name in layered if name.startswith("alone")]  # rendered
     plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as work:
         out = Path(work, "out")
@@ -225,17 +237,26 @@ def main() -> None:
             input=json.dumps(shown), stdout=subprocess.PIPE, check=True, text=True, env=plain,
         )  # fmt: skip
         by_lite = {name: np.load(out / f"{name}.npy") for name in shown}
-        symbols = {"priorcodec-lite": json.loads(done.stdout)}
-        symbols["JavaScript"] = {name: row.get("symbols") for name, row in in_javascript(files).items()}
+        of_lite, of_page = json.loads(done.stdout), in_javascript(files | layered)
+        symbols = {"priorcodec-lite": of_lite["symbols"]}
+        symbols["JavaScript"] = {name: of_page[name].get("symbols") for name in files}
+        reader, tables = layers.open_reader()
+        regions = {
+            "torch": {name: layers.digests(data, reader, tables) for name, data in layered.items()},
+            "priorcodec-lite": of_lite["regions"],
+            "JavaScript": {name: of_page[name].get("regions") for name in layered},
+        }
         print("symbols read", flush=True)
         session = open_session(device="cpu", dtype="float32")
         symbols["torch"] = {name: session.codec.read(data)[2] for name, data in files.items()}
         to_torch = {}
         for name in shown:
-            difference = np.abs(session.decode(files[name], output="np").astype(int) - by_lite[name])
+            data = files.get(name) or layered[name]
+            difference = np.abs(session.decode(data, output="np").astype(int) - by_lite[name])
             to_torch[name] = (int(difference.max()), float((difference > 0).mean()))
         print("decoded by torch", flush=True)
         some = {name: data for name, data in files.items() if area(name) <= args.largest or name == LARGE}
+        some |= {name: data for name, data in layered.items() if name in shown}
         by_page, page_seconds = in_browser(some)
         to_lite = {name: int(np.abs(image.astype(int) - by_lite[name]).max()) for name, image in by_page.items()}
         commands = {
@@ -258,7 +279,8 @@ def main() -> None:
     rows: list[dict[str, Any]] = [
         {
             "reader": name,
-            "symbols_equal": sum(symbols[name][file] == known[file] for file in known),
+            "symbols_equal": sum(symbols[name][file] == known[file] for file in known)
+            + sum(regions[name][file] == row for file, (_, row) in layers.golden().items()),
             "megabytes": sizes[name],
             **(medians(times[name]) if name in times else {"seconds": round(page_seconds, 3)}),
         }
@@ -274,7 +296,7 @@ def main() -> None:
     }
     rows[2] |= {"against": "priorcodec-lite", "images": len(to_lite), "largest_difference": max(to_lite.values())}
     content = {
-        "files": len(files),
+        "files": len(files) + len(layered),
         "file": LARGE,
         "load_average": [round(value, 1) for value in os.getloadavg()],
         "processor": platform.machine(),

@@ -15,7 +15,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     retarget, ablation          what adapters alone can do (benchmarks/retarget.py)
     rate                        how well and how fast a rate target is met
     readers, readers/networks   torch, priorcodec-lite and JavaScript; torch against onnxruntime
-    phone                       a decode on one thread (benchmarks/phone.py)
+    phone, phone/graphs         a decode on one thread, and what each graph of it costs (benchmarks/phone.py)
     layers/sizes, layers/semantic, layers/maps, layers/beside, layers/analysis     the semantic layers (benchmarks/layers.py)
     layer_options/structure, layer_options/adapter, texture_training     other layers and trainings (their scripts)
     trust                       promises, tries and failures (benchmarks/trust.py)

@@ -194,16 +194,31 @@ def phone(result: Result) -> Table:
         size = f"{row['megabytes']:.1f} MB ({row['compressed_megabytes']:.1f} MB)"
         times = f"{row['load_cpu_seconds']:.2f} s + {row['run_cpu_seconds']:.2f} s"
         apart = f"{row['largest_difference']} of 255, {row['psnr_to_full_precision']:.1f} dB"
-        rows.append([row["runtime"], row["weights"], size, times, f"{row['peak_megabytes']:.0f} MB", apart])
+        lite1 = f"{row['lite1_lpips']:.4f}, {row['lite1_dists']:.4f}"
+        rows.append([row["runtime"], row["weights"], size, times, f"{row['peak_megabytes']:.0f} MB", apart, lite1])
     heads = ["runtime", "weights stored as", "to ship (compressed)", "load + run", "peak memory", "from full precision"]
-    note = "Processor seconds of one thread of this machine, not of a phone."
-    return Table(heads=heads, rows=rows, note=note, texts=2)
+    note = (
+        "Processor seconds of one thread of this machine, not of a phone. Lite1 (LPIPS and DISTS form, lower is better): "
+        f"means over {result['images']} images of {result['set']} at quality {result['quality']:g}."
+    )
+    return Table(heads=[*heads, "Lite1"], rows=rows, note=note, texts=2)
+
+
+def phone_graphs(result: Result) -> Table:
+    """What benchmarks/phone.py found of each graph."""
+    rows = []
+    for row in result["graphs"]:
+        sizes = [f"{row['megabytes'][stored]:.1f} MB" for stored in ("half", "int8")]
+        count = f"{row['multiplications']:.1f}" if "multiplications" in row else ""
+        seconds = f"{row['run_cpu_seconds']['half']:.2f} s" if "run_cpu_seconds" in row else ""
+        rows.append([row["graph"], *sizes, count, seconds])
+    return Table(heads=["part", "half", "int8", "10^9 multiplications", "run, half"], rows=rows)
 
 
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
     "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
-    "readers": readers, "readers/networks": networks, "phone": phone,
+    "readers": readers, "readers/networks": networks, "phone": phone, "phone/graphs": phone_graphs,
     **views_layers.VIEWS,
 }  # fmt: skip
 """Kind of a result file, with a view where it has several -> its table."""

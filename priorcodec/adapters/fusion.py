@@ -80,14 +80,14 @@ class Fusion(nn.Module):
         x = F.pad(x, (0, 0, left, right, top, bottom))
         b, h, w, c = x.shape
         n = self.window
-        x = x.view(b, h // n, n, w // n, n, self.heads, c // self.heads)
-        return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, self.heads, n * n, c // self.heads)
+        x = x.view(b * h // n, n, w // n, n, self.heads, c // self.heads)  # runtimes for phones take at most six sides
+        return x.permute(0, 2, 4, 1, 3, 5).reshape(-1, self.heads, n * n, c // self.heads)
 
     def _merge_windows(self, x: Tensor, b: int, h: int, w: int) -> Tensor:
         """The inverse of `_windows`."""
         left, right, top, bottom = self._pad(h, w)
         rows, columns, n = (top + h + bottom) // self.window, (left + w + right) // self.window, self.window
-        x = x.view(b, rows, columns, self.heads, n, n, -1).permute(0, 1, 4, 2, 5, 3, 6)
+        x = x.view(b * rows, columns, self.heads, n, n, -1).permute(0, 3, 1, 4, 2, 5)
         return x.reshape(b, rows * n, columns * n, -1)[:, top : top + h, left : left + w]
 
     def _bias(self) -> Tensor:
