@@ -140,7 +140,7 @@ def test_info_names_layers_and_their_sizes(folder, capsys):
     out = capsys.readouterr().out.split()
     assert " ".join(out).count("layers semantic, latent") == 1 and "latent, residual" in " ".join(out)
     content = container.unpack((CORPUS / "semantic-latent.gic").read_bytes())
-    assert all(f"type {s.type}: {len(s.data)} bytes" in " ".join(out) for s in content.segments)
+    assert all(f"{container.NAMES[s.type]} {len(s.data)} bytes" in " ".join(out) for s in content.segments)
 
 
 @pytest.mark.slow
