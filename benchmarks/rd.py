@@ -68,6 +68,11 @@ class Job:
         key = _hash(self.pixels, coder.writer or (coder.name, coder.identity), self.setting)
         return self.cache / "files" / key[:2] / (key + coder.suffix)
 
+    def decoded_key(self) -> tuple[str, str]:
+        """The file's hash, and that of everything its decoded image and scores depend on."""
+        coder, file = make(self.codec, self.vvc), hashlib.sha256(self.file().read_bytes()).hexdigest()[:FILE_DIGITS]
+        return file, _hash(self.pixels, file, coder.name, coder.identity)
+
 
 @cache
 def make(codec: str, vvc: Path | None) -> coders.Coder:
@@ -106,8 +111,7 @@ def score(jobs: list[Job], names: list[str], sets: list[str]) -> list[dict[str, 
 
 
 def _row(job: Job, reference: metrics.Pixels, names: list[str], sets: list[str]) -> dict[str, Any]:
-    coder, data = make(job.codec, job.vvc), job.file().read_bytes()
-    key = _hash(job.pixels, _file_hash(data), coder.name, coder.identity)
+    coder, (file, key) = make(job.codec, job.vvc), job.decoded_key()
     scores = _scores(job, key)
     known = json.loads(scores.read_text()) if scores.exists() else {}
     todo = [n for n in names if n not in known]
@@ -118,7 +122,7 @@ def _row(job: Job, reference: metrics.Pixels, names: list[str], sets: list[str])
         if SECONDS in todo:
             todo.remove(SECONDS)
             known[SECONDS] = seconds
-        known |= evaluate.score(reference, image, len(data), todo)
+        known |= evaluate.score(reference, image, job.file().stat().st_size, todo)
         scores.parent.mkdir(parents=True, exist_ok=True)
         atomic.write(scores, json.dumps(known).encode())
         for name in wanted:
@@ -127,7 +131,7 @@ def _row(job: Job, reference: metrics.Pixels, names: list[str], sets: list[str])
             kept.parent.mkdir(parents=True, exist_ok=True)
             image_io.save(image, kept)
     values = {k: known[k] for k in ("bytes", "bpp", *names)}
-    head = {"codec": coder.name, "setting": job.setting, "image": job.path.stem, "file": _file_hash(data)}
+    head = {"codec": coder.name, "setting": job.setting, "image": job.path.stem, "file": file}
     return {**head, **values}
 
 
@@ -161,10 +165,6 @@ def _measure(path: Path, name: str, image: metrics.Pixels) -> None:
 def _measured(path: Path) -> features.Moments:
     with np.load(path) as file:
         return features.Moments(count=int(file["count"]), total=file["total"], products=file["products"])
-
-
-def _file_hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:FILE_DIGITS]
 
 
 def _line(error: Exception) -> str:
@@ -278,13 +278,13 @@ def _known_rows(
     """
     rows = {}
     for job in jobs if not (args.fresh or args.keep or args.decoded) else ():
-        coder, file = make(job.codec, job.vvc), _file_hash(job.file().read_bytes())
+        coder, (file, key) = make(job.codec, job.vvc), job.decoded_key()
         scores = known.scores(job.pixels, file, coder.name, coder.identity)
         if scores and all(c in scores for c in columns) and known.has_sets(coder.name, job.setting, sets):
             head = {"codec": coder.name, "setting": job.setting, "image": job.path.stem, "file": file}
             rows[job] = {**head, **{k: scores[k] for k in ("bytes", "bpp", *columns)}}
         elif scores:
-            cached = _scores(job, _hash(job.pixels, file, coder.name, coder.identity))
+            cached = _scores(job, key)
             cached.parent.mkdir(parents=True, exist_ok=True)
             measured = json.loads(cached.read_text()) if cached.exists() else {}
             atomic.write(cached, json.dumps({**scores, **measured}).encode())
@@ -301,8 +301,7 @@ def _set_scores(known: Known, jobs: list[Job], rows: list[dict[str, Any]], name:
     coder = make(jobs[0].codec, jobs[0].vvc)
     if (stored := known.set_score(coder.name, jobs[0].setting, rows, name)) is not None:
         return stored
-    keys = [_hash(j.pixels, _file_hash(j.file().read_bytes()), coder.name, coder.identity) for j in jobs]
-    sides = ([j.pixels for j in jobs], keys)
+    sides = ([j.pixels for j in jobs], [j.decoded_key()[1] for j in jobs])
     paths = [[_moments(jobs[0].cache, key, name) for key in side] for side in sides]
     references, images = ([_measured(path) for path in side] for side in paths)
     return round(metrics.SET_METRICS[name].distance(references, images), evaluate.DIGITS)
