@@ -7,6 +7,8 @@ Each: megabytes of what a decoder needs (perceptual preview, decoder, tables), a
 run, peak memory, and how far the image is from the one with the weights in full precision, on the golden file of 768x512.
 And for each graph: megabytes, multiplications, and seconds.
 --images FOLDER [--most N]: also both rows by the yardstick (Lite1), means over images encoded at quality 3.25.
+--executorch FOLDER: also a row of ExecuTorch (`pip install executorch`) with its XNNPACK backend, weights in full precision. Its
+two programs are made in FOLDER unless they are there, which takes minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import resultfile
@@ -56,6 +59,66 @@ peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 102
 each = [min(part) for part in zip(*parts)]
 print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak, "each": each}))
 """
+
+
+EXECUTORCH = """
+import json, sys, time
+import numpy as np, torch
+from executorch.runtime import Runtime
+torch.set_num_threads(1)
+given, out = dict(np.load(sys.argv[1])), sys.argv[2]
+start = time.process_time()
+programs = [Runtime.get().load_program(path) for path in sys.argv[3:]]
+methods = [program.load_method("forward") for program in programs]
+load, runs, parts = time.process_time() - start, [], []
+for _ in range(4):
+    start = time.process_time()
+    values = {name: torch.from_numpy(value) for name, value in given.items()}
+    (preview,) = methods[0].execute((values["y_hat"], values["quality"]))
+    preview, between = preview.contiguous().clone(), time.process_time()
+    (image,) = methods[1].execute((values["y_hat"], values["quality"], preview, values["noise"]))
+    end = time.process_time()
+    runs.append(end - start)
+    parts.append((between - start, end - between))
+np.save(out, image.numpy())
+peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
+each = [min(part) for part in zip(*parts)]
+print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak, "each": each}))
+"""
+
+
+def lowered(folder: Path, given: dict[str, np.ndarray]) -> list[Path]:
+    """Both networks as ExecuTorch programs for the file's size, in full precision."""
+    import torch
+    import torch.nn.functional as F
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # pyright: ignore[reportMissingImports]
+        XnnpackPartitioner,
+    )
+    from executorch.exir import to_edge_transform_and_lower  # pyright: ignore[reportMissingImports]
+
+    from priorcodec import open_session
+    from priorcodec.export import graph
+    from priorcodec.export.networks import _Decoder
+
+    folder.mkdir(parents=True, exist_ok=True)
+    session = open_session(device="cpu", dtype="float32")
+    y_hat, quality, noise = (torch.from_numpy(given[name]) for name in ("y_hat", "quality", "noise"))
+    preview = session.codec.transforms.g_p(y_hat, quality).contiguous()
+    modules = (
+        (session.codec.transforms.g_p, (y_hat, quality)),
+        (_Decoder(session.adapter), (y_hat, quality, preview, noise)),
+    )
+    paths = [folder / f"{name}.pte" for name in GRAPHS]
+    rewritten = mock.patch.multiple(F, pixel_unshuffle=graph.unshuffle, adaptive_avg_pool2d=graph.adaptive_pool)
+    for path, (module, arguments) in zip(paths, modules, strict=True):
+        if not path.exists():
+            for parameter in module.parameters():
+                parameter.data = parameter.data.contiguous()
+            with torch.no_grad(), rewritten:
+                program = torch.export.export(module.eval(), arguments)
+                edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            path.write_bytes(edge.to_executorch().buffer)
+    return paths
 
 
 def inputs() -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -107,12 +170,12 @@ def in_8_bits(path: Path, target: Path) -> None:
     target.write_bytes(model.SerializeToString(deterministic=True))
 
 
-def measured(given: Path, files: list[Path], wanted: np.ndarray) -> dict[str, Any]:
+def measured(script: str, given: Path, files: list[Path], wanted: np.ndarray) -> dict[str, Any]:
     """One row, from a process with one thread."""
     out = given.with_name("image.npy")
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", ONNX, str(given), str(out), *map(str, files)],
+        [sys.executable, "-c", script, str(given), str(out), *map(str, files)],
         capture_output=True, text=True, env={**os.environ, **threads},
     )  # fmt: skip
     if done.returncode:
@@ -179,6 +242,9 @@ def main() -> None:
     cli.add_argument("models", type=Path)
     cli.add_argument("--images", type=Path, help="folder of images to measure the quality on")
     cli.add_argument("--most", type=int, default=6, help="images that are measured at most")
+    cli.add_argument(
+        "--executorch", type=Path, metavar="FOLDER", help="also ExecuTorch; its programs are kept in FOLDER"
+    )
     args = cli.parse_args()
     given, wanted = inputs()
     rows: list[dict[str, Any]] = []
@@ -191,15 +257,18 @@ def main() -> None:
         small = [Path(work, f"{name}.onnx") for name in GRAPHS]
         for source, target in zip(half, small, strict=True):
             in_8_bits(source, target)
-        for stored, files in (("half", half), ("int8", small)):
+        runs = [("onnxruntime", ONNX, "half", half), ("onnxruntime", ONNX, "int8", small)]
+        if args.executorch:
+            runs.append(("ExecuTorch", EXECUTORCH, "full", lowered(args.executorch, given)))
+        for runtime, script, stored, files in runs:
             data = [file.read_bytes() for file in (tables, *files)]
             sizes = {
                 "megabytes": round(sum(map(len, data)) / 1e6, 1),
                 "compressed_megabytes": round(sum(len(zlib.compress(part)) for part in data) / 1e6, 1),
             }
-            found = measured(path, files, wanted)
+            found = measured(script, path, files, wanted)
             seconds[stored] = found.pop("each")
-            rows.append({"runtime": "onnxruntime", "weights": stored, **sizes, **found})
+            rows.append({"runtime": runtime, "weights": stored, **sizes, **found})
             print(rows[-1], flush=True)
         graphs = [
             {
@@ -209,7 +278,7 @@ def main() -> None:
                     "int8": round(less.stat().st_size / 1e6, 1),
                 },
                 "multiplications": count,
-                "run_cpu_seconds": {stored: seconds[stored][i] for stored in seconds},
+                "run_cpu_seconds": {stored: each[i] for stored, each in seconds.items()},
             }
             for i, (name, large, less, count) in enumerate(
                 zip(GRAPHS, half, small, multiplications(given), strict=True)
@@ -217,14 +286,14 @@ def main() -> None:
         ]
         tables_row = {
             "graph": "tables",
-            "megabytes": {stored: round(tables.stat().st_size / 1e6, 1) for stored in seconds},
+            "megabytes": {stored: round(tables.stat().st_size / 1e6, 1) for stored in ("half", "int8")},
         }
         content = {"graphs": [*graphs, tables_row]}
         if args.images:
             images = sorted(path for path in args.images.iterdir() if path.suffix == ".png")[: args.most]
             scores = by_yardstick(args.models, small, images, Path(work))
             content |= {"set": args.images.name, "images": len(images), "quality": QUALITY}
-            rows = [{**row, **scores[row["weights"]]} for row in rows]
+            rows = [{**row, **scores.get(row["weights"], {})} for row in rows]
     load = [round(value, 1) for value in os.getloadavg()]
     print(resultfile.write("phone", "phone", {"file": FILE.stem, "load_average": load, "rows": rows, **content}))
 

@@ -32,10 +32,8 @@ PLUGINS, CRASHES, TOGETHER = (
     "tests/batch/test_crashes.py",
     "tests/test_together.py",
 )
-EAGER = "symbol and not compiled and not gpu"
 PROMISES = {  # what is promised -> its tests, and the words that choose among them
-    "same symbols: 1 and 2 threads, mkldnn on and off, default dtype float64, bf16 autocast": (CONFORMANCE, EAGER),
-    "same symbols: under torch.compile": (CONFORMANCE, "compiled"),
+    "same symbols: 1 and 2 threads, mkldnn on and off, default dtype float64, bf16 autocast": (CONFORMANCE, "symbol and not gpu"),
     "same symbols: on a GPU in float32, bf16 autocast, TF32": (CONFORMANCE, "gpu"),
     "a float hyper-decoder fails in the same harness": (CONFORMANCE, "float_hyper"),
     "cut at every byte, every bit flipped: refused in one line": (BYTES, "cut_at or single_bit"),

@@ -194,7 +194,8 @@ def phone(result: Result) -> Table:
         size = f"{row['megabytes']:.1f} MB ({row['compressed_megabytes']:.1f} MB)"
         times = f"{row['load_cpu_seconds']:.2f} s + {row['run_cpu_seconds']:.2f} s"
         apart = f"{row['largest_difference']} of 255, {row['psnr_to_full_precision']:.1f} dB"
-        lite1 = f"{row['lite1_lpips']:.4f}, {row['lite1_dists']:.4f}"
+        apart = apart if row["largest_difference"] else "identical"
+        lite1 = f"{row['lite1_lpips']:.4f}, {row['lite1_dists']:.4f}" if "lite1_lpips" in row else ""
         rows.append([row["runtime"], row["weights"], size, times, f"{row['peak_megabytes']:.0f} MB", apart, lite1])
     heads = ["runtime", "weights stored as", "to ship (compressed)", "load + run", "peak memory", "from full precision"]
     note = (

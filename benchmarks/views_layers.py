@@ -1,4 +1,4 @@
-"""What benchmarks/layers.py, layer_options.py and texture_training.py found -> tables."""
+"""What benchmarks/layers.py, layer_options.py, texture_training.py and texture_adapter.py found -> tables."""
 
 from __future__ import annotations
 
@@ -99,6 +99,13 @@ def training(result: Result) -> Table:
     return Table(heads=heads, rows=rows, note=f"Mean of {result['rows'][0]['crops']} crops.")
 
 
+def texture_adapter(result: Result) -> Table:
+    """Copies of an adapter, one trained to read texture values."""
+    rows = [[f"{row['quality']}", row["reader"], f"{row['bytes']:.0f}", *_scores(row)] for row in result["rows"]]
+    note = f"Mean of {result['rows'][0]['images']} images; both copies after {result['steps']} steps of 2 crops."
+    return Table(heads=["quality", "beside the latent", "bytes", *SCORES.values()], rows=rows, texts=2, note=note)
+
+
 def _scores(row: Mapping[str, Any]) -> list[str]:
     return [f"{row[name]:.2f}" if name == "psnr" else f"{row[name]:.4f}" for name in SCORES]
 
@@ -106,4 +113,5 @@ def _scores(row: Mapping[str, Any]) -> list[str]:
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "layers/semantic": semantic, "layers/sizes": sizes, "layers/maps": maps, "layers/beside": beside, "layers/analysis": analysis,
     "layer_options/structure": structure, "layer_options/adapter": adapter, "texture_training": training,
+    "texture_adapter": texture_adapter,
 }  # fmt: skip

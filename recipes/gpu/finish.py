@@ -3,9 +3,9 @@
 PACK holds features.safetensors and vgg.safetensors (recipes/gpu/pack.py), STATE the encoder (recipes/gpu/unpack.py). Adapters
 start from and backbones are read in `--decoders` (NAME.safetensors, NAME.adapter-state.safetensors); they go on from the
 perceptual preview. Against patterns that repeat from block to block, which feature networks like and the eye does not,
-`repetition` has ten times the weight that the shipped
-decoders had on the GPU, and there is no critic. RUN/NAME.state.safetensors is written every three
-minutes (averaged weights, fp16).
+`repetition` has ten times the weight that the shipped decoders had on the GPU. With --critic, a projected critic as in
+decoder.py pulls as hard as that share of the other losses' gradient at the image (the balance of Esser et al., CVPR 2021, taken
+at the image instead of the last layer). RUN/NAME.state.safetensors is written every three minutes (averaged weights, fp16).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
 from priorcodec.adapters.adapter import Adapter
@@ -26,7 +27,7 @@ from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
 from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
 from recipes.gpu.common import Average, Log, Vgg, build_backbone, optimize, repetition, schedule
-from recipes.gpu.decoder import SIZES
+from recipes.gpu.decoder import SIZES, Critic
 
 
 def main() -> None:
@@ -42,7 +43,9 @@ def main() -> None:
     p.add_argument("--crop", type=int, default=192)
     p.add_argument("--lr", type=float, default=2e-4)
     p.add_argument("--repetition", type=float, default=20.0)
+    p.add_argument("--fidelity", type=float, default=3.0, help="more weight of absolute error at the highest quality")
     p.add_argument("--vgg", type=float, default=0.2, help="share of the steps that look through VGG-16")
+    p.add_argument("--critic", type=float, default=0.0, help="length of its gradient over that of the other losses")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=3)
     a = p.parse_args()
@@ -73,7 +76,10 @@ def main() -> None:
     average, crops = Average(named, 0.995), Crops(a.cache, seed=a.seed)
     log, step, saved = Log(a.run / f"{a.name}.txt"), 0, time.time()
     log.say(f"# {a}")
-    top = encoder.config.levels - 1
+    top, critic_steps, hinged = encoder.config.levels - 1, 0, 0.0
+    with torch.no_grad():
+        critic = Critic([f.shape[1] for f in features(torch.zeros(1, 3, 64, 64))])
+    opt_critic = torch.optim.AdamW(critic.parameters(), lr=4e-4, betas=(0.5, 0.99), weight_decay=0.0)
     while minutes() < a.minutes:
         for group in opt.param_groups:
             group["lr"] = a.lr * min(1, (step + 1) / 50) * schedule(minutes() / a.minutes, 0.3)
@@ -86,6 +92,7 @@ def main() -> None:
         with autocast("cpu"):
             if adapter is None:
                 x_hat = encoder.g_p(y_hat, q).float()
+                preview = x_hat.detach()
             else:
                 with torch.no_grad():
                     preview = encoder.g_p(y_hat, q).float()
@@ -93,20 +100,38 @@ def main() -> None:
                 noise = torch.randn(a.batch, *adapter.noise_shape(a.crop, a.crop), generator=generator)
                 x_hat = adapter.finish(adapter.attached.to_pixels(z), q, preview, noise).float()
         use_vgg = rng.random() < a.vgg
-        both = shared_transform(torch.cat([x_hat, x]), 128 if use_vgg else 192, rng)
+        shown = x_hat.detach().requires_grad_(True)
+        three = shared_transform(torch.cat([shown, x, preview]), 128 if use_vgg else 192, rng)
         with autocast("cpu"):
             net = vgg if use_vgg else features
-            fake = net(both[: a.batch])
+            fake = net(three[: a.batch])
             with torch.no_grad():
-                real = net(both[a.batch :])
+                real, given = net(three[a.batch : 2 * a.batch]), net(three[2 * a.batch :])
         d = 2.2 * vgg.distance(fake, real) if use_vgg else lpips_form(fake, real)
         d = (d + 0.5 * dists_form(fake, real)).mean()
-        pixel, repeated = (x_hat - x).abs().mean(), repetition(x_hat, x)
-        loss = pixel + 2.0 * d + a.repetition * repeated
-        optimize(opt, loss, parameters)
+        error, repeated = (shown - x).abs().mean((1, 2, 3)), repetition(shown, x)
+        pixel, weighted = error.mean(), (error * (1 + a.fidelity * q / top)).mean()
+        loss = weighted + 2.0 * d + a.repetition * repeated
+        judged = a.critic > 0 and not use_vgg
+        (gradient,) = torch.autograd.grad(loss, shown, retain_graph=judged)
+        if judged:
+            scores = critic(fake, given)
+            (pull,) = torch.autograd.grad(-sum(s.mean() for s in scores) / len(scores), shown)
+            share = a.critic * min(1.0, critic_steps / 200)
+            gradient = gradient + share * gradient.norm() / pull.norm().clamp(min=1e-12) * pull
+            pairs = zip(
+                critic([f.detach() for f in real], given), critic([f.detach() for f in fake], given), strict=True
+            )
+            hinge = sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in pairs) / len(fake)
+            opt_critic.zero_grad(set_to_none=True)
+            hinge.backward()  # pyright: ignore
+            opt_critic.step()
+            critic_steps += 1
+            hinged = hinge.item()
+        optimize(opt, (x_hat * gradient).sum(), parameters)
         step += 1
         average.update(named)
-        log.add(loss=loss, pixel=pixel, d=d, repeated=repeated)
+        log.add(loss=loss, pixel=pixel, d=d, repeated=repeated, critic=torch.tensor(hinged))
         if step % 25 == 0:
             log.flush(f"{step} {minutes():.2f} min")
         if time.time() - saved > 180 or minutes() >= a.minutes:
