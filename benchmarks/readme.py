@@ -17,7 +17,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     readers, readers/networks   torch, priorcodec-lite and JavaScript; torch against onnxruntime
     phone, phone/graphs         a decode on one thread, and what each graph of it costs (benchmarks/phone.py)
     layers/sizes, layers/semantic, layers/maps, layers/beside, layers/analysis     the semantic layers (benchmarks/layers.py)
-    layer_options/structure, layer_options/adapter, texture_training, texture_adapter     other layers and trainings (their scripts)
+    layer_options/structure, layer_options/adapter, texture_training, texture_adapter     other layers and trainings
     trust                       promises, tries and failures (benchmarks/trust.py)
 --check writes nothing, names what disagrees with its result file, and exits with 1 if anything does.
 """

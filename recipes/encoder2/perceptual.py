@@ -118,14 +118,6 @@ class Features(nn.Module):
         return out
 
 
-def shift_tolerant_vgg() -> nn.Module:
-    """ST-LPIPS on VGG from its package: (x, y) -> distance (b, 1, 1, 1)."""
-    import stlpips_pytorch.stlpips as stlpips
-
-    net = stlpips.LPIPS(net="vgg", variant="shift_tolerant", verbose=False).eval().requires_grad_(False)
-    return net.to(memory_format=torch.channels_last)  # pyright: ignore
-
-
 def lpips_form(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """Squared distance of features normalized over channels, mean over places and layers: (b,)."""
     total = 0.0
@@ -176,7 +168,7 @@ class Perceptual(nn.Module):
         b = len(x)
         with precision.autocast(x.device, enabled=autocast):
             if use_vgg and self.vgg is not None:
-                return self.vgg(both[:b], both[b:]).float().flatten() * VGG_SCALE
+                return self.vgg(both[:b], both[b:]).float() * VGG_SCALE
             fake = self.features(both[:b])
             with torch.no_grad():
                 real = self.features(both[b:])

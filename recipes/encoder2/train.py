@@ -81,9 +81,11 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)  # pyright: ignore
     perceptual = None
     if a.perceptual:
-        from recipes.encoder2.perceptual import Features, Perceptual, shift_tolerant_vgg
+        from priorcodec.training.stlpips import ShiftTolerantLPIPS
+        from recipes.encoder2.perceptual import Features, Perceptual
 
-        perceptual = Perceptual(Features.lite0(), side=a.side, vgg=shift_tolerant_vgg() if a.vgg else None, share=a.vgg)
+        vgg = ShiftTolerantLPIPS("vgg").to(memory_format=torch.channels_last) if a.vgg else None  # pyright: ignore
+        perceptual = Perceptual(Features.lite0(), side=a.side, vgg=vgg, share=a.vgg)
     for folder in ("recipes/encoder2", "priorcodec/core"):
         for file in Path(folder).rglob("*.py"):
             target = a.run / "scripts" / file
