@@ -7,8 +7,9 @@ Each: megabytes of what a decoder needs (perceptual preview, decoder, tables), a
 run, peak memory, and how far the image is from the one with the weights in full precision, on the golden file of 768x512.
 And for each graph: megabytes, multiplications, and seconds.
 --images FOLDER [--most N]: also both rows by the yardstick (Lite1), means over images encoded at quality 3.25.
---executorch FOLDER: also a row of ExecuTorch (`pip install executorch`) with its XNNPACK backend, weights in full precision. Its
-two programs are made in FOLDER unless they are there, which takes minutes.
+--executorch FOLDER: also rows of ExecuTorch (`pip install executorch`) with its XNNPACK backend, in full precision and with the
+convolutions computed in 8 bits, calibrated on crops of --calibrate PACKED (recipes/encoder2/crops.py). Programs are made in
+FOLDER unless they are there, which takes many minutes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -87,8 +89,8 @@ print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_
 """
 
 
-def lowered(folder: Path, given: dict[str, np.ndarray]) -> list[Path]:
-    """Both networks as ExecuTorch programs for the file's size, in full precision."""
+def lowered(folder: Path, given: dict[str, np.ndarray], crops: Path | None) -> list[Path]:
+    """Both networks as ExecuTorch programs for the file's size: in full precision, or in 8 bits, calibrated on crops."""
     import torch
     import torch.nn.functional as F
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import (  # pyright: ignore[reportMissingImports]
@@ -101,24 +103,68 @@ def lowered(folder: Path, given: dict[str, np.ndarray]) -> list[Path]:
     from priorcodec.export.networks import _Decoder
 
     folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}{'-int8' if crops else ''}.pte" for name in GRAPHS]
+    if all(path.exists() for path in paths):
+        return paths
     session = open_session(device="cpu", dtype="float32")
-    y_hat, quality, noise = (torch.from_numpy(given[name]) for name in ("y_hat", "quality", "noise"))
-    preview = session.codec.transforms.g_p(y_hat, quality).contiguous()
-    modules = (
-        (session.codec.transforms.g_p, (y_hat, quality)),
-        (_Decoder(session.adapter), (y_hat, quality, preview, noise)),
-    )
-    paths = [folder / f"{name}.pte" for name in GRAPHS]
+    synthesis, decoder = session.codec.transforms.g_p, _Decoder(session.adapter).eval()
+
+    def arguments(values: dict[str, np.ndarray]) -> tuple[torch.Tensor, ...]:
+        y_hat, quality, noise = (torch.from_numpy(values[name]) for name in ("y_hat", "quality", "noise"))
+        with torch.no_grad():
+            return y_hat, quality, synthesis(y_hat, quality).contiguous(), noise
+
+    examples = [arguments(values) for values in calibration(session, crops, given)] if crops else []
     rewritten = mock.patch.multiple(F, pixel_unshuffle=graph.unshuffle, adaptive_avg_pool2d=graph.adaptive_pool)
-    for path, (module, arguments) in zip(paths, modules, strict=True):
-        if not path.exists():
+    with torch.no_grad(), rewritten:
+        for path, module, count in zip(paths, (synthesis, decoder), (2, 4), strict=True):
+            if path.exists():
+                continue
             for parameter in module.parameters():
                 parameter.data = parameter.data.contiguous()
-            with torch.no_grad(), rewritten:
-                program = torch.export.export(module.eval(), arguments)
-                edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+            example = arguments(given)[:count]
+            program = torch.export.export(module, example)
+            if examples:
+                quantized = in_8_bits_throughout(program.module(), [values[:count] for values in examples])
+                program = torch.export.export(quantized, example)
+            edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
             path.write_bytes(edge.to_executorch().buffer)
     return paths
+
+
+def calibration(session: Any, crops: Path, given: dict[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
+    """What the networks take for a few training crops of the file's size."""
+    from recipes.encoder2.crops import Crops
+
+    height, width = (16 * side for side in given["y_hat"].shape[2:])
+    source, rng = Crops(crops, seed=77), np.random.default_rng(0)
+    for i, quality in enumerate((1, 3, 4, 6, 3, 4)):
+        half = source.crop(i, 0, height, 0.0).permute(1, 2, 0).numpy()
+        pixels = np.concatenate([half, half[:, ::-1]], 1)[:, :width]
+        y_hat = session.codec.decode(session.codec.encode(pixels, quality).data).y_hat.numpy()
+        noise = rng.standard_normal(given["noise"].shape, np.float32)
+        yield {"y_hat": y_hat, "quality": np.array([quality], np.float32), "noise": noise}
+
+
+def in_8_bits_throughout(module: Any, examples: list[tuple[Any, ...]]) -> Any:
+    """An exported module whose convolutions take and give 8 bits. XNNPACK refuses the decoder with its linear layers as well."""
+    import torch
+    from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (  # pyright: ignore[reportMissingImports]
+        XNNPACKQuantizer,
+        get_symmetric_quantization_config,
+    )
+    from torchao.quantization.pt2e.quantize_pt2e import (  # pyright: ignore[reportMissingImports]
+        convert_pt2e,
+        prepare_pt2e,
+    )
+
+    quantizer = XNNPACKQuantizer()
+    quantizer.transform_for_annotation = lambda model: model  # it would make the quality's index a float
+    quantizer.set_operator_type(torch.ops.aten.conv2d.default, get_symmetric_quantization_config(is_per_channel=True))
+    prepared = prepare_pt2e(module, quantizer)
+    for values in examples:
+        prepared(*values)
+    return convert_pt2e(prepared)
 
 
 def inputs() -> tuple[dict[str, np.ndarray], np.ndarray]:
@@ -245,6 +291,7 @@ def main() -> None:
     cli.add_argument(
         "--executorch", type=Path, metavar="FOLDER", help="also ExecuTorch; its programs are kept in FOLDER"
     )
+    cli.add_argument("--calibrate", type=Path, metavar="PACKED", help="training images, for 8 bits in ExecuTorch")
     args = cli.parse_args()
     given, wanted = inputs()
     rows: list[dict[str, Any]] = []
@@ -259,7 +306,10 @@ def main() -> None:
             in_8_bits(source, target)
         runs = [("onnxruntime", ONNX, "half", half), ("onnxruntime", ONNX, "int8", small)]
         if args.executorch:
-            runs.append(("ExecuTorch", EXECUTORCH, "full", lowered(args.executorch, given)))
+            runs.append(("ExecuTorch", EXECUTORCH, "full", lowered(args.executorch, given, None)))
+        if args.executorch and args.calibrate:
+            programs = lowered(args.executorch, given, args.calibrate)
+            runs.append(("ExecuTorch", EXECUTORCH, "int8, computed in int8", programs))
         for runtime, script, stored, files in runs:
             data = [file.read_bytes() for file in (tables, *files)]
             sizes = {

@@ -16,6 +16,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     rate                        how well and how fast a rate target is met
     readers, readers/networks   torch, priorcodec-lite and JavaScript; torch against onnxruntime
     phone, phone/graphs         a decode on one thread, and what each graph of it costs (benchmarks/phone.py)
+    adapter_runs                adapters of further training runs (benchmarks/adapter_runs.py)
     layers/sizes, layers/semantic, layers/maps, layers/beside, layers/analysis     the semantic layers (benchmarks/layers.py)
     layer_options/structure, layer_options/adapter, texture_training, texture_adapter     other layers and trainings
     trust                       promises, tries and failures (benchmarks/trust.py)

@@ -155,6 +155,17 @@ def blind(result: Result) -> Table:
     return Table(heads=heads, rows=rows, note=result["note"])
 
 
+def adapter_runs(result: Result) -> Table:
+    """What benchmarks/adapter_runs.py found."""
+    heads = {
+        "error": "absolute error", "lite1_lpips": "Lite1, LPIPS form", "lite1_dists": "Lite1, DISTS form",
+        "lite0_lpips": "Lite0 †, LPIPS form", "lite0_dists": "Lite0 †, DISTS form", "vgg": "VGG †", "repetition": "repetition †",
+    }  # fmt: skip
+    rows = [[row["decoder"], *(f"{row[name]:.4f}" for name in heads)] for row in result["rows"]]
+    note = f"Mean of {result['crops']} crops of training images, lower is better. † Was part of the training loss."
+    return Table(heads=["decoder", *heads.values()], rows=rows, note=note)
+
+
 def readers(result: Result) -> Table:
     """What benchmarks/readers.py found: the three readers."""
     rows = []
@@ -219,6 +230,7 @@ def phone_graphs(result: Result) -> Table:
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
     "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
+    "adapter_runs": adapter_runs,
     "readers": readers, "readers/networks": networks, "phone": phone, "phone/graphs": phone_graphs,
     **views_layers.VIEWS,
 }  # fmt: skip

@@ -43,7 +43,7 @@ def main() -> None:
     p.add_argument("--crop", type=int, default=192)
     p.add_argument("--lr", type=float, default=2e-4)
     p.add_argument("--repetition", type=float, default=20.0)
-    p.add_argument("--fidelity", type=float, default=3.0, help="more weight of absolute error at the highest quality")
+    p.add_argument("--fidelity", type=float, default=0.0, help="more weight of absolute error at the highest quality")
     p.add_argument("--vgg", type=float, default=0.2, help="share of the steps that look through VGG-16")
     p.add_argument("--critic", type=float, default=0.0, help="length of its gradient over that of the other losses")
     p.add_argument("--threads", type=int, default=1)
