@@ -132,7 +132,7 @@ def train(codec: Codec, arms: list[Arm], a: argparse.Namespace) -> None:
         for arm in arms:
             for group in arm.optimizer.param_groups:
                 group["lr"] = group["rate"] * min(1, (step + 1) / 20) * schedule(share, 0.4)
-            x_hat = arm.image(*inputs, noise)
+            x_hat = arm.image(*inputs, noise)  # pyright: ignore[reportCallIssue]
             both = shared_transform(torch.cat([x_hat, target]), 128 if use_vgg else 192, random.Random(step))
             net = vgg if use_vgg else features
             fake = net(both[: a.batch])

@@ -116,15 +116,15 @@ def main() -> None:
         (gradient,) = torch.autograd.grad(loss, shown, retain_graph=judged)
         if judged:
             scores = critic(fake, given)
-            (pull,) = torch.autograd.grad(-sum(s.mean() for s in scores) / len(scores), shown)
+            (pull,) = torch.autograd.grad(-torch.stack([s.mean() for s in scores]).mean(), shown)
             share = a.critic * min(1.0, critic_steps / 200)
             gradient = gradient + share * gradient.norm() / pull.norm().clamp(min=1e-12) * pull
             pairs = zip(
                 critic([f.detach() for f in real], given), critic([f.detach() for f in fake], given), strict=True
             )
-            hinge = sum(F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in pairs) / len(fake)
+            hinge = torch.stack([F.relu(1 - r).mean() + F.relu(1 + f).mean() for r, f in pairs]).mean()
             opt_critic.zero_grad(set_to_none=True)
-            hinge.backward()  # pyright: ignore
+            hinge.backward()
             opt_critic.step()
             critic_steps += 1
             hinged = hinge.item()
