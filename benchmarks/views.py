@@ -114,9 +114,8 @@ def refine(result: Result) -> Table:
     """What benchmarks/refine.py found over all qualities."""
     settings = result["settings"]
     shown = {"psnr": "PSNR of the preview"}
-    for name, title in (("lite1_lpips", "Lite1, LPIPS form"), ("stlpips_alex", "ST-LPIPS (Alex) †")):
-        if any(f"bd_{name}" in row for row in result["summary"]) and settings["backbone"]:
-            shown[name] = f"{title} through {settings['backbone']}"
+    if settings["backbone"]:
+        shown["lite1_lpips"] = f"Lite1, LPIPS form through {settings['backbone']}"
     rows = []
     for row in result["summary"]:
         if row["target"] != "gmsd":
