@@ -1,6 +1,6 @@
 """How long coding takes and how much memory, part by part.   python benchmarks/speed.py NAME --codecs nano_pixel avif
 
-    encode | decode = entropy decode, adapter, denoiser, autoencoder | whole commands from the shell (--commands)
+    encode | decode = entropy decode, preview, adapter, denoiser, autoencoder | whole commands from the shell (--commands)
 Every codec and size runs in a fresh process, so that its peak memory is its own: what torch allocated on a GPU,
 elsewhere the whole process. `--random sd15 sdxl pixart` times full-size backbones with random weights, which take as
 long: without and with adapter, per --dtypes, compiled with --compile. Ratios are against --anchor in the same run.
@@ -86,9 +86,10 @@ def _coder(task: Task, folder: Path) -> Stages:
     import torch
 
     session, data = ours.session(task.codec), file.read_bytes()
-    yield "entropy decode", lambda: session.codec.preview_tensor(session.codec.decode(data))
-    if not task.codec.startswith("preview"):
-        decoded = session.codec.decode(data)
+    decoded, perceptual = session.codec.decode(data), not task.codec.startswith("preview")
+    yield "entropy decode", lambda: session.codec.decode(data)
+    yield "preview", lambda: session.codec.preview_tensor(decoded, perceptual=perceptual)
+    if perceptual:
         quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
         preview = session.codec.preview_tensor(decoded, perceptual=True)
         yield from _parts(session.adapter, session.adapter.attached, decoded.y_hat, quality, preview)
