@@ -101,20 +101,22 @@ def main() -> None:
                 x_hat = adapter.finish(adapter.attached.to_pixels(z), q, preview, noise).float()
         use_vgg = rng.random() < a.vgg
         shown = x_hat.detach().requires_grad_(True)
-        three = shared_transform(torch.cat([shown, x, preview]), 128 if use_vgg else 192, rng)
+        judged = a.critic > 0 and not use_vgg
+        images = [shown, x, preview] if judged else [shown, x]
+        images = shared_transform(torch.cat(images), 128 if use_vgg else 192, rng).split(a.batch)
         with autocast("cpu"):
             net = vgg if use_vgg else features
-            fake = net(three[: a.batch])
+            fake = net(images[0])
             with torch.no_grad():
-                real, given = net(three[a.batch : 2 * a.batch]), net(three[2 * a.batch :])
+                real, *others = map(net, images[1:])
         d = 2.2 * vgg.distance(fake, real) if use_vgg else lpips_form(fake, real)
         d = (d + 0.5 * dists_form(fake, real)).mean()
         error, repeated = (shown - x).abs().mean((1, 2, 3)), repetition(shown, x)
         pixel, weighted = error.mean(), (error * (1 + a.fidelity * q / top)).mean()
         loss = weighted + 2.0 * d + a.repetition * repeated
-        judged = a.critic > 0 and not use_vgg
         (gradient,) = torch.autograd.grad(loss, shown, retain_graph=judged)
         if judged:
+            (given,) = others
             scores = critic(fake, given)
             (pull,) = torch.autograd.grad(-torch.stack([s.mean() for s in scores]).mean(), shown)
             share = a.critic * min(1.0, critic_steps / 200)
