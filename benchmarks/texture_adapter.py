@@ -35,8 +35,8 @@ from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers import texture
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
-from recipes.gpu.common import Average, Log, Vgg, build_backbone, optimize, repetition, schedule
+from recipes.encoder2.perceptual import Features, shared_transform
+from recipes.gpu.common import Average, Log, Vgg, build_backbone, feature_distance, optimize, repetition, schedule
 
 DROPPED = 0.3  # share of the crops without values
 STEPS = range(3, 9)  # of the values
@@ -138,8 +138,7 @@ def train(codec: Codec, arms: list[Arm], a: argparse.Namespace) -> None:
             fake = net(both[: a.batch])
             with torch.no_grad():
                 real = net(both[a.batch :])
-            d = 2.2 * vgg.distance(fake, real) if use_vgg else lpips_form(fake, real)
-            d = (d + 0.5 * dists_form(fake, real)).mean()
+            d = feature_distance(net, fake, real).mean()
             pixel, repeated = (x_hat - target).abs().mean(), repetition(x_hat, target)
             optimize(arm.optimizer, pixel + 2 * d + 20 * repeated, list(arm.named.values()))
             arm.average.update(arm.named)

@@ -24,7 +24,7 @@ from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.precision import autocast
 from priorcodec.training.losses import periodic_artifact
 from priorcodec.training.stlpips import NETS, Halve
-from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
+from recipes.encoder2.perceptual import VGG_SCALE, Features, dists_form, lpips_form, shared_transform
 
 BEGAN = time.time()
 VGG_STAGES = 4
@@ -109,6 +109,12 @@ class Vgg(nn.Module):
             p, q = (v.float() * torch.rsqrt(v.float().square().sum(1, keepdim=True) + 1e-8) for v in (p, q))
             total = total + ((p - q).square() * getattr(self, f"lin{i}")).sum(1).mean((1, 2))
         return total
+
+
+def feature_distance(net: Features | Vgg, fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """LPIPS form and half of the DISTS form of two images' features in one of the networks: (b,), of one size for both."""
+    d = VGG_SCALE * net.distance(fake, real) if isinstance(net, Vgg) else lpips_form(fake, real)
+    return d + 0.5 * dists_form(fake, real)
 
 
 class Ensemble(nn.Module):

@@ -25,8 +25,8 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.core.precision import autocast
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
-from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
-from recipes.gpu.common import Average, Log, Vgg, build_backbone, optimize, repetition, schedule
+from recipes.encoder2.perceptual import Features, shared_transform
+from recipes.gpu.common import Average, Log, Vgg, build_backbone, feature_distance, optimize, repetition, schedule
 from recipes.gpu.decoder import SIZES, Critic
 
 
@@ -109,8 +109,7 @@ def main() -> None:
             fake = net(images[0])
             with torch.no_grad():
                 real, *others = map(net, images[1:])
-        d = 2.2 * vgg.distance(fake, real) if use_vgg else lpips_form(fake, real)
-        d = (d + 0.5 * dists_form(fake, real)).mean()
+        d = feature_distance(net, fake, real).mean()
         error, repeated = (shown - x).abs().mean((1, 2, 3)), repetition(shown, x)
         pixel, weighted = error.mean(), (error * (1 + a.fidelity * q / top)).mean()
         loss = weighted + 2.0 * d + a.repetition * repeated
