@@ -39,53 +39,53 @@ QUALITY = 3.25
 LEAST = 1024  # values of a weight that is stored in 8 bits
 
 ONNX = """
-import json, sys, time
-import numpy as np, onnxruntime
-given, out = dict(np.load(sys.argv[1])), sys.argv[2]
+import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+
+def load(path):
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+def run(graph, **inputs):
+    return graph.run(None, inputs)[0]
+"""
+
+EXECUTORCH = """
+import torch
+from executorch.runtime import Runtime
+torch.set_num_threads(1)
+programs = []  # must outlive their methods
+
+def load(path):
+    programs.append(Runtime.get().load_program(path))
+    return programs[-1].load_method("forward")
+
+def run(graph, **inputs):
+    (image,) = graph.execute(tuple(torch.from_numpy(value) for value in inputs.values()))
+    return image.contiguous().numpy().copy()
+"""
+
+MEASURE = """
+import json, sys, time
+import numpy as np
+given, out = dict(np.load(sys.argv[1])), sys.argv[2]
+y_hat, quality, noise = (given[name] for name in ("y_hat", "quality", "noise"))
 start = time.process_time()
-sessions = [onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"]) for path in sys.argv[3:]]
-load, runs, parts = time.process_time() - start, [], []
+perceptual, decoder = map(load, sys.argv[3:])
+loaded, runs, parts = time.process_time() - start, [], []
 for _ in range(4):
     start = time.process_time()
-    (preview,) = sessions[0].run(None, {name: given[name] for name in ("y_hat", "quality")})
+    preview = run(perceptual, y_hat=y_hat, quality=quality)
     between = time.process_time()
-    (image,) = sessions[1].run(None, {**given, "preview": preview})
+    image = run(decoder, y_hat=y_hat, quality=quality, preview=preview, noise=noise)
     end = time.process_time()
     runs.append(end - start)
     parts.append((between - start, end - between))
 np.save(out, image)
 peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
 each = [min(part) for part in zip(*parts)]
-print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak, "each": each}))
-"""
-
-
-EXECUTORCH = """
-import json, sys, time
-import numpy as np, torch
-from executorch.runtime import Runtime
-torch.set_num_threads(1)
-given, out = dict(np.load(sys.argv[1])), sys.argv[2]
-start = time.process_time()
-programs = [Runtime.get().load_program(path) for path in sys.argv[3:]]
-methods = [program.load_method("forward") for program in programs]
-load, runs, parts = time.process_time() - start, [], []
-for _ in range(4):
-    start = time.process_time()
-    values = {name: torch.from_numpy(value) for name, value in given.items()}
-    (preview,) = methods[0].execute((values["y_hat"], values["quality"]))
-    preview, between = preview.contiguous().clone(), time.process_time()
-    (image,) = methods[1].execute((values["y_hat"], values["quality"], preview, values["noise"]))
-    end = time.process_time()
-    runs.append(end - start)
-    parts.append((between - start, end - between))
-np.save(out, image.numpy())
-peak = int(open("/proc/self/status").read().split("VmHWM:")[1].split()[0]) / 1024
-each = [min(part) for part in zip(*parts)]
-print(json.dumps({"load_cpu_seconds": load, "run_cpu_seconds": min(runs), "peak_megabytes": peak, "each": each}))
+print(json.dumps({"load_cpu_seconds": loaded, "run_cpu_seconds": min(runs), "peak_megabytes": peak, "each": each}))
 """
 
 
@@ -221,7 +221,7 @@ def measured(script: str, given: Path, files: list[Path], wanted: np.ndarray) ->
     out = given.with_name("image.npy")
     threads = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", script, str(given), str(out), *map(str, files)],
+        [sys.executable, "-c", script + MEASURE, str(given), str(out), *map(str, files)],
         capture_output=True, text=True, env={**os.environ, **threads},
     )  # fmt: skip
     if done.returncode:

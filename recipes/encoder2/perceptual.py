@@ -175,21 +175,63 @@ class Perceptual(nn.Module):
         return lpips_form(fake, real) + 0.5 * dists_form(fake, real)
 
 
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A random part of images, scaled, flipped, transposed, with another contrast and other colors.
+
+    Everything random is in tensors, so that one recorded CUDA graph serves all views of as many rows and columns.
+
+    Attributes:
+        side: Of what comes out, in pixels.
+        rows: Rows taken, in their order (k,).
+        columns: Columns taken (k,).
+        transposed: Whether rows become columns ().
+        gain: Per color channel (3, 1, 1).
+        offset: ().
+    """
+
+    side: int
+    rows: Tensor
+    columns: Tensor
+    transposed: Tensor
+    gain: Tensor
+    offset: Tensor
+
+    @staticmethod
+    def draw(rng: random.Random, height: int, width: int, side: int) -> View:
+        """A view of images of this height and width."""
+        factor = rng.choice((0.6, 0.8, 1.0, 1.0, 1.0, 1.25))
+        part = min(round(side / factor), height, width)
+        columns, rows = torch.arange(part), torch.arange(part)
+        top, left = rng.randint(0, height - part), rng.randint(0, width - part)
+        columns = columns.flip(0) if rng.random() < 0.5 else columns
+        rows = rows.flip(0) if rng.random() < 0.25 else rows
+        return View(
+            side=side,
+            rows=top + rows,
+            columns=left + columns,
+            transposed=torch.tensor(rng.random() < 0.25),
+            gain=torch.tensor([rng.uniform(0.8, 1.1) for _ in range(3)])[:, None, None],
+            offset=torch.tensor(rng.uniform(-0.1, 0.1)),
+        )
+
+    def to(self, device: torch.device) -> View:
+        return View(side=self.side, **{name: value.to(device) for name, value in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(b, 3, h, w) in [-1, 1] -> (b, 3, side, side), about in [-1, 1]."""
+        x = x.index_select(2, self.rows).index_select(3, self.columns)
+        if x.shape[-1] != self.side:
+            smaller = x.shape[-1] > self.side
+            x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=smaller, align_corners=False)
+        x = torch.where(self.transposed, x.mT, x) * self.gain + self.offset
+        return x.contiguous(memory_format=torch.channels_last)
+
+
 def shared_transform(x: Tensor, side: int, rng: random.Random) -> Tensor:
-    """A random part of (b, 3, h, w), scaled, flipped, its contrast and colors changed: `side` pixels square, [-1, 1]."""
-    h, w = x.shape[-2:]
-    factor = rng.choice((0.6, 0.8, 1.0, 1.0, 1.0, 1.25))
-    part = min(round(side / factor), h, w)
-    top, left = rng.randint(0, h - part), rng.randint(0, w - part)
-    x = x[:, :, top : top + part, left : left + part]
-    if part != side:
-        x = F.interpolate(x, (side, side), mode="bilinear", antialias=part > side, align_corners=False)
-    if rng.random() < 0.5:
-        x = x.flip(-1)
-    if rng.random() < 0.25:
-        x = x.flip(-2)
-    if rng.random() < 0.25:
-        x = x.transpose(-1, -2)
-    gain = torch.tensor([rng.uniform(0.8, 1.1) for _ in range(3)], device=x.device)[:, None, None]
-    x = x * gain + rng.uniform(-0.1, 0.1)
-    return x.contiguous(memory_format=torch.channels_last)
+    """One random view of all images (b, 3, h, w) in [-1, 1]: `side` pixels square."""
+    height, width = x.shape[-2:]
+    return View.draw(rng, height, width, side).to(x.device)(x)

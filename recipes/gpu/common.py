@@ -8,7 +8,7 @@ import math
 import random
 import tarfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.precision import autocast
 from priorcodec.training.losses import periodic_artifact
 from priorcodec.training.stlpips import NETS, Halve
-from recipes.encoder2.perceptual import VGG_SCALE, Features, dists_form, lpips_form, shared_transform
+from recipes.encoder2.perceptual import VGG_SCALE, Features, View, dists_form, lpips_form
 
 BEGAN = time.time()
 VGG_STAGES = 4
@@ -118,7 +118,7 @@ def feature_distance(net: Features | Vgg, fake: list[Tensor], real: list[Tensor]
 
 
 class Ensemble(nn.Module):
-    """EfficientNet-Lite0 and VGG-16 in LPIPS form and half of the DISTS form, under one random transform shared by all.
+    """EfficientNet-Lite0 and VGG-16 in LPIPS form and half of the DISTS form, on one random view of all images.
 
     weights: of the four distances, so that each is about as large as the first.
     """
@@ -128,10 +128,14 @@ class Ensemble(nn.Module):
         self.features, self.vgg, self.side = features, vgg, side
         self.weights = (0.5, 0.25, 1.1, 0.25)
 
-    def forward(self, x_hat: Tensor, x: Tensor, rng: random.Random) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """-> distance (b,), and Lite0's features of both images as the transform left them."""
-        b = len(x)
-        both = shared_transform(torch.cat([x_hat, x]), self.side, rng)
+    def view(self, x: Tensor, rng: random.Random) -> View:
+        """A random view of images like x."""
+        height, width = x.shape[-2:]
+        return View.draw(rng, height, width, self.side).to(x.device)
+
+    def forward(self, x_hat: Tensor, x: Tensor, view: View) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """-> distance (b,), and Lite0's features of both images as the view shows them."""
+        b, both = len(x), view(torch.cat([x_hat, x]))
         with autocast(x.device):
             fake, fake_vgg = self.features(both[:b]), self.vgg(both[:b])
             with torch.no_grad():
@@ -169,12 +173,67 @@ def schedule(done: float, hold: float) -> float:
 
 
 def optimize(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor]) -> None:
-    """One step, the gradient clipped to a norm of 1."""
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-    finite_gradients(parameters)
+    """One step, the gradient clipped to a norm of 1; one that is not finite changes nothing."""
+    differentiate(loss, parameters)
     optimizer.step()
+
+
+def differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> None:
+    """Puts the gradient, clipped to a norm of 1, into every `.grad`: the same tensors at every call, as a graph needs it."""
+    for p, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        if p.grad is None:
+            p.grad = torch.zeros_like(p)
+        p.grad.zero_() if gradient is None else p.grad.copy_(gradient)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+    for p in parameters:  # without waiting for the device
+        torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)  # pyright: ignore
+
+
+class Recorded:
+    """A step on named tensors, recorded as one CUDA graph for each set of shapes and replayed: Python works once, not every time.
+
+    The step must not wait for the device, and draw nothing at random. What it returns is overwritten by the next call. On a
+    CPU, or once recording has failed, the step is simply called.
+
+    Args:
+        step: Named tensors -> named tensors; it may write gradients.
+        log: Where a failure is written to.
+        enabled: False to simply call it.
+    """
+
+    def __init__(self, step: Callable[..., dict[str, Tensor]], log: Log, *, enabled: bool = True):
+        self.step, self.log, self.enabled = step, log, enabled
+        self.graphs: dict[tuple, tuple[torch.cuda.CUDAGraph, dict[str, Tensor], dict[str, Tensor]]] = {}
+
+    def __call__(self, **inputs: Tensor) -> dict[str, Tensor]:
+        key = tuple(value.shape for value in inputs.values())
+        if key not in self.graphs and self.enabled and all(value.is_cuda for value in inputs.values()):
+            try:
+                self.graphs[key] = self._record(inputs)
+                self.log.say(f"# {minutes():.2f} min: recorded graph {len(self.graphs)}")
+            except RuntimeError as error:
+                self.log.say(f"# not recorded: {str(error)[:300]}")
+                self.enabled = False
+        if key not in self.graphs:
+            return self.step(**inputs)
+        graph, fixed, outputs = self.graphs[key]
+        for name, value in inputs.items():
+            fixed[name].copy_(value)
+        graph.replay()
+        return outputs
+
+    def _record(self, inputs: dict[str, Tensor]) -> tuple[torch.cuda.CUDAGraph, dict[str, Tensor], dict[str, Tensor]]:
+        fixed = {name: value.clone() for name, value in inputs.items()}
+        side, main = torch.cuda.Stream(), torch.cuda.current_stream()
+        side.wait_stream(main)
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self.step(**fixed)
+        main.wait_stream(side)
+        graph, earlier = torch.cuda.CUDAGraph(), next(iter(self.graphs.values()), None)
+        with torch.cuda.graph(graph, pool=earlier[0].pool() if earlier else None):
+            outputs = self.step(**fixed)
+        return graph, fixed, outputs
 
 
 def build_backbone(name: str, weights: Path | None) -> tuple[BackboneSpec, Any]:
@@ -185,13 +244,6 @@ def build_backbone(name: str, weights: Path | None) -> tuple[BackboneSpec, Any]:
     if weights is not None:
         backbone.module.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
     return plugin.SPEC, backbone
-
-
-def finite_gradients(parameters: Sequence[Tensor]) -> None:
-    """A step that is not finite changes nothing, without waiting for the device."""
-    for p in parameters:
-        if p.grad is not None:
-            torch.nan_to_num_(p.grad, 0.0, 0.0, 0.0)
 
 
 class Log:

@@ -167,7 +167,7 @@ def train_denoiser(a, spec, backbone: Any, condition: Condition, images: Images,
         z_0 = to_sample(output.float(), x_t, alpha, spec.prediction)
         error = (z_0 - z).square().mean((1, 2, 3))
         velocity = (error / (1 - alpha).clamp(min=0.05)).mean()
-        d, _, _ = ensemble(backbone.to_pixels(z_0), x, rng)
+        d, _, _ = ensemble(backbone.to_pixels(z_0), x, ensemble.view(x, rng))
         perceptual = (alpha * d).mean()
         loss = velocity + 0.5 * perceptual
         optimize(opt, loss, parameters)
@@ -250,7 +250,8 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
             decoded = backbone.to_pixels(estimate.z.float())
             noise = torch.randn(b, *adapter.noise_shape(a.crop, a.crop), device=x.device)
             x_hat = adapter.finish(decoded, q, preview, noise).float()
-        d, fake, real = ensemble(x_hat, x, rng_copy(rng))
+        view = ensemble.view(x, rng)
+        d, fake, real = ensemble(x_hat, x, view)
         pixel = (x_hat - x).abs().mean()
         artifact = repetition(x_hat, x)
         scale = torch.as_tensor(adapter.bridge.std).flatten()
@@ -258,7 +259,8 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
         loss = pixel + 2.0 * d.mean() + a.repetition * artifact + 0.05 * moments
         scalars = {"pixel": pixel, "d": d.mean(), "artifact": artifact}
         if done > a.critic_from and a.adversarial:
-            both = ensemble_features(ensemble, preview, rng)
+            with torch.no_grad(), autocast(x.device):
+                both = ensemble.features(view(preview))
             scores = critic(fake, both)
             adversarial = -sum(s.mean() for s in scores) / len(scores)
             critic_steps += 1
@@ -278,8 +280,6 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
             judged.backward()  # pyright: ignore
             opt_critic.step()
             scalars["critic"] = judged  # pyright: ignore
-        else:
-            rng.random()
         step += 1
         average.update(adapter.state_dict() | {f"lora.{k}": v for k, v in adapter.lora.items()})
         log.add(loss=loss, **scalars)
@@ -289,20 +289,6 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
     save_file(out, a.out / f"{a.name}.adapter-state.safetensors", {"steps": str(step)})
     log.flush(f"adapter {step} {minutes():.2f} min")
     log.say(f"# {minutes():.2f} min: adapter done, {step} steps")
-
-
-def rng_copy(rng: random.Random) -> random.Random:
-    """The next transform, without drawing it: `ensemble_features` draws the same one for the preview."""
-    out = random.Random()
-    out.setstate(rng.getstate())
-    return out
-
-
-def ensemble_features(ensemble: Ensemble, preview: Tensor, rng: random.Random) -> list[Tensor]:
-    from recipes.encoder2.perceptual import shared_transform
-
-    with torch.no_grad(), autocast(preview.device):
-        return ensemble.features(shared_transform(preview, ensemble.side, rng))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python3 -m recipes.gpu.encoder PACK OUT --max-minutes 8        (on a CPU, to rehearse: --device cpu --max-minutes 0.5)
 PACK is what recipes/gpu/pack.py wrote; OUT receives the averaged weights in fp16, four files under 16 MiB, and log.txt.
-The clock starts with the process: decoding, compiling and saving are inside --max-minutes.
+The clock starts with the process: decoding, recording and saving are inside --max-minutes.
 """
 
 from __future__ import annotations
@@ -16,42 +16,58 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from priorcodec.core.entropy.tables import CERTAIN
 from priorcodec.core.precision import autocast
 from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.objective import lambdas, weights
-from recipes.encoder2.perceptual import Features
+from recipes.encoder2.perceptual import Features, View
 from recipes.encoder2.transforms import ImageEncoder2
-from recipes.gpu.common import Average, Ensemble, Images, Log, Vgg, minutes, optimize, repetition, schedule
+from recipes.gpu.common import (
+    Average,
+    Ensemble,
+    Images,
+    Log,
+    Recorded,
+    Vgg,
+    differentiate,
+    minutes,
+    repetition,
+    schedule,
+)
 
 PARTS = {"transforms": ("g_a.", "h_a.", "log_"), "entropy": ("entropy.",), "g_s": ("g_s.",), "g_p": ("g_p.",)}
 FULL_PRECISION = ("log_", "entropy.")
 SNAPSHOT_SECONDS = 20
 
 
-class Step(nn.Module):
-    """What is compiled: crops, qualities and noise -> both decodings, rates."""
+class Step:
+    """Losses and gradients of one step, for `Recorded`: half of the batch through each decoder."""
 
-    def __init__(self, model: ImageEncoder2, certain: int):
-        super().__init__()
-        self.model, self.certain = model, certain
+    def __init__(self, model: ImageEncoder2, ensemble: Ensemble, a: argparse.Namespace):
+        self.model, self.ensemble, self.a = model, ensemble, a
+        self.parameters = list(model.parameters())
 
-    def forward(self, x: Tensor, q: Tensor, noise_z: Tensor, noise_y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        device, half = x.device.type, len(x) // 2
+    def __call__(self, *, x: Tensor, q: Tensor, noise_z: Tensor, noise_y: Tensor, **view: Tensor) -> dict[str, Tensor]:
+        """x (b, 3, h, w), q (b,), uniform noise of both latents, tensors of a `View` -> means over the batch."""
+        a, model, half, top = self.a, self.model, len(x) // 2, self.model.config.levels - 1
         noises = [noise_z, noise_y]
-        c = self.model.code_latent(
-            self.model.analyze(x, autocast=True),
-            q,
-            autocast=True,
-            uniform=lambda _: noises.pop(0),
-            certain=self.certain,
+        c = model.code_latent(
+            model.analyze(x, autocast=True), q, autocast=True, uniform=lambda _: noises.pop(0), certain=a.certain
         )
-        with autocast(device):
-            x_s, x_p = self.model.g_s(c.y_hat[:half], q[:half]), self.model.g_p(c.y_hat[half:], q[half:])
-        return x_s.float(), x_p.float(), (c.y_bits + c.z_bits) / (x.shape[-1] * x.shape[-2])
+        with autocast(x.device):
+            x_s, x_p = model.g_s(c.y_hat[:half], q[:half]).float(), model.g_p(c.y_hat[half:], q[half:]).float()
+        bpp = (c.y_bits + c.z_bits) / (x.shape[-1] * x.shape[-2])
+        mse = torch.cat([((x_s - x[:half]) ** 2).mean((1, 2, 3)), ((x_p - x[half:]) ** 2).mean((1, 2, 3))]) * 127.5**2
+        d, _, _ = self.ensemble(x_p, x[half:], View(side=self.ensemble.side, **view))
+        repeated = repetition(x_p, x[half:])
+        looks = a.pixel * mse[half:] + 500 * a.perceptual * (d + a.repetition * repeated)
+        loss = (weights(q, top) * (bpp + lambdas(q) * torch.cat([mse[:half], looks]))).mean()
+        differentiate(loss, self.parameters)
+        means = {"loss": loss, "bpp": bpp.mean(), "mse": mse[:half].mean(), "mse_p": mse[half:].mean(), "d": d.mean()}
+        return {name: value.detach() for name, value in {**means, "repeated": repeated}.items()}
 
 
 def arguments() -> argparse.Namespace:
@@ -71,7 +87,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--enlarged", type=float, default=0.15)
     p.add_argument("--certain", type=int, default=CERTAIN)
     p.add_argument("--seed", type=int, default=1)
-    p.add_argument("--compile", action="store_true", help="takes more than a minute beside other runs")
+    p.add_argument("--eager", action="store_true", help="no CUDA graphs")
     p.add_argument("--repetition", type=float, default=7.0, help="in units of the perceptual distance")
     p.add_argument("--limit", type=int, help="use only so many images of each file (to rehearse)")
     return p.parse_args()
@@ -102,8 +118,7 @@ def main() -> None:
     log = Log(a.out / "encoder.txt")
     log.say(f"# {a}")
     log.say(f"# {minutes():.2f} min: {len(images.images)} images, {images.area.sum() / 1e6:.0f} M pixels on {device}")
-    forward = Step(model, a.certain)
-    step_fn = torch.compile(forward) if a.compile else forward
+    step_fn = Recorded(Step(model, ensemble, a), log, enabled=not a.eager)
     opt = MuonAdam(model.named_parameters(), a.lr, muon=a.optimizer == "muon")
     top, m, m_h = model.config.levels - 1, model.config.m, model.config.m_h
     generator, on_device = torch.Generator().manual_seed(a.seed), torch.Generator(device).manual_seed(a.seed)
@@ -113,37 +128,21 @@ def main() -> None:
     while minutes() < a.max_minutes - reserve:
         if started is None and step == 3:
             started = minutes()
-            log.say(f"# {started:.2f} min: compiled")
+            log.say(f"# {started:.2f} min: the learning rate's schedule begins")
         done = 0.0 if started is None else (minutes() - started) / max(a.max_minutes - reserve - started, 1e-3)
         lr = a.lr * min(1, (step + 1) / 200) * schedule(done, a.hold)
         for group in opt.param_groups:
             group["lr"] = lr
-        b, half = a.batch, a.batch // 2
+        b, side = a.batch, a.crop // 16
         x = images.batch(b, a.crop, generator, rng, a.enlarged)
         q = ((torch.randperm(b, generator=generator) + torch.rand(b, generator=generator)) / b * top).to(device)
-        side = a.crop // 16
         noise_z = torch.rand(b, m_h, side // 4, side // 4, device=device, generator=on_device)
         noise_y = torch.rand(b, m, side, side, device=device, generator=on_device)
-        try:
-            x_s, x_p, bpp = step_fn(x, q, noise_z, noise_y)
-        except Exception as error:
-            if step_fn is forward:
-                raise
-            log.say(f"# not compiled: {str(error)[:300]}")
-            step_fn = forward
-            continue
-        mse = torch.cat([((x_s - x[:half]) ** 2).mean((1, 2, 3)), ((x_p - x[half:]) ** 2).mean((1, 2, 3))]) * 127.5**2
-        d, _, _ = ensemble(x_p, x[half:], rng)
-        repeated = repetition(x_p, x[half:])
-        looks = a.pixel * mse[half:] + 500 * a.perceptual * (d + a.repetition * repeated)
-        distortion = torch.cat([mse[:half], looks])
-        loss = (weights(q, top) * (bpp + lambdas(q) * distortion)).mean()
-        optimize(opt, loss, list(model.parameters()))
+        means = step_fn(x=x, q=q, noise_z=noise_z, noise_y=noise_y, **ensemble.view(x, rng).tensors())
+        opt.step()
         step += 1
         average.update(model.state_dict())
-        log.add(
-            loss=loss, bpp=bpp.mean(), mse=mse[:half].mean(), mse_p=mse[half:].mean(), d=d.mean(), repeated=repeated
-        )
+        log.add(**means)
         if step % (100 if device.type == "cuda" else 2) == 0:
             log.flush(f"{step} {minutes():.2f} min lr {lr:.2e}")
         if time.time() - snapshot > SNAPSHOT_SECONDS:
