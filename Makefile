@@ -23,7 +23,7 @@ PYTHON ?= $(shell $(FIND))
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	$(BIN)/priorcodec demo
+	$(BIN)/priorcodec demo --force
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n auto
@@ -78,14 +78,14 @@ $(STAMP): pyproject.toml
 # The page that decodes files in a browser: models, and onnxruntime-web from npm. Serve the folder web/ from anywhere.
 web: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[export]'
-	$(BIN)/priorcodec export web/models --half
+	$(BIN)/priorcodec export web/models --half --force
 	npm install --prefix web --no-audit --no-fund --no-package-lock
 	@echo "serve it here: $(BIN)/python -m http.server --directory web"
 
 # priorcodec-lite: numpy and onnxruntime instead of torch. The wheel holds the default backbone's graphs.
 lite: $(STAMP)
 	$(BIN)/python -m pip install --quiet --editable '.[export]'
-	$(BIN)/priorcodec export lite/priorcodec_lite/models --half
+	$(BIN)/priorcodec export lite/priorcodec_lite/models --half --force
 	rm -rf lite/build
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist ./lite
 	@echo "install it anywhere: pip install dist/priorcodec_lite-*.whl"

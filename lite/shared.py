@@ -13,8 +13,8 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "priorcodec"
 SHARED = (
-    *(f"core/{name}.py" for name in ("__init__", "container", "errors", "exact_reader", "moments", "rate_control")),
-    *(f"core/{name}.py" for name in ("shipped", "statistics", "tiling", "types")),
+    *(f"core/{name}.py" for name in ("__init__", "checks", "container", "errors", "exact_reader", "moments")),
+    *(f"core/{name}.py" for name in ("rate_control", "shipped", "statistics", "tiling", "types")),
     *(f"core/entropy/{name}.py" for name in ("__init__", "adaptive", "coder", "exact", "frozen", "tables")),
     *(f"core/io/{name}.py" for name in ("__init__", "atomic", "names", "reading")),
     *(f"core/layers/{name}.py" for name in ("__init__", "residual", "semantic", "structure", "texture")),

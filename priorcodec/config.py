@@ -281,10 +281,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _value(value: str) -> Any:
-    """A word's value: null, [a list, in brackets], or the text for the schema to read."""
+    """A word's value: null (also as YAML's ~ or nothing at all), [a list, in brackets], or the text for the schema to read."""
     if value.startswith("[") and value.endswith("]"):
         return split_list(value)
-    return None if value == "null" else value
+    return None if value in ("null", "~", "") else value
 
 
 def _flatten(content: Mapping[str, Any], groups: Collection[str], prefix: str = "") -> Iterator[tuple[str, Any]]:

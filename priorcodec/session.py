@@ -10,17 +10,17 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import operator
 import os
 import threading
 import warnings
 from collections.abc import Callable, Collection, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
-from priorcodec.core import rate_control
+from priorcodec.core import checks, rate_control
 from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import (
     AdapterError,
@@ -132,9 +132,11 @@ class Session:
     @property
     def codec(self) -> Codec:
         """The fixed encoder and its entropy model, loaded when first used."""
+        import torch
+
         from priorcodec.core.codec import Codec
 
-        with self._lock:
+        with self._lock, torch.inference_mode(False):  # in the caller's, its tensors could never have a gradient
             if self._codec is None:
                 self._codec = Codec(self._encoder_file, device=self.device, tile=self.config.tile)
             return self._codec
@@ -161,7 +163,9 @@ class Session:
         Raises:
             WeightsError, AdapterError, BackboneError: The decoder is not complete.
         """
-        with self._lock:
+        import torch
+
+        with self._lock, torch.inference_mode(False):
             if self._adapter is None:
                 self._adapter = self._load_adapter(self.dtype)
             return self._adapter
@@ -226,10 +230,11 @@ class Session:
             ImageError: The image is unreadable, or transparent without a background.
             ConfigError: An impossible setting, or a target below the smallest file of this image.
         """
-        given = {"quality": quality, "bpp": bpp, "max_bytes": max_bytes, "refine": refine}
-        for key, value in given.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Real)):
-                raise ConfigError(f"{key}={value!r}: wanted a number")
+        quality = None if quality is None else checks.number("quality", quality)
+        bpp = None if bpp is None else checks.number("bpp", bpp)
+        max_bytes = None if max_bytes is None else checks.whole("max_bytes", max_bytes)
+        refine = checks.whole("refine", refine)
+        checks.flag("statistics", statistics)
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
         refinement = _refinement(refine, refine_metric, progress)
@@ -308,7 +313,7 @@ class Session:
 
     def _convert(self, decode: Callable[[bytes], np.ndarray], data: Data | Sequence[Data], output: str) -> Any:
         """Apply `decode`, which gives uint8 (h, w, 3), to one file or several, and convert the result."""
-        if output not in OUTPUTS:
+        if not isinstance(output, str) or output not in OUTPUTS:
             raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
         if isinstance(data, list | tuple):
             return [self._convert(decode, one, output) for one in data]
@@ -484,14 +489,20 @@ def open_session(
         "low_memory": low_memory,
         "max_pixels": max_pixels,
         "tile": tile,
-        "layers": layers if layers is None or isinstance(layers, str) else ",".join(layers),
+        "layers": layers,
     }
+    if layers is not None and not isinstance(layers, str):
+        if not isinstance(layers, Collection):
+            raise ConfigError(f"layers={layers!r}: wanted names of layers")
+        given["layers"] = ",".join(map(str, layers))
     plain = DecodeConfig()
     base = plain
     if isinstance(config, DecodeConfig):
         base = config
-    elif config is not None:
+    elif isinstance(config, str | os.PathLike):
         base = decode_config(file=Path(config))
+    elif config is not None:
+        raise ConfigError(f"config={config!r}: wanted a DecodeConfig or the path of a YAML file")
     changed = {key: value for key, value in given.items() if value != getattr(plain, key)}
     settings = dataclasses.replace(base, **changed)
     _check(settings)
@@ -506,9 +517,13 @@ def layer_config(
     from priorcodec.core.layers.settings import LayerConfig, check_names
 
     check_names(layers)
-    more = () if residual is None and not roi or "residual" in layers else ("residual",)
-    level = float(LEVELS) if residual is None else residual
-    return LayerConfig(layers=(*layers, *more), residual=level, roi=tuple(roi))
+    try:
+        regions = tuple(tuple(operator.index(value) for value in region) for region in roi)
+    except TypeError as error:
+        raise ConfigError(f"roi={roi!r}: wanted a list of regions (x, y, width, height) in whole pixels") from error
+    more = () if residual is None and not regions or "residual" in layers else ("residual",)
+    level = float(LEVELS) if residual is None else checks.number("residual", residual)
+    return LayerConfig(layers=(*layers, *more), residual=level, roi=regions)  # pyright: ignore[reportArgumentType]
 
 
 def list_backbones(pattern: str = "*", *, registry: Registry | None = None) -> list[str]:
@@ -535,10 +550,14 @@ def _check(config: DecodeConfig) -> None:
     for key in ("backbone", "adapter", "device"):
         if not isinstance(value := getattr(config, key), str):
             problems.append(f"{key}={value!r}: wanted a name")
-    for key in ("steps", "blend", "max_pixels", "tile"):
-        value, kinds = getattr(config, key), (int, float) if key == "blend" else (int,)
-        if not (isinstance(value, kinds) and not isinstance(value, bool) or key == "tile" and value is None):
-            problems.append(f"{key}={value!r}: wanted a number")
+    for key in ("steps", "blend", "max_pixels", "tile", "low_memory"):
+        value, kind = getattr(config, key), {"blend": checks.number, "low_memory": checks.flag}.get(key, checks.whole)
+        if value is None and key in ("tile", "low_memory"):
+            continue
+        try:
+            setattr(config, key, kind(key, value))
+        except ConfigError as error:
+            problems.append(str(error))
     problems = problems or config.problems()
     if problems:
         raise ConfigError(

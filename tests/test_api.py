@@ -19,7 +19,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import priorcodec
-from priorcodec import ConfigError, EncodedImage, Session, StreamError, list_backbones, open_session
+from priorcodec import ConfigError, EncodedImage, ImageError, Session, StreamError, list_backbones, open_session
 from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.config import DecodeConfig, Renorm
 from priorcodec.core.image import io as image_io
@@ -108,7 +108,7 @@ def test_a_setting_of_the_wrong_type_is_one_line(wrong):
     "wrong", [{"quality": "six"}, {"bpp": [1]}, {"max_bytes": "2k"}, {"quality": True}, {"refine": "x"}]
 )
 def test_a_target_of_the_wrong_type_is_one_line(session, photo, wrong):
-    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}=.*wanted a number"):
+    with pytest.raises(ConfigError, match=f"^{next(iter(wrong))}=.*wanted a (whole )?number"):
         session.encode(photo, **wrong)
 
 
@@ -160,13 +160,64 @@ def test_settings_are_checked_at_once(tmp_path):
     for wrong, text in (
         ({"steps": 9}, "1 to 8"), ({"blend": 2}, "0 .* to 1"), ({"renorm": "off"}, "none, predicted, written"),
         ({"dtype": "float12"}, "float16"), ({"device": "gpu"}, "cuda"), ({"tile": 100}, "multiple of 64"),
-        ({"steps": "4"}, "a number"),
+        ({"steps": "4"}, "a whole number"), ({"steps": 1.5}, "a whole number"), ({"layers": 5}, "names of layers"),
+        ({"config": 5}, "YAML"), ({"low_memory": "yes"}, "True or False"), ({"blend": "1"}, "a number"),
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=text):
             open_session(**wrong)
     with pytest.raises(ConfigError, match="2 wrong settings"):
         open_session(steps=9, blend=2)
     assert open_session(dtype=torch.bfloat16).config.dtype == "bfloat16"
+    numbers = open_session(steps=np.int64(2), blend=np.float32(0.5), max_pixels=1e6, tile=np.int32(128)).config
+    assert (numbers.steps, numbers.blend, numbers.max_pixels, numbers.tile) == (2, 0.5, 1_000_000, 128)
+    assert [type(value) for value in (numbers.steps, numbers.blend, numbers.max_pixels)] == [int, float, int]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"refine": 1.5}, {"residual": "3"}, {"residual": True}, {"layers": None}, {"layers": 5}, {"layers": ()},
+        {"roi": (0, 0, 8, 8)}, {"roi": None}, {"roi": [(0, 0, 8.5, 8)]}, {"statistics": "no"}, {"quality": True},
+        {"bpp": "1"},
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_are_one_line(session, photo, wrong):
+    with pytest.raises(ConfigError) as caught:
+        session.encode(photo, **wrong)
+    assert "wanted" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_regions_of_interest_may_be_an_array(session, photo):
+    area = [(0, 0, 16, 16)]
+    assert session.encode(photo, 2, roi=np.array(area)) == session.encode(photo, 2, roi=area)
+
+
+def test_a_session_that_was_first_used_in_inference_mode_can_refine(photo):
+    with open_session() as session:
+        with torch.inference_mode():
+            first = session.encode(photo, 2, refine=1)
+        assert session.encode(photo, 2, refine=1) == first
+
+
+def test_another_default_dtype_changes_no_file(session, photo):
+    wanted, before = session.encode(photo, 3, refine=1), torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with open_session("toy") as other:
+            assert other.encode(photo, 3, refine=1) == wanted
+            other.decode(wanted)
+            other.preview(wanted)
+    finally:
+        torch.set_default_dtype(before)
+
+
+def test_what_is_encoded_can_be_decoded_at_the_same_limit(session, photo):
+    height, width = photo.shape[:2]
+    with pytest.raises(ImageError, match="with its padding"):
+        open_session(max_pixels=height * width).encode(photo)
+    padded = -(-height // 64) * 64 * (-(-width // 64) * 64)
+    with open_session(max_pixels=padded) as limited:
+        limited.preview(limited.encode(photo))
 
 
 def test_a_config_is_other_defaults(tmp_path):

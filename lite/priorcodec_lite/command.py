@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from priorcodec_lite import __version__
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     failed = 0
     try:
-        out, one = sys.stdout, _info
+        out, one = sys.stdout, partial(_info, max_pixels=given.max_pixels)
         if given.command != "info":
             session = open_session(
                 given.models,
@@ -44,9 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for source in given.files:
             try:
                 print(one(source), file=out)
-            except PriorCodecError as error:
+            except (PriorCodecError, OSError) as error:
+                if isinstance(error, OSError) and error.filename is None:  # standard output itself
+                    raise
                 failed += 1
-                line = str(error)
+                line = str(error) if isinstance(error, PriorCodecError) else f"{error.filename}: {error.strerror}"
                 known = line.startswith(printable(source)) or len(given.files) == 1 and isinstance(error, ConfigError)
                 print(line if known else f"{printable(source)}: {line}", file=sys.stderr)
     except PriorCodecError as error:
@@ -59,6 +63,14 @@ def run() -> None:
     """Entry point."""
     try:
         status = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        status = 141
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left must not fail again at exit
+    except OSError as error:
+        print(f"cannot write to standard output: {error.strerror}", file=sys.stderr)
+        status = 2
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status = 130
@@ -100,9 +112,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _targets(files: Sequence[Path], output: Path | None, ending: str, force: bool) -> dict[Path, Path]:
-    """Where each file goes. Raises ConfigError: two share a name, or a file exists and is not to be replaced."""
-    if output is not None and not output.is_dir() and len(files) == 1:
+    """Where each file goes. Raises ConfigError: two share a name, one is an input, or exists and is not to be replaced."""
+    if output is not None and not os.path.isdir(output) and len(files) == 1:
         found = {files[0]: output}
+        if ending == SUFFIX and str(output) != STDOUT and output.suffix != SUFFIX and not os.path.exists(output):
+            raise ConfigError(f"cannot write {output}: wanted a name ending in {SUFFIX}, or a folder")
     else:
         if output is not None:
             try:
@@ -115,8 +129,7 @@ def _targets(files: Sequence[Path], output: Path | None, ending: str, force: boo
             writing.save_options(target)
         if list(found.values()).count(target) > 1:
             raise ConfigError(f"two inputs would be written to {target}: run the command once for each")
-        if target.exists() and not force and str(target) != STDOUT:
-            raise ConfigError(f"{target} exists: give -f to replace it, or another -o")
+        atomic.check_output(target, files, replace=force, option="-f")
     return found
 
 
@@ -130,7 +143,8 @@ def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> s
         statistics=given.statistics,
     )
     about = container.describe(data, max_pixels=given.max_pixels)
-    atomic.write(target, data)
+    _make_folder(target)
+    atomic.write(target, data, replace=given.force)
     return f"{source} -> {target}: {len(data)} bytes, {about['bpp']:.4f} bpp, quality {about['quality']:g}"
 
 
@@ -139,14 +153,20 @@ def _decode(session, source: Path, target: Path, given: argparse.Namespace) -> s
         pixels = session.decode(source, output="np")
     else:
         pixels = session.preview(source, output="np", perceptual=given.perceptual)
-    writing.save(pixels, target)
+    _make_folder(target)
+    writing.save(pixels, target, replace=given.force)
     return f"{source} -> {target}: {pixels.shape[1]}x{pixels.shape[0]}"
 
 
-def _info(source: Path) -> str:
+def _make_folder(target: Path) -> None:
+    if str(target) != STDOUT:
+        target.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _info(source: Path, *, max_pixels: int) -> str:
     try:
         data = source.read_bytes()
     except OSError as error:
         raise StreamError(f"{source} cannot be read ({error.strerror}): give the path of a .gic file") from error
-    rows = {"file": source, **container.describe(data)}
+    rows = {"file": source, **container.describe(data, max_pixels=max_pixels)}
     return "\n".join(f"{key:<16} {value}" for key, value in rows.items())

@@ -40,6 +40,9 @@ class Graphs:
             self.manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
             if self.manifest["format"] != FORMAT:
                 raise ValueError(f"format {self.manifest['format']}, wanted {FORMAT}")
+            for key in ("tile", "margin") if "decoder.onnx" in self.manifest["files"] else ():
+                if type(self.manifest[key]) is not int:
+                    raise ValueError(f"{key} is {self.manifest[key]!r}")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise WeightsError(
                 f"{folder} has no readable graphs ({error}): write them with `priorcodec export`"
@@ -53,10 +56,21 @@ class Graphs:
             if name not in self._loading:
                 self._loading[name] = self._loader.submit(self._load, name)
 
+    def free(self) -> None:
+        """Drop the graphs that are loaded; they are loaded again when needed."""
+        self._loading.clear()
+
     def run(self, name: str, **inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """All outputs of a graph. Raises WeightsError: it is missing or cannot be used."""
         self.preload(name)
-        return self._loading[name].result().run(None, inputs)
+        graph = self._loading[name].result()
+        try:
+            return graph.run(None, inputs)
+        except Exception as error:  # onnxruntime has many
+            raise WeightsError(
+                f"{self.folder / name}.onnx does not take what it is given ({str(error).splitlines()[0][:200]}): "
+                "export the graphs again"
+            ) from error
 
     def in_parts(
         self, name: str, f: Callable[[Any], Any], x: NDArray[Any], stride: int, to: int

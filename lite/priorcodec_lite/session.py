@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from priorcodec_lite.codec import Codec
-from priorcodec_lite.core import rate_control
+from priorcodec_lite.core import checks, rate_control
 from priorcodec_lite.core.container import MAX_PIXELS
 from priorcodec_lite.core.errors import ConfigError, StreamError
 from priorcodec_lite.core.io.reading import Data, read_file
@@ -22,7 +22,7 @@ OUTPUTS = ("pil", "np")
 
 
 class Session:
-    """Encodes and decodes with one set of settings; made by `open_session`.
+    """Encodes and decodes with one set of settings; made by `open_session`. A context manager, as the whole package's.
 
     Args:
         codec: Graphs and tables.
@@ -32,6 +32,12 @@ class Session:
 
     def __init__(self, codec: Codec, *, renorm: str, max_pixels: int):
         self.codec, self.renorm, self.max_pixels = codec, renorm, max_pixels
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.codec.graphs.free()
 
     def encode(
         self,
@@ -61,6 +67,10 @@ class Session:
             ImageError: The image is unreadable, or transparent without a background.
             ConfigError: An impossible setting, or a target below the smallest file of this image.
         """
+        quality = None if quality is None else checks.number("quality", quality)
+        bpp = None if bpp is None else checks.number("bpp", bpp)
+        max_bytes = None if max_bytes is None else checks.whole("max_bytes", max_bytes)
+        checks.flag("statistics", statistics)
         if refine:
             raise ConfigError(f"refine={refine} needs torch: pip install priorcodec, or give 0")
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
@@ -137,13 +147,15 @@ def open_session(
     """
     if renorm not in RENORM:
         raise ConfigError(f"renorm={renorm}: wanted {', '.join(RENORM)}")
-    if threads is not None and threads < 1:
+    if threads is not None and (threads := checks.whole("threads", threads)) < 1:
         raise ConfigError(f"threads={threads}: wanted 1 or more")
+    if (max_pixels := checks.whole("max_pixels", max_pixels)) < 1:
+        raise ConfigError(f"max_pixels={max_pixels}: wanted 1 or more")
     return Session(Codec(Path(models or MODELS), threads=threads), renorm=renorm, max_pixels=max_pixels)
 
 
 def _converted(pixels: np.ndarray, output: str) -> Any:
-    if output not in OUTPUTS:
+    if not isinstance(output, str) or output not in OUTPUTS:
         raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
     if output == "np":
         return pixels

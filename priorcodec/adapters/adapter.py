@@ -155,6 +155,8 @@ class Adapter(nn.Module):
         from priorcodec.core.codec import WEIGHTS
         from priorcodec.core.weights import load_encoder
 
+        if not isinstance(spec, BackboneSpec):
+            raise AdapterError(f"got spec={spec!r}, wanted a spec, as open_registry().spec(NAME) gives it")
         path = hub.locate(location, filename or adapter_file.name(spec), revision)
         weights = load_encoder(encoder or WEIGHTS / "encoder.safetensors")
         shape = weights.transforms.config
@@ -190,7 +192,7 @@ class Adapter(nn.Module):
         return adapter.requires_grad_(False).eval()
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write the adapter, as it was read and perhaps trained on, to FOLDER/BACKBONE.adapter.safetensors.
+        """Write the adapter, as it was read and perhaps trained on, to FOLDER/BACKBONE.adapter.safetensors; FOLDER is made.
 
         Raises:
             AdapterError: It was never read from a file, so that encoder and training are unknown; or a value is not finite.
@@ -200,6 +202,7 @@ class Adapter(nn.Module):
         if "encoder" not in self.metadata:
             raise AdapterError("this adapter has no description yet: write it with `adapters.file.save`")
         path = Path(folder) / adapter_file.name(self.spec)
+        path.parent.mkdir(parents=True, exist_ok=True)
         adapter_file.save(self, path, encoder_id=int(self.metadata["encoder"], 16), metadata=self.metadata)
         return path
 

@@ -72,7 +72,7 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
     space, device = adapter.spec.latent, decoded.y_hat.device
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)
-    quality = torch.tensor([decoded.quality], device=device)
+    quality = torch.tensor([decoded.quality], dtype=torch.float32, device=device)
     head, seen, seen_features = adapter.moments, [], []
 
     def one(rows: Span, columns: Span) -> list[Tensor]:
@@ -149,7 +149,7 @@ def _bands(
 ) -> Iterator[Tensor]:
     """Horizontal bands (1, 3, rows, width) of the image without its padding, float32, not clamped."""
     stride, device = adapter.spec.latent.stride, decoded.y_hat.device
-    quality = torch.tensor([decoded.quality], device=device)
+    quality = torch.tensor([decoded.quality], dtype=torch.float32, device=device)
     shape = (1, *adapter.noise_shape(plan.height, plan.width))
     whole = seeded_noise([decoded.seed], shape, device, torch.float32)(0)
 

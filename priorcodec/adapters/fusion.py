@@ -134,6 +134,8 @@ def add_to_hidden_state(output: Any, add: Callable[[Tensor], Tensor], site: Fusi
 
 def _time_features(t: Tensor) -> Tensor:
     """t (b,) in [0, 999] -> sines and cosines (b, TIME_CHANNELS) (Vaswani et al. 2017)."""
-    frequency = torch.exp(-math.log(1000) * torch.arange(TIME_CHANNELS // 2, device=t.device) / (TIME_CHANNELS // 2))
+    frequency = torch.exp(
+        -math.log(1000) * torch.arange(TIME_CHANNELS // 2, dtype=torch.float32, device=t.device) / (TIME_CHANNELS // 2)
+    )
     angle = t.float()[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], 1)

@@ -27,6 +27,8 @@ def locate(location: str | Path, filename: str, revision: str | None) -> Path:
     path = Path(location).expanduser()
     if path.is_dir():
         path = path / filename
+        if not path.exists():
+            raise AdapterError(f"the folder {location} has no {filename}: give the file itself, or filename=NAME")
     if path.exists():
         return path
     repo = str(location)

@@ -41,13 +41,13 @@ def fingerprints(session: Session, *, preview: bool, perceptual: bool = False) -
 
     Args:
         session: What decodes.
-        preview: Whether by an auxiliary decoder alone, on which no setting has any influence.
+        preview: Whether by an auxiliary decoder alone, on which of all settings only the layers have any influence.
         perceptual: Whether by the perceptual one.
     """
     made_of: list[Any] = []
 
     def fingerprint(data: bytes) -> str:
-        parts: list[Any] = [f"{session.codec.id:08x}", preview, perceptual]
+        parts: list[Any] = [f"{session.codec.id:08x}", preview, perceptual, session.config.layers]
         if not preview:
             if not made_of:
                 made_of.extend(_made_of(session))

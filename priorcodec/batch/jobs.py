@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.io.names import printable
+from priorcodec.core.io.reading import standard_input
 
 STREAM = Path("-")  # standard input as a source, standard output as a target
 LINE = 1000  # characters of an error at most
@@ -28,15 +28,17 @@ class Job:
         source: File to read, or `STREAM`.
         target: File to write, or `STREAM`.
         problem: Why this job cannot be done, where that is known before it starts; empty otherwise.
+        again: Whether a process died doing it: what is at `target` may be its output.
     """
 
     source: Path
     target: Path
     problem: str = ""
+    again: bool = False
 
     def read(self) -> bytes:
         """All bytes of the input."""
-        return sys.stdin.buffer.read() if self.source == STREAM else self.source.read_bytes()
+        return standard_input().read() if self.source == STREAM else self.source.read_bytes()
 
     def target_exists(self) -> bool:
         """Whether the output is a file that is there already."""

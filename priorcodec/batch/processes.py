@@ -15,6 +15,7 @@ import signal
 import sys
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -50,7 +51,7 @@ def results(jobs: Sequence[Job], task: Task, count: int) -> Generator[tuple[int,
         tries[index] += 1
         pool.busy[worker.pipe] = index, worker
         with contextlib.suppress(OSError):  # it has just died, and reading its pipe will show it
-            worker.pipe.send(jobs[index])
+            worker.pipe.send(replace(jobs[index], again=tries[index] > 1))
 
     try:
         for _ in range(pool.count):

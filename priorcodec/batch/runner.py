@@ -15,6 +15,7 @@ from typing import Any
 from priorcodec.batch.jobs import STREAM, Job, Outcome, Result, Task, outcome, run_job
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image.io import SUFFIXES
+from priorcodec.core.io import atomic
 from priorcodec.core.io.names import fit_name, printable
 
 IMAGES = tuple(sorted(SUFFIXES))
@@ -56,12 +57,12 @@ def list_jobs(
     single = len(inputs) == 1 and not os.path.isdir(inputs[0])
     file = _output_file(output, len(sources), single, outputs)
     targets = [file] if file else _names(sources, output, ending)
-    inodes = {_inode(source): source for source in sources if source != STREAM}
+    inodes = {atomic.identity(source): source for source in sources if source != STREAM}
     clashing = {target for target, count in Counter(map(os.path.abspath, targets)).items() if count > 1}
     jobs, existing = [], []
     for source, target in zip(sources, targets, strict=True):
         job = Job(source=source, target=target)
-        found = None if target == STREAM else _inode(target)
+        found = None if target == STREAM else atomic.identity(target)
         if source != STREAM and not os.path.lexists(source):
             job = replace(job, problem=f"{printable(source)}: no such file or folder")
         elif found and found in inodes:
@@ -186,15 +187,6 @@ def _in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _inode(path: Path) -> tuple[int, int] | None:
-    """Identity of a file, the same through symbolic and hard links; None if it does not exist."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _one_by_one(jobs: Sequence[Job], task: Task) -> Generator[tuple[int, Result], None, None]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import warnings
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from priorcodec.batch.runner import progress_bar
 from priorcodec.config import DecodeConfig
 from priorcodec.core.errors import ConfigError, DryRunWarning, PrecisionWarning, StreamError
 from priorcodec.core.io.names import printable
+from priorcodec.core.io.reading import standard_input
 
 if TYPE_CHECKING:
     from priorcodec.core.layers.residual import Settings
@@ -77,7 +77,7 @@ class Encode:
         searched = self.target_bytes is not None or self.bpp is not None
 
         def encode(job: Job) -> dict[str, Any]:
-            source = sys.stdin.buffer if job.source == STREAM else job.source
+            source = standard_input() if job.source == STREAM else job.source
             loaded = image_io.load(
                 source, background=self.background, max_pixels=self.config.max_pixels, name=str(job.source)
             )
@@ -104,7 +104,7 @@ class Encode:
                     encoded, note = found.encoded, found.note()
                     if note:
                         logger.warning("%s: %s", printable(job.source), note)
-            atomic.write(job.target, encoded.data)
+            atomic.write(job.target, encoded.data, replace=self.force or job.again)
             return {
                 "bytes": len(encoded.data),
                 "bpp": round(8 * len(encoded.data) / (height * width), 5),
@@ -218,7 +218,7 @@ class Decode:
             for warning in caught:
                 logger.warning("warning: %s: %s", printable(job.source), " ".join(str(warning.message).split()))
             note = "" if job.target == STREAM else fingerprint(data)
-            image_io.save(pixels, job.target, note=note)
+            image_io.save(pixels, job.target, note=note, replace=self.force or job.again)
             return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
         return decode

@@ -23,6 +23,8 @@ HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # torch's, on the CPU: large images 
 
 QUICK_EXIT = ("encode", "decode", "preview")  # commands that leave nothing to clean up once their output is flushed
 
+STOPPED = 130  # exit status after Ctrl-C, as shells have it
+
 app = typer.Typer(
     name="priorcodec",
     help="Encode images to tiny files and decode them through diffusion models.",
@@ -76,11 +78,12 @@ def demo(
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder for files and images.")] = Path("demo-out"),
     image: Annotated[Path | None, typer.Option(help="An image of your own instead of the example.")] = None,
     backbone: Annotated[str, typer.Option(help="Backbone that decodes.")] = "nano_pixel",
+    force: options.Force = False,
 ) -> None:
     """Encode one image at three qualities and compare it with JPEG, WebP and AVIF."""
     from priorcodec.demo import run
 
-    run(output, image, backbone)
+    run(output, image, backbone, replace=force)
 
 
 def main() -> None:
@@ -89,11 +92,13 @@ def main() -> None:
     try:
         status = app(standalone_mode=False)
     except KeyboardInterrupt:
-        _fail("stopped", 130)
+        _fail("stopped", STOPPED)
     except Exception as error:
         line = _line(error)
         _fail(f"error: {line}" if line else "", getattr(error, "exit_code", 2))
     else:
+        if status == STOPPED:  # what typer makes of Ctrl-C inside a command
+            _fail("stopped", STOPPED)
         sys.exit(status if isinstance(status, int) else 0)
 
 

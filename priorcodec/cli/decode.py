@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from priorcodec.cli import options
+from priorcodec.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from priorcodec.batch.jobs import Job
@@ -134,7 +135,10 @@ def info(
     def describe(job: Job) -> dict[str, Any]:
         return {"file": str(job.source), **container.describe(job.read(), max_pixels=limit)}
 
-    sources = runner.expand(options.paths(ctx, files), (container.SUFFIX,))
+    inputs = options.paths(ctx, files)
+    sources = runner.expand(inputs, (container.SUFFIX,))
+    if not sources:
+        raise ConfigError(f"nothing to do in {', '.join(map(str, inputs))}: wanted files ending in {container.SUFFIX}")
     todo = [jobs.Job(source=source, target=jobs.STREAM) for source in sources]
     outcome = jobs.outcome(todo, {i: jobs.run_job(job, describe) for i, job in enumerate(todo)})
     rows = [{key: row[key] for key in row if key not in ("input", "output", "seconds")} for row in outcome.rows]

@@ -20,6 +20,7 @@ def evaluate(
     ] = None,
     style: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
+    force: options.Force = False,
     verbose: options.Verbose = False,
 ) -> None:
     """Score files against their references.
@@ -40,6 +41,8 @@ def evaluate(
     decoder = None if backbone == "preview" else backbone
     known = evaluate.expand([references], evaluate.IMAGES)
     every = evaluate.expand(files, evaluate.IMAGES | evaluate.STREAMS.keys() | {".gic"})
+    if output is not None:
+        atomic.check_output(output, [*known, *every], replace=force)
     alone = len(known) == len(every) == 1
     outcome = Outcome()
     for file in every:
@@ -56,7 +59,7 @@ def evaluate(
         if output is None:
             typer.echo(text, nl=False)
         else:
-            atomic.write(output, text.encode())
+            atomic.write(output, text.encode(), replace=force)
     options.failures(outcome)
 
 
@@ -64,12 +67,15 @@ def report(
     results: Annotated[list[Path], typer.Argument(help="Result files of the benchmarks, or folders of them.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     images: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
+    force: options.Force = False,
 ) -> None:
     """Make one HTML page of benchmark results.
 
     Self-contained, with plots, tables, and an image slider.
     """
+    from priorcodec.core.io import atomic
     from priorcodec.evaluation import report as page
 
+    atomic.check_output(output, results, replace=force)
     page.build(results, output, images=images)
     typer.echo(f"{output}: {output.stat().st_size} bytes")

@@ -28,16 +28,20 @@ def export(
     half: Annotated[bool, typer.Option("--half", help="Round the decoder's large weights to half precision.")] = False,
     decoder: Annotated[bool, typer.Option("--decoder/--no-decoder", help="Whether to export the backbone.")] = True,
     no_plugin: options.NoPlugin = None,
+    force: options.Force = False,
     as_json: options.Json = False,
 ) -> None:
     """Write ONNX graphs of encoder, previews and backbone, the exact tables, and manifest.json.
 
     Needs the packages of `pip install 'priorcodec[export]'`.
     """
+    from priorcodec.core.io import atomic
+    from priorcodec.export.manifest import MANIFEST
     from priorcodec.export.manifest import export as write
     from priorcodec.registry import open_registry
     from priorcodec.session import open_session
 
+    atomic.check_output(folder / MANIFEST, replace=force)
     settings: dict[str, Any] = {"backbone": backbone, "weights": weights, "adapter": adapter}
     given = {key: value for key, value in settings.items() if value is not None}
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import colorsys
+import contextlib
 import json
-import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from priorcodec.batch.jobs import STREAM, as_error
 from priorcodec.cli import options
-from priorcodec.core.errors import ConfigError
-from priorcodec.core.io.reading import read_file
+from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.io import atomic
+from priorcodec.core.io.reading import read_file, standard_input
 
 if TYPE_CHECKING:
     from priorcodec.core.layers.semantic import Regions
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 def regions(
     file: Annotated[str, typer.Argument(help="A .gic file; - is standard input.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Write an image of the regions, in the label colors.")
+        str | None, typer.Option("-o", "--output", help="Write an image of the regions, in the label colors.")
     ] = None,
     max_pixels: options.MaxPixels = None,
     force: options.Force = False,
@@ -37,21 +40,23 @@ def regions(
     from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
 
     limit = container.MAX_PIXELS if max_pixels is None else max_pixels
-    _free(output, force=force)
+    target = None if output is None else _target(output, [file], force=force)
     reader, tables = ExactReader.load(SHIPPED.with_name("encoder.safetensors")), SemanticTables()
-    content = reader.unpack(_read(file), max_pixels=limit)
-    found = tables.read(content, reader)
-    if output is not None:
-        _draw(found, content.height, content.width, output)
-    rows = table(found)
+    with _about(file):
+        content = reader.unpack(_read(file), max_pixels=limit)
+        found = tables.read(content, reader)
+    if target is not None:
+        _draw(found, content.height, content.width, target, replace=force)
+    rows, aside = table(found), target == STREAM
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        typer.echo(json.dumps(rows, indent=2), err=aside)
         return
-    typer.echo(f"{found.count} regions, {'derived from the latent' if found.classes is not None else 'written'}")
+    origin = "derived from the latent" if found.classes is not None else "written"
+    typer.echo(f"{found.count} regions, {origin}", err=aside)
     for row in rows:
         row["values"] = " ".join(f"{value:.1f}" for value in row["values"])
     columns = [key for key in rows[0] if any(row[key] not in ("", None) for row in rows)]
-    options.table(rows, columns)
+    options.table(rows, columns, to_stderr=aside)
 
 
 def table(found: Regions) -> list[dict[str, Any]]:
@@ -76,7 +81,7 @@ def table(found: Regions) -> list[dict[str, Any]]:
 
 def edit(
     file: Annotated[str, typer.Argument(help="A .gic file; - is standard input.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="The edited file.")],
+    output: Annotated[str, typer.Option("-o", "--output", help="The edited file; - for standard output.")],
     region: Annotated[int, typer.Option(help="Number of the region; `priorcodec regions` lists them.")],
     texture_from: Annotated[
         Path | None, typer.Option("--texture-from", help="A .gic file to take values from.")
@@ -99,8 +104,8 @@ def edit(
     latent is coded again at the same quality; the rest of the latent is coded again from its decoded values. Statistics and
     residual are dropped: they describe the image as it was.
     """
+    from priorcodec.core.container import SUFFIX
     from priorcodec.core.image.color import parse_color
-    from priorcodec.core.io import atomic
     from priorcodec.core.layers import editing
     from priorcodec.session import Session
 
@@ -108,15 +113,22 @@ def edit(
         raise ConfigError("got both or neither of --texture-from and --recolor, wanted one of them")
     if from_region is not None and texture_from is None:
         raise ConfigError("got --from-region without --texture-from")
-    _free(output, force=force)
+    target = _target(output, [file, *([] if texture_from is None else [texture_from])], force=force)
+    if target != STREAM and target.suffix != SUFFIX:
+        raise ConfigError(f"cannot write {target}: wanted a name ending in {SUFFIX}")
     color = None if recolor is None else parse_color(recolor, "color")
-    codec = Session(options.decode_config(device=device, max_pixels=max_pixels)).codec
-    values = None if texture_from is None else editing.values_of(codec, _read(str(texture_from)), from_region)
+    session = Session(options.decode_config(device=device, max_pixels=max_pixels))
+    codec, limit, values = session.codec, session.config.max_pixels, None
+    if texture_from is not None:
+        with _about(texture_from):
+            values = editing.values_of(codec, _read(str(texture_from)), from_region, max_pixels=limit)
     change = editing.Edit(region=region, values=values, color=color)
-    encoded = editing.edit(codec, _read(file), change, keep_latent=not drop_latent)
-    atomic.write(output, encoded.data)
+    with _about(file):
+        encoded = editing.edit(codec, _read(file), change, keep_latent=not drop_latent, max_pixels=limit)
+    atomic.write(target, encoded.data, replace=force)
     latent = "none" if encoded.container.string is None else "coded again"
-    typer.echo(f"{file} -> {output}: {len(encoded.data)} bytes, region {region} edited, latent: {latent}")
+    line = f"{file} -> {output}: {len(encoded.data)} bytes, region {region} edited, latent: {latent}"
+    typer.echo(line, err=target == STREAM)
 
 
 def palette(label: int) -> tuple[int, int, int]:
@@ -125,7 +137,7 @@ def palette(label: int) -> tuple[int, int, int]:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def _draw(found: Regions, height: int, width: int, output: Path) -> None:
+def _draw(found: Regions, height: int, width: int, output: Path, *, replace: bool) -> None:
     import numpy as np
 
     from priorcodec.core.image import io as image_io
@@ -133,16 +145,30 @@ def _draw(found: Regions, height: int, width: int, output: Path) -> None:
 
     colors = np.array([palette(i) for i in range(found.count)], np.uint8)
     pixels = colors[found.labels].repeat(CELL, 0).repeat(CELL, 1)[:height, :width]
-    image_io.save(np.ascontiguousarray(pixels), output)
+    image_io.save(np.ascontiguousarray(pixels), output, replace=replace)
 
 
 def _read(file: str) -> bytes:
-    return read_file(sys.stdin.buffer if file == "-" else file)
+    return read_file(standard_input() if file == "-" else file)
 
 
-def _free(output: Path | None, *, force: bool) -> None:
-    if output is not None and output.exists() and not force:
-        raise ConfigError(f"{output} exists: give --force to replace it, or another -o")
+def _target(output: str, inputs: Sequence[str | Path], *, force: bool) -> Path:
+    """Where the output goes, its folder made. Raises ConfigError: see `atomic.check_output`; a terminal."""
+    target = options.output_path(output, [])
+    assert target is not None  # for the type checker: it was given
+    atomic.check_output(target, inputs, replace=force)
+    if target != STREAM:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    return target
+
+
+@contextlib.contextmanager
+def _about(file: str | Path) -> Iterator[None]:
+    """Errors inside name the file."""
+    try:
+        yield
+    except PriorCodecError as error:
+        raise as_error(error, Path(file)) from error
 
 
 def _hex(color: tuple[int, int, int] | list[int]) -> str:

@@ -149,12 +149,12 @@ def failures(outcome: Outcome) -> None:
         raise typer.Exit(1)
 
 
-def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, to_stderr: bool = False) -> None:
     """Print rows as a table with columns wide enough that nothing is cut, even in a pipe."""
     from priorcodec.evaluation.table import Table
 
     cells = [[str(row[column]) for column in columns] for row in rows]
-    typer.echo(Table(heads=list(columns), rows=cells, texts=len(columns)).text(), nl=False)
+    typer.echo(Table(heads=list(columns), rows=cells, texts=len(columns)).text(), nl=False, err=to_stderr)
 
 
 def _path(word: str) -> Path:

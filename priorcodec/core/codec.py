@@ -150,7 +150,7 @@ class Codec:
         """The refined file at one quality byte; max_bytes: see `refine`; scale: see `Objective`."""
         size, quality = _checked(pixels), byte / QUALITY_STEPS
         x = image_io.pad(image_io.to_tensor(pixels), HYPER_STRIDE).to(self.device)
-        levels = torch.tensor([quality], device=self.device)
+        levels = self._levels(quality)
         lam = float(LambdaSchedule(levels=self.levels).lambdas(levels))
         write = partial(self._code, size=size, segments=self._segments(pixels, statistics), byte=byte)
         with torch.inference_mode(False), torch.no_grad():  # what is made inside inference mode has no gradient later
@@ -159,13 +159,17 @@ class Codec:
             y, simulation = self.transforms.g_a(x), self.simulation
         return refine(request, objective, self.transforms, simulation, levels, y, write, max_bytes=max_bytes)
 
+    def _levels(self, quality: float) -> Tensor:
+        """One quality in levels (1,), as the transforms take it."""
+        return torch.tensor([quality], dtype=torch.float32, device=self.device)
+
     @cached_property
     def simulation(self) -> EntropyModel:
         """The exact entropy model as a differentiable one."""
         c = self.transforms.config
         with torch.device("meta"):  # no random numbers of the process are used
             model = EntropyModel(c.m, c.m_h, c.n, c.levels, c.groups, certain=c.certain)
-        model.to_empty(device="cpu").load_tables(self.entropy_model.tables)
+        model.float().to_empty(device="cpu").load_tables(self.entropy_model.tables)
         return model.requires_grad_(False).eval().to(self.device)
 
     def _segments(self, pixels: np.ndarray, statistics: bool) -> tuple[Segment, ...]:
@@ -203,7 +207,7 @@ class Codec:
 
         finer: of the residual layer, None for none.
         """
-        y_q, z = self.transforms.scaled(y, torch.tensor([byte / QUALITY_STEPS], device=self.device))
+        y_q, z = self.transforms.scaled(y, self._levels(byte / QUALITY_STEPS))
         return self._code(y_q, z, size=size, segments=segments, byte=byte, finer=finer)[0]
 
     def _code(
@@ -313,7 +317,7 @@ class Codec:
         y_hat_q, digest = self.reader.latent(content)
         written, byte = content.segment(STATISTICS), self.reader.decoder_quality(content)
         values = torch.from_numpy(y_hat_q)[None].to(self.device)
-        steps = torch.tensor([content.quality / QUALITY_STEPS], device=self.device)
+        steps = self._levels(content.quality / QUALITY_STEPS)
         return Decoded(
             y_hat=self.transforms.dequantize(values, steps),
             quality=byte / QUALITY_STEPS,
@@ -352,7 +356,7 @@ class Codec:
         if decoded.rendered is not None:
             return image_io.to_range(decoded.rendered[..., rows.read(1), columns.read(1)].to(self.device))
         network = self.transforms.g_p if perceptual else self.transforms.g_s
-        quality = torch.tensor([decoded.quality], device=self.device)
+        quality = self._levels(decoded.quality)
         synthesis = partial(network, quality=quality)
         return tiling.part(synthesis, decoded.y_hat, (rows, columns), self.transforms.halo, STRIDE)
 

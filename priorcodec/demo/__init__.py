@@ -24,6 +24,7 @@ CLASSICAL: dict[str, dict[str, Any]] = {
     "WebP": {"format": "WEBP", "method": 6},
     "JPEG": {"format": "JPEG", "progressive": True, "optimize": True},
 }
+MONTAGE = "montage.png"
 LABEL_HEIGHT, GAP = 34, 6
 
 
@@ -46,27 +47,32 @@ class CodedExample:
     decode_seconds: float | None = None
 
 
-def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel") -> None:
+def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel", *, replace: bool = False) -> None:
     """Write all files into the folder `output` and print the table.
 
     Args:
         output: Made if it does not exist.
         image: Instead of the example that comes with the package.
         backbone: What decodes.
+        replace: Whether files of these names may be replaced.
 
     Raises:
         ImageError: The image cannot be read.
+        ConfigError: A file exists.
     """
-    original = image_io.load(image or IMAGE).pixels
+    original, name = image_io.load(image or IMAGE).pixels, (image or IMAGE).stem
+    stems = [f"{name}-q{quality:g}" for quality in QUALITIES]
+    names = [f"{stem}{end}" for stem in stems for end in (".gic", "-preview.png", f"-{backbone}.png")]
+    for file in (*names, MONTAGE):
+        atomic.check_output(output / file, [image or IMAGE], replace=replace)
     output.mkdir(parents=True, exist_ok=True)
     session = open_session(backbone=backbone)
     session.adapter  # noqa: B018  loaded now, so that the table shows coding times only
     rows: list[list[CodedExample]] = []
-    for quality in QUALITIES:
+    for quality, stem in zip(QUALITIES, stems, strict=True):
         started = time.perf_counter()
         data = session.encode(original, quality=quality)
         encoded = time.perf_counter() - started
-        stem = f"{(image or IMAGE).stem}-q{quality:g}"
         atomic.write(output / f"{stem}.gic", data)
         row = [CodedExample(codec=f"original {original.shape[1]}x{original.shape[0]}", size_bytes=0, pixels=original)]
         for name, decode in (("preview", session.preview), (backbone, session.decode)):
@@ -82,7 +88,7 @@ def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel") -
         row += [nearest(name, original, len(data)) for name in CLASSICAL]
         rows.append(row)
     _print_table(original, rows)
-    image_io.save(montage(rows), output / "montage.png")
+    image_io.save(montage(rows), output / MONTAGE)
     print(f"\nfiles and images in {output}, side by side in {output / 'montage.png'}")
 
 

@@ -5,10 +5,12 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
+from priorcodec.core.io import atomic
+
 
 @dataclass(frozen=True, kw_only=True)
 class Deadly:
-    """Writes the name of each file into its output; some kill the process that works on them, once or always."""
+    """Writes the name of each file into its output; some kill the process that works on them afterwards, once or always."""
 
     once: str
     always: str
@@ -16,10 +18,10 @@ class Deadly:
     def open(self):
         def work(job):
             dead = job.target.with_suffix(".dead")
+            atomic.write(job.target, job.source.name.encode(), replace=job.again)
             if self.always in job.source.name or (self.once in job.source.name and not dead.exists()):
                 dead.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
-            job.target.write_text(job.source.name)
             return {"process": os.getpid()}
 
         return work

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import priorcodec
 from priorcodec import cli
+from priorcodec.core.codec import Codec
 from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
 from tests.core.test_codec import DEMO
@@ -357,3 +358,65 @@ def test_a_model_that_cannot_be_loaded_is_tried_once(folder, monkeypatch):
     status, out, message = quick("decode", folder / "gic", "--weights", folder / "empty.safetensors")
     assert status == 2 and not out and "cannot load" in message and "\n" not in message
     assert len(tried) == 1
+
+
+def test_no_command_replaces_a_file_without_force(folder):
+    source, kept = folder / "in" / "a.png", b"precious"
+    before = source.read_bytes()
+    (folder / "rd.json").write_bytes((Path(__file__).parents[2] / "benchmarks" / "results" / "speed.json").read_bytes())
+    for name in ("table.txt", "page.html", "demo/montage.png", "models/manifest.json"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(kept)
+    scored = ("eval", source, source, "--metrics", "psnr", "-o")
+    for words, target in (
+        ((*scored, folder / "table.txt"), "table.txt"),
+        (("report", folder / "rd.json", "-o", folder / "page.html"), "page.html"),
+        (("demo", "-o", folder / "demo", "--image", source, "--backbone", "toy"), "demo/montage.png"),
+        (("export", folder / "models", "--no-decoder"), "models/manifest.json"),
+    ):
+        status, _, said = quick(*words)
+        assert status == 2 and "--force" in said and (folder / target).read_bytes() == kept, words
+        assert len(list((folder / target).parent.iterdir())) == 1 or "/" not in target
+    assert quick(*scored, folder / "table.txt", "--force")[0] == 0 and b"PSNR" in (folder / "table.txt").read_bytes()
+    status, _, said = quick(*scored, source, "--force")
+    assert status == 2 and "the input" in said and source.read_bytes() == before
+
+
+def test_a_file_that_appears_during_the_work_stays(folder, monkeypatch):
+    def late(self, *args, **kwargs):
+        (folder / "late.gic").write_bytes(b"precious")
+        return encode(self, *args, **kwargs)
+
+    encode = Codec.encode
+    monkeypatch.setattr(Codec, "encode", late)
+    status, _, said = quick("encode", folder / "in" / "a.png", "-q", "1", "-o", folder / "late.gic")
+    assert status == 2 and "another program" in said and (folder / "late.gic").read_bytes() == b"precious"
+    assert quick("encode", folder / "in" / "a.png", "-q", "1", "-o", folder / "late.gic", "--force")[0] == 0
+
+
+def test_info_of_a_folder_without_files(tmp_path):
+    status, _, said = quick("info", tmp_path)
+    assert status == 2 and "nothing to do" in said
+
+
+def test_closed_standard_input_is_one_line(folder):
+    for words in (["encode", "-", "-o", "c.gic"], ["info", "-"], ["regions", "-"]):
+        line = [sys.executable, "-c", "import sys; sys.stdin = None; from priorcodec.cli import main; main()", *words]
+        done = subprocess.run(line, capture_output=True, text=True, cwd=folder, check=False)
+        assert done.returncode == 2 and "standard input (-) is closed" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_ctrl_c_says_so():
+    code = "import priorcodec.cli as c; from priorcodec.batch import runner\n"
+    code += "def stop(*_, **__): raise KeyboardInterrupt\nrunner.expand = stop; c.main()"
+    done = subprocess.run([sys.executable, "-c", code, "info", "x.gic"], capture_output=True, text=True, check=False)
+    assert done.returncode == 130 and done.stderr == "stopped\n"
+
+
+def test_previews_of_other_layers_are_not_kept(folder):
+    source = folder / "in" / "a.png"
+    assert quick("encode", source, "-q", "3", "--residual", "9", "-o", folder / "a.gic")[0] == 0
+    preview = ("preview", folder / "a.gic", "-o", folder / "p.png", "--skip-existing")
+    assert quick(*preview)[0] == 0 and "there already" in quick(*preview)[1]
+    status, _, said = quick(*preview, "--layers", "latent")
+    assert status == 2 and "--force" in said

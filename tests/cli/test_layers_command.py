@@ -10,6 +10,7 @@ import pytest
 from priorcodec.core import container
 from priorcodec.core.image import io as image_io
 from tests.cli.test_cli import quick
+from tests.cli.test_streams import run
 from tests.golden import layers
 
 FILES = {name: data for name, (data, _) in layers.golden().items()}
@@ -75,3 +76,48 @@ def test_mistakes_are_one_line_and_write_nothing(folder, words, message):
     status, _, error = quick("edit", folder / "alone.gic", "-o", folder / "out.gic", *words)
     assert status == 2 and message in error and "\n" not in error.strip()
     assert not (folder / "out.gic").exists()
+
+
+def test_an_edit_never_replaces_what_it_reads(folder):
+    source, link, other = folder / "alone.gic", folder / "link.gic", folder / "beside-generated.gic"
+    link.symlink_to(source)
+    before = {path: path.read_bytes() for path in (source, other)}
+    change = ("--region", "0", "--force")
+    for words in (
+        (source, *change, "--recolor", "red", "-o", source),
+        (link, *change, "--recolor", "red", "-o", source),
+        (source, *change, "--texture-from", other, "-o", other),
+    ):
+        status, _, said = quick("edit", *words)
+        assert status == 2 and "the input" in said
+    status, _, said = quick("edit", source, *change, "--recolor", "red", "-o", folder / "new.txt")
+    assert status == 2 and "ending in .gic" in said
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_edit_and_regions_through_standard_output(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    status, data, said = run("edit", "alone.gic", "--region", "0", "--recolor", "red", "-o", "-")
+    assert status == 0 and container.unpack(data).string is None and "region 0 edited" in said
+    status, image, said = run("regions", "alone.gic", "-o", "-")
+    assert status == 0 and image_io.load(image).pixels.size and "mean_color" in said
+    status, image, said = run("regions", "alone.gic", "-o", "-", "--json")
+    assert status == 0 and image_io.load(image).pixels.size and json.loads(said)
+    status, _, said = quick("edit", "alone.gic", "--region", "0", "--recolor", "red", "-o", "new/folder/a.gic")
+    assert status == 0 and container.unpack((folder / "new" / "folder" / "a.gic").read_bytes())
+
+
+def test_the_limit_of_pixels_and_the_name_in_errors(folder):
+    recolored = ("--region", "0", "--recolor", "red", "-o", folder / "new.gic")
+    for words in (
+        ("edit", folder / "alone.gic", *recolored, "--max-pixels", "5"),
+        ("regions", folder / "alone.gic", "--max-pixels", "5"),
+    ):
+        status, _, said = quick(*words)
+        assert status == 2 and "more than 5 pixels" in said and "alone.gic" in said
+    (folder / "no.gic").write_bytes(b"nothing of the kind")
+    taken = ("--region", "0", "--texture-from", folder / "no.gic", "-o", folder / "new.gic")
+    for words in (("edit", folder / "no.gic", *recolored), ("edit", folder / "alone.gic", *taken)):
+        status, _, said = quick(*words)
+        assert status == 2 and "no.gic" in said and "alone" not in said
+    assert not (folder / "new.gic").exists()

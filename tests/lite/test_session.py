@@ -1,7 +1,9 @@
 """priorcodec_lite against torch, with the toy's graphs: the same images within one level, and the command `gic`."""
 
+import contextlib
 import io
 import json
+import os
 import shutil
 
 import numpy as np
@@ -230,3 +232,79 @@ def test_the_command_and_pillow(folder, models, photo, tmp_path, capsys, monkeyp
         for name, known in registered.items():
             getattr(Image, name).clear()
             getattr(Image, name).update(known)
+
+
+def test_the_command_replaces_no_input_and_says_what_is_wrong(folder, models, photo, tmp_path, capsys, monkeypatch):
+    from priorcodec_lite import command
+
+    source, link = tmp_path / "photo.png", tmp_path / "link.gic"
+    image_io.save(photo[:64, :64], source)
+    link.symlink_to(source)
+    before, given = source.read_bytes(), ["--models", str(models), "-f"]
+    for target in (source, link):
+        assert command.main(["encode", str(source), "-o", str(target), *given]) == 2
+        assert "the input" in capsys.readouterr().err and source.read_bytes() == before
+    for target, says in (("new.txt", "ending in .gic"), ("x" * 300 + ".gic", "name too long")):
+        assert command.main(["encode", str(source), "-o", str(tmp_path / target), *given]) == 2
+        said = capsys.readouterr().err
+        assert says in said.lower() and said.count("\n") == 1
+    coded = tmp_path / "new" / "folder" / "a.gic"
+    assert command.main(["encode", str(source), "-o", str(coded), *given]) == 0
+    assert command.main(["info", str(coded), "--max-pixels", "10"]) == 2
+    assert "more than 10 pixels" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["gic", "info", str(coded)])
+    for full in ("/dev/full", "broken pipe"):
+        out = open(full, "w") if full == "/dev/full" else _closed_pipe()  # noqa: SIM115
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr(os, "dup2", lambda *_: None)
+        with pytest.raises(SystemExit) as ended:
+            command.run()
+        monkeypatch.undo()
+        monkeypatch.setattr("sys.argv", ["gic", "info", str(coded)])
+        assert ended.value.code == (2 if full == "/dev/full" else 141)
+        with contextlib.suppress(OSError):
+            out.close()
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "standard output" in said
+
+
+def _closed_pipe():
+    reading, writing = os.pipe()
+    os.close(reading)
+    return open(writing, "w")
+
+
+@pytest.mark.parametrize("wrong", [{"quality": "6"}, {"bpp": "1"}, {"quality": True}, {"statistics": "no"}])
+def test_arguments_of_another_kind_are_one_line(folder, lite, photo, wrong):
+    from priorcodec_lite.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="wanted"):
+        lite.encode(photo, **wrong)
+
+
+def test_settings_of_another_kind_and_a_session_that_ends(folder, models, photo):
+    from priorcodec_lite import open_session
+    from priorcodec_lite.core.errors import ConfigError
+
+    for wrong in ({"threads": "2"}, {"threads": 1.5}, {"max_pixels": "x"}, {"max_pixels": 0}):
+        with pytest.raises(ConfigError, match="wanted"):
+            open_session(models, **wrong)
+    with open_session(models) as session:
+        data = session.encode(photo[:64, :64], np.float32(2))
+    assert not session.codec.graphs._loading
+    assert session.preview(data, output="np").shape == (64, 64, 3)  # loaded again
+
+
+def test_graphs_that_do_not_fit_are_one_line(folder, models, photo, tmp_path):
+    from priorcodec_lite import open_session
+    from priorcodec_lite.core.errors import WeightsError
+
+    shutil.copytree(models, tmp_path / "swapped")
+    shutil.copy(models / "hyper.onnx", tmp_path / "swapped" / "analysis.onnx")
+    with pytest.raises(WeightsError, match="analysis.onnx does not take"):
+        open_session(tmp_path / "swapped").encode(photo[:64, :64])
+    manifest = json.loads((models / "manifest.json").read_text())
+    del manifest["margin"]
+    (tmp_path / "swapped" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="margin"):
+        open_session(tmp_path / "swapped")

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX
         image = _array_image(image)
     if isinstance(image, Image.Image):
         return _from_pillow(image, background, max_pixels)
+    if isinstance(image, os.PathLike):
+        image = Path(image)
     if isinstance(image, str | Path | bytes | bytearray | memoryview) or hasattr(image, "read"):
         source = bytes(image) if isinstance(image, bytearray | memoryview) else image
         loaded = load(source, background=background, max_pixels=max_pixels)
@@ -212,6 +215,8 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
         raise ImageError(
             f"got a {x.dtype} tensor of shape {tuple(x.shape)}, wanted uint8, or floating point in [-1, 1]"
         )
+    if x.device.type == "meta":
+        raise ImageError("got a tensor on the meta device, which has no values")
     if x.dtype == torch.uint8:
         return to_pixels(x.float() / 127.5 - 1)
     x = x.detach()

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from priorcodec.core.container import padded
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image.colorspace import RgbSpace
 
@@ -41,12 +42,14 @@ class Raster:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Raises ImageError for an image of more than `max_pixels` pixels, or of none."""
+    """Raises ImageError for an image of none, or of more than `max_pixels` pixels, counted as for a file: with its padding."""
     if width < 1 or height < 1:
         raise ImageError(f"the image is {width}x{height}: it has no pixels")
-    if width * height > max_pixels:
+    rows, columns = padded(height, width)
+    if rows * columns > max_pixels:
         raise ImageError(
-            f"the image is {width}x{height}, more than {max_pixels} pixels: scale it down, or raise max_pixels"
+            f"the image is {width}x{height}, with its padding {columns}x{rows}, more than {max_pixels} pixels: "
+            "scale it down, or raise max_pixels"
         )
 
 

@@ -30,13 +30,14 @@ SAVE: dict[str, dict[str, Any]] = {  # by suffix: how `save` writes; lossless wh
 NOTE = "priorcodec"  # keyword of a PNG text chunk
 
 
-def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
+def save(pixels: np.ndarray, path: str | Path, *, note: str = "", replace: bool = True) -> None:
     """Write an image in the format of the suffix (none: PNG), whole or not at all.
 
     Args:
         pixels: uint8 (h, w, 3).
         path: Where to; "-" is standard output.
         note: A short ASCII text that a PNG keeps for `note_of`; other formats drop it.
+        replace: As for `atomic.write`.
 
     Raises:
         ImageError: Unknown suffix, or the format cannot hold the image.
@@ -51,7 +52,7 @@ def save(pixels: np.ndarray, path: str | Path, *, note: str = "") -> None:
         Image.fromarray(np.ascontiguousarray(pixels)).save(data, **options)
     except (ValueError, OSError) as error:
         raise ImageError(f"cannot write {printable(path)}: {reason(error)}") from error
-    atomic.write(path, data.getvalue())
+    atomic.write(path, data.getvalue(), replace=replace)
 
 
 def save_options(path: str | Path) -> dict[str, Any]:

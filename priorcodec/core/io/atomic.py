@@ -1,4 +1,7 @@
-"""Writing a file so that a reader sees the whole new content or the old one, never half: write beside, then rename."""
+"""Writing a file so that a reader sees the whole new content or the old one, never half: write beside, then rename or link.
+
+`check_output` refuses an output before the work, `write(replace=False)` after it: another program may have been quicker.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,72 @@ import functools
 import os
 import platform
 import re
+import secrets
 import stat
 import sys
 import threading
 import zlib
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.io.names import cut, printable
 
 STDOUT = "-"
 _END = ".part"
-_HOST = f"{zlib.crc32(platform.node().encode()):08x}"  # two machines may write into one shared folder
+
+
+def _processes() -> str:
+    """Whose process numbers are meant: two machines, or two containers of one, may write into one shared folder."""
+    with suppress(OSError):
+        return platform.node() + os.readlink("/proc/self/ns/pid")
+    return platform.node()
+
+
+_HOST = f"{zlib.crc32(_processes().encode()):08x}"
 _SHOWN = 60  # bytes of the file's own name in the temporary one
 _MAX_LINKS = 40  # as Linux
 _STREAMS = {"stdout": 1, "stderr": 2}
 _DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
 
 
-def write(path: str | Path, data: bytes) -> None:
+def identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and inode of a file, the same through symbolic and hard links; None if there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino
+
+
+def check_output(
+    output: str | Path, inputs: Iterable[str | Path] = (), *, replace: bool, option: str = "--force"
+) -> None:
+    """Refuse an output before any work is done. Standard output always passes, and so do pipes and devices.
+
+    Args:
+        output: Where a file will be written.
+        inputs: Files that are read.
+        replace: Whether an existing file may be replaced; an input never may.
+        option: What the command calls that.
+
+    Raises:
+        ConfigError: It is one of the inputs, or exists and may not be replaced.
+    """
+    if str(output) == STDOUT:
+        return
+    found = identity(output)
+    same = [path for path in inputs if found is not None and identity(path) == found]
+    if same:
+        raise ConfigError(
+            f"cannot write {printable(output)}: it is the input {printable(same[0])} itself, give another -o"
+        )
+    if not replace and found is not None and os.path.isfile(output):
+        raise ConfigError(f"{printable(output)} exists already: give {option} to replace it, or another output")
+
+
+def write(path: str | Path, data: bytes, *, replace: bool = True) -> None:
     """Write `data` to `path` in one step, on the disk before it has its name.
 
     A link is written through and stays; an existing file keeps its mode, a new one follows the umask. "-" and
@@ -34,6 +83,7 @@ def write(path: str | Path, data: bytes) -> None:
     Args:
         path: Where to.
         data: The whole content.
+        replace: False to refuse a file that exists by the time all is written.
 
     Raises:
         PriorCodecError: The path cannot be written; one line, nothing is left behind. A process killed meanwhile leaves
@@ -46,7 +96,7 @@ def write(path: str | Path, data: bytes) -> None:
         elif target.exists() and not target.is_file():
             target.write_bytes(data)
         else:
-            _replace(target, data)
+            _put(target, data, replace=replace)
     except OSError as error:
         raise PriorCodecError(f"cannot write {printable(path)}: {error.strerror or error}") from error
     except ValueError as error:  # a NUL, or a character that the file system cannot hold
@@ -83,12 +133,12 @@ def _write_stream(number: int, data: bytes) -> None:
         left = left[os.write(number, left) :]
 
 
-def _replace(target: Path, data: bytes) -> None:
-    part = target.with_name(f".{cut(target.name, _SHOWN)}.{_HOST}-{os.getpid()}-{threading.get_native_id()}{_END}")
+def _put(target: Path, data: bytes, *, replace: bool) -> None:
+    own = f"{_HOST}-{os.getpid()}-{threading.get_native_id()}-{secrets.token_hex(4)}"
+    part = target.with_name(f".{cut(target.name, _SHOWN)}.{own}{_END}")
     _sweep(target.parent.absolute())
     before = os.stat(target) if target.exists() else None
     mode = 0o666 if before is None else stat.S_IMODE(before.st_mode)
-    part.unlink(missing_ok=True)  # of a dead process with our number; its mode must not stay
     try:
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
             if before is not None and os.name == "posix":
@@ -98,9 +148,25 @@ def _replace(target: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, target)
+        if replace:
+            os.replace(part, target)
+        else:
+            _link(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _link(part: Path, target: Path) -> None:
+    """Give a finished file its name unless another one has it. Raises PriorCodecError."""
+    taken = f"{printable(target)} was written by another program meanwhile: nothing was replaced"
+    try:
+        os.link(part, target)
+    except FileExistsError as error:
+        raise PriorCodecError(taken) from error
+    except OSError as error:  # a file system without links
+        if target.exists():
+            raise PriorCodecError(taken) from error
+        os.replace(part, target)
 
 
 @functools.cache

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from priorcodec.core.errors import StreamError
+from priorcodec.core.errors import ConfigError, StreamError
 
 Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
 """A .gic file: its bytes, its path, or an open binary file."""
+
+
+def standard_input() -> BinaryIO:
+    """Standard input as a binary file. Raises ConfigError: the program was started without one."""
+    if sys.stdin is None:
+        raise ConfigError("standard input (-) is closed, wanted a file piped to it, or the file's name")
+    return sys.stdin.buffer
 
 
 def read_file(data: Data) -> bytes:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers import texture
@@ -41,9 +42,9 @@ class Edit:
     color: tuple[int, int, int] | None = None
 
 
-def values_of(codec: Codec, data: bytes, region: int | None) -> NDArray[np.float64]:
+def values_of(codec: Codec, data: bytes, region: int | None, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.float64]:
     """The values (CHANNELS,) of one region of a file, None for its largest, in units. Raises StreamError, ConfigError."""
-    decoded = codec.decode(data)
+    decoded = codec.decode(data, max_pixels=max_pixels)
     regions, values = _described(codec, decoded)
     if region is None:
         region = int(texture.areas(regions.labels).argmax())
@@ -51,7 +52,7 @@ def values_of(codec: Codec, data: bytes, region: int | None) -> NDArray[np.float
     return values[region]
 
 
-def edit(codec: Codec, data: bytes, change: Edit, *, keep_latent: bool = True) -> Encoded:
+def edit(codec: Codec, data: bytes, change: Edit, *, keep_latent: bool = True, max_pixels: int = MAX_PIXELS) -> Encoded:
     """A file with one region changed. Statistics and residual are dropped: they describe the image as it was.
 
     Other regions keep their values up to half a step, since the coded means depend on all regions.
@@ -61,12 +62,13 @@ def edit(codec: Codec, data: bytes, change: Edit, *, keep_latent: bool = True) -
         data: The file.
         change: The edit.
         keep_latent: Code a latent of the edited image; False for a file of the semantic layers alone.
+        max_pixels: Files of larger images are refused.
 
     Raises:
         StreamError: The file cannot be read.
         ConfigError: There is no such region.
     """
-    decoded = codec.decode(data)
+    decoded = codec.decode(data, max_pixels=max_pixels)
     content = decoded.container
     regions, values = _described(codec, decoded)
     _check(change.region, regions)

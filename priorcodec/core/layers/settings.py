@@ -61,7 +61,10 @@ class LayerConfig:
 
 def check_names(layers: Collection[str]) -> None:
     """Raises ConfigError: none is named, or one does not exist."""
-    unknown = [name for name in layers if name not in LAYERS]
-    if unknown or not layers or isinstance(layers, str):
-        got = layers if isinstance(layers, str) else ", ".join(unknown) or "none"
-        raise ConfigError(f"layers are {got!r}, wanted a list of {', '.join(LAYERS)}")
+    wanted = f"wanted a list of {', '.join(LAYERS)}"
+    if isinstance(layers, str) or not isinstance(layers, Collection):
+        raise ConfigError(f"layers are {layers!r}, {wanted}")
+    if not layers:
+        raise ConfigError(f"no layers are named, {wanted}")
+    if unknown := [str(name) for name in layers if name not in LAYERS]:
+        raise ConfigError(f"layers are {', '.join(unknown)!r}, {wanted}")

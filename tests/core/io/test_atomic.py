@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from priorcodec import PriorCodecError
+from priorcodec import ConfigError, PriorCodecError
 from priorcodec.core.io import atomic
 
 OLD, NEW = b"old" * 1000, b"new" * 40_000
@@ -258,3 +258,64 @@ def test_many_threads_write_one_file_whole(tmp_path):
     for thread in threads:
         thread.join()
     assert path.read_bytes() in contents and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path, monkeypatch):
+    path, fsync = tmp_path / "a.gic", os.fsync
+
+    def slow(number):
+        fsync(number)
+        path.write_bytes(OLD)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    with pytest.raises(PriorCodecError, match="another program"):
+        atomic.write(path, NEW, replace=False)
+    assert path.read_bytes() == OLD and [p.name for p in tmp_path.iterdir()] == ["a.gic"]
+    path.unlink()
+    monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(PermissionError(1, "no links here")))
+    with pytest.raises(PriorCodecError, match="another program"):
+        atomic.write(path, NEW, replace=False)
+    monkeypatch.setattr(os, "fsync", fsync)
+    path.unlink()
+    atomic.write(path, NEW, replace=False)
+    assert path.read_bytes() == NEW and len(list(tmp_path.iterdir())) == 1
+
+
+def test_of_many_writers_that_replace_nothing_one_wins(tmp_path):
+    path, contents, failed = tmp_path / "a", [bytes([i]) * 50_000 for i in range(8)], []
+
+    def write(content):
+        try:
+            atomic.write(path, content, replace=False)
+        except PriorCodecError:
+            failed.append(content)
+
+    threads = [threading.Thread(target=write, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failed) == 7 and path.read_bytes() in set(contents) - set(failed) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_an_output_is_checked_before_the_work(tmp_path):
+    path, link, hard, new = (tmp_path / name for name in ("a", "link", "hard", "new"))
+    path.write_bytes(OLD)
+    link.symlink_to(path)
+    os.link(path, hard)
+    for same in (path, link, hard, tmp_path / "." / "a"):
+        with pytest.raises(ConfigError, match="the input"):
+            atomic.check_output(same, [new, path], replace=True)
+    with pytest.raises(ConfigError, match="exists already: give -f"):
+        atomic.check_output(path, replace=False, option="-f")
+    atomic.check_output(path, [new], replace=True)
+    for free in (new, "-", "/dev/null"):
+        atomic.check_output(free, [path], replace=False)
+
+
+def test_other_process_numbers_have_another_name(monkeypatch):
+    before = atomic._processes()
+    monkeypatch.setattr(os, "readlink", lambda _: "pid:[1]")
+    assert atomic._processes() != before
+    monkeypatch.setattr(os, "readlink", lambda _: (_ for _ in ()).throw(FileNotFoundError))
+    assert before.startswith(atomic._processes())

@@ -177,7 +177,7 @@ def test_any_string_is_read_or_refused(tables):
         ({"layers": ("residual",)}, "wanted semantic, latent or both"),
         ({"layers": ("semantic", "residual")}, "without the latent that it refines"),
         ({"layers": ("latent", "texture")}, "'texture', wanted a list of semantic, latent, residual"),
-        ({"layers": ()}, "'none', wanted"),
+        ({"layers": ()}, "no layers are named, wanted"),
         ({"layers": "latent"}, "wanted a list"),
         ({"layers": ("latent", "residual"), "residual": 10.5}, "is 10.5, wanted a number from 0 to 10"),
         ({"roi": [(0, 0, 9, 9)]}, "region of interest without the residual"),
