@@ -9,7 +9,7 @@ import difflib
 import enum
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -70,7 +70,7 @@ class DecodeConfig:
     low_memory: bool | None = None
     max_pixels: int = MAX_PIXELS
     tile: int | None = None
-    layers: str | None = None
+    layers: str | None = field(default=None, metadata={"joined": True})
 
     @property
     def layer_names(self) -> list[str] | None:
@@ -133,7 +133,8 @@ def compose(
     """Merge the defaults of the dataclass `schema`, then `preset`, then `file`, then `key=value` words; later wins.
 
     Values are plain text, `null` or a list. Interpolations such as `${oc.env:HOME}` are refused, never resolved: a settings
-    file may come from anywhere. A field with `parse` in its metadata turns its text into a value itself.
+    file may come from anywhere. A field with `parse` in its metadata turns its text into a value itself; one with `joined`
+    takes a list as its parts, separated by commas.
 
     Args:
         schema: Dataclass with defaults; a method `problems() -> list[str]` may check what types cannot.
@@ -177,8 +178,11 @@ def _merged(
             )
             continue
         parse = known[key].get("parse", _value)
+        parsed = parse(value) if isinstance(value, str) else value
+        if isinstance(parsed, list) and known[key].get("joined"):
+            parsed = ",".join(parsed)
         try:
-            OmegaConf.update(settings, key, parse(value) if isinstance(value, str) else value)
+            OmegaConf.update(settings, key, parsed)
         except OmegaConfBaseException as exc:
             found.append(f"{origin}: {str(exc).splitlines()[0]}")
     result = OmegaConf.to_object(settings)
@@ -265,7 +269,8 @@ def _pairs(
             content = {}
         for key, value in _flatten(content, {name.rpartition(".")[0] for name in known}):
             text = shown(value if isinstance(value, str) else "[...]", 200)
-            yield f"{file.name}: {shown(key)}={text}", key, value
+            null = isinstance(value, str) and value in ("", "~")  # other ways in which YAML writes it
+            yield f"{file.name}: {shown(key)}={text}", key, "null" if null else value
     for word in overrides:
         key, equals, value = word.partition("=")
         if equals:
@@ -281,10 +286,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _value(value: str) -> Any:
-    """A word's value: null (also as YAML's ~ or nothing at all), [a list, in brackets], or the text for the schema to read."""
+    """A word's value: null, [a list, in brackets], or the text for the schema to read."""
     if value.startswith("[") and value.endswith("]"):
         return split_list(value)
-    return None if value in ("null", "~", "") else value
+    return None if value == "null" else value
 
 
 def _flatten(content: Mapping[str, Any], groups: Collection[str], prefix: str = "") -> Iterator[tuple[str, Any]]:

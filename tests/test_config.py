@@ -22,6 +22,16 @@ def test_values_have_the_types_of_the_schema():
     assert config.weights is None
 
 
+def test_null_and_lists_as_yaml_writes_them(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for text in ("tile: ~", "tile:", "tile: null", "weights:"):
+        file.write_text(f"{text}\nlayers: [semantic, latent]\n")
+        assert decode_config(file=file) == DecodeConfig(layers="semantic,latent")
+    assert decode_config(["layers=[latent]"]).layer_names == ["latent"]
+    with pytest.raises(ConfigError, match="tile"):
+        decode_config(["tile="])
+
+
 def test_the_dial(tmp_path):
     assert (DecodeConfig().steps, DecodeConfig().renorm, DecodeConfig().blend) == (1, Renorm.none, 1.0)
     config = decode_config(["steps=4", "renorm=predicted"])

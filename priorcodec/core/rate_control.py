@@ -70,7 +70,12 @@ def target_bytes(max_bytes: int | None, bpp: float | None, height: int, width: i
     value = max_bytes if bpp is None else bpp
     if value is None or not 0 < value < math.inf:
         raise ConfigError(f"the target is {value} {'bytes' if bpp is None else 'bpp'}, wanted a number above 0")
-    return int(value if bpp is None else value * height * width / 8)
+    found = int(value if bpp is None else value * height * width / 8)
+    if found < 1 and bpp is not None:
+        raise ConfigError(
+            f"{bpp:g} bits for each of {width}x{height} pixels are less than one byte: give a larger bpp, or a size in bytes"
+        )
+    return found
 
 
 def search(write: Callable[[int], Encoded], target: int, top: int) -> RateSearchResult:

@@ -219,7 +219,8 @@ def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
         registry.add(candidate, disabled=bool(unwanted & {candidate.name, candidate.distribution}))
     failed = [f"{r.name} from {r.origin} ({r.error})" for r in registry.plugins() if r.error]
     if failed and os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") not in ("", "0"):
-        raise BackboneError(f"PRIORCODEC_STRICT_PLUGINS is set and {len(failed)} plugins failed: {'; '.join(failed)}")
+        count = f"{len(failed)} plugin{'s' if failed[1:] else ''}"
+        raise BackboneError(f"PRIORCODEC_STRICT_PLUGINS is set and {count} failed: {'; '.join(failed)}")
     return registry
 
 

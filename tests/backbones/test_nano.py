@@ -188,3 +188,5 @@ def test_weights_of_the_other_one_are_refused_in_one_line(spec):
     with pytest.raises(WeightsError, match=rf"^{spec.name}: cannot load .*{other.name}\.safetensors") as caught:
         spec.build(PACKAGE / other.source, dtype=torch.float32)
     assert "\n" not in str(caught.value)
+    with pytest.raises(WeightsError, match="is a folder, wanted"):
+        spec.build(PACKAGE, dtype=torch.float32)

@@ -139,3 +139,8 @@ def test_the_session_takes_bytes_or_bits_per_pixel(photo):
     for wrong in ({"bpp": 0.1, "max_bytes": 9}, {"bpp": 0}, {"bpp": math.nan}, {"max_bytes": -1}):
         with pytest.raises(ConfigError, match="wanted"):
             session.encode(photo, **wrong)
+
+
+def test_bits_that_make_no_byte_are_named():
+    with pytest.raises(ConfigError, match="0.3 bits for each of 1x2 pixels are less than one byte"):
+        rate_control.target_bytes(None, 0.3, 2, 1)

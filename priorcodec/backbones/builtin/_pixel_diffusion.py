@@ -63,6 +63,8 @@ def load(
 
     if weights is None:
         module = denoiser()
+    elif Path(weights).is_dir():
+        raise WeightsError(f"{spec.name}: {weights} is a folder, wanted its .safetensors file")
     else:
         try:
             with torch.device("meta"):
