@@ -199,14 +199,16 @@ def test_a_session_that_was_first_used_in_inference_mode_can_refine(photo):
         assert session.encode(photo, 2, refine=1) == first
 
 
-def test_another_default_dtype_changes_no_file(session, photo):
+def test_another_default_dtype_changes_no_file_and_no_image(session, photo):
     wanted, before = session.encode(photo, 3, refine=1), torch.get_default_dtype()
+    image, alone = session.decode(wanted, output="np"), session.codec.encode_semantic(photo).data
+    rendered = session.preview(alone, output="np")
     torch.set_default_dtype(torch.float64)
     try:
         with open_session("toy") as other:
             assert other.encode(photo, 3, refine=1) == wanted
-            other.decode(wanted)
-            other.preview(wanted)
+            assert np.abs(other.decode(wanted, output="np") - image.astype(int)).max() <= 1  # the same noise
+            assert np.abs(other.preview(alone, output="np") - rendered.astype(int)).max() <= 1
     finally:
         torch.set_default_dtype(before)
 

@@ -55,7 +55,9 @@ class LatentPredictor(nn.Module):
             nn.init.zeros_(conv.weight)
             nn.init.zeros_(cast(Tensor, conv.bias))
         for name, values in (("mean", latent.mean), ("std", latent.std)):  # on the CPU even while "meta" is the default
-            self.register_buffer(name, torch.tensor(values, device="cpu")[:, None, None], persistent=False)
+            self.register_buffer(
+                name, torch.tensor(values, dtype=torch.float32, device="cpu")[:, None, None], persistent=False
+            )
 
     def forward(self, y_hat: Tensor, quality: Tensor, preview: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the latent of a batch.

@@ -141,7 +141,7 @@ def seeded_noise(
     def noise(i: int) -> Tensor:
         def one(seed: int) -> Tensor:
             generator = torch.Generator().manual_seed((seed + i * _GOLDEN) % 2**32)
-            return torch.randn(tuple(shape[1:]), generator=generator)
+            return torch.randn(tuple(shape[1:]), dtype=torch.float32, generator=generator)
 
         return torch.stack([one(seed) for seed in seeds]).to(device, dtype)
 

@@ -48,4 +48,4 @@ class Renderer(nn.Module):
 def noise(seed: int, rows: int, columns: int) -> Tensor:
     """Standard normal values (1, 4 * NOISE, rows, columns), the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(1, 4 * NOISE, rows, columns, generator=generator)
+    return torch.randn(1, 4 * NOISE, rows, columns, dtype=torch.float32, generator=generator)
