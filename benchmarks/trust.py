@@ -32,6 +32,7 @@ PLUGINS, CRASHES, TOGETHER = (
     "tests/batch/test_crashes.py",
     "tests/test_together.py",
 )
+OUTPUTS = "tests/core/io tests/cli tests/lite"
 PROMISES = {  # what is promised -> its tests, and the words that choose among them
     "same symbols: 1 and 2 threads, mkldnn on and off, default dtype float64, bf16 autocast": (CONFORMANCE, "symbol and not gpu"),
     "same symbols: on a GPU in float32, bf16 autocast, TF32": (CONFORMANCE, "gpu"),
@@ -46,6 +47,7 @@ PROMISES = {  # what is promised -> its tests, and the words that choose among t
     "adapters on the Hub are pinned by commit and hash": ("tests/registry/test_adapter_sources.py", ""),
     "a plugin that raises in a hook or in build is named and stops no other": (PLUGINS, ""),
     "no room on the disk: one line, the old file stays": ("tests/core/io " + CRASHES, "disk or room or test_atomic"),
+    "nothing is replaced without --force, and an input never": (OUTPUTS, "replace or appears or output_is_checked"),
     "SIGKILL, SIGTERM, Ctrl-C at random moments: old files or new ones": (CRASHES, "kills"),
     "started again, a run does what is missing": (CRASHES, "again"),
     "a worker of --workers that is killed loses no file; Ctrl-C stops all of them": ("tests/batch/test_processes.py", ""),
