@@ -31,7 +31,7 @@ import resultfile
 from PIL import Image
 from speed import peak_rss_mib
 
-from priorcodec.cli import HUGE_PAGES
+from priorcodec.cli import ENVIRONMENT
 
 SEGMENT = 64  # pixels along a border that are averaged
 BESIDE = tuple(64 * k for k in range(-8, 9) if k)  # pixels from the border: where the image's own steps are taken
@@ -189,7 +189,8 @@ def main() -> None:
     if given.stage:
         print(json.dumps((encode if given.stage == "encode" else decode)(given.source, given.target, given)))
         return
-    os.environ.setdefault(*HUGE_PAGES)  # as the command line does
+    for name, value in ENVIRONMENT.items():  # as the command line does
+        os.environ.setdefault(name, value)
     with tempfile.TemporaryDirectory() as name:
         found = []
         for row in rows(given, Path(name)):

@@ -32,6 +32,7 @@ import resultfile
 from PIL import Image
 from rd import make
 
+from priorcodec.cli import ENVIRONMENT
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.image import io as image_io
 
@@ -238,6 +239,8 @@ def _arguments() -> argparse.Namespace:
 
 def run(args: argparse.Namespace) -> Path:
     rows, left_out = [], []
+    for name, value in ENVIRONMENT.items():  # as the command line does; the processes that measure inherit it
+        os.environ.setdefault(name, value)
     for task in _tasks(args, left_out):
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as fresh:
             try:

@@ -230,6 +230,7 @@ class Recorded:
             for _ in range(3):
                 self.step(**fixed)
         main.wait_stream(side)
+        torch.cuda.empty_cache()  # the graphs' memory is their own
         graph, earlier = torch.cuda.CUDAGraph(), next(iter(self.graphs.values()), None)
         with torch.cuda.graph(graph, pool=earlier[0].pool() if earlier else None):
             outputs = self.step(**fixed)

@@ -222,14 +222,21 @@ def test_backbones_and_plugins_list_ours():
 
 
 @pytest.mark.parametrize("own", [None, "0"])
-def test_huge_pages_are_asked_for_unless_the_user_says_otherwise(own, monkeypatch):
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", own or "")  # so that it is put back
-    if own is None:
-        monkeypatch.delenv("THP_MEM_ALLOC_ENABLE")
+def test_the_environment_is_set_unless_the_user_says_otherwise(own, monkeypatch):
+    for name in cli.ENVIRONMENT:
+        monkeypatch.setenv(name, own or "")  # so that it is put back
+        if own is None:
+            monkeypatch.delenv(name)
     monkeypatch.setattr(cli, "app", lambda **options: None)
     with pytest.raises(SystemExit):
         cli.main()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == (own or "1")
+    assert {name: os.environ[name] for name in cli.ENVIRONMENT} == {k: own or v for k, v in cli.ENVIRONMENT.items()}
+
+
+def test_the_environment_comes_before_the_libraries_that_read_it():
+    code = "import sys, priorcodec.cli; print(sorted({'numpy', 'torch'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 HEAVY = (
