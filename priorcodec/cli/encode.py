@@ -83,7 +83,7 @@ def encode(
     if len(given) > 1:
         raise ConfigError(f"got {' and '.join(given)}, wanted at most one of {', '.join(sizes)}")
     if bpp is not None or target_bytes is not None:
-        rate_control.target_bytes(target_bytes, bpp, 1, 1)
+        rate_control.check_target(target_bytes, bpp)
     if refine_metric is not RefineMetric.psnr and not refine:
         raise ConfigError(f"got --refine-metric {refine_metric} without --refine: give a number of steps")
     if "latent" not in layers and given:

@@ -125,6 +125,7 @@ def edit(
     change = editing.Edit(region=region, values=values, color=color)
     with _about(file):
         encoded = editing.edit(codec, _read(file), change, keep_latent=not drop_latent, max_pixels=limit)
+    target.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(target, encoded.data, replace=force)
     latent = "none" if encoded.container.string is None else "coded again"
     line = f"{file} -> {output}: {len(encoded.data)} bytes, region {region} edited, latent: {latent}"
@@ -145,6 +146,7 @@ def _draw(found: Regions, height: int, width: int, output: Path, *, replace: boo
 
     colors = np.array([palette(i) for i in range(found.count)], np.uint8)
     pixels = colors[found.labels].repeat(CELL, 0).repeat(CELL, 1)[:height, :width]
+    output.parent.mkdir(parents=True, exist_ok=True)
     image_io.save(np.ascontiguousarray(pixels), output, replace=replace)
 
 
@@ -153,12 +155,10 @@ def _read(file: str) -> bytes:
 
 
 def _target(output: str, inputs: Sequence[str | Path], *, force: bool) -> Path:
-    """Where the output goes, its folder made. Raises ConfigError: see `atomic.check_output`; a terminal."""
+    """Where the output goes. Raises ConfigError: see `atomic.check_output`; a terminal."""
     target = options.output_path(output, [])
     assert target is not None  # for the type checker: it was given
     atomic.check_output(target, inputs, replace=force)
-    if target != STREAM:
-        target.parent.mkdir(parents=True, exist_ok=True)
     return target
 
 

@@ -63,14 +63,19 @@ class RateSearchResult:
         )
 
 
-def target_bytes(max_bytes: int | None, bpp: float | None, height: int, width: int) -> int:
-    """The one of both targets that is given, in whole bytes. Raises ConfigError: none, both, or not above 0."""
+def check_target(max_bytes: int | None, bpp: float | None) -> None:
+    """Raises ConfigError: neither or both are given, or the one is not above 0."""
     if (max_bytes is None) == (bpp is None):
         raise ConfigError(f"got max_bytes={max_bytes} and bpp={bpp}, wanted one of the two")
     value = max_bytes if bpp is None else bpp
     if value is None or not 0 < value < math.inf:
         raise ConfigError(f"the target is {value} {'bytes' if bpp is None else 'bpp'}, wanted a number above 0")
-    found = int(value if bpp is None else value * height * width / 8)
+
+
+def target_bytes(max_bytes: int | None, bpp: float | None, height: int, width: int) -> int:
+    """The one of both targets that is given, in whole bytes. Raises ConfigError: as `check_target`, or less than a byte."""
+    check_target(max_bytes, bpp)
+    found = int(max_bytes or 0) if bpp is None else int(bpp * height * width / 8)
     if found < 1 and bpp is not None:
         raise ConfigError(
             f"{bpp:g} bits for each of {width}x{height} pixels are less than one byte: give a larger bpp, or a size in bytes"
