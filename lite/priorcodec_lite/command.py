@@ -143,7 +143,7 @@ def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> s
         statistics=given.statistics,
     )
     about = container.describe(data, max_pixels=given.max_pixels)
-    _make_folder(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     atomic.write(target, data, replace=given.force)
     return f"{source} -> {target}: {len(data)} bytes, {about['bpp']:.4f} bpp, quality {about['quality']:g}"
 
@@ -153,14 +153,9 @@ def _decode(session, source: Path, target: Path, given: argparse.Namespace) -> s
         pixels = session.decode(source, output="np")
     else:
         pixels = session.preview(source, output="np", perceptual=given.perceptual)
-    _make_folder(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
     writing.save(pixels, target, replace=given.force)
     return f"{source} -> {target}: {pixels.shape[1]}x{pixels.shape[0]}"
-
-
-def _make_folder(target: Path) -> None:
-    if str(target) != STDOUT:
-        target.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _info(source: Path, *, max_pixels: int) -> str:
