@@ -2,7 +2,8 @@
 
 `preview` and `perceptual` are the auxiliary decoders; any other name is a backbone, with decoder settings after a colon as of
 `open_session`: `nano_pixel:adapter=FILE,steps=4`, `preview:encoder=FILE`. All decoders read the same files, apart from
-those with `renorm=written`, whose files carry the statistics that they need, and with `residual=LEVEL`, which have that layer.
+those with `renorm=written`, whose files carry the statistics that they need, with `residual=LEVEL`, which have that layer, and
+with `refine=STEPS`, which were refined.
 
 Three settings are for measuring alone, to see what the diffusion model and the parts of an adapter bring. `denoiser=none`
 takes the adapter's latent as it is, before the denoiser's call; `start=FACTOR` multiplies the time at which the denoiser is
@@ -44,7 +45,7 @@ OUTPUTS = {
 }
 """Part of an adapter -> its last tensors in an adapter's file: with zeros there, it adds nothing."""
 _FOLDER = tempfile.TemporaryDirectory()
-RESIDUAL = "residual"  # a setting of the encoder
+RESIDUAL, REFINE = "residual", "refine"  # settings of the encoder
 NUMBERS = {"steps": int, "blend": float, "tile": int}
 """Settings of `open_session` that are no text."""
 
@@ -55,8 +56,10 @@ def coder(codec: str) -> coders.Coder:
     shown = ", ".join(resultfile.scrub(word) for word in words.split(",") if word)
 
     def encode(pixels: np.ndarray, setting: str, _: str) -> bytes:
+        residual, refine = _residual(codec), _refine(codec)
+        made = session(codec)
         return bytes(
-            session(codec).encode(pixels, float(setting), statistics=_statistics(codec), residual=_residual(codec))
+            made.encode(pixels, float(setting), statistics=_statistics(codec), residual=residual, refine=refine)
         )
 
     def decode(path: Path) -> np.ndarray:
@@ -80,9 +83,10 @@ def coder(codec: str) -> coders.Coder:
 @cache
 def session(codec: str) -> Any:
     """One session per process and codec."""
-    name, _, words = codec.partition(":")
-    settings: dict[str, Any] = dict(word.split("=", 1) for word in words.split(",") if word)
-    settings.pop(RESIDUAL, None)
+    name = codec.partition(":")[0]
+    settings: dict[str, Any] = _words(codec)
+    for key in (RESIDUAL, REFINE):
+        settings.pop(key, None)
     ablations = {key: settings.pop(key) for key in ABLATIONS if key in settings}
     for key, kind in NUMBERS.items():
         if key in settings:
@@ -144,8 +148,16 @@ def _statistics(codec: str) -> bool:
 
 
 def _residual(codec: str) -> float | None:
-    words = dict(word.split("=", 1) for word in codec.partition(":")[2].split(",") if word)
-    return float(words[RESIDUAL]) if RESIDUAL in words else None
+    level = _words(codec).get(RESIDUAL)
+    return None if level is None else float(level)
+
+
+def _refine(codec: str) -> int:
+    return int(_words(codec).get(REFINE, 0))
+
+
+def _words(codec: str) -> dict[str, str]:
+    return dict(word.split("=", 1) for word in codec.partition(":")[2].split(",") if word)
 
 
 @cache
@@ -155,6 +167,8 @@ def _identity(codec: str) -> tuple[str, str, int]:
     writer = f"format {container.VERSION} encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
     if (level := _residual(codec)) is not None:
         writer += f" {residual_layer.settings(level)} threshold {residual_layer.THRESHOLD}"
+    if steps := _refine(codec):
+        writer += f" refine {steps}"
     if name in PREVIEWS:
         return f"{writer} {name}", writer, made.codec.levels
     spec = made.registry.spec(name)

@@ -114,12 +114,13 @@ class Codec:
         refined: `rate_control.refined` says how.
         Raises ConfigError when the smallest file is larger, ImageError for a strange array.
         """
+        if refined is not None:
+            _latent_alone(layers)
         write = self._writer(pixels, statistics=statistics, layers=layers)
         top = (self.levels - 1) * QUALITY_STEPS
         found = rate_control.search(write, max_bytes, top)
         if refined is None:
             return found
-        _latent_alone(layers)
         refine_at = partial(self._refined, pixels, statistics=statistics, request=refined, max_bytes=max_bytes)
         return rate_control.refined(found, write, refine_at, top)
 

@@ -16,18 +16,14 @@ from priorcodec.core import shipped
 from priorcodec.core.entropy.frozen import FrozenEntropyModel
 from priorcodec.core.entropy.tables import Tables, check_tables, gaussian_tables
 from priorcodec.core.errors import WeightsError
-from priorcodec.core.exact_reader import TABLES, encoder_id, sizes
+from priorcodec.core.exact_reader import MOST_GROUPS, TABLES, encoder_id, sizes
 from priorcodec.core.io import atomic, safetensors
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder, Transforms
 
 Model = TypeVar("Model", bound=Transforms)
 KIND = "priorcodec encoder 2"
-LIMITS = {
-    "levels": (2, 12),
-    "depth8": (0, 64),
-    "depth16": (0, 64),
-    "certain": (0, 64),
-}  # of any file; widths: 1 to 4096
+LIMITS = {"levels": (2, 12), "depth8": (0, 64), "depth16": (0, 64), "certain": (0, 64)}
+"""Smallest and largest value of an encoder's sizes; the other ones are widths, 1 to 4096."""
 FULL_PRECISION = ("log_gain", "log_inverse", "log_hyper_gain")
 
 
@@ -131,14 +127,25 @@ def _read(path: Path) -> _File:
 def _config(fields: dict[str, Any]) -> EncoderConfig:
     """Sizes of unknown origin, before anything is allocated. Raises ValueError, KeyError, TypeError."""
     config = EncoderConfig(**{**fields, "groups": tuple(fields["groups"])})
+    if found := problems(config):
+        raise ValueError("; ".join(found))
+    return config
+
+
+def problems(config: EncoderConfig) -> list[str]:
+    """What no encoder can have, one phrase per wrong size: `depth8=65: wanted 0 to 64`."""
+    found = []
     for name, value in vars(config).items():
         low, high = LIMITS.get(name, (1, 4096))
         for number in value if name == "groups" else [value]:
             if type(number) is not int or not low <= number <= high:
-                raise ValueError(f"{name} is {value!r}, wanted {low} to {high}")
-    if sum(config.groups) != config.m:
-        raise ValueError(f"groups are {config.groups}, wanted numbers that add up to m = {config.m}")
-    return config
+                found.append(f"{name}={value!r}: wanted {low} to {high}")
+                break
+    if not found and sum(config.groups) != config.m:
+        found.append(f"groups={config.groups}: wanted numbers that add up to m={config.m}")
+    if not 1 <= len(config.groups) <= MOST_GROUPS:
+        found.append(f"groups={config.groups}: wanted 1 to {MOST_GROUPS} numbers")
+    return found
 
 
 def _check(config: EncoderConfig, tensors: dict[str, Tensor], tables: Tables) -> None:

@@ -15,6 +15,7 @@ from priorcodec.config import Dtype, split_list
 from priorcodec.core.errors import AdapterError
 from priorcodec.core.precision import bfloat16_is_fast
 from priorcodec.core.transforms import EncoderConfig
+from priorcodec.core.weights import problems as encoder_problems
 
 
 class Precision(enum.StrEnum):
@@ -278,17 +279,7 @@ class EncoderRunConfig(RunConfig):
     def problems(self) -> list[str]:
         """As of `RunConfig`, with those of the encoder and its schedule."""
         found = super().problems()
-        sizes, groups = (
-            {f.name: getattr(self.encoder, f.name) for f in fields(EncoderConfig)},
-            list(self.encoder.groups),
-        )
-        limits = {"levels": (2, 12), "certain": (0, 64)}
-        for key, value in sizes.items():
-            low, high = limits.get(key, (1, 4096))
-            if not all(low <= number <= high for number in (groups if key == "groups" else [value])):
-                found.append(f"encoder.{key}={value}: wanted {low} to {high}")
-        if sum(groups) != self.encoder.m:
-            found.append(f"encoder.groups={groups}: wanted numbers that add up to encoder.m={self.encoder.m}")
+        found += [f"encoder.{problem}" for problem in encoder_problems(self.shape())]
         if not 0 <= self.distance < math.inf:
             found.append(f"distance={self.distance}: wanted 0 or more")
         if self.counted < 1:

@@ -68,6 +68,8 @@ def test_wrong_settings_are_one_line(word, part):
         "distance=-1",
         "lambdas.lowest=0",
         "encoder.n8=0",
+        "encoder.depth8=65",  # whose file no reader would take
+        "encoder.groups=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,96]",
         "lambdas.highest=1e-9",
     ],
 )
