@@ -27,11 +27,13 @@ from priorcodec.core.container import STRUCTURE, TEXTURE
 from priorcodec.core.gradient_similarity import deviation
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers import texture
+from priorcodec.core.layers.settings import LayerConfig
 from priorcodec.core.statistics import TO_YCC
 from priorcodec.evaluation import features
 from priorcodec.session import Session, open_session
 from priorcodec.training import sources
 
+SEMANTIC = LayerConfig(layers=("semantic",))
 BACKBONES = ("nano_pixel", "nano_dit")
 PARTS = ("sizes", "decoded", "maps", "beside", "analysis")
 QUALITIES = (0.0, 1.0, 2.0)
@@ -56,7 +58,7 @@ def decoded(images: dict[str, Pixels], codec: Codec, out: Path) -> None:
     """A row per image, file and decoder: without a latent, and the largest latent file that is not larger, or the smallest."""
     sessions = {name: open_session(name) for name in BACKBONES}
     for name, pixels in images.items():
-        alone, smallest = codec.encode_semantic(pixels), codec.encode(pixels, 0)
+        alone, smallest = codec.encode(pixels, layers=SEMANTIC), codec.encode(pixels, 0)
         larger = len(alone.data) > len(smallest.data)
         latent = codec.encode_to(pixels, len(alone.data)).encoded if larger else smallest
         rows = []
@@ -75,7 +77,7 @@ def sizes(images: dict[str, Pixels], codec: Codec) -> list[dict[str, Any]]:
     """Bytes of every file without a latent, and of the smallest file with one."""
     rows = []
     for name, pixels in images.items():
-        content, smallest = codec.encode_semantic(pixels), codec.encode(pixels, 0)
+        content, smallest = codec.encode(pixels, layers=SEMANTIC), codec.encode(pixels, 0)
         parts = {
             "structure": part_bytes(content.container, STRUCTURE),
             "texture": part_bytes(content.container, TEXTURE),
@@ -104,7 +106,7 @@ def maps(images: dict[str, Pixels], codec: Codec) -> list[dict[str, Any]]:
     rows = []
     for name, pixels in images.items():
         lite = features.lite1()(pixels)[3][0].numpy()
-        written = codec.encode_semantic(pixels)
+        written = codec.encode(pixels, layers=SEMANTIC)
         found = {"written": codec.regions(written.container)}
         sizes = {"written": part_bytes(written.container, STRUCTURE)}
         for quality in (0, 3):
@@ -138,7 +140,7 @@ def beside(images: dict[str, Pixels], codec: Codec) -> list[dict[str, Any]]:
     rows = []
     for name, pixels in images.items():
         y = codec.analyze(pixels)
-        own = codec.encode_semantic(pixels).container
+        own = codec.encode(pixels, layers=SEMANTIC).container
         for quality in QUALITIES:
             plain = codec.encode(pixels, quality)
             preview = codec.preview(codec.decode(plain.data), perceptual=True)
@@ -277,7 +279,7 @@ def analysis(images: dict[str, Pixels], shards: Sequence[str], codec: Codec, fol
 
 
 def add_vectors(vectors: dict[str, list[np.ndarray]], codec: Codec, pixels: Pixels) -> None:
-    data = codec.encode_semantic(pixels).data
+    data = codec.encode(pixels, layers=SEMANTIC).data
     vectors["texture values"].append(stream_vector(codec, data))
     vectors["preview of the same file"].append(image_vector(codec.preview(codec.decode(data))))
     vectors["original"].append(image_vector(pixels))

@@ -248,7 +248,7 @@ def main() -> None:
         }
         print("symbols read", flush=True)
         session = open_session(device="cpu", dtype="float32")
-        symbols["torch"] = {name: session.codec.read(data)[2] for name, data in files.items()}
+        symbols["torch"] = {name: session.codec.reader.read(data)[2] for name, data in files.items()}
         to_torch = {}
         for name in shown:
             data = files.get(name) or layered[name]

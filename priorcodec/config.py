@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from priorcodec.backbones.spec import MAX_STEPS
+from priorcodec.backbones.spec import MAX_STEPS, BackboneSpec
 from priorcodec.core.container import LAYERS, MAX_PIXELS
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.io.safetensors import shown
@@ -30,6 +30,12 @@ class Dtype(enum.StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     float16 = "float16"
+
+    def on(self, device_type: str, spec: BackboneSpec) -> str:
+        """Name of the type in torch, such as "float32"; device_type: cpu, cuda and so on."""
+        if self is not Dtype.auto:
+            return str(self)
+        return "float32" if device_type == "cpu" else spec.gpu_dtype
 
 
 class Renorm(enum.StrEnum):

@@ -7,8 +7,6 @@ program. `priorcodec.open_session(...).decode` gives the backbone's image. Writt
 from __future__ import annotations
 
 import functools
-import io
-import struct
 from typing import IO, TYPE_CHECKING, Any
 
 from PIL import Image, ImageFile
@@ -21,8 +19,9 @@ if TYPE_CHECKING:
     from priorcodec.session import Session
 
 FORMAT = "GIC"
-HEAD = struct.Struct("<3sBBB")  # magic, version and flags, encoder, quality; then height and width
-SAVE_OPTIONS = ("quality", "bpp", "max_bytes", "background", "statistics", "refine", "refine_metric")
+SAVE_OPTIONS = frozenset(
+    ("quality", "bpp", "max_bytes", "background", "statistics", "layers", "residual", "roi", "refine", "refine_metric")
+)
 
 
 class GicImageFile(ImageFile.ImageFile):
@@ -36,14 +35,10 @@ class GicImageFile(ImageFile.ImageFile):
 
     def _open(self) -> None:
         assert self.fp is not None
-        head = io.BytesIO(self.fp.read(HEAD.size + 6))
-        fixed = head.read(HEAD.size)
-        if len(fixed) < HEAD.size or not _accept(fixed):
-            raise SyntaxError("not a .gic file")  # Pillow then asks the next plugin
-        _, version, _, quality = HEAD.unpack(fixed)
-        if version & 0x0F != container.VERSION:
-            raise SyntaxError(f"file version {version & 0x0F}, but this priorcodec reads version {container.VERSION}")
-        height, width = _side(head), _side(head)
+        try:
+            quality, height, width = container.peek(self.fp.read(container.HEAD_BYTES))
+        except StreamError as error:
+            raise SyntaxError(str(error)) from error  # Pillow then asks the next plugin
         self._size, self._mode = (width, height), "RGB"
         self.info["quality"] = quality / QUALITY_STEPS
         self.tile = [ImageFile._Tile("gic", (0, 0, *self.size), 0)]
@@ -81,21 +76,8 @@ def _accept(prefix: bytes) -> bool:
     return prefix.startswith(container.MAGIC)
 
 
-def _side(head: IO[bytes]) -> int:
-    """A side in pixels, an unsigned LEB128 number. Raises SyntaxError: it is cut short or out of range."""
-    value = 0
-    for shift in range(0, 21, 7):
-        byte = head.read(1)
-        if not byte:
-            break
-        value |= (byte[0] & 0x7F) << shift
-        if byte[0] < 0x80 and 1 <= value <= container.MAX_SIDE:
-            return value
-    raise SyntaxError("the header of the .gic file is damaged")
-
-
 def _save(image: Image.Image, file: IO[bytes], filename: str | bytes) -> None:
-    """`image.save` with the keywords of `Session.encode`. Raises OSError, or ValueError for an impossible option."""
+    """`image.save`, with `SAVE_OPTIONS` as of `Session.encode`. Raises OSError, or ValueError for an impossible option."""
     options = {name: value for name, value in image.encoderinfo.items() if name in SAVE_OPTIONS}
     try:
         file.write(_session().encode(image, **options))

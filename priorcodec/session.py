@@ -180,10 +180,7 @@ class Session:
         """Floating-point type of the denoiser."""
         import torch
 
-        name = str(self.config.dtype)
-        if name == "auto":
-            name = "float32" if self.device.type == "cpu" else self.spec.gpu_dtype
-        return getattr(torch, name)
+        return getattr(torch, Dtype(self.config.dtype).on(self.device.type, self.spec))
 
     @property
     def tile(self) -> int:
@@ -589,9 +586,7 @@ def _refinement(steps: int, metric: Metric, progress: Callable[[int], None] | No
     """The request that the codec takes, None for 0 steps. Raises ConfigError: not 0 to 10000 steps, or another metric."""
     from priorcodec.core.latent_refinement import RefineConfig
 
-    request = RefineConfig(
-        steps=steps or 1, metric=metric, progress=progress
-    )  # a wrong metric is an error at 0 steps too
+    request = RefineConfig(steps=steps or 1, metric=metric, progress=progress)  # a wrong metric fails at 0 steps too
     return request if steps else None
 
 

@@ -23,8 +23,10 @@ from priorcodec import ConfigError, EncodedImage, ImageError, Session, StreamErr
 from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.config import DecodeConfig, Renorm
 from priorcodec.core.image import io as image_io
+from priorcodec.core.layers.settings import LayerConfig
 from tests.core.test_codec import DEMO
 
+SEMANTIC = LayerConfig(layers=("semantic",))
 HEAVY = {"diffusers", "peft", "transformers", "accelerate", "compressai", "scipy", "torch._dynamo", "torchvision"}
 
 
@@ -203,7 +205,7 @@ def test_a_session_that_was_first_used_in_inference_mode_can_refine(photo):
 
 def test_another_default_dtype_changes_no_file_and_no_image(session, photo):
     wanted, before = session.encode(photo, 3, refine=1), torch.get_default_dtype()
-    image, alone = session.decode(wanted, output="np"), session.codec.encode_semantic(photo).data
+    image, alone = session.decode(wanted, output="np"), session.codec.encode(photo, layers=SEMANTIC).data
     rendered = session.preview(alone, output="np")
     torch.set_default_dtype(torch.float64)
     try:

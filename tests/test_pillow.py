@@ -1,5 +1,6 @@
 """`import priorcodec.pillow` makes .gic one of Pillow's formats (after the tests of Pillow's own plugins)."""
 
+import inspect
 import io
 import os
 import subprocess
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 import priorcodec.pillow
-from priorcodec import open_session
+from priorcodec import Session, open_session
 from priorcodec.core import container
 from tests.core.test_codec import DEMO
 
@@ -106,7 +107,7 @@ def test_every_truncation_and_damage_raises_oserror(data):
 
 
 def test_a_header_of_a_huge_image_allocates_nothing(data):
-    head = data[: priorcodec.pillow.HEAD.size]
+    head = data[: container.HEAD_BYTES - 6]
     for sides, error in (
         (b"\xff\xff\x03\xff\xff\x03", Image.DecompressionBombError),
         (b"\xff\xff\x03\x80\x08", OSError),
@@ -133,3 +134,10 @@ print([name for name in ("diffusers", "peft", "pluggy", "transformers") if name 
     words = [sys.executable, "-c", code, tmp_path / "a.gic", tmp_path / "b.gic"]
     done = subprocess.run(words, capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.splitlines() == ["[]", "[]"] and container.unpack((tmp_path / "b.gic").read_bytes()).width == 90
+
+
+def test_every_keyword_of_encode_is_taken(tmp_path, photo):
+    wanted = set(inspect.signature(Session.encode).parameters) - {"self", "image", "progress"}
+    assert wanted == priorcodec.pillow.SAVE_OPTIONS
+    photo.save(tmp_path / "a.gic", quality=3, layers=("latent", "residual"), residual=4)
+    assert container.unpack((tmp_path / "a.gic").read_bytes()).layers == ("latent", "residual")

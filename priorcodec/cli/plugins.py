@@ -75,7 +75,7 @@ def push(
     file: Annotated[Path, typer.Argument(help="An adapter's .safetensors file.")],
     repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Repository, created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
-    revision: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
+    branch: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
     as_json: options.Json = False,
 ) -> None:
     """Upload an adapter and its model card to the Hugging Face Hub.
@@ -87,7 +87,7 @@ def push(
     from priorcodec.adapters import card
     from priorcodec.registry import adapter_sources
 
-    source = adapter_sources.push(file, card.write(file), repository, private=private, branch=revision)
+    source = adapter_sources.push(file, card.write(file), repository, private=private, branch=branch)
     if as_json:
         typer.echo(json.dumps(asdict(source), indent=2))
         return

@@ -24,7 +24,7 @@ from priorcodec.core.errors import ConfigError, ImageError, StreamError, Weights
 from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
 from priorcodec.core.image import io as image_io
 from priorcodec.core.latent_refinement import Objective, RefineConfig, refine
-from priorcodec.core.layers import residual, texture
+from priorcodec.core.layers import residual
 from priorcodec.core.layers.networks import SemanticNetworks
 from priorcodec.core.layers.semantic import Regions, SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
@@ -35,9 +35,8 @@ from priorcodec.core.types import Decoded, Encoded, Refinement
 from priorcodec.core.weights import EncoderWeights, load_encoder
 
 WEIGHTS = Path(__file__).parent.parent / "weights"
-PIXEL_BYTES = (
-    100  # of memory that g_a and g_s take for a pixel of a tile; benchmarks/high_resolution.py measures the whole
-)
+PIXEL_BYTES = 100
+"""Memory that g_a and g_s take for a pixel of a tile; benchmarks/high_resolution.py measures the whole."""
 LARGEST_TILE = 4096
 DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 
@@ -240,13 +239,6 @@ class Codec:
         )
         return encoded, torch.from_numpy(coded.y_hat_q).to(self.device)
 
-    def read(self, data: bytes, *, max_pixels: int = container.MAX_PIXELS) -> tuple[Container, np.ndarray, str]:
-        """A file -> its content, y_hat in quantization steps (m, h, w) and its symbols' SHA-256: the exact part of decoding.
-
-        Raises StreamError: damaged, too large, or written by another encoder.
-        """
-        return self.reader.read(data, max_pixels=max_pixels)
-
     @cached_property
     def semantic_tables(self) -> SemanticTables:
         """Of the semantic layers. Raises WeightsError: missing, or made for another encoder."""
@@ -263,16 +255,9 @@ class Codec:
         return SemanticNetworks(m=self.transforms.config.m, device=self.device)
 
     @torch.inference_mode()
-    def semantic_segments(self, pixels: np.ndarray, y: Tensor, *, step: int = texture.STEP) -> tuple[Segment, ...]:
-        """uint8 (h, w, 3) and its features y (1, m, H/16, W/16) -> structure and texture layers; step: of `texture.STEPS`."""
-        return self.semantic_tables.write(*self.semantic_networks.describe(pixels, y), step)
-
-    @torch.inference_mode()
-    def encode_semantic(self, pixels: np.ndarray, *, step: int = texture.STEP) -> Encoded:
-        """uint8 (h, w, 3) -> a file without a latent: map of regions and their texture values."""
-        height, width = _checked(pixels)
-        segments = self.semantic_segments(pixels, self.analyze(pixels), step=step)
-        return self.without_latent((height, width), segments)
+    def semantic_segments(self, pixels: np.ndarray, y: Tensor) -> tuple[Segment, ...]:
+        """uint8 (h, w, 3) and its features y (1, m, H/16, W/16) -> structure and texture layers."""
+        return self.semantic_tables.write(*self.semantic_networks.describe(pixels, y))
 
     def without_latent(self, size: tuple[int, int], segments: tuple[Segment, ...]) -> Encoded:
         """A file of segments alone, for an image of (height, width) in pixels."""
@@ -310,7 +295,7 @@ class Codec:
     ) -> Decoded:
         """A file -> its features; those of a rendered preview where it has no latent. layers: see `container.unpack`.
 
-        Raises StreamError as `read` does, or for damaged statistics or layers.
+        Raises StreamError as `ExactReader.read` does, or for damaged statistics or layers.
         """
         content = self.reader.unpack(data, max_pixels=max_pixels, layers=layers)
         if content.string is None:
@@ -332,7 +317,7 @@ class Codec:
 
     @torch.inference_mode()
     def preview(self, decoded: Decoded, *, perceptual: bool = False) -> np.ndarray:
-        """An auxiliary decoder's image: uint8 (h, w, 3). perceptual: of the one trained to look real, not for least error."""
+        """An auxiliary decoder's image: uint8 (h, w, 3). perceptual: use g_p instead of g_s."""
         plan = tiling.plan(decoded.height, decoded.width, self.tile, 0)
         pixels = np.empty((plan.height, plan.width, 3), np.uint8)
         for rows, columns in plan:

@@ -53,6 +53,8 @@ CRITICAL = 0x80
 KNOWN_CRITICAL: frozenset[int] = frozenset()
 
 _HEAD = struct.Struct("<3sBBB")
+HEAD_BYTES = _HEAD.size + 6
+"""Length of the longest header; with it, `peek` reads any file."""
 _SEGMENTS = 0x10
 _CHECK_BYTES = 4
 _VARINT_END = 2**32
@@ -174,12 +176,7 @@ def unpack(
     if not isinstance(data, bytes | bytearray | memoryview):
         raise StreamError(f"got {type(data).__name__}, wanted the bytes of a {SUFFIX} file")
     data = bytes(data)
-    if data[: len(MAGIC)] != MAGIC:
-        raise StreamError(f"not a {SUFFIX} file: it begins with {data[:3].hex() or 'nothing'}, wanted {MAGIC.hex()}")
-    version = data[3] & 0x0F if len(data) > 3 else VERSION
-    if version != VERSION:
-        advice = "encode the image again" if version < VERSION else "update priorcodec"
-        raise StreamError(f"file version {version}, but this priorcodec reads version {VERSION}: {advice}")
+    _check_kind(data)
     if layers is not None:
         data = _cut(data, layers)
     encoder_id = zlib.crc32(data[:-_CHECK_BYTES]) ^ int.from_bytes(data[-_CHECK_BYTES:], "little")
@@ -212,6 +209,28 @@ def unpack(
         segments=tuple(part for part in parts if part.type != LATENT), seed=seed,
     )  # fmt: skip
     return content if layers is None else content.only(layers)
+
+
+def peek(data: bytes) -> tuple[int, int, int]:
+    """The first `HEAD_BYTES` of a file -> its quality byte, height and width. Nothing else is checked. Raises StreamError."""
+    _check_kind(data)
+    if len(data) < _HEAD.size:
+        raise StreamError(f"the file is cut short: it has {len(data)} bytes")
+    reader = _Reader(data, _HEAD.size)
+    height, width = reader.varint("height"), reader.varint("width")
+    _in_range("height", height, 1, MAX_SIDE)
+    _in_range("width", width, 1, MAX_SIDE)
+    return data[_HEAD.size - 1], height, width
+
+
+def _check_kind(data: bytes) -> None:
+    """Raises StreamError: not a .gic file, or of another version."""
+    if data[: len(MAGIC)] != MAGIC:
+        raise StreamError(f"not a {SUFFIX} file: it begins with {data[:3].hex() or 'nothing'}, wanted {MAGIC.hex()}")
+    version = data[3] & 0x0F if len(data) > 3 else VERSION
+    if version != VERSION:
+        advice = "encode the image again" if version < VERSION else "update priorcodec"
+        raise StreamError(f"file version {version}, but this priorcodec reads version {VERSION}: {advice}")
 
 
 def _walk(reader: _Reader) -> Iterator[tuple[Segment, int, int, int]]:

@@ -45,10 +45,10 @@ class ExactReader:
     """Reads the files of one encoder.
 
     Attributes:
-        encoder_id: whose files it reads.
-        levels: of quality.
-        entropy_model: on the CPU, whatever the device of a session.
-        residual: weight file of the residual layer, read when a file has one.
+        encoder_id: Of the encoder whose files it reads.
+        levels: Number of quality levels.
+        entropy_model: On the CPU, whatever the device of a session.
+        residual: Weight file of the residual layer, read when a file has one.
     """
 
     encoder_id: int

@@ -39,6 +39,7 @@ CHECKS = 10  # hard-rounded candidates over a run
 PATIENCE = 5  # of them without a better one end it
 RATE = 0.01  # Adam's, in quantization steps; falls along half a cosine
 T_START, T_END = 0.7, 0.15  # temperature of the first and of the last step
+SEED = 0  # of the random choices
 SHARPNESS = 1.8  # of the probabilities; SGA+ in this form has 1.15
 METRIC_WEIGHT = 0.9  # of the distortion that a metric besides squared error makes up
 
@@ -56,7 +57,6 @@ class RefineConfig:
     Attributes:
         steps: 1 to 10,000.
         metric: distortion: "psnr" for squared error, "gmsd" for mostly the gradient magnitude lost at edges.
-        seed: of the random choices.
         progress: called with the number of steps done after each.
 
     Raises:
@@ -65,7 +65,6 @@ class RefineConfig:
 
     steps: int
     metric: Metric = "psnr"
-    seed: int = 0
     progress: Callable[[int], None] | None = None
 
     def __post_init__(self):
@@ -139,7 +138,7 @@ def refine(
 ) -> tuple[Encoded, Refinement]:
     """Features y (1, m, h, w) as the encoder made them, quality (1,) -> the best file found, which may be the plain one.
 
-    max_bytes: what a file may have, unless it is the plain one.
+    max_bytes: size limit in bytes; the unrefined file is exempt.
     """
     started = time.perf_counter()
 
@@ -154,7 +153,7 @@ def refine(
         best, before = true_cost(y_q, z)
         after, since, done = before, 0, 0
         optimizer = torch.optim.Adam([y_q.requires_grad_(), z.requires_grad_()], lr=RATE)
-        random = torch.Generator(y.device).manual_seed(request.seed)
+        random = torch.Generator(y.device).manual_seed(SEED)
         for done in range(1, request.steps + 1):
             share = (done - 1) / request.steps
             optimizer.param_groups[0]["lr"] = RATE * (0.525 + 0.475 * math.cos(math.pi * share))

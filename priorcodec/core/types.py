@@ -75,7 +75,7 @@ class Decoded:
 
     Attributes:
         y_hat: Features, float32 (1, m, h, w) on the padded grid, stride 16.
-        quality: Quality in levels.
+        quality: What decoders are told, in levels: the file's, or more if it has a residual layer.
         height: True height in pixels.
         width: True width in pixels.
         seed: Seed of all noise, from the file's checksum.

@@ -43,7 +43,7 @@ class Problem(enum.StrEnum):
     IMPORT = "import error"
     HOOK = "misspelled hook"
     ARGUMENT = "wrong argument"
-    API = "newer API"
+    API = "other API version"
     DUPLICATE = "duplicate name"
     SPEC = "bad backbone"
 

@@ -11,7 +11,7 @@ Gradients pass through the frozen denoiser and autoencoder. After "Generative Im
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,7 +64,7 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
     spec = registry.spec(config.backbone.name)
     weights = None if config.tiny else registry.weights(spec, config.backbone.weights)
     encoder = Path(config.encoder) if config.encoder else WEIGHTS / "encoder.safetensors"
-    return train(config, spec, weights, encoder, known=registry.specs())
+    return train(config, spec, weights, encoder, registry)
 
 
 def train(
@@ -72,8 +72,7 @@ def train(
     spec: BackboneSpec,
     weights: Path | None,
     encoder_file: Path,
-    *,
-    known: Mapping[str, BackboneSpec],
+    registry: Registry,
 ) -> Path | None:
     """Train and write RUN/NAME.adapter.safetensors with its card.
 
@@ -82,18 +81,19 @@ def train(
         spec: the backbone.
         weights: of the backbone, as `spec.build` takes them.
         encoder_file: weights of the encoder.
-        known: all backbones by name, to know what the file given as `start` was made for.
+        registry: builds the backbone, and knows what the file given as `start` was made for.
 
     Returns:
         Path of the adapter file; None in all processes but the first.
 
     Raises:
+        BackboneError: the backbone's plugin could not build it.
         TrainingError: no data, a loss that is not finite, a frozen part that changed, or a damaged run folder.
     """
     run = Run(config)
     encoder = load_simulation(encoder_file).to(run.device, **CHANNELS_LAST)
     identity = encoder_id(encoder_file.read_bytes())
-    backbone = build_frozen(spec, weights, dtype=config.dtype, tiny=config.tiny, device=run.device)
+    backbone = build_frozen(spec, weights, registry, dtype=config.dtype, tiny=config.tiny, device=run.device)
     before = {"encoder": fingerprint([encoder]), "backbone": fingerprint(modules(backbone))}
 
     torch.manual_seed(config.seed)
@@ -104,7 +104,7 @@ def train(
         parameter.data = parameter.data.to(run.device, torch.float32)
     if config.start and not run.resumes:
         file = adapter_file.read(Path(config.start))
-        other = known.get(file.metadata.get("backbone", ""))
+        other = registry.specs().get(file.metadata.get("backbone", ""))
         same_latent = other is not None and other.latent == spec.latent
         run.log(warm_start(adapter, file, same_latent=same_latent, encoder=identity))
     if config.gradient_checkpointing and not checkpoint_gradients(backbone):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -14,12 +14,22 @@ from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.config import Dtype
 from priorcodec.core.errors import TrainingError
 
+if TYPE_CHECKING:
+    from priorcodec.registry import Registry
 
-def build_frozen(spec: BackboneSpec, weights: Path | None, *, dtype: Dtype, tiny: bool, device: torch.device) -> Any:
-    """The backbone on its device, without trainable parameters; tiny: its tiny random model."""
-    if dtype is Dtype.auto:
-        dtype = Dtype.bfloat16 if device.type == "cuda" else Dtype.float32
-    built: Any = spec.build_tiny() if tiny else spec.build(weights, dtype=getattr(torch, dtype))
+
+def build_frozen(
+    spec: BackboneSpec, weights: Path | None, registry: Registry, *, dtype: Dtype, tiny: bool, device: torch.device
+) -> Any:
+    """The backbone on its device, without trainable parameters; tiny: its tiny random model.
+
+    Raises:
+        BackboneError: Its plugin could not build it.
+    """
+    if tiny:
+        built: Any = spec.build_tiny()
+    else:
+        built = registry.build(spec, weights, dtype=getattr(torch, dtype.on(device.type, spec)))
     backbone = built.to(device, **({"memory_format": torch.channels_last} if isinstance(built, nn.Module) else {}))
     for module in modules(backbone):
         module.requires_grad_(False).eval()

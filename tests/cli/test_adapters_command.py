@@ -184,4 +184,4 @@ def test_the_options_of_one_command_are_not_in_the_help_of_another():
     group = get_command(cli.app).commands["adapters"].commands
     options = {name: {option for p in command.params for option in p.opts} for name, command in group.items()}
     assert sorted(group) == ["list", "push", "show"]
-    assert {"--private", "--revision"} <= options["push"] and not {"--private", "--revision"} & options["list"]
+    assert {"--private", "--branch"} <= options["push"] and not {"--private", "--branch"} & options["list"]

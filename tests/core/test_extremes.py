@@ -44,4 +44,4 @@ def test_coded_read_back_and_shown(codec, name, quality):
 def test_the_cheapest_images_pass_the_least_length_of_a_file(codec, value, quality):
     """What refuses forged headers refuses no real file: flat images spend the fewest bits for their size."""
     encoded = codec.encode(np.full((256, 320, 3), value, np.uint8), quality)
-    assert codec.read(encoded.data)[2] == encoded.symbols_sha256
+    assert codec.reader.read(encoded.data)[2] == encoded.symbols_sha256

@@ -40,7 +40,7 @@ def attempt(codec, data):
     """-> whether it decodes; anything but a StreamError in one line, within a second of work, fails."""
     started = time.process_time()
     try:
-        codec.read(data)
+        codec.reader.read(data)
         container.describe(data)
     except StreamError as error:
         assert "\n" not in str(error) and len(str(error)) < 300
@@ -99,7 +99,7 @@ def test_concatenated_and_nested_files(codec, small):
 def test_a_header_cannot_ask_for_more_than_its_file_is_worth(codec, small):
     for height, width in ((4000, 4000), (8192, 8192), (1, 65535), (65535, 64)):
         with pytest.raises(StreamError, match="entropy string has .* bytes, an image of this size needs"):
-            codec.read(sized(codec, small, height=height, width=width))
+            codec.reader.read(sized(codec, small, height=height, width=width))
 
 
 BOMBS = """
@@ -109,7 +109,7 @@ from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.errors import StreamError
 codec, small = Codec(), bytes.fromhex(sys.argv[1])
-codec.read(small)
+codec.reader.read(small)
 stream = vars(container.unpack(small))
 pack = lambda **changes: container.pack(container.Container(**{**stream, **changes}))
 def sealed(body):
@@ -137,7 +137,7 @@ before, slowest, refused = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0
 for i, data in enumerate(bombs + possible):
     started = time.process_time()
     try:
-        codec.read(data)
+        codec.reader.read(data)
     except StreamError:
         refused += i < len(bombs)
     slowest = max(slowest, time.process_time() - started)
@@ -156,7 +156,7 @@ def test_bombs_take_neither_time_nor_memory(small, record_property):
 
 def test_a_image_beyond_max_pixels_is_the_callers_choice(codec, small):
     with pytest.raises(StreamError, match="48x40, with its padding 64x64, more than 4095 pixels: raise max_pixels"):
-        codec.read(small, max_pixels=4095)
+        codec.reader.read(small, max_pixels=4095)
     with pytest.raises(StreamError, match="48x40"):
         container.describe(small, max_pixels=4095)
     assert container.describe(small, max_pixels=4096)["width"] == 48

@@ -73,9 +73,10 @@ def test_the_shipped_encoder_on_a_photograph(shipped, photo):
     assert refinement.after.total < 0.995 * refinement.before.total
 
 
-def test_the_same_seed_gives_the_same_file_another_one_another(tiny, photo):
-    a, b, c = (tiny.encode(photo, 1, refined=RefineConfig(steps=12, seed=seed)).data for seed in (0, 0, 1))
-    assert a == b != c
+def test_the_same_seed_gives_the_same_file_another_one_another(tiny, photo, monkeypatch):
+    a, b = (tiny.encode(photo, 1, refined=RefineConfig(steps=12)).data for _ in range(2))
+    monkeypatch.setattr(latent_refinement, "SEED", 1)
+    assert a == b != tiny.encode(photo, 1, refined=RefineConfig(steps=12)).data
 
 
 def test_a_step_that_only_harms_is_not_kept_and_ends_it_early(tiny, photo, monkeypatch):

@@ -13,6 +13,7 @@ from priorcodec.core.layers.settings import LayerConfig
 from priorcodec.core.layers.texture import CHANNELS
 from tests.core.test_codec import DEMO
 
+SEMANTIC = LayerConfig(layers=("semantic",))
 RESIDUAL = LayerConfig(layers=("latent", "residual"), residual=8, roi=[(16, 0, 20, 30)])
 HERE = Path(__file__).parent
 
@@ -26,7 +27,7 @@ def seeds() -> dict[str, bytes]:
     codec, photo = Codec(), image_io.load(DEMO).pixels[:300, :400]
     plain = codec.encode(photo[100:140, 50:98], 4).data
     stream = vars(container.unpack(plain))
-    layers = container.unpack(codec.encode_semantic(photo[100:140, 50:98]).data).segments
+    layers = container.unpack(codec.encode(photo[100:140, 50:98], layers=SEMANTIC).data).segments
     found = codec.regions(container.unpack(plain))
     values = np.random.default_rng(1).normal(0, 1, (found.count, CHANNELS))
     derived = codec.semantic_tables.write(found.labels, values, map_written=False)
@@ -40,7 +41,7 @@ def seeds() -> dict[str, bytes]:
         "flat": codec.encode(np.full((64, 64, 3), 128, np.uint8), 8).data,
         "segments": container.pack(Container(**{**stream, "segments": later})),
         "empty-string": container.pack(Container(**{**stream, "string": b""})),
-        "semantic": codec.encode_semantic(photo[:90, :120]).data,
+        "semantic": codec.encode(photo[:90, :120], layers=SEMANTIC).data,
         "semantic-latent": container.pack(Container(**{**stream, "segments": layers})),
         "structure": container.pack(Container(**{**stream, "string": None, "segments": layers[:1]})),
         "texture": container.pack(Container(**{**stream, "segments": derived})),

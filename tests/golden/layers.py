@@ -55,6 +55,7 @@ def golden() -> dict[str, tuple[bytes, dict[str, str]]]:
 
 def main() -> None:
     from priorcodec.core.codec import Codec
+    from priorcodec.core.layers.settings import LayerConfig
     from tests.golden.make import image
 
     codec, rows = Codec(), {}
@@ -62,7 +63,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     for name, (kind, width, height, quality, written) in CASES.items():
         pixels = image(kind, width, height)
-        data = codec.encode_semantic(pixels).data
+        data = codec.encode(pixels, layers=LayerConfig(layers=("semantic",))).data
         if quality is not None:
             plain = container.unpack(codec.encode(pixels, quality).data)
             labels = None if written else codec.regions(plain).labels

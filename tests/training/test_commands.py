@@ -8,18 +8,19 @@ import pytest
 import torch
 from PIL import Image
 
-from priorcodec import TrainingError, cli
+from priorcodec import BackboneError, TrainingError, cli
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.backbones.builtin import _toy_model, toy
+from priorcodec.config import Dtype
 from priorcodec.core.weights import load_simulation
 from priorcodec.registry import open_registry
 from priorcodec.training import adapter as adapter_training
 from priorcodec.training import warm_start
 from priorcodec.training.adapter import Objective, train_adapter
 from priorcodec.training.critic import Critic, CriticTrainer
-from priorcodec.training.frozen import fingerprint
+from priorcodec.training.frozen import build_frozen, fingerprint
 from priorcodec.training.losses import Perceptual
 from priorcodec.training.settings import AdapterRunConfig, LossWeights
 from priorcodec.training.words import from_words
@@ -41,7 +42,7 @@ class Broken(_toy_model.Toy):
 def train_on(model, words):
     config = from_words(AdapterRunConfig, words)
     spec = replace(toy.SPEC, build_tiny=lambda: model(toy.WIDTH))
-    return adapter_training.train(config, spec, None, Path(config.encoder), known={"toy": toy.SPEC})
+    return adapter_training.train(config, spec, None, Path(config.encoder), open_registry())
 
 
 def test_a_backbone_that_changes_is_found_out(words, tmp_path):
@@ -49,6 +50,24 @@ def test_a_backbone_that_changes_is_found_out(words, tmp_path):
         train_on(Restless, words("run", "steps=2"))
     assert not list((tmp_path / "run").glob("*.safetensors"))
     assert train_on(_toy_model.Toy, words("good", "steps=2")) is not None
+
+
+def test_auto_is_the_type_that_decoding_uses_and_a_failing_plugin_is_named():
+    asked = []
+
+    def build(weights, *, dtype):
+        asked.append(dtype)
+        raise RuntimeError("no such layer")
+
+    for gpu_dtype, device, wanted in (
+        ("float32", "cuda", torch.float32),
+        ("float16", "xpu", torch.float16),
+        ("bfloat16", "cpu", torch.float32),
+    ):
+        spec = replace(toy.SPEC, gpu_dtype=gpu_dtype, build=build)
+        with pytest.raises(BackboneError, match="build of toy raised RuntimeError: no such layer; report it"):
+            build_frozen(spec, None, open_registry(), dtype=Dtype.auto, tiny=False, device=torch.device(device))
+        assert asked.pop() is wanted
 
 
 def test_fingerprint_sees_every_bit_and_no_lora():

@@ -64,7 +64,7 @@ class Regions:
     def colors(self) -> NDArray[np.uint8]:
         """Mean color of every region, RGB (regions, 3). Raises StreamError: there is no texture layer."""
         if self.values is None:
-            raise StreamError("the file has no texture layer: encode the image with `--layers` that include texture")
+            raise StreamError("the file has no texture layer: encode the image with --layers semantic")
         levels = self.values[:, : texture.COLORS] / ONE * np.array(texture.UNIT[: texture.COLORS]) + (128, 0, 0)
         return np.clip(np.round(levels @ np.linalg.inv(np.array(TO_YCC)).T), 0, 255).astype(np.uint8)
 
@@ -150,7 +150,7 @@ class SemanticTables:
         """Regions that cost no bytes: the class of every cell by integer dot products with a codebook.
 
         Args:
-            y_hat_q: As `ExactReader.read` gives it (m, h, w).
+            y_hat_q: As `ExactReader.latent` gives it without a residual (m, h, w).
             quality: The file's quality byte.
             rows, columns: Of the map.
 

@@ -12,9 +12,12 @@ from priorcodec.core.errors import ConfigError, StreamError, WeightsError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers import editing, structure, texture
 from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
+from priorcodec.core.layers.settings import LayerConfig
 from tests.core.entropy.reference import Encoder, decode
 from tests.core.layers import reference
 from tests.core.test_codec import DEMO
+
+SEMANTIC = LayerConfig(layers=("semantic",))
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +33,7 @@ def pixels():
 @pytest.fixture(scope="module")
 def alone(codec, pixels):
     """A file without a latent."""
-    return codec.encode_semantic(pixels).data
+    return codec.encode(pixels, layers=SEMANTIC).data
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +160,7 @@ def test_recoloring_with_a_latent_codes_its_part_again(codec, pixels, beside):
 
 def test_texture_of_another_file(codec, pixels, alone):
     flat = np.full((64, 64, 3), (20, 60, 200), np.uint8)
-    source = codec.encode_semantic(flat).data
+    source = codec.encode(flat, layers=SEMANTIC).data
     values = editing.values_of(codec, source, None)
     region = int(texture.areas(codec.regions(container.unpack(alone)).labels).argmax())
     for data in (alone, codec.encode(pixels, 3).data):
