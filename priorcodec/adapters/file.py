@@ -18,10 +18,11 @@ from priorcodec.core.io import atomic, safetensors
 
 if TYPE_CHECKING:
     from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters import legacy
 from priorcodec.adapters.config import AdapterConfig
 
 KIND = "priorcodec adapter 2"
+FORMER = "statistics"
+"""What the shipped adapters of the nano backbones call `moments`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +72,12 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
 def read(path: Path) -> AdapterFile:
     """Raises AdapterError: missing, unreadable, or not an adapter."""
     metadata, tensors = safetensors.read(path, KIND, AdapterError, "give a .safetensors adapter file")
-    metadata, tensors = legacy.rename_metadata(metadata), legacy.rename_tensors(tensors)
+    tensors = {name.replace(f"own.{FORMER}.", "own.moments."): value for name, value in tensors.items()}
     try:
-        fields = legacy.rename_config(json.loads(metadata["config"]))
+        stored = json.loads(metadata["config"])
+        if not isinstance(stored, dict):
+            raise TypeError(f"settings are a {type(stored).__name__}, wanted a mapping")
+        fields = {"moments" if key == FORMER else key: value for key, value in stored.items()}
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})
         if unknown:
             names = safetensors.shown(", ".join(unknown))

@@ -4,10 +4,10 @@ CHECKPOINT: {"average": state of `ImageEncoder`, ...}, or a run folder's of `pri
 `recipes.encoder2.crops`. In this order:
     tables fitted to the symbols of training crops at every level
     priorcodec/weights/encoder.safetensors, and its line in manifest.json
-    priorcodec/weights/*.adapter.safetensors: moved to the new id without training (`carry_adapter`), if they can be
     tests/golden and tests/corpus: every file and symbols.json
     priorcodec/weights/WEIGHTS.md: hashes, sizes and the id; its prose is edited by hand
-    tests/backbones/golden_blocks.json, unless an adapter has to be trained first (recipes/gpu/assemble.py, recipes/toy.py)
+The adapters of the package are for the encoder before, unless the id stayed: the names of those to train again are printed
+(recipes/gpu/assemble.py, recipes/toy.py), and tests/backbones/golden_blocks.json is written when there are none.
 Nothing is random: the same checkpoint gives the same id on one machine.
 """
 
@@ -24,13 +24,12 @@ from typing import Any
 
 import torch
 
+from priorcodec.adapters import file as adapter_file
 from priorcodec.core import shipped
-from priorcodec.core.errors import AdapterError
 from priorcodec.core.io import atomic
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
-from priorcodec.core.weights import load_encoder, save_encoder
+from priorcodec.core.weights import save_encoder
 from priorcodec.training.frequencies import count
-from recipes.encoder2.carry_adapter import carry
 from recipes.encoder2.crops import Crops
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
@@ -89,14 +88,8 @@ def main() -> None:
     identity = save_encoder(model, TARGET, note, frequencies=counts.tables())
     pin(TARGET)
     print(f"encoder {identity:08x}: {TARGET.stat().st_size / 2**20:.1f} MiB, {note}")
-    encoder, missing = load_encoder(TARGET), []
-    for path in sorted(TARGET.parent.glob("*.adapter.safetensors")):
-        try:
-            carry(path, path, encoder)
-        except AdapterError as error:
-            print(error)
-            missing.append(path.name)
-        pin(path)
+    adapters = sorted(TARGET.parent.glob("*.adapter.safetensors"))
+    missing = [path.name for path in adapters if adapter_file.read(path).metadata["encoder"] != f"{identity:08x}"]
     for module in MAKERS:
         make(module)
     describe(identity)

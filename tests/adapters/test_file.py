@@ -9,7 +9,6 @@ from safetensors.torch import load_file, save_file
 
 from priorcodec import AdapterError
 from priorcodec.adapters import file as adapter_file
-from priorcodec.adapters import legacy
 from priorcodec.core.io import safetensors
 from tests.adapters.conftest import ENCODER
 
@@ -66,49 +65,14 @@ def test_round_trip(dtype, trained, make, features, tmp_path):
         torch.testing.assert_close(before, after, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize(
-    "later", [["noise_channels"], ["refiner_depth", "noise_channels"], ["refiner", "refiner_depth", "noise_channels"]]
-)
-def test_a_file_from_before_a_setting_has_what_was_built_then(later, make, features, tmp_path):
-    backbone, adapter = make("toy", refiner=0 if "refiner" in later else 8, refiner_depth=2, noise_channels=0)
-    adapter.inject(backbone)
-    path = tmp_path / "old.safetensors"
-    adapter_file.save(adapter, path, encoder_id=ENCODER, metadata=METADATA)
-    fields = json.loads(adapter_file.read(path).metadata["config"])
-    altered(path, metadata={"config": json.dumps({key: fields[key] for key in fields if key not in later})})
-    file = adapter_file.read(path)
-    assert {key: getattr(file.config, key) for key in later} == {key: legacy.DEFAULTS[key] for key in later}
-    again, fresh = make(
-        "toy", **{key: getattr(file.config, key) for key in ("refiner", "refiner_depth", "noise_channels")}
-    )
-    fresh.inject(again)
-    adapter_file.load(file, fresh)
-    assert fresh.state_dict().keys() == adapter.state_dict().keys()
-
-
-def test_the_first_files_are_read_under_todays_names(path, tmp_path):
-    """Written as they were: every name of today that the first version called otherwise."""
+def test_the_former_name_of_moments_is_read(path, tmp_path):
     header, tensors = safetensors.read(path, adapter_file.KIND, AdapterError, "")
-    back = {new: old for old, new in legacy.TENSORS.items()}
-
-    def earlier(name):
-        new = max((prefix for prefix in back if name.startswith(prefix)), key=len, default=None)
-        return name if new is None else back[new] + name.removeprefix(new)
-
-    config = json.loads(header["config"])
-    names = {new: old for old, new in legacy.CONFIG.items()}
-    first = {
-        **{key: value for key, value in header.items() if key != "license"},
-        "licence": header["license"],
-        "config": json.dumps({names.get(key, key): value for key, value in config.items()}),
-    }
-    values = {earlier(name): value.contiguous() for name, value in tensors.items()}
-    assert any(".coarse." in name for name in values) and any(".detail." in name for name in values)
-    save_file(values, tmp_path / "first.safetensors", metadata=first)
-    old, new = adapter_file.read(tmp_path / "first.safetensors"), adapter_file.read(path)
-    assert old.config == new.config and old.metadata["license"] == METADATA["license"]
-    assert "licence" not in old.metadata and old.tensors.keys() == new.tensors.keys()
-    assert all(torch.equal(old.tensors[name], value) for name, value in new.tensors.items())
+    former = {**header, "config": header["config"].replace('"moments"', '"statistics"')}
+    values = {name.replace("own.moments.", "own.statistics."): value for name, value in tensors.items()}
+    assert former != header and values.keys() != tensors.keys()
+    save_file(values, tmp_path / "former.safetensors", metadata=former)
+    old, new = adapter_file.read(tmp_path / "former.safetensors"), adapter_file.read(path)
+    assert old.config == new.config and old.tensors.keys() == new.tensors.keys()
 
 
 @pytest.mark.parametrize(
