@@ -97,15 +97,12 @@ class DecodeConfig:
         return found
 
 
-def decode_config(
-    overrides: Sequence[str] = (), *, file: Path | None = None, backbones: Collection[str] | None = None
-) -> DecodeConfig:
+def decode_config(overrides: Sequence[str] = (), *, file: Path | None = None) -> DecodeConfig:
     """Defaults, then a YAML file, then `key=value` words -> settings of a session.
 
     Args:
         overrides: Words such as "backbone=sdxl" or "steps=4"; "config=FILE" stands for `file`.
         file: YAML file with the fields of `DecodeConfig`.
-        backbones: Known names, to report a misspelled one together with the other mistakes.
 
     Raises:
         ConfigError: One line for every mistake.
@@ -114,12 +111,7 @@ def decode_config(
         if word.startswith("config="):
             file = Path(word.removeprefix("config="))
     words = [word for word in overrides if not word.startswith("config=")]
-    problems = []
-    name = next((word.partition("=")[2] for word in reversed(words) if word.startswith("backbone=")), None)
-    if backbones is not None and name is not None and name not in backbones:
-        near = difflib.get_close_matches(name, backbones, n=3, cutoff=0.5) or sorted(backbones)
-        problems.append(f"backbone={name}: no such backbone; nearest: {', '.join(near)}")
-    return compose(DecodeConfig, words, file=file, problems=problems)
+    return compose(DecodeConfig, words, file=file)
 
 
 def compose(
