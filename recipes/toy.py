@@ -9,7 +9,8 @@ from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.backbones.builtin.toy import SPEC
-from priorcodec.core.codec import WEIGHTS, Codec
+from priorcodec.core import shipped
+from priorcodec.core.codec import Codec
 from priorcodec.core.weights import load_simulation
 from priorcodec.training import sources
 from priorcodec.training.data import DeterministicCrops, to_signed
@@ -28,7 +29,7 @@ cli.add_argument("--steps", type=int, default=600)
 args = cli.parse_args()
 
 torch.manual_seed(SEED)
-encoder = load_simulation(WEIGHTS / "encoder.safetensors")
+encoder = load_simulation(shipped.ENCODER)
 backbone = SPEC.build(None, dtype=torch.float32)
 adapter = Adapter(SPEC, CONFIG, m=encoder.config.m, levels=encoder.config.levels)
 adapter.inject(backbone)

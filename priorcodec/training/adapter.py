@@ -24,7 +24,7 @@ from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.backbones.spec import BackboneSpec
-from priorcodec.core.codec import WEIGHTS
+from priorcodec.core import shipped
 from priorcodec.core.transforms import ImageEncoder
 from priorcodec.core.weights import encoder_id, load_simulation
 from priorcodec.training import losses, words
@@ -63,7 +63,7 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
     config = words.from_words(AdapterRunConfig, text, backbones=list(registry.specs()))
     spec = registry.spec(config.backbone.name)
     weights = None if config.tiny else registry.weights(spec, config.backbone.weights)
-    encoder = Path(config.encoder) if config.encoder else WEIGHTS / "encoder.safetensors"
+    encoder = Path(config.encoder) if config.encoder else shipped.ENCODER
     return train(config, spec, weights, encoder, known=registry.specs())
 
 
@@ -137,7 +137,7 @@ def train(
     assert_unchanged(before, after)
     if not run.main:
         return None
-    target = run.folder / f"{spec.name}.adapter.safetensors"
+    target = run.folder / adapter_file.name(spec)
     metadata = description(config, loop) | ({"tiny": "true"} if config.tiny else {})
     adapter_file.save(adapter, target, encoder_id=identity, metadata=metadata)
     card.write(target)
