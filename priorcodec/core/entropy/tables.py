@@ -35,10 +35,15 @@ def gaussian_tables() -> dict[str, NDArray[np.int32]]:
     for i in range(SCALES):
         scale = SCALE_MIN * math.exp(i * SCALE_STEP)
         reach = max(2, round(TAIL * scale))
-        edges = np.array([math.erfc(-(k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(-reach, reach + 2)])
-        pmf = np.diff(edges)
+        pmf = gaussian_pmf(scale, reach)
         rows.append(quantized_cdf(np.append(pmf, max(1.0 - pmf.sum(), 1e-9))))
     return table_set("y", rows) | table_set("z", rows)
+
+
+def gaussian_pmf(scale: float, reach: int) -> NDArray[np.float64]:
+    """Probabilities of the symbols -reach to reach under a zero-mean Gaussian of standard deviation `scale`."""
+    edges = np.array([math.erfc(-(k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(-reach, reach + 2)])
+    return np.diff(edges)
 
 
 def table_set(kind: str, rows: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.int32]]:
