@@ -10,12 +10,25 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from priorcodec.core.errors import ImageError
-from priorcodec.core.image.tiff_tags import Tags, one
+from priorcodec.core.image.tiff_tags import (
+    BITS,
+    BLACK_IS_ZERO,
+    COMPRESSION,
+    FILL_ORDER,
+    HEIGHT,
+    PHOTOMETRIC,
+    RAW,
+    ROWS_PER_STRIP,
+    SAMPLES,
+    STRIP_BYTES,
+    STRIP_OFFSETS,
+    WIDTH,
+    Tags,
+    one,
+)
 
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
-STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 277, 278, 279
-BLACK_IS_ZERO = 1
-RAW, DEFLATE, BYTE_CODERS = 1, {8, 32946}, {5, 8, 32773, 32946, 34925, 50000}  # LZW, PackBits, LZMA, Zstandard
+DEFLATE = {8, 32946}
+BYTE_CODERS = {*DEFLATE, 5, 32773, 34925, 50000}  # the others are LZW, PackBits, LZMA and Zstandard
 
 
 def read(
