@@ -135,9 +135,8 @@ def refined(
     first, refinement = refine_at(found.encoded.container.quality)
     options = [(found.encoded, replace(refinement, after=refinement.before)), (first, refinement)]
     if refinement.after.bytes < (1 - TOLERANCE) * found.target and not found.highest:
-        room = int(
-            (1 - TOLERANCE / 3) * found.target * refinement.before.bytes / refinement.after.bytes
-        )  # a third: it rarely saves the same
+        # A third: it rarely saves the same.
+        room = int((1 - TOLERANCE / 3) * found.target * refinement.before.bytes / refinement.after.bytes)
         options.append(refine_at(search(write, room, top).encoded.container.quality, scale=refinement.scale))
     fitting = [option for option in options if len(option[0].data) <= found.target]
     best, refinement = min(fitting, key=lambda option: option[1].after.distortion)

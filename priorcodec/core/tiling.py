@@ -106,9 +106,8 @@ def _spans(length: int, side: int, margin: int) -> tuple[Span, ...]:
     count = math.ceil(length / side) if side else 1
     borders = [i * (length // GRID) // count * GRID for i in range(count + 1)]
     pairs = list(itertools.pairwise(borders))
-    margin = min(
-        _up(margin), *(stop - start for start, stop in pairs)
-    )  # ramps must not meet, or weights are not one in all
+    # Ramps must not meet, or weights are not one in all.
+    margin = min(_up(margin), *(stop - start for start, stop in pairs))
     return tuple(
         Span(start=start, stop=stop, low=max(0, start - margin), high=min(length, stop + margin))
         for start, stop in pairs

@@ -120,9 +120,8 @@ def _read(spec: BackboneSpec, kind: Any, folder: Path, dtype: torch.dtype | None
     try:
         with _quiet_diffusers():
             return kind.from_pretrained(folder, **options)
-    except (
-        Exception
-    ) as exc:  # no safetensors, damaged ones, bad config, wrong shapes: diffusers has a dozen classes for it
+    # No safetensors, damaged ones, a bad config, wrong shapes: diffusers has a dozen classes for it.
+    except Exception as exc:
         reason = " ".join(str(exc).split())[:200]
         raise WeightsError(
             f"{spec.name}: {folder} cannot be read as {kind.__name__} from safetensors: {reason}"

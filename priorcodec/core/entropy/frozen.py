@@ -186,9 +186,8 @@ class FrozenEntropyModel:
         length: of the string, in bytes; h, w: size of the z grid, which is that of the padded image. Raises StreamError.
         """
         bits = self.least_z_bits(quality) * h * w
-        if (
-            8 * length + FORGIVEN_BITS < 0.99 * bits
-        ):  # rANS with 32 bits of state and more loses less than 1/256 of them
+        # rANS with 32 bits of state and more loses less than 1/256 of them.
+        if 8 * length + FORGIVEN_BITS < 0.99 * bits:
             raise StreamError(
                 f"the entropy string has {length} bytes, an image of this size needs {int(bits / 8)}: "
                 "the file is damaged or forged"
@@ -217,9 +216,8 @@ class _Group:
         self.channels = slice(start, start + count)
         earlier = [(slice(0, start), SQUARE)] if start else []
         self.anchor = _Pass(tables, f"anchor.{number}", earlier)
-        self.other = _Pass(
-            tables, f"other.{number}", [*earlier, (self.channels, CROSS)]
-        )  # of itself, only anchors are known
+        # Of the group itself, only anchors are known.
+        self.other = _Pass(tables, f"other.{number}", [*earlier, (self.channels, CROSS)])
 
 
 class _Pass:

@@ -34,9 +34,8 @@ __all__ = [
     "to_planes", "to_range", "to_tensor",
 ]  # fmt: skip
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"}
-)  # of `load`
+# What `load` reads.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"})
 MAX_FILE = 2**32  # bytes; an endless device must not fill the memory
 CHUNK = 2**24  # bytes a read
 
