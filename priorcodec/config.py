@@ -218,7 +218,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def _refuse_repeated_keys(path: Path, node: Any, checked: set[int]) -> None:
-    """YAML's reader would take the last of several values without a word. Raises ConfigError: a setting is there twice.
+    """Raises ConfigError: a setting is there twice, of which YAML's reader would silently take the last.
 
     Args:
         path: Of the file.

@@ -42,10 +42,17 @@ def name(spec: BackboneSpec) -> str:
 
 
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
-    """Write a trained (and still attached) adapter; metadata: trained steps, data, license, package version.
+    """Write a trained (and still attached) adapter.
+
+    Args:
+        adapter: The adapter.
+        path: Where to.
+        encoder_id: The encoder it was trained with.
+        metadata: Trained steps, data, license, package version.
+        dtype: Of the stored values.
 
     Raises:
-        AdapterError: a value is not finite, or not in this dtype.
+        AdapterError: A value is not finite, or not finite in this dtype.
     """
     spec = adapter.spec
     header = {
@@ -69,7 +76,7 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
 
 
 def read(path: Path) -> AdapterFile:
-    """Raises AdapterError: missing, unreadable, or not an adapter."""
+    """Read an adapter's file. Raises AdapterError: missing, unreadable, or not an adapter."""
     metadata, tensors = safetensors.read(path, KIND, AdapterError, "give a .safetensors adapter file")
     metadata, tensors = legacy.rename_metadata(metadata), legacy.rename_tensors(tensors)
     try:

@@ -1,4 +1,4 @@
-"""Many files through one function: which inputs there are, where outputs go, a progress bar, and failures that stay single."""
+"""Many files through one function: inputs, outputs, a progress bar, and errors that end one file, not the run."""
 
 from __future__ import annotations
 

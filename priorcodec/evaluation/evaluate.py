@@ -109,7 +109,7 @@ def evaluate(
     backbone: str | None = None,
     coded: Path | None = None,
 ) -> Iterator[tuple[Path, Row | Exception]]:
-    """Score files one by one, in order of name. Files of one reference that follow each other share one reading of it.
+    """Score files one by one, in order of name. A reference is read once for all its files that follow each other.
 
     One reference and one file belong together whatever their names; otherwise `reference_of` decides.
 
@@ -176,7 +176,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
-    """Files given or in the folders given that have one of the suffixes, folder by folder in order of name."""
+    """The files given, and those with one of the suffixes in the folders given, by name within each folder."""
     found: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():

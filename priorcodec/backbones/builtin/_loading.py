@@ -64,7 +64,7 @@ def tiny_autoencoder(scale: float) -> dict[str, Any]:
 
 
 def latent_space(scale: float) -> LatentSpace:
-    """Of that autoencoder. No statistics per channel are published; `scale` was chosen to give z a spread near 1."""
+    """That autoencoder's. No statistics per channel are published; `scale` was chosen to give z a spread near 1."""
     return LatentSpace(channels=4, stride=8, scale=scale, mean=(0.0,) * 4, std=(1.0,) * 4)
 
 
@@ -139,7 +139,7 @@ def _variant(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def _quiet_diffusers() -> Iterator[None]:
-    """Config files on the Hub are older than the classes; diffusers names every key it no longer knows."""
+    """Silences diffusers about keys it no longer knows: config files on the Hub are older than the classes."""
     from diffusers.utils import logging
 
     before = logging.get_verbosity()

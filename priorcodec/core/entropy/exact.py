@@ -37,8 +37,8 @@ class ExactLayer:
         weight: int16 (c_out, c_in, k, k), k = 1 or 3.
         bias: int32 (c_out,), in units of the exact sum.
         relu: Clamp at zero, else at -LIMIT.
-        reads: Input channels, one range after the other from channel 0 on, and the (row, column) offsets at which they are read,
-            by default all channels at all of the kernel's. The inputs at the others must be zero.
+        reads: Ranges of input channels, in order from channel 0, each with the (row, column) offsets at which it is read. The
+            inputs at other offsets must be zero. By default all channels are read at all offsets of the kernel.
     """
 
     def __init__(

@@ -181,9 +181,18 @@ class FrozenEntropyModel:
         return values.y_hat_q, digest.hex()
 
     def check_length(self, length: int, quality: int, h: int, w: int) -> None:
-        """Even the likeliest z symbols cost bits: what a header makes us allocate is bounded by the length of its file.
+        """Refuse a string that is too short for its image, so that a small file cannot make us allocate much memory.
 
-        length: of the string, in bytes; h, w: size of the z grid, which is that of the padded image. Raises StreamError.
+        Even the likeliest z symbols cost bits.
+
+        Args:
+            length: Of the string, in bytes.
+            quality: As in the file.
+            h: Rows of the z grid of the padded image.
+            w: Columns of that grid.
+
+        Raises:
+            StreamError: It is too short.
         """
         bits = self.least_z_bits(quality) * h * w
         # rANS with 32 bits of state and more loses less than 1/256 of them.
@@ -194,7 +203,7 @@ class FrozenEntropyModel:
             )
 
     def least_z_bits(self, quality: int) -> float:
-        """Of one position of z."""
+        """Bits that one position of z takes at least."""
         return float(self.z_coder.least_bits[self.tables["z_index"][quality]].sum())
 
     def _features(
@@ -226,7 +235,7 @@ class _Pass:
     Args:
         tables: Of a weight file.
         name: Of the pass.
-        reads: What its context reads; nothing: it has none.
+        reads: What its context reads; empty for no context.
     """
 
     def __init__(self, tables: Tables, name: str, reads: Sequence[tuple[slice, Taps]]):

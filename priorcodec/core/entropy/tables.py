@@ -30,7 +30,7 @@ Tables = Mapping[str, NDArray]
 
 
 def gaussian_tables() -> dict[str, NDArray[np.int32]]:
-    """Cumulative frequencies of the `SCALES` zero-mean Gaussians, for y and for z: before symbols were counted."""
+    """Cumulative frequencies of the `SCALES` zero-mean Gaussians, for y and for z: the tables before symbols are counted."""
     rows = []
     for i in range(SCALES):
         scale = SCALE_MIN * math.exp(i * SCALE_STEP)
@@ -124,10 +124,10 @@ class Sizes:
 
 
 def check_tables(tables: Tables, sizes: Sizes) -> None:
-    """Every table of an encoder's file: names, shapes, and the values that reading relies on.
+    """Check every table of an encoder's file: names, shapes, and the values that reading relies on.
 
     Raises:
-        ValueError, KeyError: what does not fit.
+        ValueError, KeyError: One does not fit, or is missing.
     """
     shapes = sizes.shapes()
     for name, shape in shapes.items():

@@ -39,9 +39,9 @@ def read(
     shape: tuple[int, int],
     rows_per_part: int,
 ) -> np.ndarray:
-    """The unpacked bytes of strips or tiles one below the other -> uint8 of `shape`.
+    """Unpack strips or tiles -> uint8 of `shape`, one part below the other.
 
-    Those not raw or in Deflate become strips of an 8-bit gray TIFF of that shape: libtiff decodes them whatever they mean.
+    What is neither raw nor Deflate becomes an 8-bit gray TIFF of that shape, which libtiff decodes whatever the samples mean.
     """
     parts = [data[at : at + size] for at, size in zip(offsets, counts, strict=True)]
     compression, fill = one(tags, COMPRESSION, RAW), one(tags, FILL_ORDER, 1)
