@@ -36,10 +36,8 @@ def save(name: str, folder: Path, dtype: str) -> None:
             weight.copy_(noise.repeat(weight.numel() // 2**20 + 1)[: weight.numel()].view_as(weight))
         else:
             weight.fill_(0.5)  # scales of norms must not vanish
-    for child, part in (
-        (spec.denoiser_subfolder, backbone.module),
-        (spec.autoencoder_subfolder, backbone.vae),
-    ):  # no buffer of theirs is saved
+    # No buffer of theirs is saved.
+    for child, part in ((spec.denoiser_subfolder, backbone.module), (spec.autoencoder_subfolder, backbone.vae)):
         part.save_pretrained(folder / child)
     kinds: Any = diffusers
     linear = spec.denoiser_subfolder == "transformer"

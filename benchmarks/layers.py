@@ -330,9 +330,8 @@ def main() -> None:
     given.folder.mkdir(parents=True, exist_ok=True)
     kodak = {path.stem: image_io.load(path).pixels for path in sorted(given.kodak.glob("*.png"))}
     codec = Session(open_session().config).codec
-    spread = {
-        name: kodak[name] for start in (0, 1, 2) for name in list(kodak)[start::3]
-    }  # what is done early stands for all
+    # What is done early stands for all.
+    spread = {name: kodak[name] for start in (0, 1, 2) for name in list(kodak)[start::3]}
     parts: dict[str, Callable[[], list[dict[str, Any]] | None]] = {
         "sizes": lambda: sizes(kodak, codec),
         "decoded": lambda: decoded(spread, codec, given.folder),

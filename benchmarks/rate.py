@@ -22,6 +22,7 @@ from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.image import io as image_io
+from priorcodec.evaluation import evaluate
 
 Result = TypeVar("Result")
 
@@ -75,14 +76,6 @@ def _timed(work: Callable[[], Result], repeats: int) -> tuple[Result, float]:
     return runs[0][1], min(seconds for seconds, _ in runs)
 
 
-def _images(given: list[Path]) -> list[Path]:
-    inside = [sorted(p for p in g.iterdir() if p.suffix.lower() in IMAGES) if g.is_dir() else [g] for g in given]
-    found = [path for paths in inside for path in paths]
-    if not found:
-        raise ConfigError("no image: give files, or folders that hold some")
-    return found
-
-
 def _arguments() -> argparse.Namespace:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("name", help="results/NAME.json")
@@ -100,7 +93,7 @@ def run(args: argparse.Namespace) -> Path:
 
     torch.set_num_threads(args.threads)
     codec, rows = Codec(args.encoder), []
-    for path in _images(args.images):
+    for path in evaluate.expand(args.images, IMAGES):
         rows += measure(codec, path, args.targets, args.repeats)
         print(path.stem, file=sys.stderr, flush=True)
     settings = {

@@ -3,16 +3,12 @@
 A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is a result file, then a view of it:
     quality:kodak               the main table: our codecs and anchors against VVC, under metrics nothing was trained on
     kodak/ours                  BD-rate of our codecs against every anchor
-    kodak/bd or kodak/bd:avif   BD-rate of every codec against the file's first anchor, or against the one named
     kodak/points or kodak/points:avif,vvc        mean rate and metrics at every setting
-    kodak/plot:lite1_lpips      a rate-distortion plot, written beside the results as SVG
     blind                       verdicts on blind pairs (benchmarks/look.py)
     speed or speed:nano_pixel,avif               times of a speed file
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
-    high_resolution             a large image in tiles against a small one
-    refine, refine/low          what `encode --refine` is worth; at the lowest qualities
-    retarget, ablation          what adapters alone can do (benchmarks/retarget.py)
+    refine                      what `encode --refine` is worth
     rate                        how well and how fast a rate target is met
     readers, readers/networks   torch, priorcodec-lite and JavaScript; torch against onnxruntime
     phone, phone/graphs         a decode on one thread, and what each graph of it costs (benchmarks/phone.py)
@@ -27,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -36,8 +31,7 @@ from typing import Any
 import resultfile
 import views
 
-from priorcodec.evaluation import metrics
-from priorcodec.evaluation.report import plot, tables
+from priorcodec.evaluation.report import tables
 from priorcodec.evaluation.table import Table
 
 PAGES = ("README.md", "docs")
@@ -45,8 +39,8 @@ PAGES = ("README.md", "docs")
 BLOCK = re.compile(r"(<!-- table:(?P<name>\S+) -->\n)(?P<body>.*?)(<!-- end -->)", re.DOTALL)
 
 
-def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
-    """Name of a block -> its Markdown, and the text of files it shows. Raises ValueError: no such view.
+def render(name: str, results: Path) -> str:
+    """Name of a block -> its Markdown. Raises ValueError: no such view.
 
     The block of a result file that does not exist says so: a page can name a measurement before it is made.
     """
@@ -56,11 +50,8 @@ def render(name: str, results: Path, root: Path) -> tuple[str, dict[Path, str]]:
         stem, view, choice = choice, "quality", ""
     path = results / f"{stem}.json"
     if not path.is_file():
-        return f"Not measured yet: `benchmarks/README.md` says what writes `results/{path.name}`.\n", {}
-    result: dict[str, Any] = json.loads(path.read_text())
-    if view == "plot":
-        return _plot(result, choice, path, root)
-    return _table(result, view, choice, name).markdown() + "\n", {}
+        return f"Not measured yet: `benchmarks/README.md` says what writes `results/{path.name}`.\n"
+    return _table(json.loads(path.read_text()), view, choice, name).markdown() + "\n"
 
 
 def _table(result: dict[str, Any], view: str, choice: str, name: str) -> Table:
@@ -74,41 +65,22 @@ def _table(result: dict[str, Any], view: str, choice: str, name: str) -> Table:
         return tables.quality_table(result)
     if kind == "rd/ours":
         return tables.ours_table(result)
-    if kind == "rd/bd":
-        return tables.bd_table(result, choice or None)
     if kind == "rd/points":
         return tables.points_table(result, codecs)
     raise ValueError(f"table:{name}: no such view of a {result['kind']} file; benchmarks/readme.py lists them")
 
 
-def _plot(result: dict[str, Any], metric: str, path: Path, root: Path) -> tuple[str, dict[Path, str]]:
-    shown = tables.columns(result)
-    if metric in shown:
-        about, series = shown[metric], plot.series_of(result, metric)
-        drawn = plot.plot(series, title=about["label"], higher_is_better=about["higher_is_better"], unit=about["unit"])
-        target = path.with_name(f"{path.stem}-{metric}.svg")
-        relative = os.path.relpath(target, root).replace(os.sep, "/")
-        return f"![{about['label']} against bits per pixel]({relative})\n", {target: plot.standalone(drawn, series)}
-    known = {**metrics.METRICS, **metrics.SET_METRICS}
-    if metric in known:
-        return f"Not measured: {known[metric].title} is not in `results/{path.name}`.\n", {}
-    raise ValueError(f"no metric {metric!r} to plot; choose from {', '.join(shown)}")
-
-
-def update(text: str, results: Path, root: Path) -> tuple[str, dict[Path, str], list[str]]:
-    """README's text -> new text, files to write beside the results, names of the blocks that were out of date."""
-    files: dict[Path, str] = {}
+def update(text: str, results: Path) -> tuple[str, list[str]]:
+    """A page's text -> new text, names of the blocks that were out of date."""
     stale: list[str] = []
 
     def one(match: re.Match[str]) -> str:
-        body, more = render(match["name"], results, root)
+        body = render(match["name"], results)
         if match["body"].strip() != body.strip():
             stale.append(match["name"])
-        stale.extend(p.name for p, content in more.items() if not p.is_file() or p.read_text() != content)
-        files.update(more)
         return f"{match[1]}{body}{match[4]}"
 
-    return BLOCK.sub(one, text), files, stale
+    return BLOCK.sub(one, text), stale
 
 
 def main() -> None:
@@ -124,18 +96,15 @@ def main() -> None:
     pages = [p for given in args.readme for p in (sorted(given.rglob("*.md")) if given.is_dir() else [given])]
     for page in pages:
         try:
-            text, files, old = update(page.read_text(encoding="utf-8"), args.results, page.parent)
+            text, old = update(page.read_text(encoding="utf-8"), args.results)
         except (ValueError, OSError) as error:
             sys.exit(f"readme.py: {error}")
         stale += old
-        if args.check:
-            continue
-        for path, content in files.items():
-            path.write_text(content)
-        page.write_text(text, encoding="utf-8")
+        if not args.check:
+            page.write_text(text, encoding="utf-8")
     if args.check:
         sys.exit(f"out of date, run python benchmarks/readme.py: {', '.join(stale)}" if stale else 0)
-    print(f"{len(stale)} blocks and plots renewed" if stale else "nothing to renew")
+    print(f"{len(stale)} blocks renewed" if stale else "nothing to renew")
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from typing import Any
 
 import resultfile
 
-from priorcodec.core.codec import WEIGHTS
+from priorcodec.core import shipped
 from priorcodec.evaluation import bd_rate, metrics
 
 METRICS = (metrics.HEADLINE, "psnr")
 SCRATCH = "everything from scratch"
 DEFAULT = "nano_pixel"
-SHIPPED = [f"start={WEIGHTS / f'{DEFAULT}.adapter.safetensors'}"]
+SHIPPED = [f"start={shipped.FOLDER / f'{DEFAULT}.adapter.safetensors'}"]
 TABLES: dict[str, dict[str, tuple[str, list[str]]]] = {
     "retarget": {
         f"warm start from {DEFAULT}'s": ("nano_dit", SHIPPED),
@@ -145,7 +145,7 @@ def scratch(words: list[str]) -> Any:
     spec = open_registry().spec(config.backbone.name)
     backbone: Any = spec.build(None, dtype=torch.float32).to(memory_format=torch.channels_last)  # pyright: ignore
     backbone.requires_grad_(True).train()
-    encoder = load_simulation(WEIGHTS / "encoder.safetensors").to(memory_format=torch.channels_last)  # pyright: ignore
+    encoder = load_simulation(shipped.ENCODER).to(memory_format=torch.channels_last)  # pyright: ignore
     adapter = Adapter(spec, replace(config.sizes(), lora_rank=0), m=encoder.config.m, levels=encoder.config.levels)
     adapter.inject(backbone)
     distance = torch.compile(losses.perceptual(config.perceptual)[0].to(memory_format=torch.channels_last))  # pyright: ignore
@@ -197,7 +197,7 @@ def measured_default(args: argparse.Namespace) -> dict[str, Any]:
     kept = args.work / args.table / "default.json"
     if not kept.exists():
         session = open_session(DEFAULT)
-        file = adapter_file.read(WEIGHTS / f"{DEFAULT}.adapter.safetensors")
+        file = adapter_file.read(shipped.FOLDER / f"{DEFAULT}.adapter.safetensors")
         count = sum(value.numel() for value in file.tensors.values())
         spec = session.registry.spec(DEFAULT)
         row = {"row": "shipped", "backbone": DEFAULT, "trained": count, "share": round(count / spec.parameters, 4)}

@@ -29,8 +29,8 @@ from torch import Tensor, nn
 
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.backbones.diffusion import seeded_noise
-from priorcodec.core import container
-from priorcodec.core.codec import WEIGHTS, Codec
+from priorcodec.core import container, shipped
+from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers import texture
@@ -81,8 +81,8 @@ class Arm:
     """One adapter on a backbone of its own, with what trains it."""
 
     def __init__(self, name: str, m: int, levels: int, encoder_id: int, reads: bool):
-        spec, backbone = build_backbone("nano_pixel", WEIGHTS / "nano_pixel.safetensors")
-        path = WEIGHTS / "nano_pixel.adapter.safetensors"
+        spec, backbone = build_backbone("nano_pixel", shipped.FOLDER / "nano_pixel.safetensors")
+        path = shipped.FOLDER / "nano_pixel.adapter.safetensors"
         self.adapter = Adapter.open(path, spec, encoder_id=encoder_id, m=m, levels=levels).requires_grad_(True)
         self.adapter.inject(backbone)
         self.adapter.to(memory_format=torch.channels_last)  # pyright: ignore

@@ -26,7 +26,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
 
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.adapters.config import AdapterConfig
-    from priorcodec.core.codec import WEIGHTS
+    from priorcodec.core import shipped
     from priorcodec.core.precision import bfloat16_is_fast
     from priorcodec.core.weights import load_simulation
     from priorcodec.registry import open_registry
@@ -50,7 +50,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
         for weight in backbone.parameters():
             weight.normal_(0, 0.02) if weight.ndim > 1 else weight.fill_(0.5)  # scales of norms must not vanish
     backbone.requires_grad_(False).eval()
-    encoder = load_simulation(WEIGHTS / "encoder.safetensors").to(device)
+    encoder = load_simulation(shipped.ENCODER).to(device)
     adapter = Adapter(spec, AdapterConfig(), m=encoder.config.m, levels=encoder.config.levels)
     adapter.inject(backbone)
     for parameter in adapter.trainable():

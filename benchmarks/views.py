@@ -7,7 +7,6 @@ from typing import Any
 
 import views_layers
 
-from priorcodec.evaluation import metrics
 from priorcodec.evaluation.table import Table
 
 Result = Mapping[str, Any]
@@ -38,45 +37,6 @@ def adapter_size(result: Result) -> Table:
         rows.append([row["backbone"], f"{row['setting']} ({settings})", *cells])
     heads = ["backbone", "setting", "parameters", "share", "one call", "more per call", "once per image"]
     return Table(heads=heads, rows=rows, texts=2)
-
-
-def high_resolution(result: Result) -> Table:
-    """What benchmarks/high_resolution.py measured: every size against the first."""
-    first = {row["stage"]: row for row in reversed(result["rows"])}
-    rows = []
-    for row in result["rows"]:
-        ratio = row["cpu_seconds_per_mp"] / first[row["stage"]]["cpu_seconds_per_mp"]
-        border = ["", ""]
-        if "step_ratio" in row:
-            seam = f"{row['seam']:+.2f} levels where pixels differ by {row['variation']:.2f}"
-            border = [f"{row['step_ratio']:.3f}", seam]
-        size, cpu = f"{row['size']}x{row['size']}", f"{row['cpu_seconds_per_mp']:.2f}"
-        memory = f"{row['peak_mib'] / 1024:.2f} GiB"
-        rows.append([row["stage"], size, str(row["tiles"]), cpu, f"{ratio:.2f}", memory, *border])
-    heads = ["stage", "size", "tiles", "CPU s per megapixel", "against the smallest", "peak memory"]
-    threads, settings = result["rows"][0]["threads"], result["settings"]
-    note = f"{settings['backbone']}, quality {settings['quality']:g}, {threads} thread{'s' if threads > 1 else ''}; "
-    note += "processor seconds over all threads."
-    return Table(heads=[*heads, "steps at borders", "a border adds"], rows=rows, note=note)
-
-
-def adapter(result: Result) -> Table:
-    """What benchmarks/retarget.py trained and measured."""
-    rows = []
-    for row in result["rows"]:
-        values = [f"{level[metrics.HEADLINE]:.3f}" for level in row["levels"]]
-        rate = "no overlap" if row["bd_rate"] is None else f"{row['bd_rate']:+.1f}%"
-        seconds = [level["decode_seconds"] for level in row["levels"] if "decode_seconds" in level]
-        decode = f"{sum(seconds) / len(seconds):.2f} s" if seconds else "-"
-        cells = [f"{row['trained'] / 1e6:.2f} M", f"{row['share']:.0%}", str(row["steps"]), str(row["seconds"])]
-        rows.append([row["row"], row["backbone"], *cells, *values, rate, decode])
-    levels = result["rows"][0]["levels"]
-    rates = ", ".join(f"{level['bpp']:.4f}" for level in levels)
-    note = f"{metrics.METRICS[metrics.HEADLINE].title} at {rates} bpp on {result['images']} images; "
-    note += "BD-rate against the row with +0.0%; decode: processor seconds of one image, entropy decoding included."
-    qualities = [f"quality {level['quality']:.0f}" for level in levels]
-    heads = ["row", "backbone", "trained", "share", "steps", "seconds", *qualities, "BD-rate", "decode"]
-    return Table(heads=heads, rows=rows, note=note, texts=2)
 
 
 def rate(result: Result) -> Table:
@@ -128,19 +88,6 @@ def refine(result: Result) -> Table:
     note += f"{settings['threads']} thread(s); against the plain files, negative is better."
     gains = [f"BD-rate, {title}" for title in shown.values()]
     return Table(heads=["refined for", "R + λD", *gains, "steps", "time of a plain encode"], rows=rows, note=note)
-
-
-def refine_low(result: Result) -> Table:
-    """The qualities that were refined for GMSD too."""
-    low = {m["setting"] for m in result["means"] if m["codec"] == "gmsd"}
-    rows = [
-        [m["setting"], {"plain": "nothing"}.get(m["codec"], m["codec"]), f"{m['bpp']:.4f}", f"{m['psnr']:.2f}",
-         f"{m['gmsd']:.4f}"]
-        for m in result["means"]
-        if m["setting"] in low and m["codec"] in ("plain", "psnr", "gmsd")
-    ]  # fmt: skip
-    note = f"Of the preview, means over {result['settings']['images']} images."
-    return Table(heads=["quality", "refined for", "bpp", "PSNR", "GMSD"], rows=rows, note=note, texts=2)
 
 
 def blind(result: Result) -> Table:
@@ -227,8 +174,7 @@ def phone_graphs(result: Result) -> Table:
 
 
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
-    "full_size": full_size, "adapter_size": adapter_size, "high_resolution": high_resolution,
-    "adapter": adapter, "rate": rate, "trust": trust, "refine": refine, "refine/low": refine_low, "blind": blind,
+    "full_size": full_size, "adapter_size": adapter_size, "rate": rate, "trust": trust, "refine": refine, "blind": blind,
     "adapter_runs": adapter_runs,
     "readers": readers, "readers/networks": networks, "phone": phone, "phone/graphs": phone_graphs,
     **views_layers.VIEWS,

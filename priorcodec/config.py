@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 from priorcodec.backbones.spec import MAX_STEPS, BackboneSpec
 from priorcodec.core.container import LAYERS, MAX_PIXELS
 from priorcodec.core.errors import ConfigError
-from priorcodec.core.io.safetensors import shown
+from priorcodec.core.io.names import printable
 
 Schema = TypeVar("Schema")
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
@@ -97,21 +97,18 @@ class DecodeConfig:
         if self.tile and (self.tile < 128 or self.tile % 64):
             found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, 0 for no tiles, or null")
         if unknown := [name for name in self.layer_names or () if name not in LAYERS]:
-            found.append(f"layers={self.layers}: no layer {shown(unknown[0])!r}, wanted {', '.join(LAYERS)}")
+            found.append(f"layers={self.layers}: no layer {printable(unknown[0], 60)!r}, wanted {', '.join(LAYERS)}")
         elif self.layers is not None and not {"semantic", "latent"}.intersection(self.layer_names or ()):
             found.append(f"layers={self.layers}: wanted semantic, latent or both, and residual only with latent")
         return found
 
 
-def decode_config(
-    overrides: Sequence[str] = (), *, file: Path | None = None, backbones: Collection[str] | None = None
-) -> DecodeConfig:
+def decode_config(overrides: Sequence[str] = (), *, file: Path | None = None) -> DecodeConfig:
     """Defaults, then a YAML file, then `key=value` words -> settings of a session.
 
     Args:
         overrides: Words such as "backbone=sdxl" or "steps=4"; "config=FILE" stands for `file`.
         file: YAML file with the fields of `DecodeConfig`.
-        backbones: Known names, to report a misspelled one together with the other mistakes.
 
     Raises:
         ConfigError: One line for every mistake.
@@ -120,12 +117,7 @@ def decode_config(
         if word.startswith("config="):
             file = Path(word.removeprefix("config="))
     words = [word for word in overrides if not word.startswith("config=")]
-    problems = []
-    name = next((word.partition("=")[2] for word in reversed(words) if word.startswith("backbone=")), None)
-    if backbones is not None and name is not None and name not in backbones:
-        near = difflib.get_close_matches(name, backbones, n=3, cutoff=0.5) or sorted(backbones)
-        problems.append(f"backbone={name}: no such backbone; nearest: {', '.join(near)}")
-    return compose(DecodeConfig, words, file=file, problems=problems)
+    return compose(DecodeConfig, words, file=file)
 
 
 def compose(
@@ -176,7 +168,7 @@ def _merged(
     for origin, key, value in pairs:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5) or known
-            found.append(f"{origin}: no setting {shown(key)!r}; nearest: {', '.join(near)}")
+            found.append(f"{origin}: no setting {printable(key, 60)!r}; nearest: {', '.join(near)}")
             continue
         if not _is_plain(value):
             found.append(
@@ -221,7 +213,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        reason = shown(getattr(error, "problem", None) or type(error).__name__, 80)
+        reason = printable(getattr(error, "problem", None) or type(error).__name__, 80)
         raise ConfigError(f"config={path}: not readable as YAML{where} ({reason})") from error
     if content is None:
         return {}
@@ -232,7 +224,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
 
 
 def _refuse_repeated_keys(path: Path, node: Any, checked: set[int]) -> None:
-    """YAML's reader would take the last of several values without a word. Raises ConfigError: a setting is there twice.
+    """Raises ConfigError: a setting is there twice, of which YAML's reader would silently take the last.
 
     Args:
         path: Of the file.
@@ -247,7 +239,7 @@ def _refuse_repeated_keys(path: Path, node: Any, checked: set[int]) -> None:
         if isinstance(key.value, str):
             if key.value in seen:
                 line = key.start_mark.line + 1
-                raise ConfigError(f"config={path}: line {line} sets {shown(key.value)} again, wanted it once")
+                raise ConfigError(f"config={path}: line {line} sets {printable(key.value, 60)} again, wanted it once")
             seen.add(key.value)
         _refuse_repeated_keys(path, value, checked)
 
@@ -274,15 +266,15 @@ def _pairs(
             found.append(str(error))
             content = {}
         for key, value in _flatten(content, {name.rpartition(".")[0] for name in known}):
-            text = shown(value if isinstance(value, str) else "[...]", 200)
+            text = printable(value if isinstance(value, str) else "[...]", 200)
             null = isinstance(value, str) and value in ("", "~")  # other ways in which YAML writes it
-            yield f"{file.name}: {shown(key)}={text}", key, "null" if null else value
+            yield f"{file.name}: {printable(key, 60)}={text}", key, "null" if null else value
     for word in overrides:
         key, equals, value = word.partition("=")
         if equals:
-            yield shown(word, 300), key, value
+            yield printable(word), key, value
         else:
-            found.append(f"{shown(word, 300)}: wanted key=value")
+            found.append(f"{printable(word)}: wanted key=value")
 
 
 def _is_plain(value: Any) -> bool:

@@ -9,10 +9,12 @@ from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.backbones.builtin.toy import SPEC
-from priorcodec.core.codec import WEIGHTS, Codec
+from priorcodec.core import shipped
+from priorcodec.core.codec import Codec
+from priorcodec.core.image import io as image_io
 from priorcodec.core.weights import load_simulation
 from priorcodec.training import sources
-from priorcodec.training.data import DeterministicCrops, to_signed
+from priorcodec.training.data import DeterministicCrops
 from priorcodec.training.loop import Budget, Loop
 from priorcodec.training.settings import split_paths
 
@@ -28,7 +30,7 @@ cli.add_argument("--steps", type=int, default=600)
 args = cli.parse_args()
 
 torch.manual_seed(SEED)
-encoder = load_simulation(WEIGHTS / "encoder.safetensors")
+encoder = load_simulation(shipped.ENCODER)
 backbone = SPEC.build(None, dtype=torch.float32)
 adapter = Adapter(SPEC, CONFIG, m=encoder.config.m, levels=encoder.config.levels)
 adapter.inject(backbone)
@@ -38,7 +40,7 @@ crops = DeterministicCrops(entries, CROP, seed=SEED)
 
 
 def loss(step: int) -> tuple[torch.Tensor, dict[str, float]]:
-    x = to_signed(crops.batch(step, BATCH))
+    x = image_io.to_range(crops.batch(step, BATCH))
     quality = torch.rand(BATCH) * (encoder.config.levels - 1)
     with torch.no_grad():
         y_hat = encoder.code(x, quality, autocast=True).y_hat

@@ -281,9 +281,8 @@ def test_the_registry_is_opened_once(data, monkeypatch):
 
 
 def test_the_process_is_left_as_it_was(data, photo):
-    importlib.import_module(
-        "torch._dynamo"
-    )  # torch does so with its first optimizer; sympy in it adds a warning filter
+    # Torch does so with its first optimizer; sympy in it adds a warning filter.
+    importlib.import_module("torch._dynamo")
     torch.manual_seed(5)
     states = (
         torch.get_rng_state,

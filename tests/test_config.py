@@ -59,7 +59,6 @@ def test_the_word_wins_over_the_file_whatever_the_order(tmp_path):
 
 def test_all_mistakes_are_told_at_once_with_the_nearest_names():
     words = [
-        "backbone=sdlx",
         "adaptor=a",
         "dtype=flot16",
         "low_memory=maybe",
@@ -68,11 +67,11 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_names():
         "wieghts=x",
     ]
     with pytest.raises(ConfigError) as caught:
-        decode_config(words, backbones=["sdxl", "sd15"])
+        decode_config(words)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "7 wrong settings:"
+    assert lines[0] == "6 wrong settings:"
     text = str(caught.value)
-    near = ("nearest: sdxl", "nearest: adapter", "nearest: weights")
+    near = ("nearest: adapter", "nearest: weights")
     for part in (*near, "dtype=flot16", "low_memory=maybe", "cpu: wanted key=value", "device=gpu: wanted auto"):
         assert part in text, part
 

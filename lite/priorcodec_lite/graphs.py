@@ -103,16 +103,12 @@ class Graphs:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # threads that wait leave the processor
+        # Threads that wait leave the processor.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         level = onnxruntime.GraphOptimizationLevel
-        local = "halo" in self.manifest["files"].get(
-            f"{name}.onnx", {}
-        )  # convolutions, which a better layout makes faster
-        options.graph_optimization_level = (
-            level.ORT_ENABLE_ALL if local else level.ORT_DISABLE_ALL
-        )  # saves less than it takes
+        # Graphs of convolutions are faster in a better layout; with the others, optimizing takes longer than it saves.
+        local = "halo" in self.manifest["files"].get(f"{name}.onnx", {})
+        options.graph_optimization_level = level.ORT_ENABLE_ALL if local else level.ORT_DISABLE_ALL
         options.log_severity_level = 4  # an exception says the same
         path = self.folder / f"{name}.onnx"
         if not path.is_file():
@@ -124,5 +120,5 @@ class Graphs:
 
 
 def _processors() -> int:
-    """That this process may use."""
+    """Number of processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

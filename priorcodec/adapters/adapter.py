@@ -152,13 +152,13 @@ class Adapter(nn.Module):
         """
         from priorcodec.adapters import file as adapter_file
         from priorcodec.adapters import hub
-        from priorcodec.core.codec import WEIGHTS
+        from priorcodec.core import shipped
         from priorcodec.core.weights import load_encoder
 
         if not isinstance(spec, BackboneSpec):
             raise AdapterError(f"got spec={spec!r}, wanted a spec, as open_registry().spec(NAME) gives it")
         path = hub.locate(location, filename or adapter_file.name(spec), revision)
-        weights = load_encoder(encoder or WEIGHTS / "encoder.safetensors")
+        weights = load_encoder(encoder or shipped.ENCODER)
         shape = weights.transforms.config
         return cls.open(path, spec, encoder_id=weights.id, m=shape.m, levels=shape.levels)
 

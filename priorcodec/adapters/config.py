@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from priorcodec.adapters.fusion import HEAD
 from priorcodec.core.errors import AdapterError
 
-SIZES = (
+SIZES = (  # name, least, most
     ("width", 1, 4096),
     ("depth", 0, 64),
     ("stem_width", 1, 4096),
@@ -19,7 +19,7 @@ SIZES = (
     ("noise_channels", 0, 64),
     ("tokens", 1, 1024),
     ("lora_rank", 0, 1024),
-)  # name, least, most
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from priorcodec.adapters import lora
+from priorcodec.adapters.config import AdapterConfig
+from priorcodec.adapters.rules import digest
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.errors import AdapterError
 from priorcodec.core.io import atomic, safetensors
+from priorcodec.core.io.names import printable
 
 if TYPE_CHECKING:
     from priorcodec.adapters.adapter import Adapter
-from priorcodec.adapters.config import AdapterConfig
 
 KIND = "priorcodec adapter 2"
 FORMER = "statistics"
@@ -41,13 +44,18 @@ def name(spec: BackboneSpec) -> str:
 
 
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
-    """Write a trained (and still attached) adapter; metadata: trained steps, data, license, package version.
+    """Write a trained (and still attached) adapter.
+
+    Args:
+        adapter: The adapter.
+        path: Where to.
+        encoder_id: The encoder it was trained with.
+        metadata: Trained steps, data, license, package version.
+        dtype: Of the stored values.
 
     Raises:
-        AdapterError: a value is not finite, or not in this dtype.
+        AdapterError: A value is not finite, or not finite in this dtype.
     """
-    from priorcodec.adapters.rules import digest
-
     spec = adapter.spec
     header = {
         **metadata,
@@ -70,7 +78,7 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
 
 
 def read(path: Path) -> AdapterFile:
-    """Raises AdapterError: missing, unreadable, or not an adapter."""
+    """Read an adapter's file. Raises AdapterError: missing, unreadable, or not an adapter."""
     metadata, tensors = safetensors.read(path, KIND, AdapterError, "give a .safetensors adapter file")
     tensors = {name.replace(f"own.{FORMER}.", "own.moments."): value for name, value in tensors.items()}
     try:
@@ -80,19 +88,17 @@ def read(path: Path) -> AdapterFile:
         fields = {"moments" if key == FORMER else key: value for key, value in stored.items()}
         unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(AdapterConfig)})
         if unknown:
-            names = safetensors.shown(", ".join(unknown))
+            names = printable(", ".join(unknown), 60)
             raise AdapterError(f"{path} has settings this version does not know ({names}): update priorcodec")
         config = AdapterConfig(**{**fields, "start": tuple(fields["start"])})
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = safetensors.shown(error, 200)
+        reason = printable(error, 200)
         raise AdapterError(f"{path} has a damaged description ({reason}): get the adapter again") from error
     return AdapterFile(path=path, config=config, tensors=tensors, metadata=metadata)
 
 
 def check(file: AdapterFile, spec: BackboneSpec, *, encoder_id: int) -> None:
     """Raises AdapterError when the adapter belongs to another backbone, revision, rule set or encoder."""
-    from priorcodec.adapters.rules import digest
-
     wanted = {
         "backbone": spec.name,
         "revision": spec.revision,
@@ -102,7 +108,7 @@ def check(file: AdapterFile, spec: BackboneSpec, *, encoder_id: int) -> None:
     for key, value in wanted.items():
         if file.metadata.get(key) != value:
             raise AdapterError(
-                f"{file.path.name} is for {key} {safetensors.shown(file.metadata.get(key), 80)}, this is {value}: take or "
+                f"{file.path.name} is for {key} {printable(file.metadata.get(key), 80)}, this is {value}: take or "
                 f"train an adapter for {spec.name}"
             )
 
@@ -121,12 +127,12 @@ def check_shapes(file: AdapterFile, adapter: Adapter) -> None:
             raise AdapterError(f"{file.path.name} does not fit: {name} is {got}, wanted {tuple(shape)}")
     rank = file.config.lora_rank
     layers = 0 if rank == 0 else sum(rule.modules for rule in adapter.counted.lora)
-    lora = {name: value.shape for name, value in file.tensors.items() if name.startswith("lora.")}
-    if len(lora) != 2 * layers:
-        raise AdapterError(f"{file.path.name} has {len(lora)} LoRA tensors, wanted {2 * layers}: wrong adapter?")
-    for name, shape in lora.items():
+    found = {name: value.shape for name, value in file.tensors.items() if name.startswith("lora.")}
+    if len(found) != 2 * layers:
+        raise AdapterError(f"{file.path.name} has {len(found)} LoRA tensors, wanted {2 * layers}: wrong adapter?")
+    for name, shape in found.items():
         if rank and "lora_A" in name and shape[:1] != (rank,):
-            raise AdapterError(f"{file.path.name}: {safetensors.shown(name, 80)} is {tuple(shape)}, wanted rank {rank}")
+            raise AdapterError(f"{file.path.name}: {printable(name, 80)} is {tuple(shape)}, wanted rank {rank}")
 
 
 def load(file: AdapterFile, adapter: Adapter) -> None:
@@ -137,11 +143,9 @@ def load(file: AdapterFile, adapter: Adapter) -> None:
     Raises:
         AdapterError: They do not fit.
     """
-    from priorcodec.adapters import lora
-
     parts: dict[str, dict[str, Tensor]] = {"own": {}, "lora": {}}
     for key, value in file.tensors.items():
-        said = safetensors.shown(key, 80)
+        said = printable(key, 80)
         part, _, name = key.partition(".")
         if part not in parts:
             raise AdapterError(f"{file.path.name} holds {said}, which this version does not know: update priorcodec")

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec.core.errors import AdapterError
-
 WIDTH, HEADS = 128, 4
 GRID = 8  # y_hat is averaged down to at most this many positions a side
 
@@ -87,32 +85,3 @@ class TokenMapper(nn.Module):
             assert self.pooled_out is not None
             pooled = pooled + self.pooled_out(read[:, -1])
         return tokens, more, pooled
-
-    @torch.no_grad()
-    def start_from(self, tokens: Tensor, pooled: Tensor | None = None) -> None:
-        """Initialize the base with an encoded prompt, usually the empty one, instead of small random vectors.
-
-        Args:
-            tokens: (n', dim) with n' >= n, of which the first n are used.
-            pooled: (pooled_dim,) where the backbone has a pooled vector.
-
-        Raises:
-            AdapterError: Another width, too few tokens, or a pooled vector that is missing or not wanted.
-        """
-        if self.base is None:
-            raise AdapterError("this backbone has no tokens: it cannot start from a prompt")
-        n, dim = self.base.shape[1:]
-        if tokens.ndim != 2 or tokens.shape[1] != dim or len(tokens) < n:
-            raise AdapterError(
-                f"prompt tokens are {tuple(tokens.shape)}, wanted at least ({n}, {dim}): encode another prompt"
-            )
-        if (pooled is None) != (self.pooled_base is None):
-            wanted = "no pooled vector" if self.pooled_base is None else "a pooled vector as well"
-            raise AdapterError(f"this backbone wants {wanted}: encode the prompt for this backbone")
-        self.base.copy_(tokens[:n][None])
-        if pooled is not None and self.pooled_base is not None:
-            if pooled.shape != self.pooled_base.shape[1:]:
-                raise AdapterError(
-                    f"pooled vector is {tuple(pooled.shape)}, wanted {tuple(self.pooled_base.shape[1:])}"
-                )
-            self.pooled_base.copy_(pooled[None])

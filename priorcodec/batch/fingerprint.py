@@ -23,14 +23,8 @@ if TYPE_CHECKING:
 READ_BYTES = 2**26  # larger weight files count by size, time and header
 HEADER_BYTES = 2**16
 KINDS = (".json", ".safetensors")
-UNSEEN = (
-    "device",
-    "max_pixels",
-    "tile",
-    "adapter",
-    "backbone",
-    "weights",
-)  # settings without influence, or there by content
+# Settings without influence, or there by content.
+UNSEEN = ("device", "max_pixels", "tile", "adapter", "backbone", "weights")
 BLOB = re.compile(r"[0-9a-f]{64}")  # name of a large file in the Hub's cache: its SHA-256
 
 

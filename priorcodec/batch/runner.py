@@ -1,4 +1,4 @@
-"""Many files through one function: which inputs there are, where outputs go, a progress bar, and failures that stay single."""
+"""Many files through one function: inputs, outputs, a progress bar, and errors that end one file, not the run."""
 
 from __future__ import annotations
 
@@ -140,9 +140,8 @@ def _output_file(output: Path | None, count: int, single: bool, outputs: Sequenc
             raise ConfigError(f"got {count} inputs for standard output (-o -), wanted one file")
         return output
     named = output.suffix.lower() in outputs
-    if single and (
-        named or (os.path.exists(output) and not os.path.isfile(output))
-    ):  # a pipe or a device has no suffix
+    # A pipe or a device has no suffix.
+    if single and (named or (os.path.exists(output) and not os.path.isfile(output))):
         return output
     if single and (output.suffix or os.path.isfile(output)):
         raise ConfigError(f"cannot write {output}: wanted a name ending in {wanted}, or a folder")

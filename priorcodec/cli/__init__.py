@@ -21,10 +21,8 @@ from priorcodec.core.errors import PriorCodecError
 
 # Variables of the environment that are set unless it has them; read when libraries are loaded, so before any of them.
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # torch's, on the CPU: large images spend less time on fresh memory
-WAITING = {
-    "OPENBLAS_THREAD_TIMEOUT": "4",
-    "OMP_WAIT_POLICY": "PASSIVE",
-}  # numpy's and torch's threads take turns: who waits, sleeps
+# Numpy's and torch's threads take turns: who waits, sleeps.
+WAITING = {"OPENBLAS_THREAD_TIMEOUT": "4", "OMP_WAIT_POLICY": "PASSIVE"}
 ENVIRONMENT = HUGE_PAGES | WAITING
 
 QUICK_EXIT = ("encode", "decode", "preview")  # commands that leave nothing to clean up once their output is flushed
@@ -116,9 +114,8 @@ def run() -> None:
         main()
     except SystemExit as done:
         if sys.argv[1:2] and sys.argv[1] in QUICK_EXIT and isinstance(done.code, int):
-            with contextlib.suppress(
-                OSError, ValueError, AttributeError
-            ):  # streams that fail are left to Python's own exit
+            # Streams that fail are left to Python's own exit.
+            with contextlib.suppress(OSError, ValueError, AttributeError):
                 atexit._run_exitfuncs()
                 sys.stdout.flush()
                 sys.stderr.flush()

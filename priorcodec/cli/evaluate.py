@@ -43,16 +43,14 @@ def evaluate(
     every = evaluate.expand(files, evaluate.IMAGES | evaluate.STREAMS.keys() | {".gic"})
     if output is not None:
         atomic.check_output(output, [*known, *every], replace=force)
-    alone = len(known) == len(every) == 1
     outcome = Outcome()
-    for file in every:
-        try:
-            ((reference, _),) = [(known[0], file)] if alone else evaluate.pair(known, [file])
-            outcome.rows += evaluate.evaluate([reference], [file], names, backbone=decoder, coded=coded)
-        except Exception as error:
-            outcome.failures.append((file, str(as_error(error, file))))
-            if alone:
-                raise as_error(error, file) from error
+    for file, result in evaluate.evaluate(known, every, names, backbone=decoder, coded=coded):
+        if not isinstance(result, Exception):
+            outcome.rows.append(result)
+        elif len(known) == len(every) == 1:
+            raise as_error(result, file) from result
+        else:
+            outcome.failures.append((file, str(as_error(result, file))))
     outcome.rows.sort(key=lambda row: (row["image"], row["file"]))
     if outcome.rows:
         text = evaluate.render(outcome.rows, style)

@@ -35,13 +35,13 @@ def regions(
 
     A file without a structure layer gets its regions from its latent: the classes of a stored codebook.
     """
-    from priorcodec.core import container
+    from priorcodec.core import container, shipped
     from priorcodec.core.exact_reader import ExactReader
-    from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
+    from priorcodec.core.layers.semantic import SemanticTables
 
     limit = container.MAX_PIXELS if max_pixels is None else max_pixels
     target = None if output is None else _target(output, [file], force=force)
-    reader, tables = ExactReader.load(SHIPPED.with_name("encoder.safetensors")), SemanticTables()
+    reader, tables = ExactReader.load(shipped.ENCODER), SemanticTables()
     with _about(file):
         content = reader.unpack(_read(file), max_pixels=limit)
         found = tables.read(content, reader)

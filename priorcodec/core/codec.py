@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from priorcodec.core import container, rate_control, tiling
+from priorcodec.core import container, rate_control, shipped, tiling
 from priorcodec.core.container import RESIDUAL, STATISTICS, STRUCTURE, TEXTURE, Container, Segment
 from priorcodec.core.entropy.entropy_model import EntropyModel
 from priorcodec.core.entropy.frozen import Planes
@@ -34,7 +34,6 @@ from priorcodec.core.transforms import HYPER_STRIDE, STRIDE
 from priorcodec.core.types import Decoded, Encoded, Refinement
 from priorcodec.core.weights import EncoderWeights, load_encoder
 
-WEIGHTS = Path(__file__).parent.parent / "weights"
 PIXEL_BYTES = 100
 """Memory that g_a and g_s take for a pixel of a tile; benchmarks/high_resolution.py measures the whole."""
 LARGEST_TILE = 4096
@@ -54,7 +53,7 @@ class Codec:
 
     def __init__(self, weights: Path | None = None, device: torch.device | str = "cpu", *, tile: int | None = None):
         self.device = torch.device(device)
-        weights = weights or WEIGHTS / "encoder.safetensors"
+        weights = weights or shipped.ENCODER
         self.weights: EncoderWeights = load_encoder(weights, self.device)
         self.transforms, self.entropy_model = self.weights.transforms, self.weights.entropy_model
         self.id = self.weights.id

@@ -84,12 +84,18 @@ def target_bytes(max_bytes: int | None, bpp: float | None, height: int, width: i
 
 
 def search(write: Callable[[int], Encoded], target: int, top: int) -> RateSearchResult:
-    """The largest file of at most `target` bytes, the higher quality of two that are equally large.
+    """Find the largest file of at most `target` bytes; of two that are equally large, the one of higher quality.
 
-    write: quality byte, 0 to `top`, -> file. The highest quality's file is taken whenever it fits; any other result is the best
-    among itself and `NEIGHBORS` bytes on either side.
+    The highest quality's file is taken whenever it fits. Any other result is the best among itself and `NEIGHBORS` quality
+    bytes on either side.
+
+    Args:
+        write: Quality byte -> file.
+        target: Largest size allowed, in bytes.
+        top: The encoder's highest quality byte.
+
     Raises:
-        ConfigError: the smallest file is larger than the target.
+        ConfigError: The smallest file is larger than the target.
     """
     tried: dict[int, Encoded] = {}
 
@@ -128,16 +134,22 @@ def refined(
 ) -> RateSearchResult:
     """Refine the result of a search: the file with the smallest distortion among at most three that fit.
 
-    They are the plain one, the refined one of its quality, and, where that became much smaller, the refined one of the quality
-    whose plain file is larger than the target by what refining saved, as far as it fits.
-    refine_at: quality byte, scale= of the distortion's measure -> the refined file, the plain one if none is better and fits.
+    The first candidate is the plain file, and the second is the refined file of the same quality. Where refining made that file
+    much smaller than the target, there is a third: the refined file of a higher quality. Its plain file exceeds the target by
+    about the share that refining saved.
+
+    Args:
+        found: The result of `search`.
+        write: As for `search`.
+        refine_at: Quality byte, and `scale=` of the distortion's measure -> the refined file, or the plain one if no refined one
+            is better and fits.
+        top: As for `search`.
     """
     first, refinement = refine_at(found.encoded.container.quality)
     options = [(found.encoded, replace(refinement, after=refinement.before)), (first, refinement)]
     if refinement.after.bytes < (1 - TOLERANCE) * found.target and not found.highest:
-        room = int(
-            (1 - TOLERANCE / 3) * found.target * refinement.before.bytes / refinement.after.bytes
-        )  # a third: it rarely saves the same
+        # A third: it rarely saves the same.
+        room = int((1 - TOLERANCE / 3) * found.target * refinement.before.bytes / refinement.after.bytes)
         options.append(refine_at(search(write, room, top).encoded.container.quality, scale=refinement.scale))
     fitting = [option for option in options if len(option[0].data) <= found.target]
     best, refinement = min(fitting, key=lambda option: option[1].after.distortion)

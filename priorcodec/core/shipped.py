@@ -13,6 +13,7 @@ from pathlib import Path
 from priorcodec.core.errors import WeightsError
 
 FOLDER = Path(__file__).parent.parent / "weights"
+ENCODER = FOLDER / "encoder.safetensors"
 
 
 @functools.cache

@@ -93,11 +93,13 @@ class Plan:
 
 
 def plan(height: int, width: int, side: int, margin: int) -> Plan:
-    """Tiles of an image.
+    """Split an image into tiles of about equal size: an image slightly larger than one tile becomes two of half its size.
 
-    height, width: in pixels, rounded up to `GRID`; side: what a tile may have as its own, a multiple too, 0 for everything;
-    margin: what it reads besides where it has a neighbor, rounded up to the grid, at most a tile. Sides are evened out, so a
-    image little larger than one tile becomes two of half its size.
+    Args:
+        height: Of the image in pixels; rounded up to `GRID`.
+        width: Likewise.
+        side: Longest side of a tile's own part, a multiple of `GRID`; 0 for a single tile.
+        margin: What a tile reads beyond its own part toward a neighbor, rounded up to `GRID`; at most the smallest tile.
     """
     return Plan(rows=_spans(_up(height), side, margin), columns=_spans(_up(width), side, margin))
 
@@ -106,9 +108,8 @@ def _spans(length: int, side: int, margin: int) -> tuple[Span, ...]:
     count = math.ceil(length / side) if side else 1
     borders = [i * (length // GRID) // count * GRID for i in range(count + 1)]
     pairs = list(itertools.pairwise(borders))
-    margin = min(
-        _up(margin), *(stop - start for start, stop in pairs)
-    )  # ramps must not meet, or weights are not one in all
+    # Ramps must not meet, or weights are not one in all.
+    margin = min(_up(margin), *(stop - start for start, stop in pairs))
     return tuple(
         Span(start=start, stop=stop, low=max(0, start - margin), high=min(length, stop + margin))
         for start, stop in pairs
@@ -131,8 +132,13 @@ def namespace(x: Array) -> ModuleType:
 def automatic(pixel_bytes: float, margin: int, largest: int, device: torch.device | str) -> int:
     """Side of a tile's own part, in pixels: as large as half of the device's memory allows, from 256 up to `largest`.
 
-    pixel_bytes: what the work on one pixel takes at its peak. The memory is all there is and not what happens to be free: the
-    same machine shall give the same image twice.
+    All memory counts, not what happens to be free, so that one machine gives the same image twice.
+
+    Args:
+        pixel_bytes: What the work on one pixel takes at its peak.
+        margin: As for `plan`.
+        largest: The largest side.
+        device: Where the work is done.
     """
     import torch
 
@@ -155,10 +161,17 @@ def memory(device: torch.device) -> int:
 
 
 def part(f: Callable[[Array], Array], x: Array, at: tuple[Span, Span], halo: int, stride: int) -> Array:
-    """What `f` makes of all of x, in the place `at` alone.
+    """Compute one part of `f(x)`, with the same values as in the whole.
 
-    f: a network that looks at most `halo` pixels far; x (b, c, h, w): on a grid of `stride` pixels; at: rows and columns.
-    Returns what `at` reads, on the grid that `f` answers on.
+    Args:
+        f: A network that looks at most `halo` pixels far.
+        x: (b, c, h, w), on a grid of `stride` pixels.
+        at: Rows and columns of the tile.
+        halo: In pixels.
+        stride: Of x, in pixels.
+
+    Returns:
+        What the tile reads of `f(x)`, on the grid that `f` answers on.
     """
     height, width = x.shape[-2] * stride, x.shape[-1] * stride
     rows, columns = (_reading(span, halo, length) for span, length in zip(at, (height, width), strict=True))
@@ -174,10 +187,14 @@ def _reading(span: Span, halo: int, length: int) -> Span:
 
 
 def blend(tiles: Plan, make: Callable[[Span, Span], Sequence[Array]]) -> Iterator[list[Array]]:
-    """Rows of tiles, faded into each other -> bands that are the whole, from top to bottom.
+    """Fade all tiles into each other; no more than one row of tiles is held at a time.
 
-    make: what one tile reads -> its maps (b, c, h, w), each on its own grid, whose stride divides `GRID`; a band has the same.
-    Holds one row of tiles.
+    Args:
+        tiles: Of the image.
+        make: What one tile reads -> its maps (b, c, h, w), each on a grid of its own, whose stride divides `GRID`.
+
+    Yields:
+        Bands from top to bottom that together are the whole, each with all of its maps.
     """
     above: list[Array] = []
     for i, row in enumerate(tiles.rows):

@@ -18,6 +18,7 @@ from priorcodec.core.entropy.tables import Tables, check_tables, gaussian_tables
 from priorcodec.core.errors import WeightsError
 from priorcodec.core.exact_reader import MOST_GROUPS, TABLES, encoder_id, sizes
 from priorcodec.core.io import atomic, safetensors
+from priorcodec.core.io.names import printable
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder, Transforms
 
 Model = TypeVar("Model", bound=Transforms)
@@ -119,7 +120,7 @@ def _read(path: Path) -> _File:
         config = _config(json.loads(metadata["config"]))
         _check(config, tensors, tables)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = f"no {error}" if isinstance(error, KeyError) else safetensors.shown(error, 200)
+        reason = f"no {error}" if isinstance(error, KeyError) else printable(error, 200)
         raise WeightsError(f"{path} is a damaged encoder ({reason}): reinstall priorcodec") from error
     return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
 

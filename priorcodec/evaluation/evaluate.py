@@ -11,14 +11,14 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
+from priorcodec.core.errors import ConfigError, ImageError
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import metrics
 from priorcodec.evaluation.table import Table
@@ -74,28 +74,16 @@ def rgb(frame: Any) -> metrics.Pixels:
     return frame.reformat(format="rgb24", src_colorspace="ITU709", dst_colorspace="ITU709", **full).to_ndarray()
 
 
-def pair(references: Sequence[Path], files: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """(reference, file) for each file: `kodim01-q3.gic` belongs to `kodim01.png`, and the longest such name wins.
-
-    One reference and one file belong together whatever their names.
-
-    Args:
-        references: files or folders.
-        files: files or folders.
+def reference_of(file: Path, references: Sequence[Path]) -> Path:
+    """The reference a file belongs to: `kodim01-q3.gic` belongs to `kodim01.png`, and the longest such name wins.
 
     Raises:
-        ConfigError: a file's name fits no reference.
+        ConfigError: The file's name fits no reference.
     """
-    known, coded = expand(references, IMAGES), expand(files, IMAGES | STREAMS.keys() | {".gic"})
-    if len(known) == len(coded) == 1:
-        return [(known[0], coded[0])]
-    pairs = []
-    for file in coded:
-        fits = [r for r in known if file.stem == r.stem or (file.stem.startswith(r.stem) and _ends(file.stem, r.stem))]
-        if not fits:
-            raise ConfigError(f"{file.name} fits no reference; name it like one of them, as in {known[0].stem}-q4.gic")
-        pairs.append((max(fits, key=lambda r: len(r.stem)), file))
-    return sorted(pairs, key=lambda p: (p[0].stem, p[1].stem))
+    fits = [r for r in references if file.stem == r.stem or (file.stem.startswith(r.stem) and _ends(file.stem, r.stem))]
+    if not fits:
+        raise ConfigError(f"{file.name} fits no reference; name it like one of them, as in {references[0].stem}-q4.gic")
+    return max(fits, key=lambda r: len(r.stem))
 
 
 def score(
@@ -120,8 +108,10 @@ def evaluate(
     *,
     backbone: str | None = None,
     coded: Path | None = None,
-) -> list[Row]:
-    """Score files.
+) -> Iterator[tuple[Path, Row | Exception]]:
+    """Score files one by one, in order of name. A reference is read once for all its files that follow each other.
+
+    One reference and one file belong together whatever their names; otherwise `reference_of` decides.
 
     Args:
         references: files or folders of untouched images.
@@ -130,19 +120,26 @@ def evaluate(
         backbone: which one decodes .gic files; None is the preview.
         coded: where the coded files of already decoded images (PNG, TIFF) are; by default beside them, as .gic.
 
-    Returns:
-        One row per file: image, file, bytes, bpp and the named metrics.
+    Yields:
+        Each file with its row (image, file, bytes, bpp and the named metrics), or with the error that prevented it.
+
+    Raises:
+        ConfigError: There are no references or no files.
     """
-    names, rows, last = list(names), [], (Path(), np.empty(0))
-    for reference, file in pair(references, files):
-        if last[0] != reference:
-            last = reference, image_io.load(reference).pixels
+    names, last, pixels = list(names), None, np.empty(0)
+    known, every = expand(references, IMAGES), expand(files, IMAGES | STREAMS.keys() | {".gic"})
+    alone = len(known) == len(every) == 1
+    for file in sorted(every, key=lambda f: f.stem):
+        result: Row | Exception
         try:
-            values = score(last[1], read(file, backbone=backbone), _file_bytes(file, coded), names)
-        except ImageError as error:
-            raise ImageError(f"{file.name}: {error}" if file.name not in str(error) else str(error)) from error
-        rows.append({"image": reference.stem, "file": file.name, **values})
-    return rows
+            reference = known[0] if alone else reference_of(file, known)
+            if reference != last:
+                pixels, last = image_io.load(reference).pixels, reference
+            values = score(pixels, read(file, backbone=backbone), _file_bytes(file, coded), names)
+            result = {"image": reference.stem, "file": file.name, **values}
+        except Exception as error:
+            result = error
+        yield file, result
 
 
 def mean(rows: Sequence[Row]) -> Row:
@@ -179,7 +176,7 @@ def _cell(key: str, value: Any) -> str:
 
 
 def expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
-    """Files given or in the folders given that have one of the suffixes, folder by folder in order of name."""
+    """The files given, and those with one of the suffixes in the folders given, by name within each folder."""
     found: list[Path] = []
     for source in map(Path, sources):
         if source.is_dir():
@@ -225,8 +222,6 @@ def _read_jxl(path: Path) -> metrics.Pixels:
 
 @cache
 def _session(backbone: str | None) -> Any:
-    try:
-        from priorcodec import open_session
-    except ImportError as error:
-        raise PriorCodecError(f"this installation cannot decode .gic files ({error})") from error
+    from priorcodec import open_session
+
     return open_session() if backbone is None else open_session(backbone)

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from priorcodec.core.image import io as image_io
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -71,7 +73,7 @@ class Lite1:
 
         found = []
         with torch.no_grad():
-            x = (_tensor(image) - 127) / 128  # the network's own normalization
+            x = (image_io.to_planes(image).float() - 127) / 128  # the network's own normalization
             x = x.contiguous(memory_format=torch.channels_last)
             x = F.relu6(self.net._bn0(self.net._conv_stem(x)))
             for i, block in enumerate(self.net._blocks):
@@ -94,7 +96,7 @@ def lite1_lpips(reference: Pixels, image: Pixels) -> float:
 
 def lite1_dists(reference: Pixels, image: Pixels) -> float:
     """DISTS form: mean over pixels and strides of 1 - (texture + structure) / 2; 0 for equal images."""
-    a, b = ([_tensor(x) / 255, *lite1()(x)] for x in (reference, image))
+    a, b = ([image_io.to_planes(x).float() / 255, *lite1()(x)] for x in (reference, image))
     return dists_form(a, b)
 
 
@@ -170,13 +172,6 @@ def frechet(a: Moments, b: Moments) -> float:
 def _gaussian(moments: Moments) -> tuple[np.ndarray, np.ndarray]:
     mean = moments.total / moments.count
     return mean, moments.products / moments.count - np.outer(mean, mean)
-
-
-def _tensor(image: Pixels) -> Tensor:
-    """uint8 (h, w, 3) -> float32 (1, 3, h, w) in [0, 255]."""
-    import torch
-
-    return torch.from_numpy(np.array(image, order="C")).permute(2, 0, 1)[None].float()
 
 
 def _stride(block: Any) -> int:

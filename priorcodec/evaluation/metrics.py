@@ -27,13 +27,12 @@ import numpy as np
 from PIL import Image
 
 from priorcodec.core.errors import ConfigError, ImageError, WeightsError
+from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import features
+from priorcodec.evaluation.features import Pixels
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Pixels = np.ndarray
-"""uint8 (h, w, 3), RGB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +118,14 @@ def msssim(reference: Pixels, image: Pixels) -> float:
     from pytorch_msssim import ms_ssim
 
     with torch.no_grad():
-        return float(ms_ssim(_tensor(reference), _tensor(image), data_range=255))
+        return float(ms_ssim(*(image_io.to_planes(x).float() for x in (reference, image)), data_range=255))
 
 
 def gmsd(reference: Pixels, image: Pixels) -> float:
     """Gradient magnitude similarity deviation: how unevenly edges are lost, 0 for equal images, about 0.3 at the worst."""
     from priorcodec.core.gradient_similarity import deviation
 
-    return float(deviation(_tensor(image).double() / 127.5 - 1, _tensor(reference).double() / 127.5 - 1))
+    return float(deviation(*(image_io.to_planes(x).double() / 127.5 - 1 for x in (image, reference))))
 
 
 def ssimulacra2(reference: Pixels, image: Pixels) -> float:
@@ -145,7 +144,7 @@ def lpips_alex(reference: Pixels, image: Pixels) -> float:
     import torch
 
     with torch.no_grad():
-        return float(_lpips()(_tensor(reference) / 127.5 - 1, _tensor(image) / 127.5 - 1))
+        return float(_lpips()(image_io.to_tensor(reference), image_io.to_tensor(image)))
 
 
 def dists(reference: Pixels, image: Pixels) -> float:
@@ -153,7 +152,7 @@ def dists(reference: Pixels, image: Pixels) -> float:
     import torch
 
     with torch.no_grad():
-        return float(_dists()(_tensor(reference) / 255, _tensor(image) / 255))
+        return float(_dists()(*(image_io.to_planes(x).float() / 255 for x in (reference, image))))
 
 
 def stlpips_alex(reference: Pixels, image: Pixels) -> float:
@@ -184,7 +183,7 @@ class _ShiftTolerant:
     def features(self, image: Pixels) -> list[Tensor]:
         import torch
 
-        return self.model.features((_tensor(image) / 127.5 - 1).contiguous(memory_format=torch.channels_last))
+        return self.model.features(image_io.to_tensor(image).contiguous(memory_format=torch.channels_last))
 
     def __call__(self, reference: Pixels, image: Pixels) -> float:
         import torch
@@ -297,13 +296,6 @@ def _get(name: str) -> Metric:
     if name not in METRICS:
         raise ConfigError(f"no metric {name!r}; choose from {', '.join(METRICS)}")
     return METRICS[name]
-
-
-def _tensor(x: Pixels) -> Tensor:
-    """uint8 (h, w, 3) -> float32 (1, 3, h, w) in [0, 255]."""
-    import torch
-
-    return torch.from_numpy(np.array(x, order="C")).permute(2, 0, 1)[None].float()
 
 
 @cache

@@ -10,7 +10,6 @@ import os
 import re
 from pathlib import Path
 
-import priorcodec.core
 from priorcodec.adapters.hub import COMMIT, HUB_ID
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
 from priorcodec.core import shipped
@@ -21,7 +20,7 @@ from priorcodec.registry.hookspecs import hookimpl
 STEM = "diffusion_pytorch_model"
 FULL = (f"{STEM}.safetensors", f"{STEM}.safetensors.index.json")  # in one file or in shards with an index
 HALF = (f"{STEM}.fp16.safetensors", f"{STEM}.safetensors.index.fp16.json")
-PACKAGE = Path(priorcodec.core.__file__).parent.parent
+PACKAGE = shipped.FOLDER.parent  # what `source` of a shipped backbone is relative to
 
 
 @hookimpl(trylast=True)

@@ -206,10 +206,9 @@ def all_checks(tier: int = 2) -> list[Check]:
     if tier < 2:
         return found
     known = {check.name: check for check in found}
-    first = len(
-        [check for check in found if check.tier < 2]
-    )  # before the others of tier 2: they see the model being built
-    return found[:first] + [_repeated(known[name]) for name in ON_THE_REAL_MODEL] + found[first:]
+    below, above = ([check for check in found if (check.tier < 2) == lower] for lower in (True, False))
+    # Before the others of tier 2: they see the model being built.
+    return below + [_repeated(known[name]) for name in ON_THE_REAL_MODEL] + above
 
 
 def _repeated(check: Check) -> Check:

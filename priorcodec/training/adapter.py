@@ -24,12 +24,12 @@ from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.backbones.spec import BackboneSpec
-from priorcodec.core.codec import WEIGHTS
+from priorcodec.core import shipped
+from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import ImageEncoder
 from priorcodec.core.weights import encoder_id, load_simulation
 from priorcodec.training import losses, words
 from priorcodec.training.critic import Critic, CriticTrainer
-from priorcodec.training.data import to_signed
 from priorcodec.training.frozen import assert_unchanged, build_frozen, checkpoint_gradients, fingerprint, modules
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import AdapterRunConfig, LossWeights, Part
@@ -63,7 +63,7 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
     config = words.from_words(AdapterRunConfig, text, backbones=list(registry.specs()))
     spec = registry.spec(config.backbone.name)
     weights = None if config.tiny else registry.weights(spec, config.backbone.weights)
-    encoder = Path(config.encoder) if config.encoder else WEIGHTS / "encoder.safetensors"
+    encoder = Path(config.encoder) if config.encoder else shipped.ENCODER
     return train(config, spec, weights, encoder, registry)
 
 
@@ -137,7 +137,7 @@ def train(
     assert_unchanged(before, after)
     if not run.main:
         return None
-    target = run.folder / f"{spec.name}.adapter.safetensors"
+    target = run.folder / adapter_file.name(spec)
     metadata = description(config, loop) | ({"tiny": "true"} if config.tiny else {})
     adapter_file.save(adapter, target, encoder_id=identity, metadata=metadata)
     card.write(target)
@@ -193,7 +193,7 @@ class Objective(nn.Module):
             loss, its terms, and the pair (x_hat, x) for the critic, empty if no term looks at pixels.
         """
         backbone, weights = self.adapter.attached, self.weights
-        x = to_signed(images).contiguous(memory_format=torch.channels_last)
+        x = image_io.to_range(images).contiguous(memory_format=torch.channels_last)
         y_hat, preview = self.read(x, quality)
         with torch.no_grad():
             target = backbone.to_latents(x).float()

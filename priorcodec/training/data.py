@@ -112,8 +112,3 @@ def loader(crops: DeterministicCrops, *, step: int, parts: Sequence[Sequence[int
         yield from batches
     except TrainingError as error:  # a worker's message has its traceback in front
         raise TrainingError(str(error).strip().splitlines()[-1].rpartition("TrainingError: ")[2]) from error
-
-
-def to_signed(x: Tensor) -> Tensor:
-    """uint8 -> float32 in [-1, 1]."""
-    return x.float() / 127.5 - 1

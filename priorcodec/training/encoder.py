@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from priorcodec.core.errors import ConfigError, TrainingError
+from priorcodec.core.image import io as image_io
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import ImageEncoder
 from priorcodec.core.weights import save_encoder
 from priorcodec.training import checkpoint, frequencies, losses, words
-from priorcodec.training.data import to_signed
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import EncoderRunConfig
 
@@ -107,7 +107,7 @@ class Objective(nn.Module):
             perceptual: Whether an image goes through g_p, else through g_s (b,).
             uniform: See `relaxed_bits`.
         """
-        x = to_signed(images).contiguous(memory_format=torch.channels_last)
+        x = image_io.to_range(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):  # the transforms alone run in bfloat16
             coded = self.model.code(x, quality, autocast=self.bf16, uniform=uniform)
             distortion, mse = x.new_zeros(len(x)), x.new_zeros(len(x))

@@ -11,8 +11,8 @@ from torch import Tensor
 from priorcodec.core.entropy.fitting import SymbolCounts
 from priorcodec.core.entropy.frozen import FrozenEntropyModel
 from priorcodec.core.entropy.tables import QUALITY_STEPS, gaussian_tables
+from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import ImageEncoder
-from priorcodec.training.data import to_signed
 
 
 @torch.inference_mode()
@@ -26,7 +26,7 @@ def count(model: ImageEncoder, crops: Iterable[Tensor]) -> SymbolCounts:
     exact = FrozenEntropyModel(model.entropy.tables() | gaussian_tables(), model.config.certain)
     counts, device = SymbolCounts(), model.log_gain.device
     for crop in crops:
-        y = model.g_a(to_signed(crop[None].to(device)).contiguous(memory_format=torch.channels_last))
+        y = model.g_a(image_io.to_range(crop[None].to(device)).contiguous(memory_format=torch.channels_last))
         for level in range(model.config.levels):
             scaled = model.scaled(y, torch.tensor([float(level)], device=device))
             y_q, z = (np.ascontiguousarray(part[0].float().cpu().numpy()) for part in scaled)

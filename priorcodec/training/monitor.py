@@ -17,7 +17,6 @@ from torch import Tensor
 
 from priorcodec.core.errors import PriorCodecError, TrainingError
 from priorcodec.core.image import io as image_io
-from priorcodec.training.data import to_signed
 from priorcodec.training.loop import Loop
 
 log = logging.getLogger(__name__)
@@ -137,6 +136,5 @@ def _middle(pixels: np.ndarray) -> Tensor:
     height, width = pixels.shape[:2]
     side = min(height, width, SAMPLE_SIDE)
     top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-    x = to_signed(torch.from_numpy(square).permute(2, 0, 1))[None]
+    x = image_io.to_tensor(pixels[top : top + side, left : left + side])
     return x if side == SAMPLE_SIDE else F.interpolate(x, size=SAMPLE_SIDE, mode="bilinear")

@@ -6,7 +6,6 @@ processes and a resumed run see the same images, qualities and noise.
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import math
 import os
@@ -19,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import priorcodec
 from priorcodec.config import compose
 from priorcodec.core.errors import ConfigError, PriorCodecError, TrainingError
 from priorcodec.core.io import atomic
@@ -36,20 +36,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.yaml"
-RESUMABLE_OVERRIDES = {  # may differ when a run is resumed: they decide when it ends and what is shown, not what is learned
-    *(
-        "steps",
-        "minutes",
-        "save_minutes",
-        "log_every",
-        "samples",
-        "sample_every",
-        "workers",
-        "run",
-        "data_note",
-        "license",
-    )
-}
+# May differ when a run is resumed: they decide when it ends and what is shown, not what is learned.
+RESUMABLE_OVERRIDES = {
+    "steps", "minutes", "save_minutes", "log_every", "samples", "sample_every", "workers", "run", "data_note", "license",
+}  # fmt: skip
 SHARED_STREAM = 2**32 - 1  # random numbers of a whole step; the slots of a batch count from 0
 
 
@@ -241,12 +231,5 @@ def description(config: RunConfig, loop: Loop) -> dict[str, str]:
     """Metadata of a result: how it was made."""
     return {
         "steps": str(loop.step), "minutes": f"{loop.minutes:.1f}", "batch": str(config.batch), "crop": str(config.crop),
-        "data": config.data_note, "license": config.license, "version": _version(),
+        "data": config.data_note, "license": config.license, "version": priorcodec.__version__,
     }  # fmt: skip
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("priorcodec")
-    except importlib.metadata.PackageNotFoundError:  # run from a source tree that is not installed
-        return "0+unknown"

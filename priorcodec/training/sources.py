@@ -128,9 +128,8 @@ def _entries(source: Path, folder: Path) -> Iterator[Entry]:
         seen.add(os.path.realpath(place))
         folders.sort()
         for path in (Path(place) / name for name in sorted(names)):
-            if path.name.startswith("._") or not (
-                path.is_file() or path.is_symlink()
-            ):  # macOS's notes beside a file; pipes
+            # Left out: macOS's notes beside a file, and pipes.
+            if path.name.startswith("._") or not (path.is_file() or path.is_symlink()):
                 continue
             if path.name.lower().endswith(SHARDS):
                 yield from _members(path, folder)

@@ -8,19 +8,14 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.file import AdapterFile
 from priorcodec.core.errors import AdapterError
 
-# Parts of an adapter, by the start of their tensors' names, whose meaning depends on
+# Parts of an adapter, by the start of their tensors' names, whose meaning depends on the denoiser, on its latent space and on the
+# encoder's channels.
 BACKBONE_SPECIFIC = (
-    "fusion.",
-    "tokens.base",
-    "tokens.more_base.",
-    "tokens.pooled_base",
-    "tokens.out.",
-    "tokens.more_out.",
-    "tokens.pooled_out.",
-    "condition_features.",
-)  # the denoiser,
-LATENT_SPECIFIC = ("bridge.tail.", "moments.")  # its latent space,
-ENCODER_SPECIFIC = ("bridge.y_branch.", "tokens.key_value.")  # and the encoder's channels.
+    "fusion.", "tokens.base", "tokens.more_base.", "tokens.pooled_base", "tokens.out.", "tokens.more_out.",
+    "tokens.pooled_out.", "condition_features.",
+)  # fmt: skip
+LATENT_SPECIFIC = ("bridge.tail.", "moments.")
+ENCODER_SPECIFIC = ("bridge.y_branch.", "tokens.key_value.")
 
 
 @torch.no_grad()

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 
 from priorcodec.core.entropy.entropy_model import gaussian_bits
+from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
-from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.transforms import ImageEncoder2
 
 BATCH = 8
+SCHEDULE = LambdaSchedule()
 PIXEL = 5300.0  # squared error of 8-bit values per squared error of y, measured between levels of the shipped encoder
 
 
@@ -77,7 +78,7 @@ def main(start: Path, target: Path, minutes: float, lr: float, muon: bool) -> No
         q = (torch.arange(BATCH) + torch.rand(BATCH, generator=generator)) / BATCH * top
         c = model.code_latent(batch, q, autocast=True, certain=0)
         error = ((c.y_hat - batch) ** 2).mean((1, 2, 3))
-        loss = (((c.y_bits + c.z_bits) / 65536 + lambdas(q) * PIXEL * error) * weights(q, top)).mean()
+        loss = (((c.y_bits + c.z_bits) / 65536 + SCHEDULE.lambdas(q) * PIXEL * error) * SCHEDULE.weights(q)).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for _, p in named], 1.0)

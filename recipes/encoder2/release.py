@@ -34,7 +34,6 @@ from recipes.encoder2.crops import Crops
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
 ROOT = Path(__file__).parents[2]
-TARGET = shipped.FOLDER / "encoder.safetensors"
 MAKERS = ("tests.golden.make", "tests.corpus.make")  # what they write changes with the id
 BLOCKS = "tests.backbones.test_golden_blocks"  # and with every adapter
 
@@ -62,10 +61,10 @@ def pin(path: Path) -> str:
 
 def describe(identity: int) -> None:
     """Bring the table and the id of WEIGHTS.md up to date."""
-    page, manifest = TARGET.parent / "WEIGHTS.md", json.loads((TARGET.parent / "manifest.json").read_text("utf-8"))
+    page, manifest = shipped.FOLDER / "WEIGHTS.md", json.loads((shipped.FOLDER / "manifest.json").read_text("utf-8"))
     lines, sizes = page.read_text(encoding="utf-8").split("\n"), {}
     for name, digest in manifest.items():
-        sizes[name] = (TARGET.parent / name).stat().st_size / 2**20
+        sizes[name] = (shipped.FOLDER / name).stat().st_size / 2**20
         at = next(i for i, line in enumerate(lines) if line.startswith(f"| `{name}` |"))
         lines[at] = re.sub(r"[0-9a-f]{64}", digest, re.sub(r"[\d.]+ MiB", f"{sizes[name]:.1f} MiB", lines[at]))
     text = re.sub(r"[\d.]+ MiB in all", f"{sum(sizes.values()):.1f} MiB in all", "\n".join(lines))
@@ -85,10 +84,10 @@ def main() -> None:
     for kind, found in counts.counts.items():
         print(f"{kind}: {found.sum():.0f} symbols counted in {(found.sum(1) > 0).sum()} tables")
     note = {"steps": str(saved.get("step")), "minutes": f"{saved.get('minutes', 0):.0f}", "license": LICENSE}
-    identity = save_encoder(model, TARGET, note, frequencies=counts.tables())
-    pin(TARGET)
-    print(f"encoder {identity:08x}: {TARGET.stat().st_size / 2**20:.1f} MiB, {note}")
-    adapters = sorted(TARGET.parent.glob("*.adapter.safetensors"))
+    identity = save_encoder(model, shipped.ENCODER, note, frequencies=counts.tables())
+    pin(shipped.ENCODER)
+    print(f"encoder {identity:08x}: {shipped.ENCODER.stat().st_size / 2**20:.1f} MiB, {note}")
+    adapters = sorted(shipped.FOLDER.glob("*.adapter.safetensors"))
     missing = [path.name for path in adapters if adapter_file.read(path).metadata["encoder"] != f"{identity:08x}"]
     for module in MAKERS:
         make(module)

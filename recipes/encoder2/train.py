@@ -19,11 +19,13 @@ import torch
 
 from priorcodec.core.entropy.tables import CERTAIN
 from priorcodec.core.precision import autocast
+from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
-from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.transforms import ImageEncoder2
+
+SCHEDULE = LambdaSchedule()
 
 
 def arguments() -> argparse.Namespace:
@@ -115,7 +117,7 @@ def main() -> None:
         )
         bpp = (c.y_bits + c.z_bits) / a.crop**2
         half = a.batch // 2 if perceptual else a.batch
-        lam, weight = lambdas(q), weights(q, top)
+        lam, weight = SCHEDULE.lambdas(q), SCHEDULE.weights(q)
         with autocast("cpu"):
             x_s = model.g_s(c.y_hat[:half], q[:half])
             x_p = model.g_p(c.y_hat[half:], q[half:]) if perceptual else None

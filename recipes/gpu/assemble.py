@@ -72,7 +72,7 @@ def main() -> None:
     cli.add_argument("state", type=Path)
     cli.add_argument("--out", type=Path, default=shipped.FOLDER)
     given = cli.parse_args()
-    weights, spec = load_encoder(shipped.FOLDER / "encoder.safetensors"), open_registry().spec(given.name)
+    weights, spec = load_encoder(shipped.ENCODER), open_registry().spec(given.name)
     target = given.out / adapter_file.name(spec)
     shape = weights.transforms.config
     assemble(spec, SIZES[given.name], given.state, target, encoder=weights.id, shape=shape)

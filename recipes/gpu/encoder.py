@@ -20,9 +20,9 @@ from torch import Tensor
 
 from priorcodec.core.entropy.tables import CERTAIN
 from priorcodec.core.precision import autocast
+from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig
 from recipes.encoder2.muon import MuonAdam
-from recipes.encoder2.objective import lambdas, weights
 from recipes.encoder2.perceptual import Features, View
 from recipes.encoder2.transforms import ImageEncoder2
 from recipes.gpu.common import (
@@ -41,6 +41,7 @@ from recipes.gpu.common import (
 PARTS = {"transforms": ("g_a.", "h_a.", "log_"), "entropy": ("entropy.",), "g_s": ("g_s.",), "g_p": ("g_p.",)}
 FULL_PRECISION = ("log_", "entropy.")
 SNAPSHOT_SECONDS = 20
+SCHEDULE = LambdaSchedule()
 
 
 class Step:
@@ -52,7 +53,7 @@ class Step:
 
     def __call__(self, *, x: Tensor, q: Tensor, noise_z: Tensor, noise_y: Tensor, **view: Tensor) -> dict[str, Tensor]:
         """x (b, 3, h, w), q (b,), uniform noise of both latents, tensors of a `View` -> means over the batch."""
-        a, model, half, top = self.a, self.model, len(x) // 2, self.model.config.levels - 1
+        a, model, half = self.a, self.model, len(x) // 2
         noises = [noise_z, noise_y]
         c = model.code_latent(
             model.analyze(x, autocast=True), q, autocast=True, uniform=lambda _: noises.pop(0), certain=a.certain
@@ -64,7 +65,7 @@ class Step:
         d, _, _ = self.ensemble(x_p, x[half:], View(side=self.ensemble.side, **view))
         repeated = repetition(x_p, x[half:])
         looks = a.pixel * mse[half:] + 500 * a.perceptual * (d + a.repetition * repeated)
-        loss = (weights(q, top) * (bpp + lambdas(q) * torch.cat([mse[:half], looks]))).mean()
+        loss = (SCHEDULE.weights(q) * (bpp + SCHEDULE.lambdas(q) * torch.cat([mse[:half], looks]))).mean()
         differentiate(loss, self.parameters)
         means = {"loss": loss, "bpp": bpp.mean(), "mse": mse[:half].mean(), "mse_p": mse[half:].mean(), "d": d.mean()}
         return {name: value.detach() for name, value in {**means, "repeated": repeated}.items()}

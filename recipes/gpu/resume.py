@@ -21,8 +21,6 @@ from priorcodec.core.weights import encoder_id, load_simulation
 from priorcodec.registry import open_registry
 from recipes.gpu.decoder import SIZES
 
-ENCODER = shipped.FOLDER / "encoder.safetensors"
-
 
 def state(adapter: Adapter) -> dict[str, torch.Tensor]:
     """An adapter out of a file -> the state that `assemble` takes."""
@@ -33,13 +31,13 @@ def state(adapter: Adapter) -> dict[str, torch.Tensor]:
 def open_adapter(spec: BackboneSpec, encoder: ImageEncoder) -> Adapter:
     """The shipped adapter of a backbone."""
     path, shape = open_registry().adapter(spec, "default"), encoder.config
-    return Adapter.open(path, spec, encoder_id=encoder_id(ENCODER.read_bytes()), m=shape.m, levels=shape.levels)
+    return Adapter.open(path, spec, encoder_id=encoder_id(shipped.ENCODER.read_bytes()), m=shape.m, levels=shape.levels)
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
     folder.mkdir(parents=True, exist_ok=True)
-    encoder = load_simulation(ENCODER)
+    encoder = load_simulation(shipped.ENCODER)
     torch.save({"average": encoder.state_dict(), "model": encoder.state_dict()}, folder / "encoder.pt")
     for name in SIZES:
         weights = load_file(shipped.FOLDER / f"{name}.safetensors")

@@ -1,11 +1,11 @@
-"""Tokens in place of text: the learned base, the part read from the file, the start from a prompt; predicted moments."""
+"""Tokens in place of text: the learned base, the part read from the file; predicted moments."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
-from priorcodec import AdapterError, ImageInput
+from priorcodec import ImageInput
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.bridge import MomentsHead
 from priorcodec.adapters.config import AdapterConfig
@@ -39,16 +39,6 @@ def test_a_trained_one_reads_features_and_quality_whatever_their_size():
     assert m(Y[..., :1, :1], Q)[0].shape == (2, 3, 4)
 
 
-def test_start_from_a_prompt():
-    m, prompt, vector = mapper(), torch.randn(7, 4), torch.randn(5)
-    m.start_from(prompt, vector)
-    tokens, _, pooled = m(Y, Q)
-    assert torch.equal(tokens[0], prompt[:3]) and torch.equal(pooled[1], vector)
-    for wrong in [(torch.randn(2, 4), vector), (torch.randn(3, 5), vector), (prompt, None), (prompt, torch.randn(4))]:
-        with pytest.raises(AdapterError, match="wanted|wants"):
-            m.start_from(*wrong)
-
-
 def test_fresh_moments_are_those_of_the_bridged_latent_and_do_not_train_it():
     z, features = torch.randn(2, 4, 6, 6, requires_grad=True), torch.randn(2, 8, 6, 6, requires_grad=True)
     head = MomentsHead(8, 4)
@@ -71,8 +61,6 @@ def test_several_sequences_none_and_a_pooled_vector_alone():
     assert tokens is None and more == () and pooled.shape == (2, 5)
     nothing = TokenMapper(6, 8, 3, 0, 0, mapped=True)
     assert nothing(Y, Q) == (None, (), None) and not list(nothing.parameters())
-    with pytest.raises(AdapterError, match="has no tokens"):
-        nothing.start_from(torch.zeros(3, 4))
 
 
 def test_an_adapter_gives_what_the_spec_asks_for_and_nothing_else(specs, features):

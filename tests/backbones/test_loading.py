@@ -70,9 +70,8 @@ def test_a_hub_folder_gives_the_same_model(folders, name):
         ours, theirs = (getattr(model, part).state_dict() for model in (loaded, saved))
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
     x = inputs(spec)
-    close = partial(
-        torch.testing.assert_close, rtol=1e-4, atol=1e-5
-    )  # where a tensor lies in memory may choose its kernel
+    # Where a tensor lies in memory may choose its kernel.
+    close = partial(torch.testing.assert_close, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         close(loaded.predict(*x), saved.predict(*x))
         z = loaded.to_latents(torch.zeros(1, 3, 64, 64))

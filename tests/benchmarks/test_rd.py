@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from priorcodec.core import shipped
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
-from priorcodec.core.shipped import FOLDER as WEIGHTS
 from priorcodec.evaluation import evaluate
 from priorcodec.evaluation.report import tables
 
@@ -85,7 +85,7 @@ def test_eval_gives_the_same_digits(rd, tmp_path):
         source = rd["images"] / f"{row['image']}.png"
         file = tmp_path / f"{row['image']}.jpg"
         Image.open(source).save(file, quality=20, progressive=True, optimize=True)
-        (again,) = evaluate.evaluate([source], [file], ["psnr", "msssim", "ssimulacra2"])
+        ((_, again),) = evaluate.evaluate([source], [file], ["psnr", "msssim", "ssimulacra2"])
         assert {k: again[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")} == {
             k: row[k] for k in ("bytes", "bpp", "psnr", "msssim", "ssimulacra2")
         }
@@ -109,7 +109,7 @@ def test_the_report_shows_the_same_digits(rd, tmp_path):
     assert {codec for codec, _, _ in seen} == set(rd["result"]["codecs"])
     for (codec, setting, name), shown in seen.items():
         kept = rd["folder"] / "kept" / codec / setting / f"{name}.png"
-        (again,) = evaluate.evaluate([rd["images"] / f"{name}.png"], [kept], ["psnr", "msssim", "ssimulacra2"])
+        ((_, again),) = evaluate.evaluate([rd["images"] / f"{name}.png"], [kept], ["psnr", "msssim", "ssimulacra2"])
         assert {k: again[k] for k in ("psnr", "msssim", "ssimulacra2")} == {
             k: shown[k] for k in ("psnr", "msssim", "ssimulacra2")
         }
@@ -139,7 +139,7 @@ def test_without_the_package_for_bd_rates_the_run_is_not_lost(rd, monkeypatch):
 def test_kept_images_are_the_scored_ones(rd):
     row = next(r for r in rd["result"]["rows"] if r["codec"] == rd["result"]["ours"][1])
     kept = rd["folder"] / "kept" / row["codec"] / row["setting"] / f"{row['image']}.png"
-    (again,) = evaluate.evaluate([rd["images"] / f"{row['image']}.png"], [kept], ["psnr"])
+    ((_, again),) = evaluate.evaluate([rd["images"] / f"{row['image']}.png"], [kept], ["psnr"])
     assert again["psnr"] == row["psnr"]
 
 
@@ -303,9 +303,9 @@ def test_what_each_part_of_an_adapter_brings_can_be_measured(weights, monkeypatc
     """Leaving out a part zeroes its last tensors and nothing else, and is another decoder."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     ours = importlib.import_module("ours")
-    whole, left = load_file(WEIGHTS / "nano_pixel.adapter.safetensors"), set()
+    whole, left = load_file(shipped.FOLDER / "nano_pixel.adapter.safetensors"), set()
     for part in ours.OUTPUTS:
-        changed = load_file(ours.without(part, WEIGHTS / "nano_pixel.adapter.safetensors"))
+        changed = load_file(ours.without(part, shipped.FOLDER / "nano_pixel.adapter.safetensors"))
         differ = {name for name in whole if not torch.equal(whole[name], changed[name])}
         assert differ and all(not changed[name].any() for name in differ) and not differ & left
         left |= differ

@@ -26,26 +26,44 @@ def folders(tmp_path):
     return tmp_path
 
 
+def scored(references, files, names) -> list[evaluate.Row]:
+    """Rows of files that can all be scored, in the order that the command prints."""
+    rows = [row for _, row in evaluate.evaluate([references], [files], names)]
+    assert not any(isinstance(row, Exception) for row in rows), rows
+    return sorted(rows, key=lambda row: (row["image"], row["file"]))
+
+
 def test_pairs_by_the_longest_name(folders):
-    found = evaluate.pair([folders / "ref"], [folders / "dec"])
-    assert [(r.stem, f.name) for r, f in found] == [
+    references = sorted((folders / "ref").iterdir())
+    found = [(evaluate.reference_of(f, references).stem, f.name) for f in sorted((folders / "dec").iterdir())]
+    assert sorted(found) == [
         ("sea", "sea-q20.webp"), ("sea", "sea-q50.jpg"), ("sea-2", "sea-2-q20.webp"), ("sea-2", "sea-2-q50.jpg"),
     ]  # fmt: skip
 
 
 def test_one_and_one_belong_together(folders):
     (folders / "dec" / "sea-q20.webp").rename(folders / "x.webp")
-    assert len(evaluate.pair([folders / "ref" / "sea.png"], [folders / "x.webp"])) == 1
+    assert len(scored(folders / "ref" / "sea.png", folders / "x.webp", ["psnr"])) == 1
 
 
-def test_a_stranger_is_refused(folders):
+def test_a_stranger_is_refused_and_the_others_scored(folders):
     Image.new("RGB", (70, 50)).save(folders / "dec" / "seaside.png")
-    with pytest.raises(ConfigError, match="seaside.png fits no reference"):
-        evaluate.pair([folders / "ref"], [folders / "dec"])
+    results = {file.name: result for file, result in evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])}
+    refused = results.pop("seaside.png")
+    assert isinstance(refused, ConfigError) and "seaside.png fits no reference" in str(refused)
+    assert len(results) == 4 and all(isinstance(row, dict) for row in results.values())
+
+
+def test_a_reference_is_read_once_for_all_its_files(folders, monkeypatch):
+    loads, load = [], evaluate.image_io.load
+    monkeypatch.setattr(evaluate.image_io, "load", lambda path, **options: loads.append(path) or load(path, **options))
+    status, _, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr")
+    assert status == 0
+    assert [path.name for path in loads if path.parent.name == "ref"] == ["sea-2.png", "sea.png"]
 
 
 def test_rows_and_mean(folders):
-    rows = evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
+    rows = scored(folders / "ref", folders / "dec", ["psnr"])
     assert [r["bytes"] for r in rows] == [(folders / "dec" / r["file"]).stat().st_size for r in rows]
     for row in rows:
         assert row["bpp"] == round(8 * row["bytes"] / (70 * 50), 6)
@@ -58,7 +76,7 @@ def test_rows_and_mean(folders):
 
 
 def test_the_three_formats_say_the_same(folders):
-    rows = evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr", "msssim"])
+    rows = scored(folders / "ref", folders / "dec", ["psnr", "msssim"])
     data = json.loads(evaluate.render(rows, "json"))
     assert data["rows"] == rows and data["rows"][0]["msssim"] is None  # 50 pixels are too few for five scales
     lines = list(csv.DictReader(io.StringIO(evaluate.render(rows, "csv"))))
@@ -72,17 +90,21 @@ def test_the_three_formats_say_the_same(folders):
 def test_a_decoded_png_has_the_rate_of_its_coded_file(folders):
     image = Image.open(folders / "ref" / "sea.png")
     image.save(folders / "out.png")
-    (row,) = evaluate.evaluate([folders / "ref" / "sea.png"], [folders / "out.png"], ["psnr"])
+    (row,) = scored(folders / "ref" / "sea.png", folders / "out.png", ["psnr"])
     assert (row["bytes"], row["bpp"], row["psnr"]) == (None, None, None)
     (folders / "out.gic").write_bytes(b"x" * 77)
-    (row,) = evaluate.evaluate([folders / "ref" / "sea.png"], [folders / "out.png"], ["psnr"])
+    (row,) = scored(folders / "ref" / "sea.png", folders / "out.png", ["psnr"])
     assert row["bytes"] == 77
 
 
 def test_other_sizes_name_the_file(folders):
     Image.new("RGB", (69, 50)).save(folders / "dec" / "sea-q1.png")
-    with pytest.raises(ImageError, match=r"sea-q1.png: image is 69x50, reference is 70x50"):
-        evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
+    status, _, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr")
+    assert status == 1
+    status, said, error = command(
+        "eval", folders / "ref" / "sea.png", folders / "dec" / "sea-q1.png", "--metrics", "psnr"
+    )
+    assert status != 0 and said == "" and "sea-q1.png: image is 69x50, reference is 70x50" in error
 
 
 @pytest.mark.parametrize(
@@ -123,7 +145,7 @@ def command(*words: object) -> tuple[int, str, str]:
 def test_the_command_prints_what_evaluate_gives(folders):
     status, said, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr", "--format", "json")
     assert status == 0
-    assert json.loads(said)["rows"] == evaluate.evaluate([folders / "ref"], [folders / "dec"], ["psnr"])
+    assert json.loads(said)["rows"] == scored(folders / "ref", folders / "dec", ["psnr"])
     status, said, _ = command("eval", folders / "ref", folders / "dec", "--metrics", "psnr", "-o", folders / "t.txt")
     assert (status, said) == (0, "") and (folders / "t.txt").read_text().startswith("image")
 

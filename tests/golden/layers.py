@@ -16,9 +16,9 @@ FOLDER = Path(__file__).parent / "layers"
 if __name__ == "__main__":
     sys.path.insert(0, str(FOLDER.parents[2]))
 
-from priorcodec.core import container  # noqa: E402
+from priorcodec.core import container, shipped  # noqa: E402
 from priorcodec.core.exact_reader import ExactReader  # noqa: E402
-from priorcodec.core.layers.semantic import SHIPPED, SemanticTables  # noqa: E402
+from priorcodec.core.layers.semantic import SemanticTables  # noqa: E402
 
 CASES = {  # name -> (kind of `make.image`, width, height, quality of the latent or None, whether the map is written)
     "alone": ("photo", 384, 256, None, True),
@@ -44,7 +44,7 @@ def digests(data: bytes, reader: ExactReader, tables: SemanticTables) -> dict[st
 
 
 def open_reader() -> tuple[ExactReader, SemanticTables]:
-    return ExactReader.load(SHIPPED.with_name("encoder.safetensors")), SemanticTables()
+    return ExactReader.load(shipped.ENCODER), SemanticTables()
 
 
 def golden() -> dict[str, tuple[bytes, dict[str, str]]]:

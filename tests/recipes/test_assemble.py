@@ -76,7 +76,7 @@ def test_the_command_writes_beside_a_manifest(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", words)
     assemble.main()
     written = tmp_path / "nano_pixel.adapter.safetensors"
-    shipped = load_encoder(assemble.shipped.FOLDER / "encoder.safetensors").id
+    shipped = load_encoder(assemble.shipped.ENCODER).id
     assert adapter_file.read(written).metadata["encoder"] == f"{shipped:08x}"
     digest = hashlib.sha256(written.read_bytes()).hexdigest()
     assert json.loads((tmp_path / "manifest.json").read_text()) == {written.name: digest}
@@ -98,18 +98,18 @@ def test_a_backbone_is_frozen_to_the_same_bytes_every_time(tmp_path, monkeypatch
 
 def test_a_run_can_start_from_what_is_shipped(tmp_path):
     """The state taken out of the shipped adapter makes the same tensors again; the encoder's tables are the same integers."""
-    encoder = load_simulation(resume.ENCODER)
+    encoder = load_simulation(resume.shipped.ENCODER)
     path = open_registry().adapter(SPEC, "default")
     state = resume.state(resume.open_adapter(SPEC, encoder))
     stored = adapter_file.read(path)
     save_file(state, tmp_path / "state.safetensors", {"steps": stored.metadata["steps"]})
-    target, identity = tmp_path / path.name, encoder_id(resume.ENCODER.read_bytes())
+    target, identity = tmp_path / path.name, encoder_id(resume.shipped.ENCODER.read_bytes())
     assemble.assemble(SPEC, SIZES["nano_pixel"], tmp_path / "state.safetensors", target, encoder=identity, shape=SHAPE)
     made = adapter_file.read(target)
     assert made.config == stored.config and made.metadata.keys() == stored.metadata.keys()
     assert made.tensors.keys() == stored.tensors.keys()
     assert all(torch.equal(made.tensors[name], value) for name, value in stored.tensors.items())
-    frozen, again = load_encoder(resume.ENCODER).entropy_model.tables, encoder.entropy.tables()
+    frozen, again = load_encoder(resume.shipped.ENCODER).entropy_model.tables, encoder.entropy.tables()
     by_quality = ("quality_bias", "z_mean", "z_index")  # rows between levels are interpolated before they are rounded
     steps = {name: QUALITY_STEPS if name in by_quality else 1 for name in again}
     assert again and all((frozen[name][::step] == again[name][::step]).all() for name, step in steps.items())

@@ -1,4 +1,4 @@
-"""Encoder 2's recipes: the optimizer, the fitted tables, the crops, the objective."""
+"""Encoder 2's recipes: the optimizer, the fitted tables, the crops."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from priorcodec.core.entropy.tables import PRECISION, SCALES, table_set
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.fit_tables import table_bits
 from recipes.encoder2.muon import FAST, MuonAdam, orthogonalized
-from recipes.encoder2.objective import lambdas, weights
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one():
@@ -62,9 +61,3 @@ def test_crops_are_a_function_of_seed_step_and_slot(tmp_path):
     first, second = (Crops(tmp_path / "some", seed=4).batch(3, 5, 64, enlarged=0.5) for _ in range(2))
     assert first.shape == (5, 3, 64, 64) and torch.equal(first, second)
     assert not torch.equal(first, Crops(tmp_path / "some", seed=4).batch(4, 5, 64, enlarged=0.5))
-
-
-def test_lambda_rises_and_low_rates_weigh_more():
-    quality = torch.arange(12.0)
-    assert torch.isclose(lambdas(torch.tensor(3.0)), torch.tensor(6e-5))
-    assert (lambdas(quality).diff() > 0).all() and (weights(quality, 11).diff() < 0).all()

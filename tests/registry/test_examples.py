@@ -36,9 +36,8 @@ def run(target, *command):
     ("folder", "test", "name"),
     [
         ("hello", "test_hello.py", "hello"),  # priorcodec_hello.py, priorcodec_hello_model.py, pyproject.toml
-        pytest.param(
-            "plugin-demo", "test_sd3.py", "sd3", marks=pytest.mark.slow
-        ),  # priorcodec_sd3/__init__.py, model.py
+        # priorcodec_sd3/__init__.py, model.py
+        pytest.param("plugin-demo", "test_sd3.py", "sd3", marks=pytest.mark.slow),
     ],
 )
 def test_installed_found_by_entry_point_and_green(folder, test, name, tmp_path):

@@ -43,6 +43,12 @@ def test_each_image_trains_one_decoder(model, perceptual, trained):
     assert got == trained and model.g_a[1].weight.grad is not None
 
 
+def test_lambda_rises_and_low_rates_weigh_more():
+    schedule, quality = LambdaSchedule(), torch.arange(12.0)
+    assert torch.isclose(schedule.lambdas(torch.tensor(3.0)), torch.tensor(6e-5))
+    assert (schedule.lambdas(quality).diff() > 0).all() and (schedule.weights(quality).diff() < 0).all()
+
+
 def test_the_distance_counts_for_the_perceptual_decoder_alone(model):
     schedule = LambdaSchedule()
     plain, watched = loss(model, (True, True))

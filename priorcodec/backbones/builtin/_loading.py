@@ -64,7 +64,7 @@ def tiny_autoencoder(scale: float) -> dict[str, Any]:
 
 
 def latent_space(scale: float) -> LatentSpace:
-    """Of that autoencoder. No statistics per channel are published; `scale` was chosen to give z a spread near 1."""
+    """That autoencoder's. No statistics per channel are published; `scale` was chosen to give z a spread near 1."""
     return LatentSpace(channels=4, stride=8, scale=scale, mean=(0.0,) * 4, std=(1.0,) * 4)
 
 
@@ -120,9 +120,8 @@ def _read(spec: BackboneSpec, kind: Any, folder: Path, dtype: torch.dtype | None
     try:
         with _quiet_diffusers():
             return kind.from_pretrained(folder, **options)
-    except (
-        Exception
-    ) as exc:  # no safetensors, damaged ones, bad config, wrong shapes: diffusers has a dozen classes for it
+    # No safetensors, damaged ones, a bad config, wrong shapes: diffusers has a dozen classes for it.
+    except Exception as exc:
         reason = " ".join(str(exc).split())[:200]
         raise WeightsError(
             f"{spec.name}: {folder} cannot be read as {kind.__name__} from safetensors: {reason}"
@@ -140,7 +139,7 @@ def _variant(folder: Path) -> str | None:
 
 @contextlib.contextmanager
 def _quiet_diffusers() -> Iterator[None]:
-    """Config files on the Hub are older than the classes; diffusers names every key it no longer knows."""
+    """Silences diffusers about keys it no longer knows: config files on the Hub are older than the classes."""
     from diffusers.utils import logging
 
     before = logging.get_verbosity()

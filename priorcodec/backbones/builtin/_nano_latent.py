@@ -2,10 +2,8 @@
 
 from priorcodec import LatentSpace
 
-MEAN, STD = (
-    (-0.016, -0.110, -0.306),
-    (1.07, 1.03, 1.09),
-)  # of red, green and blue over the training images, times the scale
+# Of red, green and blue over the training images, times the scale.
+MEAN, STD = (-0.016, -0.110, -0.306), (1.07, 1.03, 1.09)
 
 LATENT = LatentSpace(
     channels=192,

@@ -70,12 +70,6 @@ def interpolate(table: Tensor, quality: Tensor) -> Tensor:
     return table[low] * (1 - frac) + table[low + 1] * frac
 
 
-def anchors(h: int, w: int, device: torch.device | str = "cpu") -> Tensor:
-    """Checkerboard mask (h, w): True where a position is decoded in the first pass."""
-    i, j = torch.arange(h, device=device), torch.arange(w, device=device)
-    return (i[:, None] + j[None, :]) % 2 == 0
-
-
 class Pass(nn.Module):
     """phi and decoded values -> mean and index of one group at one parity: a 3x3 over the values, then two 1x1."""
 

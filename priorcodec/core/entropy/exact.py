@@ -24,10 +24,9 @@ MAX_FAN_IN = 1 << 20  # 2**15 * 2**15 * 2**20 + bias < 2**53: the bound under wh
 MAX_GATHERED = 1 << 21  # float64 numbers gathered at a time: 16 MiB
 
 Taps: TypeAlias = "tuple[tuple[int, int], ...]"
-SQUARE: Taps = tuple(
-    (i, j) for i in (-1, 0, 1) for j in (-1, 0, 1)
-)  # taps of a 3x3 kernel, (row, column) from its center
-CROSS: Taps = ((-1, 0), (0, -1), (0, 1), (1, 0))  # those of them that look at the other color of a checkerboard
+# Taps of a 3x3 kernel, (row, column) from its center; those of them that look at the other color of a checkerboard.
+SQUARE: Taps = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
+CROSS: Taps = ((-1, 0), (0, -1), (0, 1), (1, 0))
 CENTER: Taps = ((0, 0),)
 
 
@@ -38,8 +37,8 @@ class ExactLayer:
         weight: int16 (c_out, c_in, k, k), k = 1 or 3.
         bias: int32 (c_out,), in units of the exact sum.
         relu: Clamp at zero, else at -LIMIT.
-        reads: Input channels, one range after the other from channel 0 on, and the (row, column) offsets at which they are read,
-            by default all channels at all of the kernel's. The inputs at the others must be zero.
+        reads: Ranges of input channels, in order from channel 0, each with the (row, column) offsets at which it is read. The
+            inputs at other offsets must be zero. By default all channels are read at all offsets of the kernel.
     """
 
     def __init__(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priorcodec.core.entropy.coder import CoderTables
-from priorcodec.core.entropy.tables import SCALE_MIN, SCALE_STEP, SCALES, TAIL, quantized_cdf, table_set
+from priorcodec.core.entropy.tables import SCALE_MIN, SCALE_STEP, SCALES, TAIL, gaussian_pmf, quantized_cdf, table_set
 
 REACH = 300  # counted symbols: -REACH to REACH, those beyond at the ends
 PSEUDO = 50.0
@@ -53,8 +53,7 @@ def fitted(counts: NDArray[np.float64]) -> list[NDArray[np.int64]]:
 def fitted_row(count: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
     """Counts (2 * REACH + 1) of one table, and the standard deviation of its Gaussian in steps -> cumulative frequencies."""
     reach = min(REACH - 1, max(1, round(TAIL * scale)))
-    edges = np.array([math.erfc(-(k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(-reach, reach + 2)])
-    p = np.diff(edges)
+    p = gaussian_pmf(scale, reach)
     tail, seen = 1 - p.sum(), count.sum()
     if seen >= SEEN:
         inside = count[REACH - reach : REACH + reach + 1]

@@ -181,21 +181,29 @@ class FrozenEntropyModel:
         return values.y_hat_q, digest.hex()
 
     def check_length(self, length: int, quality: int, h: int, w: int) -> None:
-        """Even the likeliest z symbols cost bits: what a header makes us allocate is bounded by the length of its file.
+        """Refuse a string that is too short for its image, so that a small file cannot make us allocate much memory.
 
-        length: of the string, in bytes; h, w: size of the z grid, which is that of the padded image. Raises StreamError.
+        Even the likeliest z symbols cost bits.
+
+        Args:
+            length: Of the string, in bytes.
+            quality: As in the file.
+            h: Rows of the z grid of the padded image.
+            w: Columns of that grid.
+
+        Raises:
+            StreamError: It is too short.
         """
         bits = self.least_z_bits(quality) * h * w
-        if (
-            8 * length + FORGIVEN_BITS < 0.99 * bits
-        ):  # rANS with 32 bits of state and more loses less than 1/256 of them
+        # rANS with 32 bits of state and more loses less than 1/256 of them.
+        if 8 * length + FORGIVEN_BITS < 0.99 * bits:
             raise StreamError(
                 f"the entropy string has {length} bytes, an image of this size needs {int(bits / 8)}: "
                 "the file is damaged or forged"
             )
 
     def least_z_bits(self, quality: int) -> float:
-        """Of one position of z."""
+        """Bits that one position of z takes at least."""
         return float(self.z_coder.least_bits[self.tables["z_index"][quality]].sum())
 
     def _features(
@@ -217,9 +225,8 @@ class _Group:
         self.channels = slice(start, start + count)
         earlier = [(slice(0, start), SQUARE)] if start else []
         self.anchor = _Pass(tables, f"anchor.{number}", earlier)
-        self.other = _Pass(
-            tables, f"other.{number}", [*earlier, (self.channels, CROSS)]
-        )  # of itself, only anchors are known
+        # Of the group itself, only anchors are known.
+        self.other = _Pass(tables, f"other.{number}", [*earlier, (self.channels, CROSS)])
 
 
 class _Pass:
@@ -228,7 +235,7 @@ class _Pass:
     Args:
         tables: Of a weight file.
         name: Of the pass.
-        reads: What its context reads; nothing: it has none.
+        reads: What its context reads; empty for no context.
     """
 
     def __init__(self, tables: Tables, name: str, reads: Sequence[tuple[slice, Taps]]):

@@ -30,15 +30,20 @@ Tables = Mapping[str, NDArray]
 
 
 def gaussian_tables() -> dict[str, NDArray[np.int32]]:
-    """Cumulative frequencies of the `SCALES` zero-mean Gaussians, for y and for z: before symbols were counted."""
+    """Cumulative frequencies of the `SCALES` zero-mean Gaussians, for y and for z: the tables before symbols are counted."""
     rows = []
     for i in range(SCALES):
         scale = SCALE_MIN * math.exp(i * SCALE_STEP)
         reach = max(2, round(TAIL * scale))
-        edges = np.array([math.erfc(-(k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(-reach, reach + 2)])
-        pmf = np.diff(edges)
+        pmf = gaussian_pmf(scale, reach)
         rows.append(quantized_cdf(np.append(pmf, max(1.0 - pmf.sum(), 1e-9))))
     return table_set("y", rows) | table_set("z", rows)
+
+
+def gaussian_pmf(scale: float, reach: int) -> NDArray[np.float64]:
+    """Probabilities of the symbols -reach to reach under a zero-mean Gaussian of standard deviation `scale`."""
+    edges = np.array([math.erfc(-(k - 0.5) / scale / math.sqrt(2)) / 2 for k in range(-reach, reach + 2)])
+    return np.diff(edges)
 
 
 def table_set(kind: str, rows: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.int32]]:
@@ -119,10 +124,10 @@ class Sizes:
 
 
 def check_tables(tables: Tables, sizes: Sizes) -> None:
-    """Every table of an encoder's file: names, shapes, and the values that reading relies on.
+    """Check every table of an encoder's file: names, shapes, and the values that reading relies on.
 
     Raises:
-        ValueError, KeyError: what does not fit.
+        ValueError, KeyError: One does not fit, or is missing.
     """
     shapes = sizes.shapes()
     for name, shape in shapes.items():

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from priorcodec.core.image.tiff_tags import directory, one
+from priorcodec.core.image.tiff_tags import ORIENTATION, directory, one
 
-ORIENTATION = 0x0112
 PREFIX = b"Exif\0\0"
 UNREADABLE = "unreadable EXIF data ignored"
 

@@ -17,7 +17,7 @@ from priorcodec.core.image import colorspace
 from priorcodec.core.image.colorspace import RgbSpace
 from priorcodec.core.image.raster import to_8_bit, to_image
 
-MODES = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK", "lab": "LAB"}
+MODES = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK"}
 SPACES = {"GRAY": "L"}  # as a profile names them -> as Pillow does, where they differ
 UNUSABLE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)  # what `to_srgb` raises for a bad profile
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import ImageError, ImageWarning
-from priorcodec.core.image import color, decoders, exif, pillow_modes
+from priorcodec.core.image import color, decoders, exif, pillow_modes, png
 from priorcodec.core.image.raster import DAMAGED, check_size, reason
 from priorcodec.core.image.tensors import crop, pad, to_pixels, to_planes, to_range, to_tensor
 from priorcodec.core.image.writing import SAVE, note_of, save, save_options
@@ -34,9 +34,8 @@ __all__ = [
     "to_planes", "to_range", "to_tensor",
 ]  # fmt: skip
 
-SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"}
-)  # of `load`
+# What `load` reads.
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".avif", ".tif", ".tiff", ".heic", ".heif"})
 MAX_FILE = 2**32  # bytes; an endless device must not fill the memory
 CHUNK = 2**24  # bytes a read
 
@@ -194,7 +193,7 @@ def _undecoded_file(image: Any) -> bytes | None:
         file.seek(at)
     except (OSError, ValueError, AttributeError):
         return None
-    return data if data[:4] in (b"\x89PNG", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") or data[4:8] == b"ftyp" else None
+    return data if data.startswith((png.SIGNATURE, *decoders.TIFF_STARTS)) or data[4:8] == b"ftyp" else None
 
 
 def _array_image(array: np.ndarray) -> Image.Image:

@@ -13,12 +13,26 @@ from dataclasses import dataclass
 from PIL import Image, TiffImagePlugin
 
 from priorcodec.core.errors import ImageError
-from priorcodec.core.image import jpeg_damage, pillow_modes, tiff_bytes, tiff_samples
+from priorcodec.core.image import jpeg_damage, pillow_modes, tiff_samples
 from priorcodec.core.image.raster import Raster, check_size
-from priorcodec.core.image.tiff_tags import Tags, directory, numbers, one
+from priorcodec.core.image.tiff_tags import (
+    COMPRESSION,
+    HEIGHT,
+    ORIENTATION,
+    RAW,
+    STRIP_BYTES,
+    STRIP_OFFSETS,
+    TILE_BYTES,
+    TILE_OFFSETS,
+    WIDTH,
+    Tags,
+    directory,
+    numbers,
+    one,
+)
 
 MAX_PAGES = 10_000
-NEW_SUBFILE, SUBFILE, WIDTH, HEIGHT, ORIENTATION, SUB_IFDS, ICC = 254, 255, 256, 257, 274, 330, 34675
+NEW_SUBFILE, SUBFILE, SUB_IFDS, ICC = 254, 255, 330, 34675
 JPEG, JPEG_TABLES = 7, 347  # a compression, and a tag
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 MUCH_LARGER = 2  # in each direction: what makes an unmarked first page a thumbnail
@@ -132,13 +146,13 @@ def _by_pillow(data: bytes, page: Page, order: str, notes: list[str], icc: bytes
 
 def _jpeg_damage(data: bytes, tags: Tags) -> list[str]:
     """The first damage in the strips or tiles of a JPEG-compressed page, each of which is a JPEG that lacks its tables."""
-    if one(tags, tiff_bytes.COMPRESSION, tiff_bytes.RAW) != JPEG:
+    if one(tags, COMPRESSION, RAW) != JPEG:
         return []
     stored = tags.get(JPEG_TABLES, b"")
     tables = stored[2:-2] if isinstance(stored, bytes) else bytes(value & 255 for value in stored)[2:-2]
-    tiled = tiff_samples.TILE_OFFSETS in tags
-    offsets = numbers(tags, tiff_samples.TILE_OFFSETS if tiled else tiff_samples.STRIP_OFFSETS)
-    sizes = numbers(tags, tiff_samples.TILE_BYTES if tiled else tiff_samples.STRIP_BYTES)
+    tiled = TILE_OFFSETS in tags
+    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS)
+    sizes = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES)
     for at, size in zip(offsets, sizes, strict=False):
         part = data[at : at + size]
         if found := jpeg_damage.notes(part[:2] + tables + part[2:]):

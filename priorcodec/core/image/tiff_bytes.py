@@ -10,12 +10,25 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 
 from priorcodec.core.errors import ImageError
-from priorcodec.core.image.tiff_tags import Tags, one
+from priorcodec.core.image.tiff_tags import (
+    BITS,
+    BLACK_IS_ZERO,
+    COMPRESSION,
+    FILL_ORDER,
+    HEIGHT,
+    PHOTOMETRIC,
+    RAW,
+    ROWS_PER_STRIP,
+    SAMPLES,
+    STRIP_BYTES,
+    STRIP_OFFSETS,
+    WIDTH,
+    Tags,
+    one,
+)
 
-WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER = 256, 257, 258, 259, 262, 266
-STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 277, 278, 279
-BLACK_IS_ZERO = 1
-RAW, DEFLATE, BYTE_CODERS = 1, {8, 32946}, {5, 8, 32773, 32946, 34925, 50000}  # LZW, PackBits, LZMA, Zstandard
+DEFLATE = {8, 32946}
+BYTE_CODERS = {*DEFLATE, 5, 32773, 34925, 50000}  # the others are LZW, PackBits, LZMA and Zstandard
 
 
 def read(
@@ -26,9 +39,9 @@ def read(
     shape: tuple[int, int],
     rows_per_part: int,
 ) -> np.ndarray:
-    """The unpacked bytes of strips or tiles one below the other -> uint8 of `shape`.
+    """Unpack strips or tiles -> uint8 of `shape`, one part below the other.
 
-    Those not raw or in Deflate become strips of an 8-bit gray TIFF of that shape: libtiff decodes them whatever they mean.
+    What is neither raw nor Deflate becomes an 8-bit gray TIFF of that shape, which libtiff decodes whatever the samples mean.
     """
     parts = [data[at : at + size] for at, size in zip(offsets, counts, strict=True)]
     compression, fill = one(tags, COMPRESSION, RAW), one(tags, FILL_ORDER, 1)

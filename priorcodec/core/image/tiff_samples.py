@@ -12,23 +12,29 @@ import numpy as np
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image import tiff_bytes
 from priorcodec.core.image.raster import to_8_bit
-from priorcodec.core.image.tiff_bytes import (
+from priorcodec.core.image.tiff_bytes import BYTE_CODERS
+from priorcodec.core.image.tiff_tags import (
     BITS,
-    BYTE_CODERS,
+    BLACK_IS_ZERO,
     COMPRESSION,
     HEIGHT,
     PHOTOMETRIC,
     RAW,
     ROWS_PER_STRIP,
     SAMPLES,
+    STRIP_BYTES,
+    STRIP_OFFSETS,
+    TILE_BYTES,
+    TILE_OFFSETS,
     WIDTH,
+    Tags,
+    numbers,
+    one,
 )
-from priorcodec.core.image.tiff_tags import Tags, numbers, one
 
 Model = Literal["gray", "rgb", "cmyk", "lab"]
-STRIP_OFFSETS, STRIP_BYTES, PLANAR, PREDICTOR, COLOR_MAP = 273, 279, 284, 317, 320
-TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES, EXTRA_SAMPLES, SAMPLE_FORMAT = 322, 323, 324, 325, 338, 339
-WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, CMYK = 0, 1, 2, 3, 5
+PLANAR, PREDICTOR, COLOR_MAP, TILE_WIDTH, TILE_HEIGHT, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 317, 320, 322, 323, 338, 339
+WHITE_IS_ZERO, RGB, PALETTE, CMYK = 0, 2, 3, 5
 COLORS: dict[int, tuple[int, Model]] = {  # by photometric interpretation
     WHITE_IS_ZERO: (1, "gray"),
     BLACK_IS_ZERO: (1, "gray"),

@@ -1,4 +1,4 @@
-"""The tags of a TIFF or EXIF directory (TIFF 6.0, section 2); damaged entries are left out."""
+"""The tags of a TIFF or EXIF directory (TIFF 6.0, section 2), and their numbers; damaged entries are left out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ import struct
 Tags = dict[int, "tuple[int, ...] | bytes"]  # integers as tuples, anything else as bytes
 TYPES = {1: "B", 3: "H", 4: "I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}  # integers
 SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, FILL_ORDER, ORIENTATION = 256, 257, 258, 259, 262, 266, 274
+STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = 273, 277, 278, 279
+TILE_OFFSETS, TILE_BYTES = 324, 325
+BLACK_IS_ZERO = 1  # a value of PHOTOMETRIC
+RAW = 1  # a value of COMPRESSION
 
 
 def directory(data: bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:

@@ -26,7 +26,7 @@ _END = ".part"
 
 
 def _processes() -> str:
-    """Whose process numbers are meant: two machines, or two containers of one, may write into one shared folder."""
+    """Identifies the machine and PID namespace: two machines, or two containers of one, may write into one shared folder."""
     with suppress(OSError):
         return platform.node() + os.readlink("/proc/self/ns/pid")
     return platform.node()
@@ -57,7 +57,7 @@ def check_output(
         output: Where a file will be written.
         inputs: Files that are read.
         replace: Whether an existing file may be replaced; an input never may.
-        option: What the command calls that.
+        option: The command line option that allows it, for the message.
 
     Raises:
         ConfigError: It is one of the inputs, or exists and may not be replaced.

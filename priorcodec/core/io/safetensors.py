@@ -17,13 +17,7 @@ from priorcodec.core.io.names import printable
 if TYPE_CHECKING:
     from torch import Tensor
 
-
 MAX_HEADER = 2**24  # bytes of names, shapes and metadata; a large adapter's are 100 thousand
-
-
-def shown(text: object, limit: int = 60) -> str:
-    """Text from a file as one printable line, cut after `limit` characters."""
-    return printable(text, limit)
 
 
 def to_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -64,7 +58,7 @@ def read(
         if got != kind:
             versions = got.rpartition(" ")[0] == stem
             what = f"update priorcodec or get another {thing}" if versions else f"give an {thing} file"
-            raise error(f"{path} is {shown(got)!r}, wanted {kind!r}: {what}")
+            raise error(f"{path} is {printable(got, 60)!r}, wanted {kind!r}: {what}")
         return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
@@ -92,7 +86,7 @@ def _opened(path: Path, framework: str, error: type[PriorCodecError], wanted: st
             raise OSError(f"a header of {size} bytes, wanted at most {MAX_HEADER}")
         return safe_open(path, framework=framework)
     except (OSError, ValueError, SafetensorError) as reason:  # ValueError: a NUL in the path
-        why = "a pickle, which can run any code" if _is_pickle(path) else shown(reason, 300)
+        why = "a pickle, which can run any code" if _is_pickle(path) else printable(reason)
         raise error(f"{path} is not {wanted} ({why}): {advice}") from reason
 
 

@@ -43,9 +43,8 @@ def _kmeans(features: Features) -> NDArray[np.intp]:
     flat = features.reshape(-1, d)
     centers = [flat.mean(0)]
     nearest = _distance(flat, centers[0])
-    for _ in range(
-        min(CLUSTERS, len(flat)) - 1
-    ):  # farthest first, a quarter of the way toward the mean: outliers weigh less
+    # Farthest first, a quarter of the way toward the mean: outliers weigh less.
+    for _ in range(min(CLUSTERS, len(flat)) - 1):
         far = flat[int(nearest.argmax())]
         centers.append(0.75 * far + 0.25 * centers[0])
         nearest = np.minimum(nearest, _distance(flat, centers[-1]))

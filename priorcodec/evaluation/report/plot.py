@@ -76,22 +76,6 @@ def _curve(series: Series, places: Sequence[tuple[float, float]]) -> str:
     return f'<g data-codec="{escape(series.codec, quote=True)}">{curve}{dots}</g>'
 
 
-def standalone(svg: str, series: Sequence[Series]) -> str:
-    """The same plot as a file of its own, with legend and colors for light and dark pages."""
-    light = "svg{--ink:#1c2430;--dim:#5b6675;--line:#e3e7ec;--paper:#fff;" + palette(LIGHT) + "}"
-    dark = "svg{--ink:#e6eaf0;--dim:#9aa6b5;--line:#2b333f;--paper:#0d1117;" + palette(DARK) + "}"
-    style = f"<style>{light}@media(prefers-color-scheme:dark){{{dark}}}{STYLE}</style>"
-    rows, legend = -(-len(series) // 2), ""
-    for i, s in enumerate(series):
-        x, y, color = LEFT + i % 2 * 204, HEIGHT + 8 + i // 2 * 18, f"var(--c{s.color % len(LIGHT)})"
-        legend += f'<circle cx="{x}" cy="{y}" r="4" fill="{color}"/>'
-        legend += f'<text x="{x + 9}" y="{y + 4}">{escape(s.title[:32])}</text>'
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT + 8 + 18 * rows}"'
-    body = svg.replace(f'<svg viewBox="0 0 {WIDTH} {HEIGHT}"', head, 1)
-    start = body.index(">") + 1
-    return body[:start] + style + body[start : -len("</svg>")] + legend + "</svg>\n"
-
-
 def series_of(result: Mapping[str, object], metric: str) -> list[Series]:
     """The curves of one metric in a result file of kind rd; colors follow the order of its codecs."""
     means: list[dict] = result["means"]  # pyright: ignore[reportAssignmentType]

@@ -35,9 +35,9 @@ def anchors(result: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(e["anchor"] for e in result["bd_rate"]))
 
 
-def bd_table(result: dict[str, Any], anchor: str | None = None) -> Table:
-    """BD-rate of every codec against one anchor (default: the file's first), one column per metric."""
-    shown, anchor = columns(result), anchor or next(iter(anchors(result)), "any codec")
+def bd_table(result: dict[str, Any], anchor: str) -> Table:
+    """BD-rate of every codec against one anchor, one column per metric."""
+    shown = columns(result)
     cells = {(e["codec"], e["metric"]): e for e in result["bd_rate"] if e["anchor"] == anchor}
     if not cells:
         return Table(heads=[], rows=[], note=f"No BD-rate against {anchor}: it was not measured.")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from priorcodec.core.entropy.exact import MAX_FAN_IN
 from priorcodec.core.entropy.integer import IntConv2d, to_integers
 from priorcodec.core.errors import WeightsError
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
@@ -19,6 +20,7 @@ def test_gradients_pass_the_rounding():
 
 
 def test_a_fan_in_beyond_exactness_is_refused():
+    assert MAX_FAN_IN * 2**15 * 2**15 + 2**31 < 2**53
     with pytest.raises(ValueError, match="exactness"):
         IntConv2d(1 << 17, 1, 3)
 

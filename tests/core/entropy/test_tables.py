@@ -10,9 +10,8 @@ from priorcodec.core.entropy.fitting import SymbolCounts
 from priorcodec.core.entropy.tables import SCALES, Sizes, check_tables, gaussian_tables, quantized_cdf
 
 SIZES = Sizes(m_h=2, n=2, levels=2, groups=(1, 1))
-EMPTY = {
-    name: np.zeros(shape, np.int16) for name, shape in SIZES.shapes().items() if "_cdf" not in name
-}  # networks of zeros
+# Networks of zeros.
+EMPTY = {name: np.zeros(shape, np.int16) for name, shape in SIZES.shapes().items() if "_cdf" not in name}
 
 
 @pytest.mark.parametrize("kind", ["y", "z"])

@@ -62,9 +62,8 @@ def test_every_layout(bits, channels):
 def test_sixteen_bit_photo(planar, big):
     data = tiff(tiff_page(image().astype(np.uint16) * 257, bits=16, planar=planar), big=big)
     assert np.array_equal(image_io.load(data).pixels, image())
-    assert np.array_equal(
-        image_io.from_any(Image.open(io.BytesIO(data))).pixels, image()
-    )  # the same from Pillow's hand
+    opened = Image.open(io.BytesIO(data))
+    assert np.array_equal(image_io.from_any(opened).pixels, image())
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from priorcodec.core import container
-from priorcodec.core.codec import WEIGHTS, Codec
+from priorcodec.core import container, shipped
+from priorcodec.core.codec import Codec
 from priorcodec.core.container import RESIDUAL, Container, Segment
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.errors import ConfigError, StreamError, WeightsError
@@ -226,7 +226,7 @@ def test_regions_out_of_a_latent_are_those_without_its_residual(codec, photo):
     """By `priorcodec regions` and by the codec: the format derives them from the latent alone."""
     plain, layered = codec.encode(photo, 2), codec.encode(photo, 2, layers=WITH)
     wanted = codec.regions(plain.container).labels
-    tables, reader = SemanticTables(), ExactReader.load(WEIGHTS / "encoder.safetensors")
+    tables, reader = SemanticTables(), ExactReader.load(shipped.ENCODER)
     for found in (codec.regions(layered.container), tables.read(layered.container, reader)):
         assert (found.labels == wanted).all()
     y_hat_q = reader.latent(layered.container)[0]

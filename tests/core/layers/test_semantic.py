@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from priorcodec.core import container
+from priorcodec.core import container, shipped
 from priorcodec.core.codec import Codec
 from priorcodec.core.container import STRUCTURE, TEXTURE
 from priorcodec.core.errors import ConfigError, StreamError, WeightsError
@@ -188,7 +188,7 @@ def test_tables_of_another_encoder_and_damaged_ones_are_refused(codec, monkeypat
     (tmp_path / "cut.safetensors").write_bytes(data[:5000])
     with pytest.raises(WeightsError, match="no readable semantic tables"):
         SemanticTables(tmp_path / "cut.safetensors")
-    (tmp_path / "other.safetensors").write_bytes(SHIPPED.with_name("encoder.safetensors").read_bytes()[:1000])
+    (tmp_path / "other.safetensors").write_bytes(shipped.ENCODER.read_bytes()[:1000])
     with pytest.raises(WeightsError):
         SemanticTables(tmp_path / "other.safetensors")
 
