@@ -8,7 +8,8 @@ import pytest
 
 from priorcodec import AdapterError, WeightsError, open_registry
 from priorcodec.core import shipped
-from priorcodec.core.codec import WEIGHTS, Codec
+from priorcodec.core.codec import Codec
+from priorcodec.core.shipped import FOLDER as WEIGHTS
 from priorcodec.core.weights import load_simulation
 
 
