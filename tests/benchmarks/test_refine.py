@@ -1,11 +1,11 @@
-"""benchmarks/refine.py with an untrained encoder and adapter: the rows, their summary, and the tables made of them."""
+"""benchmarks/refine.py with an untrained encoder and adapter: the rows, their summary, and the table made of them."""
 
 import json
 
 from .conftest import run
 
 
-def test_costs_fall_and_the_tables_show_them(images, weights, tmp_path):
+def test_costs_fall_and_the_table_shows_them(images, weights, tmp_path):
     run(
         *("refine.py", "small", images, "--first", 2, "--qualities", 0, 1, 2, "--steps", 6, "--results", tmp_path),
         *("--through", "toy", "--encoder", weights["encoder"], "--adapter", weights["toy"]),
@@ -19,9 +19,9 @@ def test_costs_fall_and_the_tables_show_them(images, weights, tmp_path):
         assert row["cost_mean"] <= row["cost_worst"] <= 1 and 0 < row["steps"] <= 6 and row["encodes_median"] > 1
     assert targets["psnr"]["cost_mean"] < 1 and (tmp_path / "small-gmsd.webp").stat().st_size > 0
     page = tmp_path / "page.md"
-    page.write_text("<!-- table:small -->\n<!-- end -->\n<!-- table:small/low -->\n<!-- end -->\n")
+    page.write_text("<!-- table:small -->\n<!-- end -->\n")
     run("readme.py", "--readme", page, "--results", tmp_path)
     text = page.read_text()
-    low = [m for m in result["means"] if m["codec"] == "gmsd"]
     assert f"| psnr | {targets['psnr']['cost_mean'] - 1:+.1%}" in text and "2 images, qualities 0, 1, 2" in text
-    assert all(f"| gmsd | {m['bpp']:.4f} | {m['psnr']:.2f} | {m['gmsd']:.4f} |" in text for m in low)
+    low = [m for m in result["means"] if m["codec"] == "gmsd"]
+    assert len(low) == 2 and all(m["bpp"] > 0 and m["psnr"] > 0 and m["gmsd"] > 0 for m in low)

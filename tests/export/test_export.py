@@ -15,6 +15,7 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.cli import app
 from priorcodec.config import DecodeConfig
+from priorcodec.core import shipped
 from priorcodec.core.errors import ConfigError, PriorCodecError, WeightsError
 from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
@@ -266,4 +267,4 @@ def test_the_command_names_its_files(packages, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["export", str(tmp_path / "new"), "--backbone", "toy", "--tile", "256"])
     assert done.exit_code == 0, done.output
     assert {line.rpartition("/")[2] for line in done.output.split()} >= {"decoder.onnx", "tables.safetensors"}
-    assert ENCODER.parent.resolve() == shipped.FOLDER.resolve()
+    assert ENCODER.resolve() == shipped.ENCODER.resolve()
