@@ -165,7 +165,7 @@ class Session:
         """
         import torch
 
-        with self._lock, torch.inference_mode(False):
+        with self._lock, torch.inference_mode(False), torch.device("cpu"):  # whatever the caller's default device
             if self._adapter is None:
                 self._adapter = self._load_adapter(self.dtype)
             return self._adapter
@@ -232,6 +232,10 @@ class Session:
         max_bytes = None if max_bytes is None else checks.whole("max_bytes", max_bytes)
         refine = checks.whole("refine", refine)
         checks.flag("statistics", statistics)
+        if not (background is None or isinstance(background, str)):
+            raise ConfigError(f"background={background!r}: wanted a color such as 'white' or '#rrggbb'")
+        if not (progress is None or callable(progress)):
+            raise ConfigError(f"progress={progress!r}: wanted a function of the number of steps done")
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
         refinement = _refinement(refine, refine_metric, progress)
@@ -241,14 +245,14 @@ class Session:
                 "got a quality or size for a file without a latent, whose size the image decides: add latent"
             )
         pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
-        if bpp is None and max_bytes is None:
-            level = DEFAULT_QUALITY if quality is None else quality
-            return EncodedImage.of(
-                self.codec.encode(pixels, level, statistics=statistics, layers=wanted, refined=refinement)
-            )
-        target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
-        found = self.codec.encode_to(pixels, target, statistics=statistics, layers=wanted, refined=refinement)
-        return EncodedImage.of(found.encoded)
+        request: Any = {"statistics": statistics, "layers": wanted, "refined": refinement}
+        with self._own_precision():
+            if bpp is None and max_bytes is None:
+                return EncodedImage.of(
+                    self.codec.encode(pixels, DEFAULT_QUALITY if quality is None else quality, **request)
+                )
+            target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
+            return EncodedImage.of(self.codec.encode_to(pixels, target, **request).encoded)
 
     @overload
     def decode(self, data: Data, *, output: Literal["pil"] = "pil") -> Image: ...
@@ -306,6 +310,7 @@ class Session:
         Raises:
             StreamError: Damaged or foreign bytes.
         """
+        checks.flag("perceptual", perceptual)
         return self._convert(functools.partial(self._preview, perceptual=perceptual), data, output)
 
     def _convert(self, decode: Callable[[bytes], np.ndarray], data: Data | Sequence[Data], output: str) -> Any:
@@ -314,7 +319,14 @@ class Session:
             raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
         if isinstance(data, list | tuple):
             return [self._convert(decode, one, output) for one in data]
-        return OUTPUTS[output](decode(read_file(data)))  # pyright: ignore[reportArgumentType]
+        with self._own_precision():
+            return OUTPUTS[output](decode(read_file(data)))  # pyright: ignore[reportArgumentType]
+
+    def _own_precision(self) -> torch.autocast:
+        """Without the caller's autocast: a file and an image depend on the session's settings alone."""
+        import torch
+
+        return torch.autocast(self.device.type, enabled=False)
 
     def _read(self, data: bytes) -> Decoded:
         return self.codec.decode(data, max_pixels=self.config.max_pixels, layers=self.config.layer_names)
@@ -412,10 +424,10 @@ class Session:
                 ),
                 stacklevel=2,
             )
-            spec, weights = dataclasses.replace(spec, build=lambda weights, *, dtype: spec.build_tiny()), None
+            weights = None
         else:
             weights = self.registry.weights(spec, self.config.weights)
-        built: Any = self.registry.build(spec, weights, dtype=dtype)
+        built: Any = self.registry.build(spec, weights, dtype=dtype, tiny=adapter.tiny)
         backbone: Any = built.to(self.device)
         low_memory = spec.low_memory if self.config.low_memory is None else self.config.low_memory
         saver = backbone if low_memory else None
@@ -474,6 +486,8 @@ def open_session(
     for key, value in (("weights", weights), ("adapter", adapter), ("encoder", encoder)):
         if not (isinstance(value, str | os.PathLike) or value is None and key != "adapter"):
             raise ConfigError(f"{key}={value!r}: wanted a name or a path")
+    if not (registry is None or hasattr(registry, "specs")):
+        raise ConfigError(f"registry={registry!r}: wanted what open_registry() gives")
     given = {
         "backbone": backbone,
         "weights": None if weights is None else os.fspath(weights),

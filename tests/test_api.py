@@ -217,6 +217,18 @@ def test_another_default_dtype_changes_no_file_and_no_image(session, photo):
         torch.set_default_dtype(before)
 
 
+@pytest.mark.parametrize("outside", [lambda: torch.autocast("cpu", torch.bfloat16), lambda: torch.device("meta")])
+def test_the_callers_precision_and_device_change_no_file_and_no_image(session, photo, outside):
+    wanted = session.encode(photo, 3)
+    image, shown = session.decode(wanted, output="np"), session.preview(wanted, output="np")
+    for used in (session, open_session("toy")):  # loaded before, and inside
+        with outside():
+            assert used.encode(photo, 3) == wanted
+            assert (used.decode(wanted, output="np") == image).all()
+            assert (used.preview(wanted, output="np") == shown).all()
+            used.encode(photo, layers=("semantic", "latent"))
+
+
 def test_what_is_encoded_can_be_decoded_at_the_same_limit(session, photo):
     height, width = photo.shape[:2]
     with pytest.raises(ImageError, match="with its padding"):

@@ -86,8 +86,12 @@ Settings: `{settings}`
 """
 
 
-def write(source: Path) -> Path:
+def write(source: Path, folder: Path | None = None) -> Path:
     """Write README.md beside an adapter; a card that already describes this very file is left as people edited it.
+
+    Args:
+        source: The adapter.
+        folder: Where the card goes if there is none beside the adapter; None for beside it.
 
     Raises:
         AdapterError: not an adapter, or a README.md of something else lies there.
@@ -101,6 +105,8 @@ def write(source: Path) -> Path:
     data = source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     path = source.with_name(NAME)
+    if folder is not None and not path.exists():
+        path = folder / NAME
     if path.exists():
         if (metadata_load(path) or {}).get("library_name") != LIBRARY:
             raise AdapterError(f"{path} is not an adapter's card and stays: move the adapter to a folder of its own")

@@ -73,7 +73,7 @@ def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str
     tensors = {name: value.detach().cpu().to(dtype) for name, value in tensors.items()}
     for name, value in tensors.items():
         if not safetensors.is_finite(value):
-            raise AdapterError(f"{name} is not finite as {dtype}: save as torch.float32, or an earlier checkpoint")
+            raise AdapterError(f"{name} is not finite as {dtype}: the training diverged, lower its learning rate")
     atomic.write(path, safetensors.to_bytes(tensors, header))
 
 

@@ -140,8 +140,8 @@ def seeded_noise(
 
     def noise(i: int) -> Tensor:
         def one(seed: int) -> Tensor:
-            generator = torch.Generator().manual_seed((seed + i * _GOLDEN) % 2**32)
-            return torch.randn(tuple(shape[1:]), dtype=torch.float32, generator=generator)
+            generator = torch.Generator("cpu").manual_seed((seed + i * _GOLDEN) % 2**32)
+            return torch.randn(tuple(shape[1:]), dtype=torch.float32, generator=generator, device="cpu")
 
         return torch.stack([one(seed) for seed in seeds]).to(device, dtype)
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
 from priorcodec.core.errors import ApiError, BackboneError
 
@@ -244,12 +244,13 @@ class BackboneSpec:
         return self.sha256 or self.hub_revision or UNPINNED
 
     def __post_init__(self) -> None:
-        if self.api != API:
+        if isinstance(self.api, int) and self.api != API:
             raise ApiError(
                 f"backbone {self.name!r} wants plugin interface {self.api}, this PriorCodec has {API}: "
                 f"upgrade {'priorcodec' if self.api > API else 'the plugin'}"
             )
-        problems = []
+        if problems := _wrong_kinds(self):
+            raise BackboneError(f"backbone {self.name!r}: {'; '.join(problems)}")
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", self.name):
             problems.append(f"name {self.name!r} is not lower case like 'sd15' or 'sd21.base'")
         for key, digits in (("hub_revision", 40), ("sha256", 64)):
@@ -262,8 +263,6 @@ class BackboneSpec:
                 problems.append(f"{key} {value!r} is no folder inside a repository like 'unet'")
         if self.more_token_dims and not self.token_dim:
             problems.append("more_token_dims is stated without token_dim: state the first width there")
-        if strange := [value for value in self.image_inputs if value not in list(ImageInput)]:
-            problems.append(f"image_inputs has {strange[0]!r}, wanted {', '.join(ImageInput)}")
         if self.gpu_dtype not in ("bfloat16", "float16", "float32"):
             problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:
@@ -274,6 +273,35 @@ class BackboneSpec:
             )
         if problems:
             raise BackboneError(f"backbone {self.name!r}: {'; '.join(problems)}")
+
+
+def _wrong_kinds(record: Any, prefix: str = "") -> list[str]:
+    """One phrase for each field whose value is not of the kind that its annotation states."""
+    found = []
+    for key, kind in get_type_hints(type(record)).items():
+        value, many = getattr(record, key), get_origin(kind) is tuple
+        if many and not isinstance(value, tuple):
+            found.append(f"{prefix}{key} is {value!r}, wanted a tuple")
+            continue
+        wanted = get_args(kind)[0] if many else kind
+        for one in value if many else (value,):
+            if isinstance(one, LatentSpace | LoraRule | FusionSite) and isinstance(one, wanted):
+                found += _wrong_kinds(one, f"{prefix}{key}.")
+            elif words := _misfit(one, wanted):
+                found.append(f"{prefix}{key} {'has' if many else 'is'} {one!r}, wanted {words}")
+    return found
+
+
+def _misfit(value: Any, kind: Any) -> str:
+    """What was wanted instead, or ""."""
+    if kind is Build or get_origin(kind) is not None:
+        return "" if callable(value) else "a function"
+    if issubclass(kind, enum.Enum):
+        return "" if value in list(kind) else ", ".join(map(str, kind.__members__.values()))
+    good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+    if good and (kind is bool or not isinstance(value, bool)):
+        return ""
+    return {str: "text", int: "a whole number", float: "a number", bool: "True or False"}.get(kind, kind.__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

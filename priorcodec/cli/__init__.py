@@ -137,7 +137,7 @@ def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     logger.debug("unexpected", exc_info=error)
-    return f"unexpected {type(error).__name__}: {error}; -v shows the traceback"
+    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; -v shows the traceback"
 
 
 def _fail(line: str, status: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -85,9 +86,14 @@ def push(
     from dataclasses import asdict
 
     from priorcodec.adapters import card
+    from priorcodec.adapters import file as adapter_file
     from priorcodec.registry import adapter_sources
 
-    source = adapter_sources.push(file, card.write(file), repository, private=private, branch=branch)
+    if adapter_file.read(file).metadata.get("tiny"):
+        raise AdapterError(f"{file} is of a dry run (tiny=true), whose images nobody can use: push a trained adapter")
+    with tempfile.TemporaryDirectory() as folder:
+        page = card.write(file, Path(folder))
+        source = adapter_sources.push(file, page, repository, private=private, branch=branch)
     if as_json:
         typer.echo(json.dumps(asdict(source), indent=2))
         return
@@ -101,7 +107,9 @@ def plugins(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -
     from priorcodec.registry import open_registry
 
     with options.plugin_output_to_stderr():
-        rows = plugin_rows(open_registry(disabled=no_plugin or ()))
+        registry = open_registry(disabled=no_plugin or ())
+        registry.probe()
+        rows = plugin_rows(registry)
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
     else:

@@ -111,7 +111,8 @@ class _File:
 
 
 def _read(path: Path) -> _File:
-    metadata, tensors = safetensors.read(path, KIND, WeightsError, "reinstall priorcodec")
+    remedy = "reinstall priorcodec" if path.parent == shipped.FOLDER else "give the path of an encoder's weight file"
+    metadata, tensors = safetensors.read(path, KIND, WeightsError, remedy)
     data = path.read_bytes()
     shipped.verify(path, data)
     names = [key for key in tensors if key.startswith(TABLES)]
@@ -121,7 +122,7 @@ def _read(path: Path) -> _File:
         _check(config, tensors, tables)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else printable(error, 200)
-        raise WeightsError(f"{path} is a damaged encoder ({reason}): reinstall priorcodec") from error
+        raise WeightsError(f"{path} is a damaged encoder ({reason}): {remedy}") from error
     return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
 
 

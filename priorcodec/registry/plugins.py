@@ -19,6 +19,7 @@ import pluggy
 
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.errors import ApiError, BackboneError
+from priorcodec.core.io.names import printable
 from priorcodec.registry import hookspecs
 from priorcodec.registry.hookspecs import PROJECT
 
@@ -125,7 +126,14 @@ def validate_plugin(name: str, plugin: object) -> list[BackboneSpec]:
         raise PluginRejected(Problem.SPEC, one_line(exc)) from exc
     _check_hooks(manager, plugin)
     try:
-        specs = [spec for answer in manager.hook.priorcodec_backbones() for spec in answer]
+        answers = manager.hook.priorcodec_backbones()
+        if any(isinstance(answer, BackboneSpec) for answer in answers):
+            raise PluginRejected(
+                Problem.SPEC, "priorcodec_backbones gave one priorcodec.BackboneSpec, wanted a list of them"
+            )
+        specs = [spec for answer in answers for spec in answer]
+    except PluginRejected:
+        raise
     except ApiError as exc:
         raise PluginRejected(Problem.API, one_line(exc)) from exc
     except (Exception, SystemExit) as exc:  # third-party code
@@ -162,5 +170,5 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
 
 
 def one_line(exc: BaseException) -> str:
-    """An exception's text without line breaks."""
-    return " ".join(str(exc).split())
+    """An exception's text as one printable line."""
+    return printable(" ".join(str(exc).split()), 1000)

@@ -5,7 +5,9 @@ Candidate --load_plugin, validate_plugin--> specs --no name taken?--> registered
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +28,8 @@ from priorcodec.registry.plugins import (
     one_line,
     validate_plugin,
 )
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,19 +155,30 @@ class Registry:
             f"adapter=FILE.safetensors, or train one with `priorcodec train adapter backbone={spec.name}`"
         )
 
-    def build(self, spec: BackboneSpec, weights: Path | None, *, dtype: Any) -> Any:
-        """Call `spec.build`.
+    def probe(self) -> None:
+        """Call the hooks that are else called when an image is decoded, so that `plugins` knows of those that fail."""
+        for spec in self._specs.values():
+            self.adapters(spec)
+            with contextlib.suppress(WeightsError):
+                list(self._call("priorcodec_weights", Path, spec=spec, download=False))
+
+    def build(self, spec: BackboneSpec, weights: Path | None, *, dtype: Any, tiny: bool = False) -> Any:
+        """Call `spec.build`, or `spec.build_tiny` for a dry run.
 
         Raises:
-            BackboneError: It raised something that is not a PriorCodecError; those pass through.
+            BackboneError: It raised something that is not a PriorCodecError (those pass through), or built no backbone.
         """
         try:
-            return spec.build(weights, dtype=dtype)
+            built = spec.build_tiny() if tiny else spec.build(weights, dtype=dtype)
+            for wanted in ("module", "to", "alpha_bar", "predict", "to_latents", "to_pixels"):
+                if not hasattr(built, wanted):
+                    raise TypeError(f"gave {type(built).__name__} without {wanted}, wanted a priorcodec.Backbone")
+            return built
         except PriorCodecError:
             raise
         except (Exception, SystemExit) as exc:  # third-party code
             owner = next((r.name for r in self._records if spec.name in r.backbones), spec.name)
-            text = f"build of {spec.name} raised {type(exc).__name__}: {one_line(exc)}"
+            text = f"{'build_tiny' if tiny else 'build'} of {spec.name} raised {type(exc).__name__}: {one_line(exc)}"
             self._fail(owner, text)
             raise BackboneError(f"{text}; report it to the authors of plugin {owner!r}") from exc
 
@@ -185,6 +200,7 @@ class Registry:
                 yield answer
 
     def _fail(self, name: str, error: str) -> None:
+        log.warning("plugin %s: %s", name, error)
         failed = {"problem": Problem.SPEC, "error": f"{Problem.SPEC}: {error}"}
         self._records = [replace(r, **failed) if r.name == name else r for r in self._records]
 
@@ -217,8 +233,11 @@ def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
     registry = Registry()
     for candidate in [*default_candidates(), *_installed()]:
         registry.add(candidate, disabled=bool(unwanted & {candidate.name, candidate.distribution}))
+    if os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") in ("", "0"):
+        return registry
+    registry.probe()
     failed = [f"{r.name} from {r.origin} ({r.error})" for r in registry.plugins() if r.error]
-    if failed and os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") not in ("", "0"):
+    if failed:
         count = f"{len(failed)} plugin{'s' if failed[1:] else ''}"
         raise BackboneError(f"PRIORCODEC_STRICT_PLUGINS is set and {count} failed: {'; '.join(failed)}")
     return registry

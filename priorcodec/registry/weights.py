@@ -103,7 +103,7 @@ def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     elif on_the_hub(spec):
         remedy = f"run `{download_command(spec)}`, or give --weights FOLDER"
     else:
-        remedy = f"give --weights PATH with {spec.source}"
+        remedy = f"give --weights PATH, or backbone.weights=PATH to train ({spec.source})"
     return f"{where}: {remedy} (license: {spec.license})"
 
 

@@ -90,7 +90,18 @@ def train(
         BackboneError: the backbone's plugin could not build it.
         TrainingError: no data, a loss that is not finite, a frozen part that changed, or a damaged run folder.
     """
-    run = Run(config)
+    with Run(config) as run:
+        return _train(run, config, spec, weights, encoder_file, registry)
+
+
+def _train(
+    run: Run,
+    config: AdapterRunConfig,
+    spec: BackboneSpec,
+    weights: Path | None,
+    encoder_file: Path,
+    registry: Registry,
+) -> Path | None:
     encoder = load_simulation(encoder_file).to(run.device, **CHANNELS_LAST)
     identity = encoder_id(encoder_file.read_bytes())
     backbone = build_frozen(spec, weights, registry, dtype=config.dtype, tiny=config.tiny, device=run.device)

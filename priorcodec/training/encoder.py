@@ -39,7 +39,11 @@ def train_encoder(text: Sequence[str]) -> Path | None:
         TrainingError: no data, a loss that is not finite, or a damaged run folder.
     """
     config = words.from_words(EncoderRunConfig, text)
-    run = Run(config)
+    with Run(config) as run:
+        return _train(run, config)
+
+
+def _train(run: Run, config: EncoderRunConfig) -> Path | None:
     run.log(
         "a new encoder has a new id: it does not decode files of any other, and every adapter must be trained again"
     )

@@ -26,10 +26,7 @@ def build_frozen(
     Raises:
         BackboneError: Its plugin could not build it.
     """
-    if tiny:
-        built: Any = spec.build_tiny()
-    else:
-        built = registry.build(spec, weights, dtype=getattr(torch, dtype.on(device.type, spec)))
+    built = registry.build(spec, weights, dtype=getattr(torch, dtype.on(device.type, spec)), tiny=tiny)
     backbone = built.to(device, **({"memory_format": torch.channels_last} if isinstance(built, nn.Module) else {}))
     for module in modules(backbone):
         module.requires_grad_(False).eval()

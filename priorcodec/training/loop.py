@@ -174,9 +174,9 @@ class Loop:
         return self.accelerator.reduce(mine, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _stop(self, what: str, value: float) -> TrainingError:
+        state = "the last good state is there" if (self.folder / CHECKPOINT).exists() else "nothing was saved yet"
         return TrainingError(
-            f"{what} is {value} at step {self.step}; the last good state is in {self.folder}: "
-            "lower the learning rate and resume"
+            f"{what} is {value} at step {self.step}: lower the learning rate (lr=) and resume {self.folder}, {state}"
         )
 
     def swap_average(self) -> None:
@@ -187,8 +187,11 @@ class Loop:
             a.copy_(kept)
 
     def save(self) -> None:
-        """Write the checkpoint. Raises TrainingError, in every process: the first one cannot write it."""
+        """Write the checkpoint. Raises TrainingError, in every process: a weight is not finite, or it cannot be written."""
         problem = None
+        for name, parameter in self.model.named_parameters():
+            if parameter.requires_grad and not bool(parameter.isfinite().all()):
+                raise self._stop(f"a value of {name}", math.nan)
         if self.main:
             state = {
                 "model": self.model.state_dict(),

@@ -12,10 +12,11 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 import priorcodec
@@ -35,17 +36,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "config.yaml"
-# May differ when a run is resumed: they decide when it ends and what is shown, not what is learned.
+CONFIG, LOCK = "config.yaml", ".run.lock"
+# May differ when a run is resumed: they decide when it ends and what is shown, not what is learned. And the learning rate,
+# which has to be lowered after a loss that is not finite.
 RESUMABLE_OVERRIDES = {
-    "steps", "minutes", "save_minutes", "log_every", "samples", "sample_every", "workers", "run", "data_note", "license",
+    "steps", "minutes", "save_minutes", "log_every", "samples", "sample_every", "workers", "run", "data_note", "license", "lr",
 }  # fmt: skip
 SHARED_STREAM = 2**32 - 1  # random numbers of a whole step; the slots of a batch count from 0
 
 
 class Run:
     """The surroundings of one training, made once in every process. Whatever may take long or fail happens before the processes
-    start to wait for each other.
+    start to wait for each other. As a context, it keeps other trainings out of the run folder.
 
     Attributes:
         folder: run folder.
@@ -95,10 +97,24 @@ class Run:
                 f"batch={config.batch}: {count} processes with accumulate={config.accumulate} cannot share it evenly, "
                 f"wanted a multiple of {count * config.accumulate}"
             )
-        if self.main:
-            save_or_verify_config(config)
-        self.log(f"{len(self.crops.entries):,} images of {config.crop} pixels and more")
+        self._lock = FileLock(self.folder / LOCK, blocking=False)
         torch.manual_seed(config.seed)  # of fresh weights
+
+    def __enter__(self) -> Self:
+        """Raises TrainingError: another training has the folder."""
+        if self.main:
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise TrainingError(
+                    f"another process trains in {self.folder}: wait for it, or use another run folder"
+                ) from error
+            save_or_verify_config(self.config)
+        self.log(f"{len(self.crops.entries):,} images of {self.config.crop} pixels and more")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
     @property
     def resumes(self) -> bool:

@@ -12,7 +12,8 @@ from typing import Any, get_type_hints
 
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.config import Dtype, split_list
-from priorcodec.core.errors import AdapterError
+from priorcodec.core.errors import AdapterError, ImageError
+from priorcodec.core.image.color import parse_color
 from priorcodec.core.precision import bfloat16_is_fast
 from priorcodec.core.transforms import EncoderConfig
 from priorcodec.core.weights import problems as encoder_problems
@@ -57,6 +58,9 @@ class Distance(enum.StrEnum):
 def split_paths(text: str) -> list[str]:
     """`a,b`, `[a, b]` or `"a,b",c` -> paths; a text that is the path of something that exists is that one path."""
     return [text] if os.path.exists(text) else split_list(text)
+
+
+MAX_BATCH = 2**16
 
 
 def setting(default: Any, text: str, **metadata: Any) -> Any:
@@ -129,8 +133,15 @@ class RunConfig:
             found.append(f"save_minutes={self.save_minutes}: wanted 0 or more")
         if self.workers is not None and self.workers < 0:
             found.append(f"workers={self.workers}: wanted 0 or more")
-        if self.seed < 0:
-            found.append(f"seed={self.seed}: wanted 0 or more")
+        if not 0 <= self.seed < 2**63:
+            found.append(f"seed={self.seed}: wanted 0 to 2**63 - 1")
+        if self.batch > MAX_BATCH:
+            found.append(f"batch={self.batch}: wanted at most {MAX_BATCH}")
+        if self.background is not None:
+            try:
+                parse_color(self.background)
+            except ImageError as error:
+                found.append(str(error))
         return found
 
 

@@ -135,6 +135,7 @@ def test_push_prints_how_to_pin(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.create_commit", create_commit)
     status, out, _ = quick("adapters", "push", file, "jo/sharp")
     assert status == 0 and f"--adapter {PLACE}" in out
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.safetensors"]  # the card is not left beside it
     assert sent["toy.safetensors"] == TOY.read_bytes()
     assert b"--adapter jo/sharp/toy.safetensors@COMMIT" in sent["README.md"]
     line = out.splitlines()[-1].removeprefix("plugin   ")
@@ -151,6 +152,8 @@ def test_what_is_no_adapter_is_not_pushed(tmp_path, monkeypatch):
     path = altered(tmp_path, kind="priorcodec encoder 1")
     status, _, message = quick("adapters", "push", path, "jo/sharp")
     assert status == 2 and "give an adapter file" in message
+    status, _, message = quick("adapters", "push", altered(tmp_path, tiny="true"), "jo/sharp")
+    assert status == 2 and "of a dry run" in message and "\n" not in message
 
 
 def test_out_of_the_cache_in_a_process_without_network(hf_home):

@@ -89,3 +89,50 @@ def test_build_that_raises_is_one_line(faulty, error):
     ) as caught:
         registry.build(registry.spec("faulty"), None, dtype=torch.float32)
     assert "\n" not in str(caught.value) and records(registry)["faulty"].problem is Problem.SPEC
+
+
+@pytest.mark.parametrize("built", [5, torch.nn.Linear(1, 1)])
+def test_what_is_no_backbone_is_one_line(built):
+    registry = open_registry()
+    spec = dataclasses.replace(registry.spec("toy"), build_tiny=lambda: built)
+    with pytest.raises(BackboneError, match="build_tiny of toy raised TypeError: gave .* wanted a priorcodec.Backbone"):
+        registry.build(spec, None, dtype=torch.float32, tiny=True)
+
+
+def test_plugins_asks_every_hook_and_strict_ends_it(site, monkeypatch):  # noqa: F811
+    asked = {name: f"from priorcodec import hookimpl\n@hookimpl\n{code}\n" for name, code in ASKED.items()}
+    install(site, asked)
+    registry = open_registry()
+    registry.probe()
+    assert all(" raised " in records(registry)[name].error for name in ASKED)
+    monkeypatch.setenv("PRIORCODEC_STRICT_PLUGINS", "1")
+    with pytest.raises(BackboneError, match=f"{len(ASKED)} plugins failed"):
+        open_registry()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"prediction": "sampel"}, "prediction is 'sampel', wanted noise, velocity, sample, flow"),
+        ({"lora": ["conv"]}, r"lora is \['conv'\], wanted a tuple"),
+        ({"lora": ("conv",)}, "lora has 'conv', wanted LoraRule"),
+        ({"build": None}, "build is None, wanted a function"),
+        ({"name": None}, "name is None, wanted text"),
+        ({"latent": 5}, "latent is 5, wanted LatentSpace"),
+        ({"api": "1"}, "api is '1', wanted a whole number"),
+        ({"parameters": True}, "parameters is True, wanted a whole number"),
+    ],
+)
+def test_a_field_of_another_kind_is_named_with_what_was_wanted(change, words):
+    with pytest.raises(BackboneError, match=words):
+        dataclasses.replace(open_registry().spec("toy"), **change)
+
+
+def test_one_backbone_in_place_of_a_list(site):  # noqa: F811
+    install(site, {"single": SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    return spec('b1')\n"})
+    assert "gave one priorcodec.BackboneSpec, wanted a list" in records(open_registry())["single"].error
+
+
+def test_terminal_codes_in_an_error_are_shown_as_text(site):  # noqa: F811
+    install(site, {"colored": "raise RuntimeError('boom\\n\\x1b[31m')"})
+    assert records(open_registry())["colored"].error.isprintable()

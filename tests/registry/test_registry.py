@@ -262,7 +262,7 @@ def test_a_source_that_is_no_hub_id_stops_no_listing(site, monkeypatch, tmp_path
     for i, source in enumerate(sources):
         spec = registry.spec(f"b{i}")
         assert registry.local_weights(spec) is None
-        with pytest.raises(PriorCodecError, match=r"give --weights PATH with ") as caught:
+        with pytest.raises(PriorCodecError, match=r"give --weights PATH, or backbone.weights=PATH to train") as caught:
             registry.weights(spec)
         assert source in str(caught.value)
 

@@ -91,7 +91,7 @@ def test_the_command_says_it_in_one_line_and_ends_with_2(words, monkeypatch, cap
         cli.main()
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert stopped.value.code == 2
-    assert len(errors) == 1 and "lower the learning rate and resume" in errors[0]
+    assert len(errors) == 1 and "lower the learning rate (lr=) and resume" in errors[0]
 
 
 @pytest.fixture(scope="module")

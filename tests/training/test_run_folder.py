@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 import torch
+from filelock import FileLock
 
 from priorcodec import ConfigError, PriorCodecError, TrainingError
 from priorcodec.adapters import file as adapter_file
@@ -13,7 +14,7 @@ from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
 from priorcodec.training.adapter import train_adapter
 from priorcodec.training.encoder import start_from, train_encoder
-from priorcodec.training.run import CONFIG
+from priorcodec.training.run import CONFIG, LOCK
 from tests.training.helpers import ENCODER, state
 
 
@@ -35,13 +36,38 @@ def one_line(words, match, train=train_adapter):
 
 def test_other_settings_need_another_folder(copied):
     folder, words = copied
-    one_line([*words, "lr=0.02"], r"began with other settings: lr=0.02 \(was 0.01\).*another run folder")
+    one_line([*words, "ema=0.9"], r"began with other settings: ema=0.9 \(was .*\).*another run folder")
     one_line([*words, "adapter.width=16"], "adapter.width=16")
-    train_adapter([*words, "steps=3", "log_every=2", "data_note=three mosaics"])
+    train_adapter([*words, "steps=3", "log_every=2", "data_note=three mosaics", "lr=0.005"])
     assert state(folder)["step"] == 3
     file = adapter_file.read(folder / "toy.adapter.safetensors")
     assert (file.metadata["steps"], file.metadata["data"]) == ("3", "three mosaics")
     assert (folder / "README.md").exists()
+
+
+def test_two_trainings_do_not_share_a_folder(copied):
+    folder, words = copied
+    before = {path.name: path.read_bytes() for path in folder.glob("*.*") if path.is_file()}
+    with FileLock(folder / LOCK):
+        one_line([*words, "steps=3"], "another process trains in .*: wait for it, or use another run folder")
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert train_adapter([*words, "steps=3"]) is not None
+
+
+def test_weights_that_are_not_finite_are_never_a_checkpoint(copied, words, tmp_path, monkeypatch):
+    folder, resumed = copied
+    kept = (folder / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda self: spoil(self))
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self: spoil(self))
+    one_line([*resumed, "steps=9"], r"a value of .* is nan at step .*lr=.*resume .*, the last good state is there")
+    assert (folder / "checkpoint.pt").read_bytes() == kept
+    one_line(words("fresh", "steps=1"), r"a value of .* is nan at step 1: .*nothing was saved yet")
+    assert not (tmp_path / "fresh" / "checkpoint.pt").exists()
+
+
+def spoil(optimizer):
+    with torch.no_grad():
+        optimizer.param_groups[0]["params"][0].fill_(torch.nan)
 
 
 def test_a_mistake_in_data_does_not_bind_the_folder(words, world, tmp_path):

@@ -210,12 +210,12 @@ def _array_image(array: np.ndarray) -> Image.Image:
 def _tensor_pixels(x: Tensor) -> np.ndarray:
     import torch
 
+    if x.device.type == "meta" or x.layout is not torch.strided:
+        raise ImageError(f"got a {x.layout} tensor on {x.device}, wanted a dense one with values")
     if x.numel() == 0 or (x.dtype != torch.uint8 and not x.is_floating_point()):
         raise ImageError(
             f"got a {x.dtype} tensor of shape {tuple(x.shape)}, wanted uint8, or floating point in [-1, 1]"
         )
-    if x.device.type == "meta":
-        raise ImageError("got a tensor on the meta device, which has no values")
     if x.dtype == torch.uint8:
         return to_pixels(x.float() / 127.5 - 1)
     x = x.detach()
