@@ -29,7 +29,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from priorcodec import open_session
-from priorcodec.core import container
+from priorcodec.core import container, latent_refinement
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.layers import residual as residual_layer
 
@@ -168,7 +168,7 @@ def _identity(codec: str) -> tuple[str, str, int]:
     if (level := _residual(codec)) is not None:
         writer += f" {residual_layer.settings(level)} threshold {residual_layer.THRESHOLD}"
     if steps := _refine(codec):
-        writer += f" refine {steps}"
+        writer += f" refine {steps} at {latent_refinement.RATE:g}"
     if name in PREVIEWS:
         return f"{writer} {name}", writer, made.codec.levels
     spec = made.registry.spec(name)
