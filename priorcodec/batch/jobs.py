@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.io import atomic
 from priorcodec.core.io.names import printable
 from priorcodec.core.io.reading import standard_input
 
@@ -78,7 +79,7 @@ def run_job(job: Job, function: JobFn) -> Result:
         if job.problem:
             raise ConfigError(job.problem)
         if job.target != STREAM:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
+            atomic.make_folder(job.target.parent)
         row = function(job)
     except (Exception, SystemExit) as error:  # a plugin that calls sys.exit ends its file, not the run
         return as_error(error, job.source)

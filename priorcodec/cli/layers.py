@@ -125,7 +125,7 @@ def edit(
     change = editing.Edit(region=region, values=values, color=color)
     with _about(file):
         encoded = editing.edit(codec, _read(file), change, keep_latent=not drop_latent, max_pixels=limit)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(target.parent)
     atomic.write(target, encoded.data, replace=force)
     latent = "none" if encoded.container.string is None else "coded again"
     line = f"{file} -> {output}: {len(encoded.data)} bytes, region {region} edited, latent: {latent}"
@@ -146,7 +146,7 @@ def _draw(found: Regions, height: int, width: int, output: Path, *, replace: boo
 
     colors = np.array([palette(i) for i in range(found.count)], np.uint8)
     pixels = colors[found.labels].repeat(CELL, 0).repeat(CELL, 1)[:height, :width]
-    output.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(output.parent)
     image_io.save(np.ascontiguousarray(pixels), output, replace=replace)
 
 

@@ -118,6 +118,13 @@ def test_encode_takes_no_options_of_the_decoder(folder):
     assert not list(folder.rglob("*.gic"))
 
 
+def test_a_file_in_the_way_of_the_output_folder(folder):
+    (folder / "taken.gic").write_bytes(b"mine")
+    status, _, message = quick("encode", folder / "in" / "a.png", "-o", folder / "taken.gic" / "x.gic")
+    assert status == 2 and "a file is in the way, wanted a folder" in message and "\n" not in message
+    assert (folder / "taken.gic").read_bytes() == b"mine"
+
+
 def test_options_that_went(folder):
     for words in (
         ("encode", "x", "--bytes", "9"),

@@ -48,6 +48,16 @@ def identity(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder to write to, with those above it. Raises ConfigError: a file is in the way."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ConfigError(
+            f"{folder}: a file is in the way, wanted a folder to write to: choose another output"
+        ) from error
+
+
 def check_output(
     output: str | Path, inputs: Iterable[str | Path] = (), *, replace: bool, option: str = "--force"
 ) -> None:
