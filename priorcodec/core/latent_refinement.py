@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 MAX_STEPS = 10_000
 CHECKS = 10  # hard-rounded candidates over a run
 PATIENCE = 5  # of them without a better one end it
-RATE = 0.02  # Adam's, in quantization steps; falls along half a cosine
+RATE = 0.01  # Adam's, in quantization steps; falls along half a cosine
 T_START, T_END = 0.7, 0.15  # temperature of the first and of the last step
 SEED = 0  # of the random choices
 SHARPNESS = 1.8  # of the probabilities; SGA+ in this form has 1.15

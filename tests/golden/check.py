@@ -63,7 +63,7 @@ def golden() -> dict[str, tuple[bytes, str]]:
 
 
 def disagreements(reader: Any, files: Mapping[str, tuple[bytes, str]]) -> list[str]:
-    """Names of the files that give other symbols, or none. reader: an `ExactReader` or a `Codec`."""
+    """Names of the files that give other symbols, or none. reader: an `ExactReader`."""
     from priorcodec.core.errors import StreamError
 
     found = []
@@ -92,7 +92,7 @@ def here(mode: str, files: Mapping[str, tuple[bytes, str]]) -> list[str]:
         torch.set_default_dtype(torch.float64)
     codec = Codec(device="cuda" if mode == "cuda" else "cpu")
     with torch.autocast("cuda" if mode == "cuda" else "cpu", torch.bfloat16, enabled=mode == "autocast"):
-        return disagreements(codec, files)
+        return disagreements(codec.reader, files)
 
 
 def run(name: str, script: str = str(Path(__file__)), *arguments: str) -> dict[str, Any]:
