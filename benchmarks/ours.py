@@ -56,11 +56,7 @@ def coder(codec: str) -> coders.Coder:
     shown = ", ".join(resultfile.scrub(word) for word in words.split(",") if word)
 
     def encode(pixels: np.ndarray, setting: str, _: str) -> bytes:
-        residual, refine = _residual(codec), _refine(codec)
-        made = session(codec)
-        return bytes(
-            made.encode(pixels, float(setting), statistics=_statistics(codec), residual=residual, refine=refine)
-        )
+        return bytes(session(codec).encode(pixels, float(setting), **_request(codec)))
 
     def decode(path: Path) -> np.ndarray:
         made = session(codec)
@@ -139,7 +135,12 @@ def _ablate(adapter: Any, what: str, value: str) -> None:
 
 def encode_at_most(codec: str, pixels: np.ndarray, max_bytes: int) -> bytes:
     """The largest file of at most this many bytes."""
-    return bytes(session(codec).encode(pixels, max_bytes=max_bytes))
+    return bytes(session(codec).encode(pixels, max_bytes=max_bytes, **_request(codec)))
+
+
+def _request(codec: str) -> dict[str, Any]:
+    """What the encoder is asked for besides a quality or size."""
+    return {"statistics": _statistics(codec), "residual": _residual(codec), "refine": _refine(codec)}
 
 
 def _statistics(codec: str) -> bool:

@@ -163,9 +163,7 @@ class Session:
         Raises:
             WeightsError, AdapterError, BackboneError: The decoder is not complete.
         """
-        import torch
-
-        with self._lock, torch.inference_mode(False), torch.device("cpu"):  # whatever the caller's default device
+        with self._lock:
             if self._adapter is None:
                 self._adapter = self._load_adapter(self.dtype)
             return self._adapter
@@ -411,34 +409,38 @@ class Session:
 
     def _load_adapter(self, dtype: torch.dtype) -> Adapter:
         """A newly built backbone and, merged into it, the adapter."""
+        import torch
+
         from priorcodec.adapters.adapter import Adapter
 
-        spec, codec = self.spec, self.codec
-        path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
-        adapter = Adapter.open(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
-        if adapter.tiny:
-            warnings.warn(
-                DryRunWarning(
-                    f"{path.name} is of a dry run (tiny=true): decoding through the tiny random model of {spec.name}, which "
-                    "shows that the parts fit and makes no image to look at"
-                ),
-                stacklevel=2,
-            )
-            weights = None
-        else:
-            weights = self.registry.weights(spec, self.config.weights)
-        built: Any = self.registry.build(spec, weights, dtype=dtype, tiny=adapter.tiny)
-        backbone: Any = built.to(self.device)
-        low_memory = spec.low_memory if self.config.low_memory is None else self.config.low_memory
-        saver = backbone if low_memory else None
-        if isinstance(saver, LowMemory):
-            saver.slice_pixels()
-            saver.tile_pixels()
-        adapter.to(self.device)
-        adapter.merge(backbone, keep=False)
-        _channels_last(adapter)
-        _channels_last(backbone.module)
-        return adapter
+        # Whatever the caller's inference mode and default device are.
+        with torch.inference_mode(False), torch.device("cpu"):
+            spec, codec = self.spec, self.codec
+            path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
+            adapter = Adapter.open(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
+            if adapter.tiny:
+                warnings.warn(
+                    DryRunWarning(
+                        f"{path.name} is of a dry run (tiny=true): decoding through the tiny random model of {spec.name}, which "
+                        "shows that the parts fit and makes no image to look at"
+                    ),
+                    stacklevel=2,
+                )
+                weights = None
+            else:
+                weights = self.registry.weights(spec, self.config.weights)
+            built: Any = self.registry.build(spec, weights, dtype=dtype, tiny=adapter.tiny)
+            backbone: Any = built.to(self.device)
+            low_memory = spec.low_memory if self.config.low_memory is None else self.config.low_memory
+            saver = backbone if low_memory else None
+            if isinstance(saver, LowMemory):
+                saver.slice_pixels()
+                saver.tile_pixels()
+            adapter.to(self.device)
+            adapter.merge(backbone, keep=False)
+            _channels_last(adapter)
+            _channels_last(backbone.module)
+            return adapter
 
 
 def open_session(

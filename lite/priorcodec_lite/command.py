@@ -64,13 +64,12 @@ def run() -> None:
     try:
         status = main()
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has seen enough
-        status = 141
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left must not fail again at exit
     except OSError as error:
-        print(f"cannot write to standard output: {error.strerror}", file=sys.stderr)
-        status = 2
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = 141  # whoever read it has seen enough
+        if not isinstance(error, BrokenPipeError):
+            print(f"cannot write to standard output: {error.strerror}", file=sys.stderr)
+            status = 2
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left must not fail again at exit
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status = 130
@@ -119,10 +118,7 @@ def _targets(files: Sequence[Path], output: Path | None, ending: str, force: boo
             raise ConfigError(f"cannot write {output}: wanted a name ending in {SUFFIX}, or a folder")
     else:
         if output is not None:
-            try:
-                output.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(f"{output} cannot be made ({error.strerror}): give another -o") from error
+            atomic.make_folder(output)
         found = {file: (output or file.parent) / f"{file.stem}{ending}" for file in files}
     for target in found.values():
         if ending != SUFFIX:
@@ -143,7 +139,7 @@ def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> s
         statistics=given.statistics,
     )
     about = container.describe(data, max_pixels=given.max_pixels)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(target.parent)
     atomic.write(target, data, replace=given.force)
     return f"{source} -> {target}: {len(data)} bytes, {about['bpp']:.4f} bpp, quality {about['quality']:g}"
 
@@ -153,7 +149,7 @@ def _decode(session, source: Path, target: Path, given: argparse.Namespace) -> s
         pixels = session.decode(source, output="np")
     else:
         pixels = session.preview(source, output="np", perceptual=given.perceptual)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(target.parent)
     writing.save(pixels, target, replace=given.force)
     return f"{source} -> {target}: {pixels.shape[1]}x{pixels.shape[0]}"
 

@@ -32,6 +32,7 @@ from priorcodec.adapters.tokens import TokenMapper
 from priorcodec.backbones.diffusion import sample
 from priorcodec.backbones.spec import Backbone, BackboneSpec, Condition, FusionSite, ImageInput
 from priorcodec.core.errors import AdapterError, BackboneError
+from priorcodec.core.io import atomic
 
 MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 
@@ -202,7 +203,7 @@ class Adapter(nn.Module):
         if "encoder" not in self.metadata:
             raise AdapterError("this adapter has no description yet: write it with `adapters.file.save`")
         path = Path(folder) / adapter_file.name(self.spec)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        atomic.make_folder(path.parent)
         adapter_file.save(self, path, encoder_id=int(self.metadata["encoder"], 16), metadata=self.metadata)
         return path
 
@@ -221,13 +222,14 @@ class Adapter(nn.Module):
             The commit, 40 hex digits, as `from_pretrained(revision=...)` takes it.
 
         Raises:
-            AdapterError: As `save_pretrained`; or the Hub did not take it.
+            AdapterError: As `save_pretrained`; it is of a dry run; or the Hub did not take it.
         """
         from priorcodec.adapters import card, hub
 
         with tempfile.TemporaryDirectory() as folder:
             file = self.save_pretrained(folder)
-            return hub.upload(file, card.write(file), repo_id, private=private, branch=branch, message=commit_message)
+            page = card.publishable(file, file.parent)
+            return hub.upload(file, page, repo_id, private=private, branch=branch, message=commit_message)
 
     def inject(self, backbone: Backbone) -> None:
         """Attach to a backbone built from `spec`, to train: LoRA by peft, with the values of `lora_values` if there are any.

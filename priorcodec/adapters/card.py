@@ -91,7 +91,7 @@ def write(source: Path, folder: Path | None = None) -> Path:
 
     Args:
         source: The adapter.
-        folder: Where the card goes if there is none beside the adapter; None for beside it.
+        folder: Another folder than the adapter's.
 
     Raises:
         AdapterError: not an adapter, or a README.md of something else lies there.
@@ -104,9 +104,7 @@ def write(source: Path, folder: Path | None = None) -> Path:
         raise AdapterError(f"{source} does not state its {', '.join(missing)}: get the adapter again")
     data = source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    path = source.with_name(NAME)
-    if folder is not None and not path.exists():
-        path = folder / NAME
+    path = (folder or source.parent) / NAME
     if path.exists():
         if (metadata_load(path) or {}).get("library_name") != LIBRARY:
             raise AdapterError(f"{path} is not an adapter's card and stays: move the adapter to a folder of its own")
@@ -116,6 +114,17 @@ def write(source: Path, folder: Path | None = None) -> Path:
     card = ModelCard(f"---\n{header}\n---\n\n{_body(file, digest, len(data))}")
     atomic.write(path, str(card).encode())
     return path
+
+
+def publishable(source: Path, folder: Path) -> Path:
+    """The card to upload with an adapter: the one beside it, or else a new one in `folder`.
+
+    Raises:
+        AdapterError: As of `write`, or the adapter is of a dry run.
+    """
+    if adapter_file.read(source).metadata.get("tiny"):
+        raise AdapterError(f"{source} is of a dry run (tiny=true), whose images nobody can use: push a trained adapter")
+    return write(source, None if source.with_name(NAME).exists() else folder)
 
 
 def parts(file: AdapterFile) -> dict[str, int]:

@@ -6,6 +6,7 @@ Imports no torch, so that listing backbones stays cheap.
 from __future__ import annotations
 
 import enum
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -278,18 +279,22 @@ class BackboneSpec:
 def _wrong_kinds(record: Any, prefix: str = "") -> list[str]:
     """One phrase for each field whose value is not of the kind that its annotation states."""
     found = []
-    for key, kind in get_type_hints(type(record)).items():
+    for key, kind in _kinds(type(record)).items():
         value, many = getattr(record, key), get_origin(kind) is tuple
         if many and not isinstance(value, tuple):
             found.append(f"{prefix}{key} is {value!r}, wanted a tuple")
             continue
         wanted = get_args(kind)[0] if many else kind
         for one in value if many else (value,):
-            if isinstance(one, LatentSpace | LoraRule | FusionSite) and isinstance(one, wanted):
-                found += _wrong_kinds(one, f"{prefix}{key}.")
-            elif words := _misfit(one, wanted):
+            if words := _misfit(one, wanted):
                 found.append(f"{prefix}{key} {'has' if many else 'is'} {one!r}, wanted {words}")
+            elif isinstance(one, LatentSpace | LoraRule | FusionSite):
+                found += _wrong_kinds(one, f"{prefix}{key}.")
     return found
+
+
+_kinds = functools.cache(get_type_hints)
+"""Class -> the kinds of its fields; evaluating annotations takes longer than all checks."""
 
 
 def _misfit(value: Any, kind: Any) -> str:

@@ -18,6 +18,7 @@ import typer
 
 from priorcodec.cli import decode, encode, evaluate, export, layers, options, plugins, train
 from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.io.names import one_line
 
 # Variables of the environment that are set unless it has them; read when libraries are loaded, so before any of them.
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # torch's, on the CPU: large images spend less time on fresh memory
@@ -137,7 +138,7 @@ def _line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     logger.debug("unexpected", exc_info=error)
-    return f"unexpected {type(error).__name__}: {' '.join(str(error).split())}; -v shows the traceback"
+    return f"unexpected {type(error).__name__}: {one_line(error)}; -v shows the traceback"
 
 
 def _fail(line: str, status: int) -> None:

@@ -86,13 +86,10 @@ def push(
     from dataclasses import asdict
 
     from priorcodec.adapters import card
-    from priorcodec.adapters import file as adapter_file
     from priorcodec.registry import adapter_sources
 
-    if adapter_file.read(file).metadata.get("tiny"):
-        raise AdapterError(f"{file} is of a dry run (tiny=true), whose images nobody can use: push a trained adapter")
     with tempfile.TemporaryDirectory() as folder:
-        page = card.write(file, Path(folder))
+        page = card.publishable(file, Path(folder))
         source = adapter_sources.push(file, page, repository, private=private, branch=branch)
     if as_json:
         typer.echo(json.dumps(asdict(source), indent=2))
@@ -208,7 +205,7 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
     try:
         spec = registry.spec(file.metadata.get("backbone", ""))
         share = f"{total / spec.parameters:.2%}"
-        adapter_file.check(file, spec, encoder_id=encoder_id((shipped.ENCODER).read_bytes()))
+        adapter_file.check(file, spec, encoder_id=encoder_id(shipped.ENCODER.read_bytes()))
         if file.metadata.get("tiny"):
             fits = "a dry run's: decodes through the backbone's tiny random model, which shows that the parts fit"
     except (AdapterError, BackboneError) as error:

@@ -218,9 +218,13 @@ def peek(data: bytes) -> tuple[int, int, int]:
         raise StreamError(f"the file is cut short: it has {len(data)} bytes")
     reader = _Reader(data, _HEAD.size)
     height, width = reader.varint("height"), reader.varint("width")
+    _check_sides(height, width)
+    return data[_HEAD.size - 1], height, width
+
+
+def _check_sides(height: int, width: int) -> None:
     _in_range("height", height, 1, MAX_SIDE)
     _in_range("width", width, 1, MAX_SIDE)
-    return data[_HEAD.size - 1], height, width
 
 
 def _check_kind(data: bytes) -> None:
@@ -261,8 +265,7 @@ def _cut(data: bytes, layers: Collection[str]) -> bytes:
 
 def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
     """Check a size. Raises StreamError: a side exceeds the format, or the padded image has more than `max_pixels` pixels."""
-    _in_range("height", height, 1, MAX_SIDE)
-    _in_range("width", width, 1, MAX_SIDE)
+    _check_sides(height, width)
     rows, columns = padded(height, width)
     if rows * columns > max_pixels:
         raise StreamError(

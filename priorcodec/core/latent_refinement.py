@@ -117,12 +117,10 @@ class Objective:
 
 def soften(value: Tensor, temperature: float, random: torch.Generator) -> Tensor:
     """Values between their two neighboring integers, nearly one of them when cold; random: of the logistic noise."""
-    lower, noise = (
-        value.detach().floor(),
-        torch.rand(value.shape, dtype=value.dtype, generator=random, device=value.device),
-    )
+    lower = value.detach().floor()
+    noise = torch.rand(value.shape, dtype=value.dtype, generator=random, device=value.device).logit(1e-6)
     odds = SHARPNESS * torch.logit((value - lower).clamp(1e-4, 1 - 1e-4))
-    return lower + torch.sigmoid((odds / temperature + noise.logit(1e-6)) / temperature)
+    return lower + torch.sigmoid((odds / temperature + noise) / temperature)
 
 
 def refine(

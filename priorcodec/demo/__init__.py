@@ -65,7 +65,7 @@ def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel", *
     names = [f"{stem}{end}" for stem in stems for end in (".gic", "-preview.png", f"-{backbone}.png")]
     for file in (*names, MONTAGE):
         atomic.check_output(output / file, [image or IMAGE], replace=replace)
-    output.mkdir(parents=True, exist_ok=True)
+    atomic.make_folder(output)
     session = open_session(backbone=backbone)
     session.adapter  # noqa: B018  loaded now, so that the table shows coding times only
     rows: list[list[CodedExample]] = []

@@ -86,10 +86,7 @@ def export(
         adapter, spec = session.adapter, session.spec
         manifest["backbone"] = {"name": spec.name, "revision": spec.revision, "license": spec.license}
         manifest["tile"], manifest["margin"] = tile, MARGIN
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{folder} cannot be made ({error.strerror}): choose another folder") from error
+    atomic.make_folder(folder)
     files: dict[str, Any] = {}
 
     def put(name: str, data: bytes, **described: Any) -> None:

@@ -19,7 +19,7 @@ import pluggy
 
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.errors import ApiError, BackboneError
-from priorcodec.core.io.names import printable
+from priorcodec.core.io.names import one_line
 from priorcodec.registry import hookspecs
 from priorcodec.registry.hookspecs import PROJECT
 
@@ -128,12 +128,8 @@ def validate_plugin(name: str, plugin: object) -> list[BackboneSpec]:
     try:
         answers = manager.hook.priorcodec_backbones()
         if any(isinstance(answer, BackboneSpec) for answer in answers):
-            raise PluginRejected(
-                Problem.SPEC, "priorcodec_backbones gave one priorcodec.BackboneSpec, wanted a list of them"
-            )
+            raise TypeError("gave one priorcodec.BackboneSpec, wanted a list of them")
         specs = [spec for answer in answers for spec in answer]
-    except PluginRejected:
-        raise
     except ApiError as exc:
         raise PluginRejected(Problem.API, one_line(exc)) from exc
     except (Exception, SystemExit) as exc:  # third-party code
@@ -167,8 +163,3 @@ def _check_hooks(manager: pluggy.PluginManager, plugin: object) -> None:
             raise PluginRejected(Problem.HOOK, f"{impl.function.__name__} is a hook wrapper, wanted a plain @hookimpl")
     if not callers:
         raise PluginRejected(Problem.HOOK, f"it implements none of the hooks {', '.join(HOOKS)}")
-
-
-def one_line(exc: BaseException) -> str:
-    """An exception's text as one printable line."""
-    return printable(" ".join(str(exc).split()), 1000)

@@ -16,6 +16,7 @@ from typing import Any
 
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
 from priorcodec.core.errors import AdapterError, BackboneError, PriorCodecError, WeightsError
+from priorcodec.core.io.names import one_line
 from priorcodec.registry import adapter_sources, weights
 from priorcodec.registry.plugins import (
     Candidate,
@@ -25,7 +26,6 @@ from priorcodec.registry.plugins import (
     installed_candidates,
     load_plugin,
     new_manager,
-    one_line,
     validate_plugin,
 )
 

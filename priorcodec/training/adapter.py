@@ -64,10 +64,12 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
     spec = registry.spec(config.backbone.name)
     weights = None if config.tiny else registry.weights(spec, config.backbone.weights)
     encoder = Path(config.encoder) if config.encoder else shipped.ENCODER
-    return train(config, spec, weights, encoder, registry)
+    with Run(config) as run:
+        return train(run, config, spec, weights, encoder, registry)
 
 
 def train(
+    run: Run,
     config: AdapterRunConfig,
     spec: BackboneSpec,
     weights: Path | None,
@@ -77,6 +79,7 @@ def train(
     """Train and write RUN/NAME.adapter.safetensors with its card.
 
     Args:
+        run: the surroundings, entered.
         config: settings.
         spec: the backbone.
         weights: of the backbone, as `spec.build` takes them.
@@ -90,18 +93,6 @@ def train(
         BackboneError: the backbone's plugin could not build it.
         TrainingError: no data, a loss that is not finite, a frozen part that changed, or a damaged run folder.
     """
-    with Run(config) as run:
-        return _train(run, config, spec, weights, encoder_file, registry)
-
-
-def _train(
-    run: Run,
-    config: AdapterRunConfig,
-    spec: BackboneSpec,
-    weights: Path | None,
-    encoder_file: Path,
-    registry: Registry,
-) -> Path | None:
     encoder = load_simulation(encoder_file).to(run.device, **CHANNELS_LAST)
     identity = encoder_id(encoder_file.read_bytes())
     backbone = build_frozen(spec, weights, registry, dtype=config.dtype, tiny=config.tiny, device=run.device)

@@ -61,6 +61,7 @@ def split_paths(text: str) -> list[str]:
 
 
 MAX_BATCH = 2**16
+"""Images; random numbers are drawn for a whole batch at once."""
 
 
 def setting(default: Any, text: str, **metadata: Any) -> Any:

@@ -216,6 +216,9 @@ def test_what_cannot_be_described_or_named_sends_nothing(hub, adapter, spec):
     for repo in ("sharp", "jo/sharp/x", "https://huggingface.co/jo/sharp", "jo/sh arp"):
         with pytest.raises(AdapterError, match="wanted OWNER/REPO"):
             adapter.push_to_hub(repo)
+    adapter.metadata["tiny"] = "true"
+    with pytest.raises(AdapterError, match="of a dry run"):
+        adapter.push_to_hub(REPO)
     assert not hub.requests
 
 

@@ -122,6 +122,8 @@ def test_a_file_in_the_way_of_the_output_folder(folder):
     (folder / "taken.gic").write_bytes(b"mine")
     status, _, message = quick("encode", folder / "in" / "a.png", "-o", folder / "taken.gic" / "x.gic")
     assert status == 2 and "a file is in the way, wanted a folder" in message and "\n" not in message
+    status, _, message = quick("demo", "-o", folder / "taken.gic" / "x")
+    assert status == 2 and "a file is in the way, wanted a folder" in message and "\n" not in message
     assert (folder / "taken.gic").read_bytes() == b"mine"
 
 

@@ -22,6 +22,7 @@ from priorcodec.training.adapter import Objective, train_adapter
 from priorcodec.training.critic import Critic, CriticTrainer
 from priorcodec.training.frozen import build_frozen, fingerprint
 from priorcodec.training.losses import Perceptual
+from priorcodec.training.run import Run
 from priorcodec.training.settings import AdapterRunConfig, LossWeights
 from priorcodec.training.words import from_words
 from tests.training.helpers import SIZES, close, state
@@ -42,7 +43,8 @@ class Broken(_toy_model.Toy):
 def train_on(model, words):
     config = from_words(AdapterRunConfig, words)
     spec = replace(toy.SPEC, build_tiny=lambda: model(toy.WIDTH))
-    return adapter_training.train(config, spec, None, Path(config.encoder), open_registry())
+    with Run(config) as run:
+        return adapter_training.train(run, config, spec, None, Path(config.encoder), open_registry())
 
 
 def test_a_backbone_that_changes_is_found_out(words, tmp_path):

@@ -49,13 +49,13 @@ def identity(path: str | Path) -> tuple[int, int] | None:
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder to write to, with those above it. Raises ConfigError: a file is in the way."""
+    """Make a folder to write to, with those above it. Raises ConfigError: it cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ConfigError(
-            f"{folder}: a file is in the way, wanted a folder to write to: choose another output"
-        ) from error
+    except OSError as error:
+        taken = isinstance(error, FileExistsError | NotADirectoryError)
+        reason = "a file is in the way, wanted a folder" if taken else error.strerror
+        raise ConfigError(f"{folder} cannot be made ({reason}): choose another output") from error
 
 
 def check_output(

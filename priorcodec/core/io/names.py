@@ -15,6 +15,11 @@ def printable(text: object, limit: int = 300) -> str:
     return line if len(line) <= limit else f"{line[:limit]}..."
 
 
+def one_line(text: object) -> str:
+    """Text of several lines, such as an exception's, as one printable line."""
+    return printable(" ".join(str(text).split()), 1000)
+
+
 def fit_name(stem: str, suffix: str, folder: str | Path = ".") -> str:
     """`stem + suffix`, with the stem cut where the name would be too long for the file system.
 
