@@ -7,7 +7,7 @@
 # make conformance   reads the golden files under every setting, with the torch that is installed and with the oldest we support
 # make lite   writes the wheel of priorcodec-lite, the reader without torch, into dist/        make web   the page for browsers
 # make audit  known vulnerabilities of all dependencies, where a service can be asked, and runs/sbom.cdx.json
-# Needs Python 3.11 or newer, git and make. Another interpreter: make PYTHON=/path/to/python3.13 test
+# Needs Python 3.11 to 3.14, git and make. Another interpreter: make PYTHON=/path/to/python3.13 test
 
 SHELL := /bin/bash
 VENV := .venv
@@ -16,7 +16,7 @@ EXTRAS := train,bench,test
 STAMP := $(VENV)/installed
 OLDEST := $(VENV)/oldest
 FIND := for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
-	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2])' >/dev/null 2>&1 && { echo $$p; break; }; done
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' >/dev/null 2>&1 && { echo $$p; break; }; done
 PYTHON ?= $(shell $(FIND))
 
 .PHONY: demo test lint docs site conformance audit quality install clean web lite

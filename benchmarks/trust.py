@@ -27,9 +27,10 @@ CONFORMANCE, BYTES, WEIGHTS = (
     "tests/core/test_hostile_bytes.py",
     "tests/core/test_hostile_weights.py",
 )
-PLUGINS, CRASHES, TOGETHER = (
+PLUGINS, CRASHES, PROCESSES, TOGETHER = (
     "tests/registry/test_faulty_plugins.py",
     "tests/batch/test_crashes.py",
+    "tests/batch/test_processes.py",
     "tests/test_together.py",
 )
 OUTPUTS = "tests/core/io tests/cli tests/lite"
@@ -46,11 +47,11 @@ PROMISES = {  # what is promised -> its tests, and the words that choose among t
     "weights and configs that do not fit are refused in one line": (WEIGHTS, "not pickle and not bomb"),
     "adapters on the Hub are pinned by commit and hash": ("tests/registry/test_adapter_sources.py", ""),
     "a plugin that raises in a hook or in build is named and stops no other": (PLUGINS, ""),
-    "no room on the disk: one line, the old file stays": ("tests/core/io " + CRASHES, "disk or room or test_atomic"),
+    "no room on the disk: one line, the old file stays": ("tests/core/io " + CRASHES, "half_way or full_disk or no_room"),
     "nothing is replaced without --force, and an input never": (OUTPUTS, "replace or appears or output_is_checked"),
     "SIGKILL, SIGTERM, Ctrl-C at random moments: old files or new ones": (CRASHES, "kills"),
     "started again, a run does what is missing": (CRASHES, "again"),
-    "a worker of --workers that is killed loses no file; Ctrl-C stops all of them": ("tests/batch/test_processes.py", ""),
+    "a worker of --workers that is killed loses no file; Ctrl-C stops all of them": (PROCESSES, "killed or control_c"),
     "on Ray, 200 images, one worker killed half way: none lost, none written twice": ("tests/batch/test_ray.py", ""),
     "8 threads with one session, 4 processes on one folder: the same bytes and images": (TOGETHER, ""),
 }  # fmt: skip

@@ -28,7 +28,7 @@ def main() -> None:
     cli.add_argument("--cpus", type=float, default=1, help="processor cores for each; default 1")
     cli.add_argument("--gpus", type=float, default=0, help="GPUs for each; 0.5 for two workers on one")
     cli.add_argument("--force", action="store_true", help="replace outputs that are not what this run would write")
-    args = cli.parse_args()
+    args = cli.parse_intermixed_args()  # settings may stand behind options
     config = decode_config(args.settings)
     if args.command == "encode":
         task = Encode(config=config, quality=args.quality, skip=True, force=args.force)
@@ -43,7 +43,7 @@ def main() -> None:
     )
     outcome = ray.run_jobs(jobs, task, workers=args.workers, cpus=args.cpus, gpus=args.gpus)
     left = sum("skipped" in row for row in outcome.rows)
-    print(f"{len(outcome.rows) - left} written, {left} there already, {len(outcome.failures)} failed")
+    print(f"{len(outcome.rows) - left} written, {left} up to date, {len(outcome.failures)} failed")
     sys.exit("\n".join(reason for _, reason in outcome.failures) or 0)
 
 

@@ -24,7 +24,7 @@ from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.config import DecodeConfig, Renorm
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers.settings import LayerConfig
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 SEMANTIC = LayerConfig(layers=("semantic",))
 HEAVY = {"diffusers", "peft", "transformers", "accelerate", "compressai", "scipy", "torch._dynamo", "torchvision"}
@@ -315,10 +315,8 @@ def test_eight_threads_decode_what_one_does(photo, backbone):
     session = open_session(backbone, steps=2)
     files = [session.encode(photo[: 40 + 8 * i], quality=i) for i in range(4)]
     wanted = session.decode(files, output="np")
-    torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # eight at a time
     same: list[bool] = []
-    start = threading.Barrier(8)
+    start = threading.Barrier(8, timeout=60)
 
     def work(i: int) -> None:
         start.wait()
@@ -331,7 +329,6 @@ def test_eight_threads_decode_what_one_does(photo, backbone):
         thread.start()
     for thread in threads:
         thread.join()
-    torch.set_num_threads(torch_threads)
     assert same == [True] * 16
 
 

@@ -19,7 +19,7 @@ from priorcodec.core.image import io as image_io
 from priorcodec.registry import open_registry
 from priorcodec.registry.plugins import Candidate
 from tests.adapters.conftest import TINY
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 def loud(backbone):

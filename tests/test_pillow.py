@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 import priorcodec.pillow
 from priorcodec import Session, open_session
 from priorcodec.core import container
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 @pytest.fixture(scope="module")

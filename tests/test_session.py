@@ -1,7 +1,5 @@
 """The Python API: what goes in, what comes out, what is loaded for it, and what is said when something is missing."""
 
-import threading
-
 import numpy as np
 import pytest
 import torch
@@ -11,7 +9,7 @@ from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, op
 from priorcodec.adapters.bridge import MomentsHead
 from priorcodec.core.image import io as image_io
 from priorcodec.core.statistics import ImageStatistics
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 @pytest.fixture(scope="module")
@@ -72,21 +70,6 @@ def test_another_backbones_adapter_is_refused(session, photo):
     toys = session.registry.adapters(session.registry.spec("toy"))[0].location
     with pytest.raises(AdapterError, match="is for backbone toy"):
         open_session(adapter=toys).decode(data)
-
-
-def test_one_session_serves_many_threads(session, photo):
-    wanted = session.decode(session.encode(photo, quality=3), output="np")
-    results: list[bool] = []
-
-    def work() -> None:
-        results.append(np.array_equal(session.decode(session.encode(photo, quality=3), output="np"), wanted))
-
-    threads = [threading.Thread(target=work) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [True] * 4
 
 
 def test_the_dial_changes_the_image_and_one_file_gives_one_image(session, photo):
@@ -168,20 +151,3 @@ def test_predicted_moments_are_those_of_the_latent(photo, monkeypatch):
     session.decode(session.encode(photo, quality=3))
     torch.testing.assert_close(seen[0].mean((2, 3)), mean, rtol=0, atol=1e-4)
     torch.testing.assert_close(seen[0].std((2, 3), correction=0), std, rtol=1e-3, atol=0)
-
-
-def test_threads_with_several_steps_do_not_mix(photo):
-    session = open_session(steps=2)
-    files = [session.encode(photo, quality=q) for q in (0, 3, 6)]
-    wanted = [session.decode(data, output="np") for data in files]
-    results = []
-
-    def work(i: int) -> None:
-        results.append(np.array_equal(session.decode(files[i], output="np"), wanted[i]))
-
-    threads = [threading.Thread(target=work, args=(i % 3,)) for i in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert results == [True] * 6

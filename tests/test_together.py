@@ -10,7 +10,7 @@ import pytest
 
 from priorcodec import open_session
 from priorcodec.core.image import io as image_io
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 THREADS, PROCESSES = 8, 4
 

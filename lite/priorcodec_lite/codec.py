@@ -226,7 +226,8 @@ class Codec:
         plan = tiling.plan(height, width, tile - 2 * margin if fixed else tile, margin)
         whole: dict[str, tuple[NDArray[np.float32], int]] = {"y_hat": (decoded.y_hat, STRIDE), "preview": (preview, 1)}
         if "noise" in inputs:
-            stride = STRIDE * inputs["y_hat"][2] // inputs["noise"][2] if fixed else self._stride(inputs, "noise")
+            high, low = (int(str(inputs[name][2]).rstrip("h")) for name in ("preview", "noise"))
+            stride = high // low
             shape = (1, inputs["noise"][1], height // stride, width // stride)
             whole["noise"] = (noise.normal(decoded.seed, shape), stride)
 
@@ -248,11 +249,6 @@ class Codec:
             if left > 0:
                 yield band[..., : min(left, band.shape[-2]), : content.width]
             left -= band.shape[-2]
-
-    @staticmethod
-    def _stride(inputs: dict[str, list[Any]], name: str) -> int:
-        """Pixels to a position of an input whose sides are free: those of the preview over its own."""
-        return int(inputs["preview"][2].rstrip("h")) // int(inputs[name][2].rstrip("h"))
 
     def _to_pixels(self, bands: Any, decoded: Decoded, renorm: bool) -> NDArray[np.uint8]:
         if renorm and decoded.statistics is not None:

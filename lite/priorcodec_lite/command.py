@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             def one(source: Path) -> str:
                 return work(session, source, targets[source], given)
 
-        for source in given.files:
+        for source in dict.fromkeys(given.files) if given.command == "info" else targets:
             try:
                 print(one(source), file=out)
             except (PriorCodecError, OSError) as error:
@@ -61,6 +62,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run() -> None:
     """Entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a name ends no run because a terminal cannot show it
     try:
         status = main()
         sys.stdout.flush()
@@ -111,22 +115,36 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _targets(files: Sequence[Path], output: Path | None, ending: str, force: bool) -> dict[Path, Path]:
-    """Where each file goes. Raises ConfigError: two share a name, one is an input, or exists and is not to be replaced."""
-    if output is not None and not os.path.isdir(output) and len(files) == 1:
+    """Where each file goes: `-o` names a file by its suffix, as for `priorcodec`, and a folder otherwise.
+
+    Raises ConfigError: two share a name, one is an input, or exists and is not to be replaced.
+    """
+    suffixes = [SUFFIX] if ending == SUFFIX else [suffix for suffix in writing.SAVE if suffix]
+    single, file = len(files) == 1, output is not None and _is_file(output, suffixes)
+    if output is None:
+        found = {source: source.with_name(f"{source.stem}{ending}") for source in files}
+    elif single and file:
         found = {files[0]: output}
-        if ending == SUFFIX and str(output) != STDOUT and output.suffix != SUFFIX and not os.path.exists(output):
-            raise ConfigError(f"cannot write {output}: wanted a name ending in {SUFFIX}, or a folder")
+    elif file:
+        raise ConfigError(f"got -o {output} for {len(files)} files, wanted a folder")
+    elif os.path.isfile(output) or single and output.suffix and not os.path.isdir(output):
+        wanted = " or ".join(suffixes)
+        raise ConfigError(f"cannot write {printable(output)}: wanted a name ending in {wanted}, or a folder")
     else:
-        if output is not None:
-            atomic.make_folder(output)
-        found = {file: (output or file.parent) / f"{file.stem}{ending}" for file in files}
+        atomic.make_folder(output)
+        found = {source: output / f"{source.stem}{ending}" for source in files}
     for target in found.values():
-        if ending != SUFFIX:
-            writing.save_options(target)
         if list(found.values()).count(target) > 1:
             raise ConfigError(f"two inputs would be written to {target}: run the command once for each")
         atomic.check_output(target, files, replace=force, option="-f")
     return found
+
+
+def _is_file(output: Path, suffixes: Sequence[str]) -> bool:
+    """Whether `-o` names a file to write; pipes and devices need no suffix."""
+    if os.path.exists(output) and not os.path.isfile(output):
+        return not os.path.isdir(output)
+    return str(output) == STDOUT or output.suffix.lower() in suffixes
 
 
 def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> str:
@@ -141,7 +159,7 @@ def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> s
     about = container.describe(data, max_pixels=given.max_pixels)
     atomic.make_folder(target.parent)
     atomic.write(target, data, replace=given.force)
-    return f"{source} -> {target}: {len(data)} bytes, {about['bpp']:.4f} bpp, quality {about['quality']:g}"
+    return f"{printable(source)} -> {printable(target)}: {len(data)} bytes, {about['bpp']:.4f} bpp, quality {about['quality']:g}"
 
 
 def _decode(session, source: Path, target: Path, given: argparse.Namespace) -> str:
@@ -151,13 +169,15 @@ def _decode(session, source: Path, target: Path, given: argparse.Namespace) -> s
         pixels = session.preview(source, output="np", perceptual=given.perceptual)
     atomic.make_folder(target.parent)
     writing.save(pixels, target, replace=given.force)
-    return f"{source} -> {target}: {pixels.shape[1]}x{pixels.shape[0]}"
+    return f"{printable(source)} -> {printable(target)}: {pixels.shape[1]}x{pixels.shape[0]}"
 
 
 def _info(source: Path, *, max_pixels: int) -> str:
     try:
         data = source.read_bytes()
     except OSError as error:
-        raise StreamError(f"{source} cannot be read ({error.strerror}): give the path of a .gic file") from error
-    rows = {"file": source, **container.describe(data, max_pixels=max_pixels)}
+        raise StreamError(
+            f"{printable(source)} cannot be read ({error.strerror}): give the path of a .gic file"
+        ) from error
+    rows = {"file": printable(source), **container.describe(data, max_pixels=max_pixels)}
     return "\n".join(f"{key:<16} {value}" for key, value in rows.items())

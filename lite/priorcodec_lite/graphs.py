@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -113,8 +114,11 @@ class Graphs:
         path = self.folder / f"{name}.onnx"
         if not path.is_file():
             raise WeightsError(f"{path} is missing: export it, or give another folder of graphs")
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != self.manifest["files"].get(path.name, {}).get("sha256"):
+            raise WeightsError(f"{path} is not the file that manifest.json lists: export the graphs again")
         try:
-            return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+            return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has many
             raise WeightsError(f"{path} cannot be used ({str(error).splitlines()[0][:200]}): get it again") from error
 

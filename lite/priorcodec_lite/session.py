@@ -19,6 +19,15 @@ MODELS = Path(__file__).parent / "models"
 DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 RENORM = ("none", "written")
 OUTPUTS = ("pil", "np")
+UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    "layers": (("latent",), ["latent"], {"latent"}),
+    "residual": (None,),
+    "roi": ((), []),
+    "refine": (0,),
+    "refine_metric": ("psnr", "gmsd"),
+    "progress": (None,),
+}
+"""Arguments of the whole package's `Session.encode` that need torch, and the values that need nothing."""
 
 
 class Session:
@@ -48,8 +57,7 @@ class Session:
         max_bytes: int | None = None,
         background: str | None = None,
         statistics: bool = False,
-        refine: int = 0,
-        refine_metric: str = "psnr",
+        **unsupported: Any,
     ) -> bytes:
         """Encode one image. At most one of `quality`, `bpp` and `max_bytes` may be given; none means quality 6.
 
@@ -60,8 +68,7 @@ class Session:
             max_bytes: Largest size of the file in bytes; the largest file within it is made.
             background: Color behind transparency, such as "white" or "#rrggbb".
             statistics: Write the image's color statistics, which decoding with renorm="written" needs.
-            refine: Must be 0: refinement needs the whole package.
-            refine_metric: Accepted for the same reason, and not used.
+            unsupported: What else the whole package's `encode` takes, with the value that asks for nothing: the rest needs torch.
 
         Raises:
             ImageError: The image is unreadable, or transparent without a background.
@@ -71,8 +78,13 @@ class Session:
         bpp = None if bpp is None else checks.number("bpp", bpp)
         max_bytes = None if max_bytes is None else checks.whole("max_bytes", max_bytes)
         checks.flag("statistics", statistics)
-        if refine:
-            raise ConfigError(f"refine={refine} needs torch: pip install priorcodec, or give 0")
+        if not (background is None or isinstance(background, str)):
+            raise ConfigError(f"background={background!r}: wanted a color such as 'white' or '#rrggbb'")
+        for name, value in unsupported.items():
+            if name not in UNSUPPORTED:
+                raise TypeError(f"encode() got an unexpected keyword argument {name!r}")
+            if value not in UNSUPPORTED[name]:
+                raise ConfigError(f"{name}={value!r} needs torch: pip install priorcodec, or leave it out")
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
         from priorcodec_lite.core.image import io as image_io  # its decoders: decoding a file does not need them
@@ -96,6 +108,7 @@ class Session:
             StreamError: Damaged or foreign bytes, or renorm="written" for a file without statistics.
             WeightsError: The folder of graphs is not complete.
         """
+        _check_output(output)
         self.codec.graphs.preload(*(name.removesuffix(".onnx") for name in self._decoder_graphs()))
         decoded = self.codec.decode(read_file(data), max_pixels=self.max_pixels)
         if self.renorm == "written" and decoded.statistics is None:
@@ -115,7 +128,8 @@ class Session:
         Raises:
             StreamError: Damaged or foreign bytes.
         """
-        self.codec.graphs.preload("perceptual" if perceptual else "preview")
+        _check_output(output)
+        self.codec.graphs.preload("perceptual" if checks.flag("perceptual", perceptual) else "preview")
         decoded = self.codec.decode(read_file(data), max_pixels=self.max_pixels)
         return _converted(self.codec.preview_pixels(decoded, perceptual=perceptual), output)
 
@@ -145,18 +159,25 @@ def open_session(
         ConfigError: A setting has an impossible value.
         WeightsError: The folder is not complete.
     """
+    if not (models is None or (isinstance(models, str | os.PathLike) and os.fspath(models))):
+        raise ConfigError(f"models={models!r}: wanted a folder that `priorcodec export` wrote")
     if renorm not in RENORM:
         raise ConfigError(f"renorm={renorm}: wanted {', '.join(RENORM)}")
     if threads is not None and (threads := checks.whole("threads", threads)) < 1:
         raise ConfigError(f"threads={threads}: wanted 1 or more")
     if (max_pixels := checks.whole("max_pixels", max_pixels)) < 1:
         raise ConfigError(f"max_pixels={max_pixels}: wanted 1 or more")
-    return Session(Codec(Path(models or MODELS), threads=threads), renorm=renorm, max_pixels=max_pixels)
+    return Session(
+        Codec(Path(MODELS if models is None else models), threads=threads), renorm=renorm, max_pixels=max_pixels
+    )
+
+
+def _check_output(output: str) -> None:
+    if not isinstance(output, str) or output not in OUTPUTS:
+        raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
 
 
 def _converted(pixels: np.ndarray, output: str) -> Any:
-    if not isinstance(output, str) or output not in OUTPUTS:
-        raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
     if output == "np":
         return pixels
     from PIL import Image

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from priorcodec.core import container
+from priorcodec.core import container, shipped
 from priorcodec.core.errors import AdapterError
 from priorcodec.core.io import safetensors
+from priorcodec.core.layers import residual, semantic
 
 if TYPE_CHECKING:
     from priorcodec.session import Session
@@ -41,7 +42,8 @@ def fingerprints(session: Session, *, preview: bool, perceptual: bool = False) -
     made_of: list[Any] = []
 
     def fingerprint(data: bytes) -> str:
-        parts: list[Any] = [f"{session.codec.id:08x}", preview, perceptual, session.config.layers]
+        layers = [shipped.manifest()[path.name] for path in (semantic.SHIPPED, residual.SHIPPED)]
+        parts: list[Any] = [f"{session.codec.id:08x}", *layers, preview, perceptual, session.config.layers]
         if not preview:
             if not made_of:
                 made_of.extend(_made_of(session))

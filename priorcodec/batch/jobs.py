@@ -29,20 +29,20 @@ class Job:
         source: File to read, or `STREAM`.
         target: File to write, or `STREAM`.
         problem: Why this job cannot be done, where that is known before it starts; empty otherwise.
-        again: Whether a process died doing it: what is at `target` may be its output.
+        may_exist: Whether what is at `target` may be this job's own output, of a process that died.
     """
 
     source: Path
     target: Path
     problem: str = ""
-    again: bool = False
+    may_exist: bool = False
 
     def read(self) -> bytes:
         """All bytes of the input."""
         return standard_input().read() if self.source == STREAM else self.source.read_bytes()
 
     def target_exists(self) -> bool:
-        """Whether the output is a file that is there already."""
+        """Whether the output is a file that exists."""
         return self.target != STREAM and os.path.isfile(self.target)
 
 

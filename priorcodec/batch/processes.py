@@ -43,15 +43,15 @@ def results(jobs: Sequence[Job], task: Task, count: int) -> Generator[tuple[int,
     todo, tries = deque(range(len(jobs))), [0] * len(jobs)
 
     def dispatch(worker: _Worker) -> None:
-        """Give the next job to this worker; without one it is stopped."""
+        """Give the next job to this worker; without one it may end."""
         if not todo:
-            worker.stop()
+            pool.dismiss(worker)
             return
         index = todo.popleft()
         tries[index] += 1
         pool.busy[worker.pipe] = index, worker
         with contextlib.suppress(OSError):  # it has just died, and reading its pipe will show it
-            worker.pipe.send(replace(jobs[index], again=tries[index] > 1))
+            worker.pipe.send(replace(jobs[index], may_exist=tries[index] > 1))
 
     try:
         for _ in range(pool.count):
@@ -91,6 +91,7 @@ class _Pool:
         self.task, self.count, self.early_deaths = task, count, 0
         self.starting: dict[Any, _Worker] = {}
         self.busy: dict[Any, tuple[int, _Worker]] = {}
+        self.dismissed: list[_Worker] = []
 
     def start(self) -> None:
         worker = _Worker(self.task, self.count)
@@ -120,11 +121,16 @@ class _Pool:
         self.early_deaths = 0
         return worker
 
+    def dismiss(self, worker: _Worker) -> None:
+        """Let a worker end by itself, which takes a second or two; `close` waits for it."""
+        worker.pipe.close()
+        self.dismissed.append(worker)
+
     def close(self) -> None:
         workers = [*self.starting.values(), *(worker for _, worker in self.busy.values())]
         for worker in workers:
             worker.process.terminate()
-        for worker in workers:
+        for worker in [*workers, *self.dismissed]:
             worker.stop()
 
 

@@ -43,7 +43,7 @@ def run_jobs(jobs: Sequence[Job], task: Task, *, workers: int, cpus: float = 1, 
         raise ConfigError(f"Ray Data cannot be used ({error}): pip install 'priorcodec[ray]'") from error
     task.open()  # impossible settings raise here, once
     # a job that is tried again does not know: what is at its target by then may be its own output
-    rows = [{"index": i, "job": pickle.dumps(replace(job, again=True))} for i, job in enumerate(jobs)]
+    rows = [{"index": i, "job": pickle.dumps(replace(job, may_exist=True))} for i, job in enumerate(jobs)]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
     data.context.max_errored_blocks = -1  # a file that kills every actor stops no other
     with warnings.catch_warnings():

@@ -200,6 +200,4 @@ def _progress(results: Iterable[Any], count: int, label: str) -> Iterable[Any]:
     from rich.console import Console
     from rich.progress import track
 
-    with contextlib.suppress(Exception):
-        return track(results, description=label, total=count, console=Console(stderr=True))
-    return results
+    return track(results, description=label, total=count, console=Console(stderr=True))

@@ -104,7 +104,7 @@ class Encode:
                     encoded, note = found.encoded, found.note()
                     if note:
                         logger.warning("%s: %s", printable(job.source), note)
-            atomic.write(job.target, encoded.data, replace=self.force or job.again)
+            atomic.write(job.target, encoded.data, replace=self.force or job.may_exist)
             return {
                 "bytes": len(encoded.data),
                 "bpp": round(8 * len(encoded.data) / (height * width), 5),
@@ -218,7 +218,7 @@ class Decode:
             for warning in caught:
                 logger.warning("warning: %s: %s", printable(job.source), " ".join(str(warning.message).split()))
             note = "" if job.target == STREAM else fingerprint(data)
-            image_io.save(pixels, job.target, note=note, replace=self.force or job.again)
+            image_io.save(pixels, job.target, note=note, replace=self.force or job.may_exist)
             return {"width": pixels.shape[1], "height": pixels.shape[0]}
 
         return decode

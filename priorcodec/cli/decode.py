@@ -129,6 +129,7 @@ def info(
     """Describe .gic files: size, quality, encoder and segments."""
     from priorcodec.batch import jobs, runner
     from priorcodec.core import container
+    from priorcodec.core.io.names import printable
 
     limit = container.MAX_PIXELS if max_pixels is None else max_pixels
 
@@ -146,7 +147,7 @@ def info(
         typer.echo(json.dumps(rows, indent=2))
     else:
         for row in rows:
-            typer.echo("\n".join(f"{key:<16} {value}" for key, value in row.items()))
+            typer.echo("\n".join(f"{key:<16} {printable(value, jobs.LINE)}" for key, value in row.items()))
     options.failures(outcome)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from priorcodec.cli import options
+
+
+class Format(StrEnum):
+    """What `eval` prints."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
 
 
 def evaluate(
@@ -18,7 +27,7 @@ def evaluate(
     coded: Annotated[
         Path | None, typer.Option(help="Coded file or folder that the rate of decoded images is taken from.")
     ] = None,
-    style: Annotated[str, typer.Option("--format", help="table, csv or json.")] = "table",
+    style: Annotated[Format, typer.Option("--format", help="How the scores are printed.")] = Format.table,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,
     force: options.Force = False,
     verbose: options.Verbose = False,
@@ -28,14 +37,14 @@ def evaluate(
     Rate is bits per pixel of the whole file; the metrics are listed in benchmarks/README.md.
     """
     from priorcodec.batch.jobs import Outcome, as_error
-    from priorcodec.core.errors import ConfigError
     from priorcodec.core.io import atomic
     from priorcodec.evaluation import evaluate
     from priorcodec.evaluation import metrics as scores
 
-    if style not in evaluate.FORMATS:
-        raise ConfigError(f"no format {style!r}; choose table, csv or json")
-    names, missing = scores.available(metrics.split(",") if metrics else None)
+    wanted = [name.strip() for name in metrics.split(",")] if metrics else list(scores.METRICS)
+    for name in wanted:
+        scores.image_metric(name)
+    names, missing = scores.available(wanted)
     for line in missing:
         typer.echo(f"left out: {line}", err=True)
     decoder = None if backbone == "preview" else backbone
@@ -43,6 +52,7 @@ def evaluate(
     every = evaluate.expand(files, evaluate.IMAGES | evaluate.STREAMS.keys() | {".gic"})
     if output is not None:
         atomic.check_output(output, [*known, *every], replace=force)
+        atomic.make_folder(output.parent)
     outcome = Outcome()
     for file, result in evaluate.evaluate(known, every, names, backbone=decoder, coded=coded):
         if not isinstance(result, Exception):
@@ -75,5 +85,6 @@ def report(
     from priorcodec.evaluation import report as page
 
     atomic.check_output(output, results, replace=force)
-    page.build(results, output, images=images)
+    atomic.make_folder(output.parent)
+    page.build(results, output, images=images, overwrite=force)
     typer.echo(f"{output}: {output.stat().st_size} bytes")

@@ -114,7 +114,7 @@ def edit(
     if from_region is not None and texture_from is None:
         raise ConfigError("got --from-region without --texture-from")
     target = _target(output, [file, *([] if texture_from is None else [texture_from])], force=force)
-    if target != STREAM and target.suffix != SUFFIX:
+    if target != STREAM and target.suffix.lower() != SUFFIX:
         raise ConfigError(f"cannot write {target}: wanted a name ending in {SUFFIX}")
     color = None if recolor is None else parse_color(recolor, "color")
     session = Session(options.decode_config(device=device, max_pixels=max_pixels))

@@ -134,7 +134,7 @@ def finish(outcome: Outcome, line: str, *, as_json: bool, to_stderr: bool = Fals
         typer.echo(json.dumps(outcome.rows, indent=2), err=to_stderr)
     else:
         for row in outcome.rows:
-            text = "{input} -> {output}: there already" if row.get("skipped") else line
+            text = "{input} -> {output}: up to date" if row.get("skipped") else line
             typer.echo(printable(text.format(**row), LINE), err=to_stderr)
     failures(outcome)
 

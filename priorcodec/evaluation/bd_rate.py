@@ -79,11 +79,11 @@ def clip_to_rate_range(curve: Sequence[Point], low: float, high: float) -> list[
     """The part of a curve between `low` and `high` bits per pixel.
 
     An end that lies inside the curve becomes a point of its own, interpolated as `bd_rate` does: piecewise cubic in the
-    logarithm of the rate.
+    logarithm of the rate. Of several points of one rate, that of the largest value counts.
     """
     from scipy.interpolate import PchipInterpolator
 
-    points = sorted(curve)
+    points = [(rate, value) for rate, value in dict(sorted(curve)).items() if rate > 0]
     inside = [point for point in points if low < point[0] < high]
     ends = [rate for rate in (low, high) if points and points[0][0] <= rate <= points[-1][0]]
     if ends and len(points) > 1:

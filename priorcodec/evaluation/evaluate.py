@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 
+from priorcodec.batch import runner
 from priorcodec.core.errors import ConfigError, ImageError
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import metrics
 from priorcodec.evaluation.table import Table
 
-IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".avif", ".tif", ".tiff", ".jxl"}
+IMAGES = image_io.SUFFIXES | {".jxl"}
 STREAMS = {".266": "vvc", ".vvc": "vvc", ".265": "hevc", ".hevc": "hevc", ".obu": "obu"}
 UNCODED = {".png", ".tif", ".tiff"}
 """Suffixes of decoded images. Their own size is meaningless, so the rate is taken from the coded file beside them."""
 DIGITS = 6
-FORMATS = ("table", "csv", "json")
 Row = dict[str, Any]
 
 
@@ -150,9 +150,7 @@ def mean(rows: Sequence[Row]) -> Row:
 
 
 def render(rows: Sequence[Row], style: str) -> str:
-    """Rows and their mean as `table`, `csv` or `json`. Raises ConfigError for another style."""
-    if style not in FORMATS:
-        raise ConfigError(f"no format {style!r}; choose table, csv or json")
+    """Rows and their mean as `table`, `csv` or `json`."""
     every = [*rows, {"image": "mean", "file": f"{len(rows)} files", **mean(rows)}]
     if style == "json":
         return json.dumps({"rows": list(rows), "mean": mean(rows)}, indent=1, allow_nan=False) + "\n"
@@ -176,15 +174,11 @@ def _cell(key: str, value: Any) -> str:
 
 
 def expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
-    """The files given, and those with one of the suffixes in the folders given, by name within each folder."""
-    found: list[Path] = []
-    for source in map(Path, sources):
-        if source.is_dir():
-            found += sorted(p for p in source.iterdir() if p.suffix.lower() in suffixes)
-        elif source.is_file():
-            found.append(source)
-        else:
+    """The files given, and those with one of the suffixes in the folders given, each once. Raises ConfigError: none."""
+    for source in sources:
+        if not source.exists():
             raise ConfigError(f"{source} does not exist; give a file or a folder")
+    found = runner.expand(sources, tuple(suffixes))
     if not found:
         raise ConfigError(f"no image in {', '.join(map(str, sources))}; give a file or a folder that holds some")
     return found

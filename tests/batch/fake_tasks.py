@@ -18,7 +18,7 @@ class Deadly:
     def open(self):
         def work(job):
             dead = job.target.with_suffix(".dead")
-            atomic.write(job.target, job.source.name.encode(), replace=job.again)
+            atomic.write(job.target, job.source.name.encode(), replace=job.may_exist)
             if self.always in job.source.name or (self.once in job.source.name and not dead.exists()):
                 dead.touch()
                 os.kill(os.getpid(), signal.SIGKILL)

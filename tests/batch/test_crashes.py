@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 
 from priorcodec.core.image import io as image_io
-from tests.cli.test_cli import quick
-from tests.core.io.test_atomic import full_disk, largest_file  # noqa: F401
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO, largest_file, quick
 
 DRIVER = Path(__file__).parent / "crash_driver.py"
 
@@ -76,7 +74,7 @@ def test_no_room_for_the_output_is_one_line_and_nothing_half_written(coded, comm
     assert not list((coded / "out").iterdir())
 
 
-def test_a_full_disk_in_a_folder_run_names_every_file(coded, full_disk):  # noqa: F811
+def test_a_full_disk_in_a_folder_run_names_every_file(coded, full_disk):
     for i in range(3):
         image_io.save(
             np.random.default_rng(i).integers(0, 256, (160, 160, 3), dtype=np.uint8), coded / "in" / f"{i}.png"
@@ -106,7 +104,7 @@ def test_encode_again_does_only_what_is_missing_or_differs(coded):
     assert times(coded / "gic") == before
     (coded / "gic" / "1.gic").unlink()
     assert [row.get("skipped") for row in rows(*words)] == [True, None, True]
-    assert "there already" in quick(*words)[1]
+    assert "up to date" in quick(*words)[1]
     files = {p.name: p.read_bytes() for p in (coded / "gic").iterdir()}
 
     def differs(reason, *more, count=1):

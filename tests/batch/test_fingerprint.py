@@ -10,7 +10,7 @@ from priorcodec import open_session
 from priorcodec.batch import fingerprint
 from priorcodec.batch.fingerprint import weights_digest
 from priorcodec.core.image import io as image_io
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from priorcodec.config import DecodeConfig
 from priorcodec.core import container
 from priorcodec.core.image import io as image_io
 from tests.batch.fake_tasks import Deadly
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -135,8 +135,8 @@ def test_the_example_script(images):
         )  # fmt: skip
 
     done = script("encode", "in", "gic", "--quality", "1")
-    assert done.returncode == 1 and "5 written, 0 there already, 1 failed" in done.stdout, done.stderr
+    assert done.returncode == 1 and "5 written, 0 up to date, 1 failed" in done.stdout, done.stderr
     assert "bad.png" in done.stderr.splitlines()[-1]
     done = script("decode", "gic", "png", "backbone=toy")
-    assert done.returncode == 0 and "5 written, 0 there already, 0 failed" in done.stdout, done.stderr
-    assert "0 written, 5 there already, 0 failed" in script("decode", "gic", "png", "backbone=toy").stdout
+    assert done.returncode == 0 and "5 written, 0 up to date, 0 failed" in done.stdout, done.stderr
+    assert "0 written, 5 up to date, 0 failed" in script("decode", "gic", "png", "backbone=toy").stdout

@@ -16,7 +16,7 @@ from priorcodec import AdapterError, AdapterSource, cli, open_registry, open_ses
 from priorcodec.adapters import file as adapter_file
 from priorcodec.core.io import safetensors
 from priorcodec.registry.adapter_sources import sha256
-from tests.cli.test_cli import quick
+from tests.helpers import quick
 
 TOY = Path(priorcodec.__file__).parent / "weights" / "toy.adapter.safetensors"
 REV = "0123456789abcdef0123456789abcdef01234567"

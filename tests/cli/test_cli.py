@@ -13,23 +13,14 @@ from typer.testing import CliRunner
 import priorcodec
 from priorcodec import cli
 from priorcodec.core.codec import Codec
-from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO, quick
 
 
 def command(*words, cwd=None):
     return subprocess.run(
         [sys.executable, "-m", "priorcodec.cli", *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False
     )
-
-
-def quick(*words):
-    """In this process: -> (exit status, stdout, message of the error)."""
-    result = CliRunner().invoke(cli.app, [str(word) for word in words])
-    if isinstance(result.exception, PriorCodecError):
-        return 2, result.stdout, str(result.exception)
-    return result.exit_code, result.stdout, result.stderr
 
 
 @pytest.fixture
@@ -433,6 +424,6 @@ def test_previews_of_other_layers_are_not_kept(folder):
     source = folder / "in" / "a.png"
     assert quick("encode", source, "-q", "3", "--residual", "9", "-o", folder / "a.gic")[0] == 0
     preview = ("preview", folder / "a.gic", "-o", folder / "p.png", "--skip-existing")
-    assert quick(*preview)[0] == 0 and "there already" in quick(*preview)[1]
+    assert quick(*preview)[0] == 0 and "up to date" in quick(*preview)[1]
     status, _, said = quick(*preview, "--layers", "latent")
     assert status == 2 and "--force" in said

@@ -9,9 +9,9 @@ import pytest
 
 from priorcodec.core import container
 from priorcodec.core.image import io as image_io
-from tests.cli.test_cli import quick
 from tests.cli.test_streams import run
 from tests.golden import layers
+from tests.helpers import quick
 
 FILES = {name: data for name, (data, _) in layers.golden().items()}
 

@@ -9,7 +9,7 @@ from priorcodec.core import container
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
 from tests.cli.test_streams import run
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_skip_existing_sees_layers(folder):
     assert status == 2 and "has layers latent" in text and (folder / "a.gic").read_bytes() == before
     assert run(*words, "--residual", "5", "--force")[0] == 0
     assert container.unpack((folder / "a.gic").read_bytes()).layers == ("latent", "residual")
-    assert b"there already" in run(*words, "--residual", "5")[1]
+    assert b"up to date" in run(*words, "--residual", "5")[1]
     assert "has another residual layer" in run(*words, "--residual", "6")[2]
     assert "has another residual layer" in run(*words, "--residual", "5", "--roi", "0,0,32,32")[2]
 

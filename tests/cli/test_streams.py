@@ -16,7 +16,7 @@ from priorcodec.cli import options
 from priorcodec.core import container
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.image import io as image_io
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 @pytest.fixture

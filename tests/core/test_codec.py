@@ -3,7 +3,6 @@
 import pickle
 import random
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.errors import ConfigError, ImageError, StreamError
 from priorcodec.core.image import io as image_io
-
-DEMO = Path(__file__).parents[2] / "priorcodec" / "demo" / "coffee.webp"
+from tests.helpers import DEMO
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from priorcodec.core.codec import Codec
 from priorcodec.core.container import Container, Segment
 from priorcodec.core.errors import StreamError
 from priorcodec.core.image import io as image_io
-from tests.core.test_codec import DEMO
 from tests.core.test_container import sealed as sealed_for
+from tests.helpers import DEMO
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.gic"))
 

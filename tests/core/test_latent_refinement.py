@@ -14,8 +14,7 @@ from priorcodec.core.latent_refinement import RefineConfig
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
-from tests.cli.test_cli import quick
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO, quick
 
 
 @pytest.fixture(scope="module")

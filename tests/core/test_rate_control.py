@@ -16,7 +16,7 @@ from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.types import Encoded
 from priorcodec.core.weights import save_encoder
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 def sized(sizes):

@@ -15,8 +15,8 @@ from priorcodec.core.errors import ImageError, StreamError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.moments import match_moments
 from priorcodec.core.statistics import ImageStatistics
-from tests.core.test_codec import DEMO
 from tests.golden.check import FOLDER as GOLDEN
+from tests.helpers import DEMO
 
 means = st.floats(0, 255)
 spreads = st.floats(0, 127.5)

@@ -12,7 +12,7 @@ from priorcodec.core import tiling
 from priorcodec.core.codec import Codec
 from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import EncoderConfig, Transforms
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 PLANS = [(64, 64, 0, 64), (200, 700, 128, 64), (1000, 130, 256, 128), (192, 192, 128, 128), (640, 4096, 192, 20)]
 

@@ -11,7 +11,7 @@ from priorcodec.core.container import Container, Segment
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers.settings import LayerConfig
 from priorcodec.core.layers.texture import CHANNELS
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 SEMANTIC = LayerConfig(layers=("semantic",))
 RESIDUAL = LayerConfig(layers=("latent", "residual"), residual=8, roi=[(16, 0, 20, 30)])

@@ -56,6 +56,8 @@ def test_a_part_of_a_curve_ends_where_it_is_asked_to():
     assert part == [pytest.approx(point) for point in ((2.0**k, 8.0 * k + 60) for k in (-4.5, -4, -3, -2.5))]
     assert bd_rate.clip_to_rate_range(line, 0.001, 1.0) == line  # it does not reach so far
     assert bd_rate.clip_to_rate_range([(0.1, 3.0)], 0.2, 0.3) == []
+    doubled = [(0.0, 1.0), *line, *((rate, value - 1) for rate, value in line)]
+    assert bd_rate.clip_to_rate_range(doubled, 2.0**-4.5, 2.0**-2.5) == part
     double = [(2 * rate, value) for rate, value in line]
     means = [{"codec": c, "setting": str(i), "bpp": r, "psnr": v}
              for c, points in (("one", line), ("two", double)) for i, (r, v) in enumerate(points)]  # fmt: skip

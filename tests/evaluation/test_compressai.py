@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from priorcodec import ConfigError, open_session
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation.compressai import CompressAIModel
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 
 @pytest.fixture(scope="module")

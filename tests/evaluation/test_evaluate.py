@@ -83,8 +83,6 @@ def test_the_three_formats_say_the_same(folders):
     assert [float(line["psnr"]) for line in lines] == [r["psnr"] for r in rows] + [data["mean"]["psnr"]]
     table = evaluate.render(rows, "table").splitlines()
     assert len(table) == 6 and f"{rows[0]['psnr']:.2f}" in table[1] and "MS-SSIM" in table[0]
-    with pytest.raises(ConfigError, match="choose table, csv or json"):
-        evaluate.render(rows, "xml")
 
 
 def test_a_decoded_png_has_the_rate_of_its_coded_file(folders):
@@ -150,11 +148,24 @@ def test_the_command_prints_what_evaluate_gives(folders):
     assert (status, said) == (0, "") and (folders / "t.txt").read_text().startswith("image")
 
 
+def test_the_command_takes_what_encode_takes_and_makes_the_outputs_folder(folders):
+    with Image.open(folders / "ref" / "sea.png") as image:
+        image.save(folders / "ref" / "lake.jfif", "JPEG")
+        image.save(folders / "dec" / "lake.png")
+    (folders / "ref" / "._sea.png").write_bytes(b"written by macOS beside a file")
+    (folders / "ref" / "folder.png").mkdir()
+    twice, table = [folders / "dec" / "lake.png"] * 2, folders / "new" / "t.csv"
+    words = ["eval", folders / "ref", *twice, "--metrics", " psnr , gmsd", "--format", "csv", "-o", table]
+    assert command(*words)[0] == 0
+    rows = list(csv.DictReader(table.open()))
+    assert [row["image"] for row in rows] == ["lake", "mean"] and set(rows[0]) >= {"psnr", "gmsd"}
+
+
 def test_the_command_refuses_in_one_line(folders):
     for words, text in (
         ([folders / "ref", folders / "nowhere"], "does not exist"),
         ([folders / "ref", folders / "dec", "--metrics", "psnr,vmaf"], "no metric 'vmaf'"),
-        ([folders / "ref", folders / "dec", "--metrics", "psnr", "--format", "xml"], "choose table, csv or json"),
+        ([folders / "ref", folders / "dec", "--metrics", "psnr, lite1_frechet"], "lite1_frechet compares sets"),
     ):
         status, said, error = command("eval", *words)
         assert status != 0 and said == "" and text in error and "\n" not in error

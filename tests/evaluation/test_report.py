@@ -113,6 +113,15 @@ def test_without_images_there_is_no_slider(page, tmp_path):
     assert 'id="viewer"' not in (tmp_path / "plain.html").read_text()
 
 
+def test_a_metric_of_no_image_has_no_plot(tmp_path):
+    small = result()
+    for mean in small["means"]:
+        mean["psnr"] = None
+    (tmp_path / "pets.json").write_text(json.dumps(small))
+    report.build([tmp_path], tmp_path / "x.html")
+    assert (tmp_path / "x.html").read_text().count("<svg") == 1
+
+
 def test_nothing_to_report_is_one_line(tmp_path):
     with pytest.raises(ConfigError, match="no result file of kind rd, speed"):
         report.build([tmp_path], tmp_path / "x.html")

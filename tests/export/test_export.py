@@ -260,6 +260,22 @@ def test_missing_packages_are_one_line(monkeypatch, session, tmp_path):
     monkeypatch.setattr(torch.onnx, "export", missing)
     with pytest.raises(ConfigError, match=r"export needs onnxscript.*priorcodec\[export\]"):
         manifest.export(session, tmp_path / "new", tile=TILE, decoder=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_an_export_did_not_finish_has_no_manifest(monkeypatch, session, tmp_path):
+    monkeypatch.setattr(manifest, "checked", lambda network, **_: b"graph")
+    manifest.export(session, tmp_path, tile=TILE, decoder=False)
+    whole = {path.name for path in tmp_path.iterdir()}
+    assert whole >= {"manifest.json", "tables.safetensors", "analysis.onnx"}
+
+    def full(path, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(manifest.atomic, "write", full)
+    with pytest.raises(OSError, match="No space"):
+        manifest.export(session, tmp_path, tile=TILE, decoder=False)
+    assert {path.name for path in tmp_path.iterdir()} == whole - {"manifest.json"}
 
 
 def test_the_command_names_its_files(packages, tmp_path, monkeypatch):

@@ -1,24 +1,29 @@
 """priorcodec_lite against torch, with the toy's graphs: the same images within one level, and the command `gic`."""
 
 import contextlib
+import inspect
 import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from typer.testing import CliRunner
 
 from priorcodec import open_session
 from priorcodec.backbones.diffusion import seeded_noise
+from priorcodec.cli import app
 from priorcodec.core import container
 from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.image import io as image_io
-from tests.core.test_codec import DEMO
 from tests.golden import layers
 from tests.golden.check import ENCODER, golden
+from tests.helpers import DEMO
 
 CORPUS = ENCODER.parents[2] / "tests" / "corpus"
 SIZES = ("384x256", "1x1", "257x65", "200x256")
@@ -234,6 +239,7 @@ def test_the_command_and_pillow(folder, models, photo, tmp_path, capsys, monkeyp
             getattr(Image, name).update(known)
 
 
+@pytest.mark.slow
 def test_the_command_replaces_no_input_and_says_what_is_wrong(folder, models, photo, tmp_path, capsys, monkeypatch):
     from priorcodec_lite import command
 
@@ -274,36 +280,124 @@ def _closed_pipe():
     return open(writing, "w")
 
 
-@pytest.mark.parametrize("wrong", [{"quality": "6"}, {"bpp": "1"}, {"quality": True}, {"statistics": "no"}])
-def test_arguments_of_another_kind_are_one_line(folder, lite, photo, wrong):
+@pytest.fixture(scope="module")
+def without_graphs(folder, tmp_path_factory):
+    """A session that reads files and has no network: whatever is refused is refused before any is needed."""
+    import priorcodec_lite
+
+    path = tmp_path_factory.mktemp("tables")
+    shutil.copy(ENCODER, path / "tables.safetensors")
+    (path / "manifest.json").write_text('{"format": 1, "files": {}}')
+    return priorcodec_lite.open_session(path, threads=1)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"quality": "6"}, {"bpp": "1"}, {"quality": True}, {"statistics": "no"}, {"background": 5}, {"refine": 10},
+        {"refine": []}, {"layers": ("latent", "residual")}, {"residual": 3}, {"roi": [(0, 0, 16, 16)]},
+    ],
+)  # fmt: skip
+def test_arguments_of_another_kind_or_that_need_torch_are_one_line(without_graphs, photo, wrong):
     from priorcodec_lite.core.errors import ConfigError
 
-    with pytest.raises(ConfigError, match="wanted"):
-        lite.encode(photo, **wrong)
+    with pytest.raises(ConfigError, match=r"wanted|needs torch: pip install priorcodec"):
+        without_graphs.encode(photo, **wrong)
 
 
-def test_settings_of_another_kind_and_a_session_that_ends(folder, models, photo):
+def test_every_argument_of_the_whole_packages_encode_is_known(folder):
+    from priorcodec_lite.session import UNSUPPORTED, Session
+
+    known = inspect.signature(Session.encode).parameters.keys() | UNSUPPORTED
+    whole = inspect.signature(open_session("toy").encode).parameters
+    assert whole.keys() <= known
+    assert all(whole[name].default in values for name, values in UNSUPPORTED.items())
+
+
+def test_an_output_of_another_kind_is_refused_before_the_work(without_graphs):
+    from priorcodec_lite.core.errors import ConfigError
+
+    for decode in (without_graphs.decode, without_graphs.preview):
+        with pytest.raises(ConfigError, match="output='pt'"):
+            decode(b"no file", output="pt")
+
+
+def test_settings_of_another_kind_are_one_line(folder):
     from priorcodec_lite import open_session
     from priorcodec_lite.core.errors import ConfigError
 
-    for wrong in ({"threads": "2"}, {"threads": 1.5}, {"max_pixels": "x"}, {"max_pixels": 0}):
+    wrong = ({"threads": "2"}, {"threads": 1.5}, {"max_pixels": "x"}, {"max_pixels": 0}, {"models": 5}, {"models": ""})
+    for settings in wrong:
         with pytest.raises(ConfigError, match="wanted"):
-            open_session(models, **wrong)
+            open_session(**settings)
+
+
+@pytest.mark.parametrize(
+    "given, outputs, says",
+    [
+        (["a.png"], ["a.gic"], ""),
+        (["a.png", "-o", "x.GIC"], ["x.GIC"], ""),
+        (["a.png", "-o", "new"], ["new/a.gic"], ""),
+        (["a.png", "./a.png", "-o", "new"], ["new/a.gic"], ""),
+        (["a.png", "b.png", "-o", "new.v2"], ["new.v2/a.gic", "new.v2/b.gic"], ""),
+        (["a.png", "-o", "x.txt"], [], "wanted a name ending in .gic, or a folder"),
+        (["a.png", "b.png", "-o", "x.gic"], [], "for 2 files, wanted a folder"),
+        (["a.png", "b.png", "-o", "-"], [], "for 2 files, wanted a folder"),
+    ],
+)
+def test_outputs_are_named_as_the_whole_packages_command_names_them(
+    without_graphs, tmp_path, monkeypatch, capsys, given, outputs, says
+):
+    from priorcodec_lite import command
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "b.png"):
+        image_io.save(np.zeros((8, 8, 3), np.uint8), name)
+    monkeypatch.setattr(command, "open_session", lambda *args, **settings: without_graphs)
+    monkeypatch.setattr(command, "_encode", lambda session, source, target, given: f"{source} -> {target}")
+    status = command.main(["encode", *given])
+    said, error = capsys.readouterr()
+    assert [line.rpartition(" -> ")[2] for line in said.splitlines()] == outputs
+    assert (status, says in error, error.count("\n")) == ((2, True, 1) if says else (0, True, 0))
+    shutil.rmtree(tmp_path / "new", ignore_errors=True)
+    whole = CliRunner().invoke(app, ["encode", *given, "-q", "0"])
+    assert (whole.exit_code == 0) == (not says) and all((tmp_path / output).is_file() for output in outputs)
+
+
+def test_a_name_that_no_terminal_shows_ends_nothing(folder, tmp_path):
+    strange = tmp_path / os.fsdecode(b"\xff\x1b[31m.gic")
+    strange.write_bytes(next(iter(golden().values()))[0])
+    environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONIOENCODING": "utf-8:strict"}
+    done = subprocess.run(
+        [sys.executable, "-m", "priorcodec_lite", "info", str(strange)], env=environment, capture_output=True
+    )
+    assert done.returncode == 0 and done.stderr == b"" and b"\x1b" not in done.stdout
+
+
+@pytest.mark.slow
+def test_a_session_that_ends_goes_on(folder, models, photo):
+    from priorcodec_lite import open_session
+
     with open_session(models) as session:
         data = session.encode(photo[:64, :64], np.float32(2))
     assert not session.codec.graphs._loading
     assert session.preview(data, output="np").shape == (64, 64, 3)  # loaded again
 
 
+@pytest.mark.slow
 def test_graphs_that_do_not_fit_are_one_line(folder, models, photo, tmp_path):
     from priorcodec_lite import open_session
     from priorcodec_lite.core.errors import WeightsError
 
     shutil.copytree(models, tmp_path / "swapped")
     shutil.copy(models / "hyper.onnx", tmp_path / "swapped" / "analysis.onnx")
-    with pytest.raises(WeightsError, match="analysis.onnx does not take"):
+    with pytest.raises(WeightsError, match="analysis.onnx is not the file that manifest.json lists"):
         open_session(tmp_path / "swapped").encode(photo[:64, :64])
     manifest = json.loads((models / "manifest.json").read_text())
+    manifest["files"]["analysis.onnx"]["sha256"] = manifest["files"]["hyper.onnx"]["sha256"]
+    (tmp_path / "swapped" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(WeightsError, match="analysis.onnx does not take"):
+        open_session(tmp_path / "swapped").encode(photo[:64, :64])
     del manifest["margin"]
     (tmp_path / "swapped" / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(WeightsError, match="margin"):

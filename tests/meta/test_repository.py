@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -39,14 +38,6 @@ def test_the_search_for_paths_bites(text):
 )
 def test_the_search_for_paths_spares_others(text):
     assert machine_paths(text.encode()) == []
-
-
-def test_layering():
-    linter = Path(sys.executable).with_name("lint-imports")
-    if not linter.exists():
-        pytest.skip("import-linter is not installed: pip install '.[test]'")
-    done = subprocess.run([linter, "--no-logo", "--no-cache"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_demo_photograph_loads_and_names_its_source():

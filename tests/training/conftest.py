@@ -11,15 +11,6 @@ from priorcodec.training.adapter import train_adapter
 from tests.training import helpers
 
 
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """These models are too small to share: threads that wait for each other take most of the time on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="session")
 def world(tmp_path_factory):
     """A folder with images and a tiny encoder; world / "images", world / "encoder.safetensors"."""

@@ -46,7 +46,6 @@ def close(a, b):
 
 
 def child(words):
-    torch.set_num_threads(1)
     train_adapter(words)
 
 
@@ -55,7 +54,6 @@ def ranked(words, rank, port, command, prepare):
         "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
     }  # fmt: skip
-    torch.set_num_threads(1)
     if prepare:
         prepare(rank)
     {"adapter": train_adapter, "encoder": train_encoder}[command](words)

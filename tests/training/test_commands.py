@@ -17,11 +17,10 @@ from priorcodec.config import Dtype
 from priorcodec.core.weights import load_simulation
 from priorcodec.registry import open_registry
 from priorcodec.training import adapter as adapter_training
-from priorcodec.training import warm_start
+from priorcodec.training import losses, warm_start
 from priorcodec.training.adapter import Objective, train_adapter
 from priorcodec.training.critic import Critic, CriticTrainer
 from priorcodec.training.frozen import build_frozen, fingerprint
-from priorcodec.training.losses import Perceptual
 from priorcodec.training.run import Run
 from priorcodec.training.settings import AdapterRunConfig, LossWeights
 from priorcodec.training.words import from_words
@@ -110,7 +109,7 @@ def objective(world):
         for fresh in (adapter.bridge.tail, adapter.refiner.tail, adapter.refiner.noise):
             torch.nn.init.normal_(fresh.weight, std=0.1)
         none = dict.fromkeys((f.name for f in fields(LossWeights)), 0.0)
-        distance = Perceptual("vgg") if weights.get("perceptual") else None
+        distance = losses.stlpips() if weights.get("perceptual") else None
         critic = CriticTrainer(Critic(8), lr=1, warmup=1) if weights.get("adversarial") else None
         made = Objective(
             adapter, encoder, LossWeights(**(none | weights)), distance=distance, critic=critic, window=32, bf16=False

@@ -26,10 +26,10 @@ from priorcodec.core import container, tiling
 from priorcodec.core.container import STRUCTURE
 from priorcodec.core.exact_reader import ExactReader
 from priorcodec.core.image import io as image_io
-from tests.core.test_codec import DEMO
 from tests.evaluation.test_report import BROWSER, DESK, FLAGS, PHONE
 from tests.golden import layers
 from tests.golden.check import ENCODER, golden
+from tests.helpers import DEMO
 from tests.web.test_reader import NODE, area
 
 WEB = Path(__file__).parents[2] / "web"

@@ -19,10 +19,10 @@ from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
-from tests.core.test_codec import DEMO
 from tests.fuzz import Fuzz
 from tests.golden import layers
 from tests.golden.check import ENCODER, golden
+from tests.helpers import DEMO
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.gic"))
 LARGEST = 2**20  # pixels, of damaged files

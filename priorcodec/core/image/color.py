@@ -32,7 +32,7 @@ def to_srgb(raster: Raster, *, background: str | None = None) -> tuple[np.ndarra
         alpha = None
     if alpha is not None and backdrop is None:
         raise ImageError(
-            "the image has transparent parts: give a color to put under them, --background white or '#rrggbb'"
+            "the image has transparent parts: give a background color to put under them, such as white or '#rrggbb'"
         )
     notes = list(raster.notes)
     pixels = _converted(raster, notes)

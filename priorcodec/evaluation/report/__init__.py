@@ -27,11 +27,11 @@ RATES, QUALITY = 3, 90
 """Rates shown per image; WebP quality of the images on the page (their scores are of the real files)."""
 
 
-def build(results: Sequence[Path], output: Path, *, images: Path | None = None) -> None:
+def build(results: Sequence[Path], output: Path, *, images: Path | None = None, overwrite: bool = True) -> None:
     """Write `output` from result files or folders of them.
 
     images: what `benchmarks/rd.py --keep` wrote, original/NAME.png and CODEC/SETTING/NAME.png; without it there is no
-    slider. Raises ConfigError if nothing readable is found.
+    slider; overwrite: an existing output. Raises ConfigError if nothing readable is found.
     """
     loaded = load(results)
     body, embedded = [], []
@@ -54,7 +54,7 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None) 
         lead=lead + "Rates are whole files on disk; metrics compare the decoded file with the untouched image.",
         data=json.dumps(viewed, allow_nan=False).replace("</", "<\\/"), script=_text("page.js"),
     )  # fmt: skip
-    atomic.write(output, page.encode())
+    atomic.write(output, page.encode(), replace=overwrite)
 
 
 def load(results: Sequence[Path]) -> list[dict[str, Any]]:
@@ -84,7 +84,8 @@ def _section(title: str, table: Table) -> str:
 def _rd_section(result: dict[str, Any]) -> str:
     drawn, chips = [], ""
     for metric, about in tables.columns(result).items():
-        series = plot.series_of(result, metric)
+        if not (series := plot.series_of(result, metric)):
+            continue  # it is defined for no image of this set
         up, unit = about["higher_is_better"], about["unit"]
         drawn.append(plot.plot(series, title=about["label"], higher_is_better=up, unit=unit))
         chips = chips or "".join(

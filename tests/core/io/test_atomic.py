@@ -1,46 +1,18 @@
 """Writing a file: the whole new content or the old one, whatever happens meanwhile; one line when it cannot be."""
 
 import os
-import resource
 import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 
 import pytest
 
 from priorcodec import ConfigError, PriorCodecError
 from priorcodec.core.io import atomic
+from tests.helpers import largest_file
 
 OLD, NEW = b"old" * 1000, b"new" * 40_000
-
-
-@contextmanager
-def largest_file(size):
-    """What a full disk does, without one: writing past `size` bytes fails."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
-
-
-@pytest.fixture
-def full_disk(tmp_path):
-    """A file system of 32 KiB with an old file on it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 def refused(path, reason):

@@ -16,7 +16,7 @@ from priorcodec.core.layers import residual
 from priorcodec.core.layers.residual import Area, ResidualTables, Settings
 from priorcodec.core.layers.semantic import SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 WITH = LayerConfig(layers=("latent", "residual"))
 

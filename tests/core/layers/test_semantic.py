@@ -15,7 +15,7 @@ from priorcodec.core.layers.semantic import SHIPPED, SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
 from tests.core.entropy.reference import Encoder, decode
 from tests.core.layers import reference
-from tests.core.test_codec import DEMO
+from tests.helpers import DEMO
 
 SEMANTIC = LayerConfig(layers=("semantic",))
 
