@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from priorcodec.backbones.spec import MAX_STEPS, BackboneSpec
 from priorcodec.core.container import LAYERS, MAX_PIXELS
@@ -95,7 +95,7 @@ class DecodeConfig:
         if self.max_pixels < 1:
             found.append(f"max_pixels={self.max_pixels}: wanted 1 or more")
         if self.tile and (self.tile < 128 or self.tile % 64):
-            found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, 0 for no tiles, or null")
+            found.append(f"tile={self.tile}: wanted a multiple of 64 from 128 up, or 0 for no tiles")
         if unknown := [name for name in self.layer_names or () if name not in LAYERS]:
             found.append(f"layers={self.layers}: no layer {printable(unknown[0], 60)!r}, wanted {', '.join(LAYERS)}")
         elif self.layers is not None and not {"semantic", "latent"}.intersection(self.layer_names or ()):
@@ -181,8 +181,8 @@ def _merged(
             parsed = ",".join(parsed)
         try:
             OmegaConf.update(settings, key, parsed)
-        except OmegaConfBaseException as exc:
-            found.append(f"{origin}: {str(exc).splitlines()[0]}")
+        except OmegaConfBaseException:
+            found.append(f"{origin}: wanted {_wanted(known[key]['type'])}")
     result = OmegaConf.to_object(settings)
     assert isinstance(result, schema)  # for the type checker: OmegaConf says Any
     return result
@@ -300,10 +300,22 @@ def _flatten(content: Mapping[str, Any], groups: Collection[str], prefix: str = 
 
 
 def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Dotted name and metadata of every setting."""
+    """Dotted name of every setting, with its metadata and its type."""
     types = get_type_hints(schema)
     for f in fields(schema):  # type: ignore[arg-type]
         if is_dataclass(types[f.name]):
             yield from _keys(types[f.name], f"{prefix}{f.name}.")
         else:
-            yield f"{prefix}{f.name}", f.metadata
+            yield f"{prefix}{f.name}", {**f.metadata, "type": types[f.name]}
+
+
+def _wanted(kind: Any) -> str:
+    """What a setting of a type takes, in words."""
+    kind = (
+        next((part for part in get_args(kind) if part is not type(None)), kind)
+        if get_origin(kind) is not list
+        else list
+    )
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        return ", ".join(member.name for member in kind)
+    return {int: "a whole number", float: "a number", bool: "true or false", list: "a list"}.get(kind, "text")

@@ -1,9 +1,8 @@
 // The entropy coder: docs/format.md, sections 6, 7 and 12. The 64-bit state is kept in two halves of 32 bits.
 
 import { StreamError } from "./errors.js";
-import { TABLES } from "./tables.js";
+import { LIMIT, TABLES } from "./tables.js";
 
-const LARGEST_SYMBOL = 32767;
 const LARGEST_LENGTH = 16; // of an escape
 const IMPOSSIBLE = "the entropy string holds an impossible symbol: the file is damaged or forged";
 
@@ -88,7 +87,7 @@ export class Decoder {
       const t = index[place];
       const offset = tables.offsets[t];
       const symbol = d % 2 ? offset - (d + 1) / 2 : offset + tables.cdfs[t].length - 2 + d / 2;
-      if (Math.abs(symbol) > LARGEST_SYMBOL) throw new StreamError(IMPOSSIBLE);
+      if (Math.abs(symbol) > LIMIT) throw new StreamError(IMPOSSIBLE);
       symbols[place] = symbol;
     });
   }

@@ -3,9 +3,11 @@
 import { StreamError } from "./errors.js";
 
 export const MAX_PIXELS = 2 ** 26; // of the padded image; a larger one must be asked for
-const VERSION = 2;
-const SEGMENTS = 0x10; // flag: the file has segments
-const LATENT = 32; // segment type: the entropy string
+export const STRIDE = 16; // pixels to a position of y
+export const QUALITY_STEPS = 16; // of a file's quality byte, to a level
+export const VERSION = 2;
+export const SEGMENTS = 0x10; // flag: the file has segments
+export const LATENT = 32; // segment type: the entropy string
 const CRITICAL = 0x80; // segment types from here up
 const MAX_QUALITY = 176;
 const MAX_SIDE = 65535;
@@ -97,7 +99,7 @@ function uint32(bytes) {
 }
 
 /** Refuses a side beyond the format, or a padded image of more than maxPixels pixels. */
-function checkSize(height, width, maxPixels) {
+export function checkSize(height, width, maxPixels) {
   inRange("height", height, 1, MAX_SIDE);
   inRange("width", width, 1, MAX_SIDE);
   const [rows, columns] = [padded(height), padded(width)];

@@ -7,17 +7,16 @@
 // For a browser, a worker and node alike. `read` takes a good part of a second for a large photograph: call it in a worker.
 
 import { CoderTables, Decoder } from "./coder.js";
-import { MAX_PIXELS, padded, unpack } from "./container.js";
+import { MAX_PIXELS, QUALITY_STEPS, STRIDE, padded, unpack } from "./container.js";
 import { StreamError, WeightsError } from "./errors.js";
-import { Grid, HyperSynthesis, LIMIT, Pass, clamped } from "./networks.js";
+import { Grid, HyperSynthesis, Pass, clamped } from "./networks.js";
 import { Sha256 } from "./sha256.js";
 import { RESIDUAL, readSettings, refine } from "./residual.js";
 import { Semantic } from "./semantic.js";
-import { readResidual, readSemantic, readTables } from "./tables.js";
+import { LIMIT, readResidual, readSemantic, readTables } from "./tables.js";
 
 export { MAX_PIXELS, StreamError, WeightsError, unpack };
 
-const STRIDE = 16; // pixels to a position of y
 const ONE = 256;
 
 export class Reader {
@@ -100,7 +99,7 @@ export class Reader {
 
   /** What `read` gave -> y_hat, Float32Array [m][h][w]: what all float networks start from. */
   dequantize({ content, m, h, w, yHatQ }) {
-    const level = content.quality / 16;
+    const level = content.quality / QUALITY_STEPS;
     const k = Math.min(Math.floor(level), this.config.levels - 2);
     const table = this.tables.log_inverse.data;
     const yHat = new Float32Array(yHatQ.length);

@@ -2,7 +2,8 @@
 //
 // Grids are position-major, grid[(y * width + x) * channels + c], with a border of zeros where a 3x3 kernel reads them.
 
-export const LIMIT = 32767;
+import { LIMIT } from "./tables.js";
+
 const BLOCK = 8; // pairs of outputs summed side by side
 const PAIR = 2 ** 26;
 const STRIP = 64; // positions whose inputs are kept at hand
@@ -149,8 +150,8 @@ export class Layer {
   }
 }
 
-export function clamped(value, low) {
-  return value < low ? low : value > LIMIT ? LIMIT : value;
+export function clamped(value, low, high = LIMIT) {
+  return value < low ? low : value > high ? high : value;
 }
 
 /** A grid of 16-bit activations with a border of zeros. */

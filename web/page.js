@@ -16,6 +16,7 @@ let busy = false;
 let chosen = null;
 let name = "image";
 let regions = null;
+let drawn = 0; // images so far
 
 function open(given) {
   if (!given) return;
@@ -27,6 +28,7 @@ function open(given) {
 /** A new worker for the chosen file: whatever the last one was at ends here. */
 function restart() {
   clearTimeout(waiting);
+  drawn++;
   worker?.terminate();
   worker = new Worker("worker.js", { type: "module" });
   worker.onmessage = ({ data }) => show(data);
@@ -83,7 +85,10 @@ function draw(kind, image) {
     split.value = 0;
     divide();
   }
-  canvas.toBlob((blob) => offer(save, blob, `${name}${canvases.original.hidden ? "" : "-decoded"}.png`));
+  const [as, turn] = [`${name}${canvases.original.hidden ? "" : "-decoded"}.png`, ++drawn];
+  canvas.toBlob((blob) => {
+    if (blob && turn === drawn) offer(save, blob, as); // else the canvas is too large, or shows something else by now
+  });
 }
 
 /** Offers to show regions, and lists them, the largest first. */

@@ -8,7 +8,7 @@ const SIZES = 4; // of symbols: 0, 1, 2, 3 and more
 const ENTRIES = 3;
 const HEAD = 4; // bytes
 const AREA = 8;
-const TABLES = 64 * SIZES;
+const REFINED_TABLES = 64 * SIZES;
 
 /** Content of the segment, rows and columns of y -> {higher, lowest, thirds, areas, string}. Throws StreamError. */
 export function readSettings(data, h, w) {
@@ -43,9 +43,9 @@ export function refine(yHatQ, { index, symbols, h, w }, { lowest, thirds, areas,
   for (let i = 0; i < index.length; i++) {
     if (index[i] >= lowest && chosen[i % (h * w)]) table[i] = 1 + SIZES * index[i] + Math.min(Math.abs(symbols[i]), SIZES - 1);
   }
-  const { order, ends } = ordered(table, 1, TABLES + 1);
+  const { order, ends } = ordered(table, 1, REFINED_TABLES + 1);
   const decoder = new Decoder(string);
-  for (let t = 0; t < TABLES; t++) {
+  for (let t = 0; t < REFINED_TABLES; t++) {
     const [first, second] = frequency.subarray(ENTRIES * t, ENTRIES * t + 2);
     const byThirds = t >= SIZES * thirds;
     const cdf = byThirds ? [0, first, first + second, 65536] : [0, first + (second >> 1), 65536];

@@ -1,5 +1,7 @@
 // The float networks by onnxruntime-web: WebGPU where there is one, WebAssembly elsewhere, and after a failure of the former.
 
+import { Sha256 } from "./sha256.js";
+
 const DIST = "./node_modules/onnxruntime-web/dist/";
 const MODELS = "models/";
 
@@ -7,8 +9,10 @@ export class Runtime {
   #sessions = new Map();
   #ort;
 
-  static async load() {
+  /** manifest: lists the graphs. */
+  static async load(manifest) {
     const runtime = new Runtime();
+    runtime.manifest = manifest;
     let adapter = null;
     try {
       adapter = await globalThis.navigator?.gpu?.requestAdapter();
@@ -53,7 +57,7 @@ export class Runtime {
   async #run(name, inputs) {
     if (!this.#sessions.has(name)) {
       const options = { executionProviders: this.gpu ? ["webgpu", "wasm"] : ["wasm"] };
-      this.#sessions.set(name, await this.#ort.InferenceSession.create(await model(`${name}.onnx`), options));
+      this.#sessions.set(name, await this.#ort.InferenceSession.create(await model(`${name}.onnx`, this.manifest), options));
     }
     const feeds = {};
     for (const [input, [data, ...shape]] of Object.entries(inputs)) {
@@ -68,9 +72,13 @@ export class Runtime {
 
 class MissingModel extends Error {}
 
-/** A file of the folder that `priorcodec export` wrote, as bytes. */
-export async function model(name) {
+/** A file of the folder that `priorcodec export` wrote, as bytes; manifest: what lists it, and its hash. */
+export async function model(name, manifest = null) {
   const answer = await fetch(MODELS + name);
   if (!answer.ok) throw new MissingModel(`${MODELS}${name} is missing: run \`make web\``);
-  return new Uint8Array(await answer.arrayBuffer());
+  const bytes = new Uint8Array(await answer.arrayBuffer());
+  if (manifest && new Sha256().update(bytes).hex() !== manifest.files[name]?.sha256) {
+    throw new MissingModel(`${MODELS}${name} is not the file that manifest.json lists: reload the page, or run \`make web\``);
+  }
+  return bytes;
 }

@@ -1,7 +1,10 @@
 // The semantic layers, exactly: a map of regions, and values of each of them. docs/format.md, sections 13 and 14.
 
 import { CoderTables, Decoder } from "./coder.js";
+import { QUALITY_STEPS } from "./container.js";
 import { StreamError } from "./errors.js";
+import { clamped } from "./networks.js";
+import { LIMIT } from "./tables.js";
 
 export const STRUCTURE = 16; // segment types
 export const TEXTURE = 17;
@@ -10,7 +13,6 @@ const MOST_REGIONS = 32;
 const PATTERNS = 256;
 const CHANNELS = 16;
 const INPUTS = 2 * CHANNELS + 1;
-const LIMIT = 32767;
 const STEPS = [32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024];
 const FULL = 65536;
 const UNFINISHED = "a layer does not end where its content ends: the file is damaged or forged";
@@ -88,8 +90,8 @@ export class Semantic {
   /** Section 14: a map that costs no bytes. */
   #derived({ latentQ, m, h, w }, quality, rows, columns) {
     const { weight, bias, inverse } = this.tables;
-    const [k, classes] = [Math.min(Math.floor(quality / 16), inverse.shape[0] - 2), weight.shape[0]];
-    const p = quality - 16 * k;
+    const [k, classes] = [Math.min(Math.floor(quality / QUALITY_STEPS), inverse.shape[0] - 2), weight.shape[0]];
+    const p = quality - QUALITY_STEPS * k;
     const score = Array.from({ length: classes }, (_, g) => new Float64Array(rows * columns).fill(bias.data[g]));
     for (let c = 0; c < m; c++) {
       const gain = (16 - p) * inverse.data[k * m + c] + p * inverse.data[(k + 1) * m + c];
@@ -136,14 +138,14 @@ export class Semantic {
       return Math.floor(total / 1024);
     };
     for (let c = 0; c < CHANNELS; c++) {
-      const means = known.map((row) => clamp(sum("mean", c, row), -LIMIT, LIMIT));
+      const means = known.map((row) => clamped(sum("mean", c, row), -LIMIT, LIMIT));
       const index = Uint8Array.from(known, (row) => {
         const level = sum("scale", c, row.map(Math.abs));
-        return clamp(Math.floor((level + 128) / 256) - 2 * step, 0, this.coder.cdfs.length - 1);
+        return clamped(Math.floor((level + 128) / 256) - 2 * step, 0, this.coder.cdfs.length - 1);
       });
       const symbols = new Int16Array(count);
       decoder.take(index, this.coder, symbols);
-      known.forEach((row, r) => (row[c] = clamp(means[r] + STEPS[step] * symbols[r], -LIMIT, LIMIT)));
+      known.forEach((row, r) => (row[c] = clamped(means[r] + STEPS[step] * symbols[r], -LIMIT, LIMIT)));
       const average = Math.floor(known.reduce((total, row) => total + row[c], 0) / count);
       for (const row of known) row[CHANNELS + c] = average;
     }
@@ -163,8 +165,4 @@ export function areas(labels, count) {
 function boxes(x, rows, columns) {
   const across = x.map((value, i) => x[i % columns ? i - 1 : i] + value + x[(i + 1) % columns ? i + 1 : i]);
   return across.map((value, i) => across[i < columns ? i : i - columns] + value + across[i + columns < x.length ? i + columns : i]);
-}
-
-function clamp(value, low, high) {
-  return value < low ? low : value > high ? high : value;
 }

@@ -1,11 +1,11 @@
 // The integer tables of an encoder, straight out of its weight file (safetensors): docs/format.md, section 3.
 
+import { QUALITY_STEPS } from "./container.js";
 import { WeightsError } from "./errors.js";
 
 export const TABLES = 64;
-const LIMIT = 32767;
+export const LIMIT = 32767; // of symbols, and of values in integer networks
 const PREFIX = "entropy.";
-const QUALITY_STEPS = 16;
 const TYPES = {
   I16: Int16Array,
   I32: Int32Array,

@@ -2,9 +2,9 @@
 //
 // Takes {file, quality}, or {quality} alone: the same photograph again. Answers {kind: "begin" | "end"},
 // {kind: "status" | "error", text}, {kind: "fact", name, value}, {kind: "file", bytes},
-// {kind: "original" | "preview" | "decoded", image}.
+// {kind: "original" | "preview" | "decoded", image}, {kind: "regions", regions}.
 
-import { padded } from "./container.js";
+import { MAX_PIXELS, QUALITY_STEPS, STRIDE, padded } from "./container.js";
 import { Reader, StreamError } from "./gic.js";
 import { normal } from "./random.js";
 import { painted } from "./regions.js";
@@ -12,9 +12,7 @@ import { Runtime, model } from "./runtime.js";
 import { blended, cut, inParts, mirrored } from "./tiles.js";
 import { write } from "./writer.js";
 
-const STRIDE = 16;
 const LARGEST_PART = 64; // cells that local networks work on at a time
-const QUALITY_STEPS = 16; // of the file's byte, to a level
 const LAYERS = ["residual.safetensors", "semantic.safetensors"]; // which an encoder may have
 const NAMES = { 1: "statistics", 16: "structure", 17: "texture", 48: "residual" }; // of segments
 
@@ -46,11 +44,12 @@ onmessage = async ({ data: { file, quality } }) => {
 async function load() {
   status("Loading…");
   const manifest = JSON.parse(new TextDecoder().decode(await model("manifest.json")));
-  const [residual, semantic] = await Promise.all(LAYERS.map((name) => (manifest.files[name] ? model(name) : null)));
+  const listed = (name) => (manifest.files[name] ? model(name, manifest) : null);
+  const [residual, semantic] = await Promise.all(LAYERS.map(listed));
   return {
     manifest,
-    reader: await Reader.load(await model("tables.safetensors"), residual, semantic),
-    runtime: await Runtime.load(),
+    reader: await Reader.load(await model("tables.safetensors", manifest), residual, semantic),
+    runtime: await Runtime.load(manifest),
   };
 }
 
@@ -64,6 +63,12 @@ async function analyze(file) {
     throw new StreamError("neither a .gic file nor an image that this browser can read: choose another file");
   }
   const { width, height } = bitmap;
+  if (padded(width) * padded(height) > MAX_PIXELS) {
+    throw new StreamError(
+      `the photograph is ${width} × ${height} pixels, more than the ${MAX_PIXELS.toLocaleString("en")} that this page codes: ` +
+        "choose a smaller one",
+    );
+  }
   const canvas = new OffscreenCanvas(width, height).getContext("2d");
   canvas.fillStyle = "white"; // under transparent parts
   canvas.fillRect(0, 0, width, height);

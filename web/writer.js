@@ -1,12 +1,8 @@
 // Writes .gic files from docs/format.md alone: the same bytes as Python for the same features.
 
 import { Encoder } from "./coder.js";
-import { crc32 } from "./container.js";
-
-const VERSION = 2;
-const SEGMENTS = 0x10; // flag: the file has segments
-const LATENT = 32; // segment type of the entropy string
-const LIMIT = 32767;
+import { LATENT, SEGMENTS, VERSION, crc32 } from "./container.js";
+import { LIMIT } from "./tables.js";
 
 /**
  * Features in quantization steps -> {data, symbolsSha256}; data: the file (Uint8Array).

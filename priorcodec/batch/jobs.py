@@ -109,7 +109,8 @@ def as_error(error: Exception | SystemExit, source: Path) -> PriorCodecError:
         kind, text = PriorCodecError, "not enough memory: try a smaller --tile, fewer --workers or another --device"
     elif isinstance(error, OSError) and error.strerror:
         other = error.filename is not None and os.fspath(error.filename) != os.fspath(source)
-        kind, text = PriorCodecError, f"{error.filename}: {error.strerror}" if other else error.strerror
+        reason = "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
+        kind, text = PriorCodecError, f"{error.filename}: {reason}" if other else reason
     else:
         logger.debug("%s: %s", printable(source), type(error).__name__, exc_info=error)
         kind, text = PriorCodecError, f"unexpected {type(error).__name__}: {error}; -v shows the traceback"

@@ -139,6 +139,7 @@ class Encode:
             finer: How its residual layer must begin.
         """
         from priorcodec.core import container
+        from priorcodec.core.entropy.tables import QUALITY_STEPS
 
         data, start = job.target.read_bytes(), b"" if finer is None else finer.pack()
         try:
@@ -148,7 +149,8 @@ class Encode:
         older = job.source != STREAM and job.target.stat().st_mtime < job.source.stat().st_mtime
         reasons = {
             "is of another encoder": stream.encoder_id != encoder_id,
-            f"has quality byte {stream.quality}, not {quality}": quality not in (None, stream.quality),
+            f"has quality {stream.quality / QUALITY_STEPS:g}, not {(quality or 0) / QUALITY_STEPS:g}": quality
+            not in (None, stream.quality),
             f"has {len(data)} bytes, more than {max_bytes}": max_bytes is not None and len(data) > max_bytes,
             "has statistics or lacks them": (stream.segment(container.STATISTICS) is not None) != self.statistics,
             f"has layers {', '.join(stream.layers)}": set(stream.layers) != set(layers.layers),

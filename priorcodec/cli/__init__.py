@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -84,6 +84,7 @@ def demo(
     image: Annotated[Path | None, typer.Option(help="An image of your own instead of the example.")] = None,
     backbone: Annotated[str, typer.Option(help="Backbone that decodes.")] = "nano_pixel",
     force: options.Force = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Encode one image at three qualities and compare it with JPEG, WebP and AVIF."""
     from priorcodec.demo import run
@@ -130,13 +131,18 @@ def _line(error: Exception) -> str:
         return str(error)
     usage = getattr(error, "format_message", None)  # of an error of typer's parser
     if usage is not None:
+        context: Any = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError" and context.parent is not None:
+            commands = " or ".join(context.command.commands)
+            return f"{context.info_name} wants a command after it: {commands}; --help describes them"
         return usage()
     from priorcodec.batch.jobs import logger, out_of_memory
 
     if out_of_memory(error):
         return "not enough memory: use a smaller image, a smaller --tile or another --device"
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        reason = "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
+        return f"{error.filename}: {reason}" if error.filename else reason
     logger.debug("unexpected", exc_info=error)
     return f"unexpected {type(error).__name__}: {one_line(error)}; -v shows the traceback"
 

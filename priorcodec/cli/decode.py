@@ -26,10 +26,11 @@ def decode(
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="Weights of the backbone: folder, file or Hub id; default: the backbone's own source."),
+        typer.Option(help="Weights of the backbone: folder, file or OWNER/REPO@COMMIT; default: its own source."),
     ] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE@COMMIT.")
+        str | None,
+        typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT."),
     ] = None,
     device: options.Device = None,
     dtype: Annotated[

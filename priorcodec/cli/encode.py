@@ -40,18 +40,22 @@ def encode(
     ] = False,
     layers: Annotated[
         str,
-        typer.Option(help="Layers to write: semantic, latent, residual, separated by commas; see docs/layers.md."),
+        typer.Option(help="Layers to write: semantic, latent, residual, separated by commas."),
     ] = "latent",
     residual: Annotated[
         float | None,
-        typer.Option(help="Add a residual layer: 0 (little) to 10 (all); --layers residual alone means 10."),
+        typer.Option(help="Add a residual layer: 0 (little) to 10 (all), which --layers latent,residual means."),
     ] = None,
     roi: Annotated[
         list[str] | None,
         typer.Option(metavar="X,Y,W,H", help="Write the residual for this region alone, in pixels; may be repeated."),
     ] = None,
     refine: Annotated[
-        int, typer.Option(help="Latent refinement steps, 0 to 10000: slower encoding, better quality per byte.")
+        int,
+        typer.Option(
+            metavar="STEPS",
+            help="Latent refinement, 0 to 10000 steps: much slower, less error per byte; plain files look better.",
+        ),
     ] = 0,
     refine_metric: Annotated[
         RefineMetric, typer.Option("--refine-metric", help="Metric that --refine optimizes.")
@@ -75,6 +79,8 @@ def encode(
     from priorcodec.batch.jobs import STREAM
     from priorcodec.batch.tasks import Encode
     from priorcodec.core import container, rate_control
+    from priorcodec.core.entropy.tables import QUALITY_STEPS
+    from priorcodec.session import layer_config
 
     inputs = options.paths(ctx, files)
     target = options.output_path(output, inputs)
@@ -84,12 +90,19 @@ def encode(
         raise ConfigError(f"got {' and '.join(given)}, wanted at most one of {', '.join(sizes)}")
     if bpp is not None or target_bytes is not None:
         rate_control.check_target(target_bytes, bpp)
+    levels = container.MAX_QUALITY / QUALITY_STEPS
+    if quality is not None and not 0 <= quality <= levels:
+        raise ConfigError(f"quality is {quality:g}, wanted a number from 0 to {levels:g}")
+    if len(inputs) == 1 and inputs[0].suffix.lower() == container.SUFFIX and not inputs[0].is_dir():
+        raise ConfigError(f"{inputs[0]} is a .gic file already, wanted an image; `priorcodec decode` makes one of it")
     if refine_metric is not RefineMetric.psnr and not refine:
         raise ConfigError(f"got --refine-metric {refine_metric} without --refine: give a number of steps")
     if "latent" not in layers and given:
         raise ConfigError(
             f"got {given[0]} for files without a latent, whose size the image decides: add latent to --layers"
         )
+    names, regions = tuple(name.strip() for name in layers.split(",")), tuple(_region(text) for text in roi or ())
+    layer_config(names, residual, regions)  # a wrong request ends here
     config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
     jobs = runner.list_jobs(
         inputs,
@@ -106,9 +119,9 @@ def encode(
         bpp=bpp,
         background=background,
         statistics=statistics,
-        layers=tuple(name.strip() for name in layers.split(",")),
+        layers=names,
         residual=residual,
-        roi=tuple(_region(text) for text in roi or ()),
+        roi=regions,
         refine=refine,
         refine_metric=refine_metric.value,
         show_steps=len(jobs) == 1,

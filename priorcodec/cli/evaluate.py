@@ -22,7 +22,12 @@ class Format(StrEnum):
 def evaluate(
     references: Annotated[Path, typer.Argument(help="Original image or folder of them.")],
     files: Annotated[list[Path], typer.Argument(help="Decoded images or coded files, or folders of them.")],
-    metrics: Annotated[str, typer.Option(help="Names separated by commas; default: all that can run here.")] = "",
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Names separated by commas, such as psnr,msssim,lite1_lpips; default: all that can run here."
+        ),
+    ] = "",
     backbone: Annotated[str, typer.Option(help="Backbone that decodes .gic files; `preview` uses none.")] = "preview",
     coded: Annotated[
         Path | None, typer.Option(help="Coded file or folder that the rate of decoded images is taken from.")
@@ -34,7 +39,7 @@ def evaluate(
 ) -> None:
     """Score files against their references.
 
-    Rate is bits per pixel of the whole file; the metrics are listed in benchmarks/README.md.
+    Rate is bits per pixel of the whole file.
     """
     from priorcodec.batch.jobs import Outcome, as_error
     from priorcodec.core.io import atomic
@@ -44,15 +49,15 @@ def evaluate(
     wanted = [name.strip() for name in metrics.split(",")] if metrics else list(scores.METRICS)
     for name in wanted:
         scores.image_metric(name)
-    names, missing = scores.available(wanted)
-    for line in missing:
-        typer.echo(f"left out: {line}", err=True)
     decoder = None if backbone == "preview" else backbone
     known = evaluate.expand([references], evaluate.IMAGES)
     every = evaluate.expand(files, evaluate.IMAGES | evaluate.STREAMS.keys() | {".gic"})
     if output is not None:
         atomic.check_output(output, [*known, *every], replace=force)
         atomic.make_folder(output.parent)
+    names, missing = scores.available(wanted)
+    for line in missing:
+        typer.echo(f"left out: {line}", err=True)
     outcome = Outcome()
     for file, result in evaluate.evaluate(known, every, names, backbone=decoder, coded=coded):
         if not isinstance(result, Exception):
@@ -76,6 +81,7 @@ def report(
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     images: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
     force: options.Force = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Make one HTML page of benchmark results.
 

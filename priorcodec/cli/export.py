@@ -14,9 +14,12 @@ from priorcodec.cli import options
 def export(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; made if it does not exist.")],
     backbone: Annotated[str | None, typer.Option(help="Backbone to export; default nano_pixel.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Weights of the backbone: folder, file or Hub id.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Weights of the backbone: folder, file or OWNER/REPO@COMMIT.")
+    ] = None,
     adapter: Annotated[
-        str | None, typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE@COMMIT.")
+        str | None,
+        typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT."),
     ] = None,
     tile: Annotated[
         int | None, typer.Option(help="Side in pixels of tiles of large images; default 1024, with --fixed 512.")
@@ -30,6 +33,7 @@ def export(
     no_plugin: options.NoPlugin = None,
     force: options.Force = False,
     as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Write ONNX graphs of encoder, previews and backbone, the exact tables, and manifest.json.
 

@@ -110,7 +110,8 @@ def edit(
     from priorcodec.session import Session
 
     if (texture_from is None) == (recolor is None):
-        raise ConfigError("got both or neither of --texture-from and --recolor, wanted one of them")
+        got = "neither --texture-from nor --recolor" if recolor is None else "both --texture-from and --recolor"
+        raise ConfigError(f"got {got}, wanted one of them")
     if from_region is not None and texture_from is None:
         raise ConfigError("got --from-region without --texture-from")
     target = _target(output, [file, *([] if texture_from is None else [texture_from])], force=force)

@@ -50,18 +50,20 @@ Skip = Annotated[
     bool,
     typer.Option(
         "--skip-existing",
-        help="Skip outputs that are already up to date; any other existing output is an error. See docs/trust.md.",
+        help="Skip outputs that are already up to date; any other existing output is an error.",
     ),
 ]
 Workers = Annotated[
-    int, typer.Option("--workers", min=1, help="Number of processes that share the files; see docs/encoding.md.")
+    int, typer.Option("--workers", metavar="N", min=1, help="Number of processes that share the files.")
 ]
 MaxPixels = Annotated[
     int | None, typer.Option("--max-pixels", help="Refuse images with more pixels than this; default 67108864.")
 ]
 Tile = Annotated[
     int | None,
-    typer.Option(help="Tile size in pixels for large images; 0 disables tiling; default: by available memory."),
+    typer.Option(
+        help="Tile side in pixels for large images, a multiple of 64 from 128 up; 0 for no tiles; default: by memory."
+    ),
 ]
 Layers = Annotated[
     str | None,

@@ -23,6 +23,7 @@ def backbones(
     name: Annotated[str | None, typer.Argument(help="Backbone to show in full.")] = None,
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """List available backbones.
 
@@ -42,7 +43,9 @@ def backbones(
 
 
 @adapters.command(name="list")
-def list_adapters(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -> None:
+def list_adapters(
+    no_plugin: options.NoPlugin = None, as_json: options.Json = False, verbose: options.Verbose = False
+) -> None:
     """List the adapters that plugins provide for each backbone. Nothing is downloaded."""
     from priorcodec.registry import open_registry
 
@@ -59,6 +62,7 @@ def show(
     file: Annotated[str, typer.Argument(help="A .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT.")],
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Describe an adapter file.
 
@@ -78,6 +82,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
     branch: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
     as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Upload an adapter and its model card to the Hugging Face Hub.
 
@@ -99,7 +104,9 @@ def push(
     typer.echo("plugin   " + repr(source).replace("'", '"'))
 
 
-def plugins(no_plugin: options.NoPlugin = None, as_json: options.Json = False) -> None:
+def plugins(
+    no_plugin: options.NoPlugin = None, as_json: options.Json = False, verbose: options.Verbose = False
+) -> None:
     """List plugins, what they provide, and why any failed to load."""
     from priorcodec.registry import open_registry
 
@@ -123,6 +130,7 @@ def check(
     ] = None,
     traceback: Annotated[bool, typer.Option("--traceback", help="Print the traceback of every exception.")] = False,
     as_json: options.Json = False,
+    verbose: options.Verbose = False,
 ) -> None:
     """Run the plugin conformance checks on a backbone.
 

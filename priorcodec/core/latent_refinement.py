@@ -69,7 +69,7 @@ class RefineConfig:
 
     def __post_init__(self):
         if not 1 <= self.steps <= MAX_STEPS:
-            raise ConfigError(f"refine is {self.steps} steps, wanted 1 to {MAX_STEPS}")
+            raise ConfigError(f"refine is {self.steps} steps, wanted 1 to {MAX_STEPS}, or 0 for none")
         if self.metric not in METRICS:
             raise ConfigError(f"cannot refine for {self.metric!r}, wanted {' or '.join(METRICS)}")
 

@@ -30,13 +30,15 @@ def fetch(source: AdapterSource) -> Path:
     """The file: the path itself, or from the Hugging Face cache, or downloaded from the Hub.
 
     Raises:
-        AdapterError: It cannot be downloaded, is not pinned to a commit, is a pickle, or has another SHA-256 than pinned.
+        AdapterError: It does not exist, cannot be downloaded, is not pinned to a commit, is a pickle, or is not the pinned file.
     """
     path = local_path(source)
     if path is not None:
         return path
     repository = _hub_file(source)
-    return _verify_sha256(source, hub.download(*repository)) if repository else Path(source.location).expanduser()
+    if repository is None:
+        raise AdapterError(f"no file {source.location}: give an adapter's {SUFFIX} file")
+    return _verify_sha256(source, hub.download(*repository))
 
 
 def local_path(source: AdapterSource) -> Path | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
-from priorcodec.core.errors import AdapterError, BackboneError, PriorCodecError, WeightsError
+from priorcodec.core.errors import AdapterError, BackboneError, ConfigError, PriorCodecError, WeightsError
 from priorcodec.core.io.names import one_line
 from priorcodec.registry import adapter_sources, weights
 from priorcodec.registry.plugins import (
@@ -97,7 +97,7 @@ class Registry:
         """
         if name in self._specs:
             return self._specs[name]
-        near = difflib.get_close_matches(name, self._specs, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name.lower(), self._specs, n=3, cutoff=0.5)
         text = f"no backbone {name!r}; "
         text += f"nearest: {', '.join(near)}" if near else f"known: {', '.join(self._specs) or 'none'}"
         failed = [f"{r.name} ({r.error})" for r in self._records if r.error]
@@ -152,7 +152,7 @@ class Registry:
             return adapter_sources.fetch(adapter_sources.source(given))
         raise AdapterError(
             f"backbone {spec.name} has no adapter {given!r} (known: {', '.join(known) or 'none'}): give "
-            f"adapter=FILE.safetensors, or train one with `priorcodec train adapter backbone={spec.name}`"
+            f"the path of a .safetensors file, or train one with `priorcodec train adapter backbone={spec.name}`"
         )
 
     def probe(self) -> None:
@@ -227,11 +227,15 @@ def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
         disabled: Plugin or package names to leave out, in addition to those in `PRIORCODEC_DISABLE_PLUGINS`.
 
     Raises:
+        ConfigError: `disabled` names a plugin that is not installed.
         BackboneError: A plugin failed and `PRIORCODEC_STRICT_PLUGINS=1`.
     """
     unwanted = {*disabled, *_names("PRIORCODEC_DISABLE_PLUGINS")}
-    registry = Registry()
-    for candidate in [*default_candidates(), *_installed()]:
+    registry, candidates = Registry(), [*default_candidates(), *_installed()]
+    known = dict.fromkeys(name for candidate in candidates for name in (candidate.name, candidate.distribution) if name)
+    if unknown := [name for name in disabled if name not in known]:
+        raise ConfigError(f"no plugin {unknown[0]!r} to leave out; known: {', '.join(known)}")
+    for candidate in candidates:
         registry.add(candidate, disabled=bool(unwanted & {candidate.name, candidate.distribution}))
     if os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") in ("", "0"):
         return registry

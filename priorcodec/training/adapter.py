@@ -28,7 +28,7 @@ from priorcodec.core import shipped
 from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import ImageEncoder
 from priorcodec.core.weights import encoder_id, load_simulation
-from priorcodec.training import losses, words
+from priorcodec.training import losses, sources, words
 from priorcodec.training.critic import Critic, CriticTrainer
 from priorcodec.training.frozen import assert_unchanged, build_frozen, checkpoint_gradients, fingerprint, modules
 from priorcodec.training.run import Run, StepBatch, description
@@ -62,6 +62,7 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
     registry = registry or open_registry()
     config = words.from_words(AdapterRunConfig, text, backbones=list(registry.specs()))
     spec = registry.spec(config.backbone.name)
+    sources.require(config.data)  # before gigabytes are downloaded
     weights = None if config.tiny else registry.weights(spec, config.backbone.weights)
     encoder = Path(config.encoder) if config.encoder else shipped.ENCODER
     with Run(config) as run:

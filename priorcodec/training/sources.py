@@ -71,6 +71,13 @@ def read(entry: Entry, *, background: str | None) -> np.ndarray:
     return loaded.pixels
 
 
+def require(sources: Sequence[str]) -> None:
+    """Raises TrainingError: a source does not exist."""
+    missing = [source for source in sources if not (os.path.isfile(source) or os.path.isdir(source))]
+    if missing:
+        raise TrainingError(f"data={missing[0]}: no such folder, image or tar shard")
+
+
 def find(sources: Sequence[str], folder: Path, *, background: str | None) -> list[Entry]:
     """All images of `sources`, from the index in `folder` or listed now.
 
@@ -82,9 +89,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
     Raises:
         TrainingError: a source that does not exist, or no image in any.
     """
-    missing = [source for source in sources if not (os.path.isfile(source) or os.path.isdir(source))]
-    if missing:
-        raise TrainingError(f"data={missing[0]}: no such folder, image or tar shard")
+    require(sources)
     folder.mkdir(parents=True, exist_ok=True)
     key = [[os.path.abspath(source) for source in sources], background]
     with FileLock(folder / ".images.lock"):

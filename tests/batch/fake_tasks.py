@@ -35,9 +35,10 @@ class NeverReady:
     only_from: int = 0
 
     def open(self):
-        with self.log.open("a") as log:
-            log.write("x")
-        if self.log.stat().st_size > self.only_from:
+        with self.log.open("ab", buffering=0) as log:
+            log.write(b"x")
+            place = log.tell()  # its own, however many write at the same time
+        if place > self.only_from:
             os.kill(os.getpid(), signal.SIGKILL)
         return lambda job: {"process": os.getpid()}
 

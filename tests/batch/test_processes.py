@@ -69,7 +69,7 @@ def test_decode_as_one_process_does(folder):
 
 def test_a_setting_no_file_can_be_coded_with_is_one_line(folder):
     status, _, message = quick("encode", folder / "in", "-o", folder / "out", "--workers", 2, "-q", 12)
-    assert status == 2 and message == "quality is 12.0, wanted a number from 0 to 11"
+    assert status == 2 and message == "quality is 12, wanted a number from 0 to 11"
     assert quick("encode", folder / "in", "--workers", 0)[0] == 2
 
 

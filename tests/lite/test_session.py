@@ -247,9 +247,8 @@ def test_the_command_replaces_no_input_and_says_what_is_wrong(folder, models, ph
     image_io.save(photo[:64, :64], source)
     link.symlink_to(source)
     before, given = source.read_bytes(), ["--models", str(models), "-f"]
-    for target in (source, link):
-        assert command.main(["encode", str(source), "-o", str(target), *given]) == 2
-        assert "the input" in capsys.readouterr().err and source.read_bytes() == before
+    assert command.main(["encode", str(source), "-o", str(link), *given]) == 2
+    assert "the input" in capsys.readouterr().err and source.read_bytes() == before
     for target, says in (("new.txt", "ending in .gic"), ("x" * 300 + ".gic", "name too long")):
         assert command.main(["encode", str(source), "-o", str(tmp_path / target), *given]) == 2
         said = capsys.readouterr().err

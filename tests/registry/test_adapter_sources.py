@@ -94,10 +94,12 @@ def test_what_a_user_may_write(cached, tmp_path):
     assert registry.adapter(toy, f"{PLACE}@{REV}") == cached
     assert registry.adapter(toy, str(local)) == local
     assert registry.adapter(toy, "runs/toy/a@2.safetensors").samefile(local)
-    with pytest.raises(AdapterError, match="no adapter 'fancy' .known: default.: give adapter=FILE"):
+    with pytest.raises(AdapterError, match="no adapter 'fancy' .known: default.: give the path of a"):
         registry.adapter(toy, "fancy")
     with pytest.raises(AdapterError, match="runs/toy/b.safetensors is no file here"):
         registry.adapter(toy, "runs/toy/b.safetensors")
+    with pytest.raises(AdapterError, match="^no file b.safetensors: give an adapter's .safetensors file$"):
+        registry.adapter(toy, "b.safetensors")
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 // The integer layers against sums of BigInt, with values small and as large as the format allows; prints "ok" or throws.
 
 import assert from "node:assert/strict";
-import { LIMIT, Layer } from "../../web/networks.js";
+import { Layer } from "../../web/networks.js";
+import { LIMIT } from "../../web/tables.js";
 
 let state = 1;
 const random = () => (state = (Math.imul(state, 1664525) + 1013904223) | 0) / 2 ** 31; // in [-1, 1)

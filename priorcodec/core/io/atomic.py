@@ -55,7 +55,7 @@ def make_folder(folder: Path) -> None:
     except OSError as error:
         taken = isinstance(error, FileExistsError | NotADirectoryError)
         reason = "a file is in the way, wanted a folder" if taken else error.strerror
-        raise ConfigError(f"{folder} cannot be made ({reason}): choose another output") from error
+        raise ConfigError(f"cannot make the folder {printable(folder)} ({reason}): choose another output") from error
 
 
 def check_output(

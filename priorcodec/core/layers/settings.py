@@ -29,10 +29,8 @@ class LayerConfig:
 
     def __post_init__(self) -> None:
         check_names(self.layers)
-        if not {"latent", "semantic"}.intersection(self.layers):
-            raise ConfigError(f"layers are {', '.join(self.layers) or 'none'}, wanted semantic, latent or both")
         if "residual" in self.layers and "latent" not in self.layers:
-            raise ConfigError("got the residual layer without the latent that it refines: add latent")
+            raise ConfigError("got the residual layer without the latent that it refines: add latent to the layers")
         if self.roi and "residual" not in self.layers:
             raise ConfigError(
                 "got a region of interest without the residual layer that is written for it: add residual"
