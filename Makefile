@@ -1,5 +1,5 @@
-# make demo   installs everything into .venv and codes the demo photograph
-# make test   installs everything and runs the tests        make lint   ruff, pyright, import-linter
+# make demo   installs the package into .venv and codes the demo photograph
+# make test   installs all extras it needs and runs the tests        make lint   ruff, pyright, import-linter
 # make docs   writes the tables of README.md and docs/ again from benchmarks/results
 # make site   builds the documentation as a website into site/
 # make quality KODAK=images AIGC=images [VVC=bitstreams]   measures every quality table again; what is missing is named and left out
@@ -14,6 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 EXTRAS := train,bench,test
 STAMP := $(VENV)/installed
+BASE := $(VENV)/installed-without-extras
 OLDEST := $(VENV)/oldest
 FIND := for p in python3.11 python3.12 python3.13 python3.14 python3 python; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' >/dev/null 2>&1 && { echo $$p; break; }; done
@@ -22,7 +23,7 @@ PYTHON ?= $(shell $(FIND))
 .PHONY: demo test lint docs site conformance audit quality install clean web lite
 .DELETE_ON_ERROR:
 
-demo: $(STAMP)
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(BASE))
 	$(BIN)/priorcodec demo --force
 
 test: $(STAMP)
@@ -65,13 +66,13 @@ quality: $(STAMP)
 install: $(STAMP)
 
 # Installed again only when the content of pyproject.toml differs from what the stamp holds.
-$(STAMP): pyproject.toml
+$(STAMP) $(BASE): pyproject.toml
 	@if ! cmp -s pyproject.toml $@; then set -e; \
 		test -n "$(PYTHON)" || { echo "no Python 3.11 or newer found: install one, or make PYTHON=/path/to/it" >&2; exit 1; }; \
 		test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
-		echo "installing priorcodec with all it needs into $(VENV): about 6 GB, some minutes"; \
+		echo "installing priorcodec and what it needs into $(VENV): some minutes, and with the torch of CUDA about 6 GB"; \
 		$(BIN)/python -m pip install --quiet --upgrade pip; \
-		$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'; \
+		$(BIN)/python -m pip install --quiet --editable '.$(if $(filter $@,$(STAMP)),[$(EXTRAS)])'; \
 	fi
 	@cp pyproject.toml $@
 

@@ -7,7 +7,7 @@ image; for the default setting, one at half of it, and one of twice the widths. 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from typing import Any
 
 import resultfile
@@ -77,7 +77,9 @@ def _flops(work: Any) -> int:
 
 def main() -> None:
     specs = open_registry().specs()
-    names = sys.argv[1:] or ["sd15", "sd21", "sdxl", "pixart"]
+    cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    cli.add_argument("names", nargs="*", metavar="NAME", default=["sd15", "sd21", "sdxl", "pixart"], help="backbones")
+    names = cli.parse_args().names
     rows = [{"setting": key, **count(specs[name], config)} for name in names for key, config in SETTINGS.items()]
     shown = {
         key: {"lora_rank": c.lora_rank or 16, "width": c.width, "refiner": c.refiner, "fusion": c.fusion}

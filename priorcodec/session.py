@@ -465,7 +465,7 @@ def open_session(
 
     Args:
         backbone: Name of a backbone; `list_backbones` lists them.
-        weights: Folder, file or Hub id of the backbone's weights; None for the spec's own source.
+        weights: Folder, file or OWNER/REPO@COMMIT of the backbone's weights; None for the spec's own source.
         adapter: Name of a known adapter, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
         device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
         dtype: "auto", "float32", "bfloat16" or "float16", of the denoiser.

@@ -160,9 +160,8 @@ def render(rows: Sequence[Row], style: str) -> str:
         writer.writerows(every)
         return out.getvalue()
     heads = [metrics.METRICS[k].label if k in metrics.METRICS else k for k in rows[0]]
-    marked = any(k in metrics.METRICS and not metrics.METRICS[k].independent for k in rows[0])
     cells = [[_cell(k, row[k]) for k in row] for row in every]
-    return Table(heads=heads, rows=cells, texts=2, note=metrics.MARK_NOTE if marked else "").text()
+    return Table(heads=heads, rows=cells, texts=2, note=metrics.notes(heads)).text()
 
 
 def _cell(key: str, value: Any) -> str:

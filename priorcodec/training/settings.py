@@ -151,7 +151,9 @@ class BackboneChoice:
     """Which backbone, and where its weights are."""
 
     name: str = setting("nano_pixel", "backbone, as `priorcodec backbones` lists them; `backbone=NAME` is short for it")
-    weights: str | None = setting(None, "folder, file or Hub id of a mirror; default: the backbone's own source")
+    weights: str | None = setting(
+        None, "folder, file, or OWNER/REPO@COMMIT of a mirror; default: the backbone's own source"
+    )
 
 
 @dataclass

@@ -18,16 +18,19 @@ def columns(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
     found = {}
     for name, about in result["metrics"].items():
         independent = known[name].independent if name in known else about.get("independent", True)
-        label = about["title"] if independent else f"{about['title']} {metrics.MARK}"
-        found[name] = {**about, "independent": independent, "label": label}
+        found[name] = {
+            **about,
+            "independent": independent,
+            "label": known[name].label if name in known else about["title"],
+        }
     network = [name for name in known if name.startswith("lite1_")]  # distances on one network side by side
     order = [*network, *known, *found]
     return dict(sorted(found.items(), key=lambda item: (not item[1]["independent"], order.index(item[0]))))
 
 
 def mark_note(result: dict[str, Any]) -> str:
-    """An explanation of MARK if a heading carries it."""
-    return "" if all(about["independent"] for about in columns(result).values()) else f" {metrics.MARK_NOTE}"
+    """What the marks in the headings mean."""
+    return f" {metrics.notes(about['label'] for about in columns(result).values())}".rstrip()
 
 
 def anchors(result: dict[str, Any]) -> list[str]:
@@ -61,7 +64,7 @@ def quality_table(result: dict[str, Any], anchor: str = "vvc") -> Table:
         ]
         if not about["independent"] and rates:
             apart.append(f"{about['label']} says {', '.join(rates)}.")
-    note = [table.note, *(["Apart from these,", *apart, metrics.MARK_NOTE] if apart else [])]
+    note = [table.note, *(["Apart from these,", *apart, f"† {metrics.MARKS['†']}"] if apart else [])]
     return Table(heads=table.heads, rows=table.rows, note=" ".join(note))
 
 
