@@ -1,4 +1,7 @@
-"""The four files of a GPU run as one state dict: unpack.py FOLDER TARGET.pt."""
+"""The four files of a GPU run as one checkpoint: unpack.py FOLDER TARGET.pt [G_P.safetensors].
+
+G_P: what finish.py made of the perceptual decoder afterwards; it takes the place of the folder's.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,13 @@ from safetensors.torch import load_file
 
 
 def main() -> None:
-    folder, target = map(Path, sys.argv[1:3])
+    folder, target, *finished = map(Path, sys.argv[1:])
     state = {}
     for name in ("transforms", "entropy", "g_s", "g_p"):
-        state |= {k: v.float() for k, v in load_file(folder / f"{name}.safetensors").items()}
+        state |= load_file(folder / f"{name}.safetensors")
+    for path in finished:
+        state |= {f"g_p.{name}": value for name, value in load_file(path).items()}
+    state = {name: value.float() for name, value in state.items()}
     torch.save({"average": state, "model": state}, target)
 
 

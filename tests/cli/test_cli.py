@@ -151,6 +151,14 @@ def test_nothing_is_overwritten_without_force(folder):
         (("encode", "-q", "12", DEMO), "quality is 12"),
         (("decode", DEMO), "not a .gic file"),
         (("decode", DEMO, "--backbone", "nano_pixl"), "nano_pixel"),
+        (("decode", DEMO, "--backbone", "SDXL"), "nearest: sdxl"),
+        (("decode", DEMO, "--adapter", "mine.safetensors"), "no file mine.safetensors"),
+        (("decode", DEMO, "--no-plugin", "nope"), "no plugin 'nope' to leave out; known: nano_pixel"),
+        (("decode", DEMO, "--renorm", "write"), "renorm=write: wanted none, predicted, written"),
+        (("decode", DEMO, "--tile", "100"), "a multiple of 64 from 128 up, or 0"),
+        (("encode", DEMO, "--layers", "residual"), "add latent to the layers"),
+        (("encode", DEMO, "--residual", "11"), "wanted a number from 0 to 10"),
+        (("encode", "photo.gic"), "is a .gic file already"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(words, part, tmp_path):
@@ -159,9 +167,24 @@ def test_a_mistake_is_one_line_and_status_2(words, part, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("words", [("-q", "12"), ("--layers", "residual"), ("--residual", "11"), ("--roi", "1,2")])
+def test_a_wrong_value_is_said_before_an_output_that_exists(words, folder):
+    (folder / "in" / "a.gic").write_bytes(b"mine")
+    status, _, message = quick("encode", folder / "in" / "a.png", *words)
+    assert status == 2 and "exists" not in message and "wanted" in message or "add latent" in message
+
+
 def test_mistakes_in_a_real_process_are_one_line(tmp_path):
     (tmp_path / "x.gic").write_bytes(b"GIC\x01 nonsense")
-    for words in (("info", "x.gic"), ("info",), ("decode", "x.gic", "--renorm", "all"), ("--what",), ("nothing",)):
+    wrong = [
+        ("info", "x.gic"),
+        ("info",),
+        ("decode", "x.gic", "--renorm", "all"),
+        ("--what",),
+        ("nothing",),
+        ("train",),
+    ]
+    for words in wrong:
         result = command(*words, cwd=tmp_path)
         assert result.returncode == 2 and result.stdout == ""
         assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1

@@ -8,11 +8,13 @@ import random
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from priorcodec.core.transforms import EncoderConfig
 from priorcodec.training.stlpips import Halve
 from recipes.encoder2.perceptual import Block, Features, View, shared_transform
 from recipes.encoder2.transforms import ImageEncoder2
+from recipes.gpu import unpack
 from recipes.gpu.common import Ensemble, Log, Recorded, Vgg, differentiate
 from recipes.gpu.encoder import Step
 
@@ -48,6 +50,19 @@ def test_a_step_is_a_function_of_its_tensors():
     assert sum(float(g.abs().sum()) > 0 for g in gradients) > len(gradients) / 2
     other = step(**{**inputs, "gain": inputs["gain"] * 0.5})
     assert not torch.equal(first["d"], other["d"])
+
+
+def test_a_checkpoint_of_four_files_and_of_a_decoder_finished_later(tmp_path, monkeypatch):
+    for name in ("transforms", "entropy", "g_s", "g_p"):
+        key = "g_a.weight" if name == "transforms" else f"{name}.weight"
+        save_file({key: torch.ones(2, dtype=torch.float16)}, tmp_path / f"{name}.safetensors")
+    save_file({"weight": torch.zeros(2, dtype=torch.float16)}, tmp_path / "finished.safetensors")
+    for finished, wanted in (([], 1.0), ([tmp_path / "finished.safetensors"], 0.0)):
+        monkeypatch.setattr("sys.argv", ["unpack", *map(str, [tmp_path, tmp_path / "out.pt", *finished])])
+        unpack.main()
+        state = torch.load(tmp_path / "out.pt")["average"]
+        assert state.keys() == {"g_a.weight", "entropy.weight", "g_s.weight", "g_p.weight"}
+        assert state["g_p.weight"].tolist() == [wanted] * 2 and state["g_s.weight"].dtype == torch.float32
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_a_large_one_is_clipped():

@@ -310,6 +310,9 @@ def test_it_works_again_without_a_network(tab):
 def test_what_is_no_image_is_one_line(tab):
     give(tab, "notes.txt", b"no image")
     assert "neither a .gic file nor an image" in tab.inner_text("#error") and "\n" not in tab.inner_text("#error")
+    Image.new("1", (8193, 8192)).save(large := io.BytesIO(), "PNG")
+    give(tab, "large.png", large.getvalue())
+    assert "more than the 67,108,864" in tab.inner_text("#error") and not tab.is_visible("#original")
 
 
 @pytest.mark.slow
