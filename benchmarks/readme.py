@@ -9,6 +9,7 @@ A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is 
     full_size                   the large architectures with random weights
     adapter_size                what an adapter adds to them
     refine                      what `encode --refine` is worth
+    high_resolution             large images: time, memory, and whether tiles show
     rate                        how well and how fast a rate target is met
     readers, readers/networks   torch, priorcodec-lite and JavaScript; torch against onnxruntime
     phone, phone/graphs         a decode on one thread, and what each graph of it costs (benchmarks/phone.py)

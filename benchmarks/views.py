@@ -173,9 +173,26 @@ def phone_graphs(result: Result) -> Table:
     return Table(heads=["part", "half", "int8", "10^9 multiplications", "run, half"], rows=rows)
 
 
+def high_resolution(result: Result) -> Table:
+    """What benchmarks/high_resolution.py found: time and memory by size, and steps at the borders of tiles."""
+    rows = []
+    for row in result["rows"]:
+        size, tiles = f"{row['size']}x{row['size']}", f"{row['tiles']} of {row['tile']}"
+        seconds = [f"{row['cpu_seconds']:.1f} s", f"{row['cpu_seconds_per_mp']:.2f} s"]
+        steps = f"{row['step_ratio']:.2f}" if "step_ratio" in row else ""
+        rows.append([row["stage"], size, tiles, *seconds, f"{row['peak_mib']:,} MiB", steps])
+    heads = ["stage", "image", "tiles", "processor time", "per megapixel", "peak memory", "steps at borders"]
+    settings, threads = result["settings"], result["rows"][0]["threads"]
+    note = (
+        f"Through {settings['backbone']} at quality {settings['quality']:g}, {threads} thread(s), models loaded and warm. "
+        "Steps at borders of tiles against those at lines beside them: 1 where no border shows."
+    )
+    return Table(heads=heads, rows=rows, note=note, texts=3)
+
+
 VIEWS: Mapping[str, Callable[[Result], Table]] = {
     "full_size": full_size, "adapter_size": adapter_size, "rate": rate, "trust": trust, "refine": refine, "blind": blind,
-    "adapter_runs": adapter_runs,
+    "adapter_runs": adapter_runs, "high_resolution": high_resolution,
     "readers": readers, "readers/networks": networks, "phone": phone, "phone/graphs": phone_graphs,
     **views_layers.VIEWS,
 }  # fmt: skip

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from priorcodec_lite import noise, rendering
 from priorcodec_lite.core import container, rate_control, statistics, tiling
-from priorcodec_lite.core.container import STATISTICS, Container, Segment
+from priorcodec_lite.core.container import STATISTICS, STRIDE, Container, Segment
 from priorcodec_lite.core.entropy.tables import QUALITY_STEPS
 from priorcodec_lite.core.errors import ConfigError, PriorCodecError, StreamError, WeightsError
-from priorcodec_lite.core.exact_reader import STRIDE, ExactReader
+from priorcodec_lite.core.exact_reader import ExactReader
 from priorcodec_lite.core.image.tensors import mirrored
 from priorcodec_lite.core.layers.semantic import Regions, SemanticTables
 from priorcodec_lite.core.statistics import ImageStatistics

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from priorcodec.backbones.spec import LatentSpace
+from priorcodec.core.container import STRIDE
 from priorcodec.core.errors import AdapterError
-from priorcodec.core.transforms import STRIDE, blocks
+from priorcodec.core.transforms import blocks
 
 
 class LatentPredictor(nn.Module):

@@ -20,11 +20,11 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.core import statistics, tiling
+from priorcodec.core.container import STRIDE
 from priorcodec.core.image import io as image_io
 from priorcodec.core.moments import merge_moments
 from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.tiling import Plan, Span
-from priorcodec.core.transforms import STRIDE
 from priorcodec.core.types import Decoded
 
 MARGIN = 64  # pixels a tile reads beyond its own, twice as far as it fades: beyond the reach of a false border

@@ -84,9 +84,9 @@ class Encode:
             height, width = loaded.pixels.shape[:2]
             target = rate_control.target_bytes(self.target_bytes, self.bpp, height, width) if searched else None
             if self.skip and job.target_exists():
-                finer = layers.finer(height, width)
+                residual_settings = layers.residual_settings(height, width)
                 fixed = None if searched or "latent" not in layers.layers else byte
-                why = self._differs(job, (height, width), codec.id, fixed, target, layers, finer)
+                why = self._differs(job, (height, width), codec.id, fixed, target, layers, residual_settings)
                 if _is_skipped(job, why, force=self.force):
                     return {"skipped": True}
             for note in loaded.notes:
@@ -125,7 +125,7 @@ class Encode:
         quality: int | None,
         max_bytes: int | None,
         layers: LayerConfig,
-        finer: Settings | None,
+        residual_settings: Settings | None,
     ) -> str:
         """Why the target is not what encoding the source would write, as far as one can tell without encoding it, or "".
 
@@ -136,12 +136,12 @@ class Encode:
             quality: Quality byte that the file must have, None for any.
             max_bytes: Largest size of the file, None for any.
             layers: That the file must have.
-            finer: How its residual layer must begin.
+            residual_settings: How its residual layer must begin.
         """
         from priorcodec.core import container
         from priorcodec.core.entropy.tables import QUALITY_STEPS
 
-        data, start = job.target.read_bytes(), b"" if finer is None else finer.pack()
+        data, start = job.target.read_bytes(), b"" if residual_settings is None else residual_settings.pack()
         try:
             stream = container.unpack(data, max_pixels=2**64)
         except StreamError as error:

@@ -16,7 +16,16 @@ import torch
 from torch import Tensor
 
 from priorcodec.core import container, rate_control, shipped, tiling
-from priorcodec.core.container import RESIDUAL, STATISTICS, STRUCTURE, TEXTURE, Container, Segment
+from priorcodec.core.container import (
+    HYPER_STRIDE,
+    RESIDUAL,
+    STATISTICS,
+    STRIDE,
+    STRUCTURE,
+    TEXTURE,
+    Container,
+    Segment,
+)
 from priorcodec.core.entropy.entropy_model import EntropyModel
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS
@@ -30,7 +39,6 @@ from priorcodec.core.layers.semantic import Regions, SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.statistics import ImageStatistics
-from priorcodec.core.transforms import HYPER_STRIDE, STRIDE
 from priorcodec.core.types import Decoded, Encoded, Refinement
 from priorcodec.core.weights import EncoderWeights, load_encoder
 
@@ -127,14 +135,14 @@ class Codec:
     ) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
         size, layers = _checked(pixels), layers or LayerConfig()
-        finer = layers.finer(*size)
+        residual_settings = layers.residual_settings(*size)
         y, segments = self.analyze(pixels), self._segments(pixels, statistics)
         if "semantic" in layers.layers:
             segments += self.semantic_segments(pixels, y)
         if "latent" not in layers.layers:
             file = self.without_latent(size, segments)
             return lambda byte: file
-        return partial(self.write, y, size, segments, finer=finer)
+        return partial(self.write, y, size, segments, residual_settings=residual_settings)
 
     def _refined(
         self,
@@ -200,14 +208,14 @@ class Codec:
         segments: tuple[Segment, ...],
         byte: int,
         *,
-        finer: residual.Settings | None = None,
+        residual_settings: residual.Settings | None = None,
     ) -> Encoded:
         """Features y (1, m, h, w) of an image of true size (height, width), in pixels, at one quality byte -> file.
 
-        finer: of the residual layer, None for none.
+        residual_settings: of the residual layer, None for none.
         """
         y_q, z = self.transforms.scaled(y, self._levels(byte / QUALITY_STEPS))
-        return self._code(y_q, z, size=size, segments=segments, byte=byte, finer=finer)[0]
+        return self._code(y_q, z, size=size, segments=segments, byte=byte, residual_settings=residual_settings)[0]
 
     def _code(
         self,
@@ -217,14 +225,14 @@ class Codec:
         size: tuple[int, int],
         segments: tuple[Segment, ...],
         byte: int,
-        finer: residual.Settings | None = None,
+        residual_settings: residual.Settings | None = None,
     ) -> tuple[Encoded, Tensor]:
         """Values in quantization steps, with batch dimension -> the file, and y_hat_q (m, h, w) without the residual."""
         values = y_q[0].float().cpu().numpy()
-        planes = None if finer is None else Planes(values.shape)
+        planes = None if residual_settings is None else Planes(values.shape)
         coded = self.entropy_model.encode(values, z[0].float().cpu().numpy(), byte, planes)
-        if finer is not None and planes is not None:
-            layer = self.reader.residual_tables.write(values, coded.y_hat_q, planes, finer)
+        if residual_settings is not None and planes is not None:
+            layer = self.reader.residual_tables.write(values, coded.y_hat_q, planes, residual_settings)
             segments += (Segment(type=RESIDUAL, data=layer),)
         content = Container(
             encoder_id=self.id, quality=byte, height=size[0], width=size[1], string=coded.string, segments=segments

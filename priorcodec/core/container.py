@@ -42,7 +42,8 @@ SUFFIX = ".gic"
 MAX_QUALITY = 176
 MAX_SIDE = 65_535  # pixels
 MAX_PIXELS = 2**26  # of the padded image, 8192x8192; a larger one must be asked for
-PAD = 64  # both sides are padded to a multiple of it
+STRIDE = 16  # pixels to a position of the latent
+HYPER_STRIDE = 64  # and to one of the hyper-latent: both sides are padded to a multiple of it
 STATISTICS = 1  # segment type: eight bytes, core.statistics.ImageStatistics
 STRUCTURE, TEXTURE = 16, 17  # the semantic layer
 LATENT = 32  # the entropy string of z and y
@@ -136,7 +137,7 @@ class Container:
 
 def padded(height: int, width: int) -> tuple[int, int]:
     """Height and width of the coded image: both rounded up to multiples of 64."""
-    return -(-height // PAD) * PAD, -(-width // PAD) * PAD
+    return -(-height // HYPER_STRIDE) * HYPER_STRIDE, -(-width // HYPER_STRIDE) * HYPER_STRIDE
 
 
 def pack(content: Container) -> bytes:

@@ -14,13 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priorcodec.core import container, shipped
-from priorcodec.core.container import RESIDUAL, Container
+from priorcodec.core.container import RESIDUAL, STRIDE, Container
 from priorcodec.core.entropy.frozen import FrozenEntropyModel, Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS, SCALES, Sizes, check_tables
 from priorcodec.core.errors import StreamError, WeightsError
 from priorcodec.core.layers.residual import ResidualTables, Settings
 
-STRIDE = 16  # pixels to a position of y
 MOST_GROUPS = 16
 RESIDUAL_FILE = "residual.safetensors"  # beside an encoder's file
 TABLES = "entropy."  # before the names of integer tables in an encoder's weight file
@@ -59,23 +58,15 @@ class ExactReader:
     @classmethod
     def load(cls, path: Path) -> ExactReader:
         """From an encoder's weight file, its tables alone, or from a tables file. Raises WeightsError: missing, or no encoder."""
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            data = path.read_bytes()
-            with safe_open(path, framework="numpy") as file:
-                config, given = json.loads(file.metadata()["config"]), file.metadata().get("encoder_id")
-                names = [name for name in file.keys() if name.startswith(TABLES)]  # noqa: SIM118
-                tables = {name.removeprefix(TABLES): file.get_tensor(name) for name in names}
+        with shipped.opened(path, "encoder tables") as file:
+            config, given = json.loads(file.metadata()["config"]), file.metadata().get("encoder_id")
+            names = [name for name in file.keys() if name.startswith(TABLES)]  # noqa: SIM118
+            tables = {name.removeprefix(TABLES): file.get_tensor(name) for name in names}
             found, certain = sizes(config), int(config["certain"])
             check_tables(tables, found)
             if not 0 <= certain <= SCALES:
                 raise ValueError(f"certain is {certain}, wanted 0 to {SCALES}")
-            own_id = encoder_id(data) if given is None else int(given, 16)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{path} is no readable encoder ({reason}): reinstall priorcodec") from error
-        shipped.verify(path, data)
+            own_id = encoder_id(path.read_bytes()) if given is None else int(given, 16)
         return cls(
             encoder_id=own_id,
             levels=found.levels,

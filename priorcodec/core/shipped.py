@@ -5,12 +5,16 @@ A new or changed file needs its line there: `sha256sum *.safetensors` in that fo
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from priorcodec.core.errors import WeightsError
+from priorcodec.core.io.names import one_line
 
 FOLDER = Path(__file__).parent.parent / "weights"
 ENCODER = FOLDER / "encoder.safetensors"
@@ -39,3 +43,24 @@ def verify(path: Path, data: bytes) -> None:
         raise WeightsError(
             f"{path.name} has SHA-256 {sha256[:12]}, wanted {wanted[:12] or 'no such file'}: reinstall priorcodec"
         )
+
+
+@contextlib.contextmanager
+def opened(path: Path, holds: str) -> Iterator[Any]:
+    """A weight file, open for numpy and compared with the manifest.
+
+    Args:
+        path: The file.
+        holds: What is read from it, for the message.
+
+    Raises:
+        WeightsError: It is missing or another one than was shipped, or what the caller reads from it is not what it wants.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        verify(path, path.read_bytes())
+        with safe_open(path, framework="numpy") as file:
+            yield file
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{path} has no readable {holds} ({one_line(error)}): reinstall priorcodec") from error

@@ -20,12 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from priorcodec.core import precision
+from priorcodec.core.container import STRIDE
 from priorcodec.core.entropy.entropy_model import EntropyModel, interpolate, relaxed_bits
 from priorcodec.core.entropy.integer import round_ste
 from priorcodec.core.entropy.tables import CERTAIN
-
-STRIDE = 16
-HYPER_STRIDE = 64
 
 
 class ResidualBlock(nn.Module):

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.refiner import STRIDE as REFINER_STRIDE
+from priorcodec.core.container import HYPER_STRIDE as UNIT
+from priorcodec.core.container import STRIDE
 from priorcodec.core.layers import renderer
 from priorcodec.core.layers.renderer import Renderer
 from priorcodec.core.layers.texture import CHANNELS
-from priorcodec.core.transforms import HYPER_STRIDE as UNIT
-from priorcodec.core.transforms import STRIDE, Transforms
+from priorcodec.core.transforms import Transforms
 from priorcodec.export.graph import Port
 
 READ = "perceptual"  # the preview that a decoder reads

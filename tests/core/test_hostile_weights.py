@@ -353,4 +353,4 @@ def test_an_encoder_with_too_many_tensors_is_refused(encoder_file):
 def test_the_reader_without_torch_refuses_what_does_not_fit(encoder_file, config):
     ExactReader.load(encoder_file)
     again(encoder_file, config)
-    one_line(lambda: ExactReader.load(encoder_file), WeightsError, "is no readable encoder")
+    one_line(lambda: ExactReader.load(encoder_file), WeightsError, "has no readable encoder tables")

@@ -123,8 +123,9 @@ def save_symbols(path: Path) -> None:
     import numpy as np
 
     from priorcodec.core import container
+    from priorcodec.core.container import STRIDE
     from priorcodec.core.entropy.coder import Decoder
-    from priorcodec.core.exact_reader import STRIDE, ExactReader
+    from priorcodec.core.exact_reader import ExactReader
 
     model, out = ExactReader.load(ENCODER).entropy_model, {}
     for name, (data, _) in golden().items():

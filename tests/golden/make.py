@@ -15,10 +15,9 @@ import numpy as np
 
 from priorcodec.core import container
 from priorcodec.core.codec import Codec
-from priorcodec.core.container import Container
+from priorcodec.core.container import STRIDE, Container
 from priorcodec.core.entropy.coder import Encoder
 from priorcodec.core.image import io as image_io
-from priorcodec.core.transforms import STRIDE
 
 FOLDER = Path(__file__).parent
 PHOTO = FOLDER.parents[1] / "priorcodec" / "demo" / "coffee.webp"

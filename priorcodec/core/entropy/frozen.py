@@ -59,7 +59,7 @@ Write: TypeAlias = "Callable[[NDArray[np.int16], NDArray[np.uint8], CoderTables]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coded:
+class EncodedLatent:
     """One coded image.
 
     Attributes:
@@ -101,13 +101,13 @@ class FrozenEntropyModel:
 
     def encode(
         self, y_q: NDArray[np.float32], z: NDArray[np.float32], quality: int, planes: Planes | None = None
-    ) -> Coded:
+    ) -> EncodedLatent:
         """y_q (m, h, w) and z (m_h, h/4, w/4) in quantization steps, quality as in the file -> the string. planes: filled."""
         coder = Encoder()
         y_hat_q, digest = self.quantize(y_q, z, quality, coder.add, planes)
         string, (z_bits, *y_bits) = coder.finish(), coder.bits
         self.check_length(len(string), quality, *z.shape[1:])
-        return Coded(string=string, y_hat_q=y_hat_q, z_bits=z_bits, y_bits=sum(y_bits), symbols_sha256=digest)
+        return EncodedLatent(string=string, y_hat_q=y_hat_q, z_bits=z_bits, y_bits=sum(y_bits), symbols_sha256=digest)
 
     def quantize(
         self,

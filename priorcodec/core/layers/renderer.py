@@ -10,8 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from priorcodec.core.container import STRIDE
 from priorcodec.core.layers.texture import CHANNELS, PLANE
-from priorcodec.core.transforms import STRIDE, ResidualBlock
+from priorcodec.core.transforms import ResidualBlock
 
 NOISE = 4  # channels at stride 8
 WIDTHS = (64, 40, 24)  # at strides 16, 8, 4

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from priorcodec.core import shipped
-from priorcodec.core.container import MAX_QUALITY
+from priorcodec.core.container import MAX_QUALITY, STRIDE
 from priorcodec.core.entropy.coder import CODER_PRECISION, Ans, Categorical, from_string, to_string
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.entropy.tables import PRECISION, QUALITY_STEPS, SCALES
-from priorcodec.core.errors import ConfigError, StreamError, WeightsError
+from priorcodec.core.errors import ConfigError, StreamError
 
 KIND = "priorcodec residual 1"
 SHIPPED = shipped.FOLDER / "residual.safetensors"
@@ -58,11 +58,11 @@ class Area:
     columns: int
 
     @classmethod
-    def covering(cls, x: int, y: int, width: int, height: int, stride: int = 16) -> Area:
+    def covering(cls, x: int, y: int, width: int, height: int) -> Area:
         """The smallest one around a rectangle in pixels."""
-        row, column = y // stride, x // stride
+        row, column = y // STRIDE, x // STRIDE
         return cls(
-            row=row, column=column, rows=-(-(y + height) // stride) - row, columns=-(-(x + width) // stride) - column
+            row=row, column=column, rows=-(-(y + height) // STRIDE) - row, columns=-(-(x + width) // STRIDE) - column
         )
 
 
@@ -146,20 +146,13 @@ class ResidualTables:
     """
 
     def __init__(self, path: Path):
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            shipped.verify(path, path.read_bytes())
-            with safe_open(path, framework="numpy") as file:
-                metadata, frequency = file.metadata() or {}, file.get_tensor("frequency").astype(np.int64)
+        with shipped.opened(path, "residual tables") as file:
+            metadata, frequency = file.metadata() or {}, file.get_tensor("frequency").astype(np.int64)
             if metadata.get("kind") != KIND:
                 raise ValueError(f"it is {metadata.get('kind')!r}, wanted {KIND!r}")
             if frequency.shape != (SCALES, SIZES, 3) or frequency.min() < 1 or (frequency.sum(2) != FULL).any():
                 raise ValueError("its frequencies do not add up")
             self.encoder_id = int(metadata["encoder_id"], 16)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{path} has no readable residual tables ({reason}): reinstall priorcodec") from error
         rows = frequency.reshape(-1, 3)
         low = rows[:, 0] + rows[:, 1] // 2
         self._thirds, self._halves = _models(rows), _models(np.stack([low, FULL - low], 1))

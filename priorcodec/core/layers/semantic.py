@@ -18,7 +18,7 @@ from priorcodec.core import shipped
 from priorcodec.core.container import STRUCTURE, TEXTURE, Container, Segment
 from priorcodec.core.entropy.exact import ONE
 from priorcodec.core.entropy.tables import QUALITY_STEPS
-from priorcodec.core.errors import StreamError, WeightsError
+from priorcodec.core.errors import StreamError
 from priorcodec.core.layers import structure, texture
 from priorcodec.core.layers.structure import Labels
 from priorcodec.core.layers.texture import TextureModel, Values
@@ -85,14 +85,10 @@ class SemanticTables:
     """
 
     def __init__(self, path: Path = SHIPPED):
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            shipped.verify(path, path.read_bytes())
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                names = [name for name in file.keys() if not name.startswith(NETWORKS)]  # noqa: SIM118
-                tables = {name: file.get_tensor(name) for name in names}
+        with shipped.opened(path, "semantic tables") as file:
+            metadata = file.metadata() or {}
+            names = [name for name in file.keys() if not name.startswith(NETWORKS)]  # noqa: SIM118
+            tables = {name: file.get_tensor(name) for name in names}
             if metadata.get("kind") != KIND:
                 raise ValueError(f"it is {metadata.get('kind')!r}, wanted {KIND!r}")
             self.encoder_id = int(metadata["encoder_id"], 16)
@@ -101,9 +97,6 @@ class SemanticTables:
             )
             given = {name.removeprefix("texture."): v for name, v in tables.items() if name.startswith("texture.")}
             self._check(given)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{path} has no readable semantic tables ({reason}): reinstall priorcodec") from error
         self.texture = TextureModel(given)
 
     def _check(self, given: dict[str, NDArray]) -> None:

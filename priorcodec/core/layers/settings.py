@@ -42,7 +42,7 @@ class LayerConfig:
         if len(self.roi) > MOST_AREAS:
             raise ConfigError(f"got {len(self.roi)} regions of interest, wanted at most {MOST_AREAS}")
 
-    def finer(self, height: int, width: int) -> Settings | None:
+    def residual_settings(self, height: int, width: int) -> Settings | None:
         """The first fields of the residual layer of an image of that size in pixels, None without one.
 
         Raises ConfigError: A region of interest is not inside the image.
