@@ -60,6 +60,7 @@ class EncodedImage(bytes):
         width: Width of the image in pixels.
         height: Height of the image in pixels.
         details: The codec's record: estimated bits, parsed file, hash of the symbols, outcome of refinement.
+        note: Why the file is more than 3% below the target that was given; empty if it is not.
     """
 
     quality: float
@@ -67,16 +68,17 @@ class EncodedImage(bytes):
     width: int
     height: int
     details: Encoded
+    note: str
 
     @classmethod
-    def of(cls, details: Encoded) -> EncodedImage:
+    def of(cls, details: Encoded, note: str = "") -> EncodedImage:
         """Make one from the codec's record."""
         from priorcodec.core.entropy.tables import QUALITY_STEPS
 
         image, parts = cls(details.data), details.container
         image.quality, image.width, image.height = parts.quality / QUALITY_STEPS, parts.width, parts.height
         image.bpp = 8 * len(image) / (image.width * image.height)
-        image.details = details
+        image.details, image.note = details, note
         return image
 
 
@@ -250,7 +252,8 @@ class Session:
                     self.codec.encode(pixels, DEFAULT_QUALITY if quality is None else quality, **request)
                 )
             target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
-            return EncodedImage.of(self.codec.encode_to(pixels, target, **request).encoded)
+            found = self.codec.encode_to(pixels, target, **request)
+            return EncodedImage.of(found.encoded, found.note() or "")
 
     @overload
     def decode(self, data: Data, *, output: Literal["pil"] = "pil") -> Image: ...

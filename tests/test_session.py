@@ -83,6 +83,11 @@ def test_the_dial_changes_the_image_and_one_file_gives_one_image(session, photo)
     assert len(images) == 3
 
 
+def test_a_target_out_of_reach_is_noted(session, photo):
+    assert session.encode(photo, quality=2).note == ""
+    assert "written at the highest quality" in session.encode(photo, bpp=9).note
+
+
 def test_blend_is_a_line_from_the_preview_to_the_backbones_image(session, photo):
     data = session.encode(photo, quality=2)
     none, half, all_of_it = (open_session(blend=s).decode(data, output="np") for s in (0, 0.5, 1))

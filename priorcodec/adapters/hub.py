@@ -7,7 +7,10 @@ from the cache, and importing the mixin would add 0.3 s to every decode.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from priorcodec.core.errors import AdapterError
@@ -51,12 +54,25 @@ def download(repo: str, filename: str, revision: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(repo, filename, revision=revision))
+        with one_error():
+            return Path(hf_hub_download(repo, filename, revision=revision))
     except Exception as error:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
         raise AdapterError(
             f"{repo}/{filename} is not on this machine and the Hub did not give it ({type(error).__name__}): "
             f"run `hf download {repo} {filename} --revision {revision}` with a network, or name a {SUFFIX} file"
         ) from error
+
+
+@contextlib.contextmanager
+def one_error() -> Iterator[None]:
+    """Without the lines that huggingface_hub logs at each of its retries: our error says once that it failed."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def upload(

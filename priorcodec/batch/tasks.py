@@ -20,7 +20,6 @@ from priorcodec.core.io.names import printable
 from priorcodec.core.io.reading import standard_input
 
 if TYPE_CHECKING:
-    from priorcodec.core.layers.residual import Settings
     from priorcodec.core.layers.settings import LayerConfig
 
 logger = logging.getLogger(__name__)
@@ -64,55 +63,58 @@ class Encode:
 
     def open(self) -> JobFn:
         from priorcodec.core import rate_control
-        from priorcodec.core.entropy.tables import QUALITY_STEPS
         from priorcodec.core.image import io as image_io
         from priorcodec.core.io import atomic
         from priorcodec.core.latent_refinement import RefineConfig
         from priorcodec.session import Session, layer_config
 
-        codec, layers = Session(self.config).codec, layer_config(self.layers, self.residual, self.roi)
-        settings: Any = {"steps": self.refine or 1, "metric": self.refine_metric}
-        RefineConfig(**settings)  # a wrong request ends here, before any file
+        session, layers = Session(self.config), layer_config(self.layers, self.residual, self.roi)
+        codec = session.codec
+        metric: Any = self.refine_metric
+        RefineConfig(steps=self.refine or 1, metric=metric)  # a wrong request ends here, before any file
         byte = codec.quality_byte(self.quality)
         searched = self.target_bytes is not None or self.bpp is not None
+        fixed = not searched and "latent" in layers.layers  # the quality
 
         def encode(job: Job) -> dict[str, Any]:
             source = standard_input() if job.source == STREAM else job.source
             loaded = image_io.load(
                 source, background=self.background, max_pixels=self.config.max_pixels, name=str(job.source)
             )
-            height, width = loaded.pixels.shape[:2]
-            target = rate_control.target_bytes(self.target_bytes, self.bpp, height, width) if searched else None
+            size = loaded.pixels.shape[:2]
             if self.skip and job.target_exists():
-                residual_settings = layers.residual_settings(height, width)
-                fixed = None if searched or "latent" not in layers.layers else byte
-                why = self._differs(job, (height, width), codec.id, fixed, target, layers, residual_settings)
+                target = rate_control.target_bytes(self.target_bytes, self.bpp, *size) if searched else None
+                why = self._differs(job, size, codec.id, byte if fixed else None, target, layers)
                 if _is_skipped(job, why, force=self.force):
                     return {"skipped": True}
             for note in loaded.notes:
                 logger.warning("%s: %s", printable(job.source), note)
             with progress_bar("refining", self.refine, shown=self.show_steps and self.refine > 0) as progress:
-                refined = RefineConfig(**settings, progress=progress) if self.refine else None
-                if target is None:
-                    encoded = codec.encode(
-                        loaded.pixels, self.quality, statistics=self.statistics, layers=layers, refined=refined
-                    )
-                else:
-                    found = codec.encode_to(
-                        loaded.pixels, target, statistics=self.statistics, layers=layers, refined=refined
-                    )
-                    encoded, note = found.encoded, found.note()
-                    if note:
-                        logger.warning("%s: %s", printable(job.source), note)
-            atomic.write(job.target, encoded.data, replace=self.force or job.may_exist)
+                encoded = session.encode(
+                    loaded.pixels,
+                    self.quality if fixed else None,
+                    bpp=self.bpp,
+                    max_bytes=self.target_bytes,
+                    statistics=self.statistics,
+                    layers=self.layers,
+                    residual=self.residual,
+                    roi=self.roi,
+                    refine=self.refine,
+                    refine_metric=metric,
+                    progress=progress,
+                )
+            if encoded.note:
+                logger.warning("%s: %s", printable(job.source), encoded.note)
+            atomic.write(job.target, encoded, replace=self.force or job.may_exist)
+            refinement = encoded.details.refinement
             return {
-                "bytes": len(encoded.data),
-                "bpp": round(8 * len(encoded.data) / (height * width), 5),
-                "quality": encoded.container.quality / QUALITY_STEPS,
-                "width": width,
-                "height": height,
-                "symbols_sha256": encoded.symbols_sha256,
-                **({"refinement": asdict(encoded.refinement)} if encoded.refinement else {}),
+                "bytes": len(encoded),
+                "bpp": round(encoded.bpp, 5),
+                "quality": encoded.quality,
+                "width": encoded.width,
+                "height": encoded.height,
+                "symbols_sha256": encoded.details.symbols_sha256,
+                **({"refinement": asdict(refinement)} if refinement else {}),
             }
 
         return encode
@@ -125,7 +127,6 @@ class Encode:
         quality: int | None,
         max_bytes: int | None,
         layers: LayerConfig,
-        residual_settings: Settings | None,
     ) -> str:
         """Why the target is not what encoding the source would write, as far as one can tell without encoding it, or "".
 
@@ -136,12 +137,12 @@ class Encode:
             quality: Quality byte that the file must have, None for any.
             max_bytes: Largest size of the file, None for any.
             layers: That the file must have.
-            residual_settings: How its residual layer must begin.
         """
         from priorcodec.core import container
         from priorcodec.core.entropy.tables import QUALITY_STEPS
 
-        data, start = job.target.read_bytes(), b"" if residual_settings is None else residual_settings.pack()
+        data, residual = job.target.read_bytes(), layers.residual_settings(*size)
+        start = b"" if residual is None else residual.pack()
         try:
             stream = container.unpack(data, max_pixels=2**64)
         except StreamError as error:

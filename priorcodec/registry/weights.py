@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from priorcodec.adapters.hub import COMMIT, HUB_ID
+from priorcodec.adapters.hub import COMMIT, HUB_ID, one_error
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
 from priorcodec.core import shipped
 from priorcodec.core.errors import WeightsError
@@ -148,10 +148,11 @@ def _download(spec: BackboneSpec, repo: str, commit: str) -> Path:
         return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
 
     try:
-        folder = download(_required_files(spec), FULL)
-        missing = [name for name in _missing(spec, folder) if name.endswith(FULL[0])]
-        if missing:  # a mirror may hold half precision only; requested last, or both would be downloaded
-            folder = download(missing, HALF)
+        with one_error():
+            folder = download(_required_files(spec), FULL)
+            missing = [name for name in _missing(spec, folder) if name.endswith(FULL[0])]
+            if missing:  # a mirror may hold half precision only; requested last, or both would be downloaded
+                folder = download(missing, HALF)
     except Exception as exc:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
         raise WeightsError(missing_line(spec, f"the Hub did not give them ({type(exc).__name__})")) from exc
     return check_folder(spec, folder)

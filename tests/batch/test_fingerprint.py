@@ -9,6 +9,7 @@ import pytest
 from priorcodec import open_session
 from priorcodec.batch import fingerprint
 from priorcodec.batch.fingerprint import weights_digest
+from priorcodec.core import shipped
 from priorcodec.core.image import io as image_io
 from tests.helpers import DEMO
 
@@ -71,6 +72,16 @@ def test_of_a_session(tmp_path, monkeypatch):
     assert own not in (of(None), of("own.safetensors", dtype="float16"))
     Path("own.safetensors").write_bytes(b"other weights")
     assert of("link.safetensors") not in (own, of(None))
+
+
+@pytest.mark.parametrize("name", ["semantic.safetensors", "residual.safetensors"])
+def test_other_weights_of_the_layers_make_another_image(name, monkeypatch):
+    session = open_session()
+    data = session.encode(image_io.load(DEMO).pixels[:64, :64], quality=1)
+    before = fingerprint.fingerprints(session, preview=True)(data)
+    assert fingerprint.fingerprints(session, preview=True)(data) == before
+    monkeypatch.setitem(shipped.manifest(), name, "0" * 64)
+    assert fingerprint.fingerprints(session, preview=True)(data) != before
 
 
 def test_without_the_backbone_its_weights_need_not_be_there():
