@@ -174,7 +174,7 @@ def test_any_string_is_read_or_refused(tables):
 @pytest.mark.parametrize(
     "settings, says",
     [
-        ({"layers": ("residual",)}, "wanted semantic, latent or both"),
+        ({"layers": ("residual",)}, "add latent to the layers"),
         ({"layers": ("semantic", "residual")}, "without the latent that it refines"),
         ({"layers": ("latent", "texture")}, "'texture', wanted a list of semantic, latent, residual"),
         ({"layers": ()}, "no layers are named, wanted"),
