@@ -20,8 +20,10 @@ class Format(StrEnum):
 
 
 def evaluate(
-    references: Annotated[Path, typer.Argument(help="Original image or folder of them.")],
-    files: Annotated[list[Path], typer.Argument(help="Decoded images or coded files, or folders of them.")],
+    references: Annotated[Path, typer.Argument(metavar="REFERENCES", help="Original image or folder of them.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES...", help="Decoded images or coded files, or folders of them.")
+    ],
     metrics: Annotated[
         str,
         typer.Option(
@@ -77,7 +79,9 @@ def evaluate(
 
 
 def report(
-    results: Annotated[list[Path], typer.Argument(help="Result files of the benchmarks, or folders of them.")],
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="Result files of the benchmarks, or folders of them.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
     images: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
     force: options.Force = False,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def regions(
-    file: Annotated[str, typer.Argument(help="A .gic file; - is standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .gic file; - is standard input.")],
     output: Annotated[
         str | None, typer.Option("-o", "--output", help="Write an image of the regions, in the label colors.")
     ] = None,
@@ -80,7 +80,7 @@ def table(found: Regions) -> list[dict[str, Any]]:
 
 
 def edit(
-    file: Annotated[str, typer.Argument(help="A .gic file; - is standard input.")],
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A .gic file; - is standard input.")],
     output: Annotated[str, typer.Option("-o", "--output", help="The edited file; - for standard output.")],
     region: Annotated[int, typer.Option(help="Number of the region; `priorcodec regions` lists them.")],
     texture_from: Annotated[

@@ -20,7 +20,7 @@ adapters = typer.Typer(help="List, show or publish adapters.", no_args_is_help=T
 
 
 def backbones(
-    name: Annotated[str | None, typer.Argument(help="Backbone to show in full.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Backbone to show in full.")] = None,
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
@@ -59,7 +59,9 @@ def list_adapters(
 
 @adapters.command()
 def show(
-    file: Annotated[str, typer.Argument(help="A .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT.")],
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="A .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT.")
+    ],
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
@@ -77,7 +79,7 @@ def show(
 
 @adapters.command()
 def push(
-    file: Annotated[Path, typer.Argument(help="An adapter's .safetensors file.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An adapter's .safetensors file.")],
     repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Repository, created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
     branch: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
@@ -121,7 +123,7 @@ def plugins(
 
 
 def check(
-    name: Annotated[str, typer.Argument(help="A backbone, as `priorcodec backbones` lists them.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A backbone, as `priorcodec backbones` lists them.")],
     tier: Annotated[int, typer.Option(min=0, max=2, help="0: plain data, 1: the tiny model, 2: the real weights.")] = 1,
     weights: Annotated[str | None, typer.Option(help="For tier 2: folder, file or OWNER/REPO@COMMIT.")] = None,
     expect: Annotated[
