@@ -171,7 +171,7 @@ def test_a_mistake_is_one_line_and_status_2(words, part, tmp_path):
 def test_a_wrong_value_is_said_before_an_output_that_exists(words, folder):
     (folder / "in" / "a.gic").write_bytes(b"mine")
     status, _, message = quick("encode", folder / "in" / "a.png", *words)
-    assert status == 2 and "exists" not in message and "wanted" in message or "add latent" in message
+    assert status == 2 and "exists" not in message and ("wanted" in message or "add latent" in message)
 
 
 def test_mistakes_in_a_real_process_are_one_line(tmp_path):
