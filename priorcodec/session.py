@@ -618,7 +618,7 @@ def _pil(pixels: np.ndarray) -> Image:
 def _tensor(pixels: np.ndarray) -> Tensor:
     import torch
 
-    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 127.5 - 1  # whatever the default type is
 
 
 OUTPUTS: dict[str, Callable[[Any], Any]] = {"pil": _pil, "np": lambda pixels: pixels, "pt": _tensor}

@@ -1,5 +1,8 @@
 """The Python API: what goes in, what comes out, what is loaded for it, and what is said when something is missing."""
 
+import io
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -86,6 +89,32 @@ def test_the_dial_changes_the_image_and_one_file_gives_one_image(session, photo)
 def test_a_target_out_of_reach_is_noted(session, photo):
     assert session.encode(photo, quality=2).note == ""
     assert "written at the highest quality" in session.encode(photo, bpp=9).note
+
+
+def test_targets_and_numbers_of_any_size(session, photo):
+    for settings in ({"bpp": 1e308}, {"bpp": 10**400}, {"max_bytes": 10**400}):
+        assert "highest quality" in session.encode(photo, **settings).note
+    with pytest.raises(ConfigError, match="wanted 1 to 10000"):
+        session.encode(photo, refine=10**400)
+
+
+def test_files_that_cannot_be_read_are_one_line(session):
+    closed = io.BytesIO(b"GIC")
+    closed.close()
+    for data in (closed, os.fsencode("nowhere.gic")):
+        with pytest.raises(StreamError) as caught:
+            session.preview(data)
+        assert "\n" not in str(caught.value)
+
+
+def test_tensors_are_float32_whatever_the_default_is(session, photo):
+    data = session.encode(photo, quality=1)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert session.preview(data, output="pt").dtype == torch.float32
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_blend_is_a_line_from_the_preview_to_the_backbones_image(session, photo):

@@ -103,7 +103,7 @@ export function checkSize(height, width, maxPixels) {
   inRange("height", height, 1, MAX_SIDE);
   inRange("width", width, 1, MAX_SIDE);
   const [rows, columns] = [padded(height), padded(width)];
-  if (rows * columns > maxPixels) {
+  if (!(rows * columns <= maxPixels)) {
     throw new StreamError(
       `the image is ${width}x${height}, with its padding ${columns}x${rows}, more than ${maxPixels} pixels: ` +
         "raise max_pixels if you trust it",

@@ -67,7 +67,8 @@ def run() -> None:
             stream.reconfigure(errors="backslashreplace")  # a name ends no run because a terminal cannot show it
     try:
         status = main()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError as error:
         status = 141  # whoever read it has seen enough
         if not isinstance(error, BrokenPipeError):

@@ -48,14 +48,20 @@ class Graphs:
             raise WeightsError(
                 f"{folder} has no readable graphs ({error}): write them with `priorcodec export`"
             ) from error
-        self._loading: dict[str, Future[Any]] = {}
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="graphs")
+        self._start()
 
     def preload(self, *names: str) -> None:
         """Start to load graphs in the background, in this order."""
+        if self._process != os.getpid():  # a fork has neither the threads of the loader nor those of the graphs
+            self._start()
         for name in names:
             if name not in self._loading:
                 self._loading[name] = self._loader.submit(self._load, name)
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._loading: dict[str, Future[Any]] = {}
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="graphs")
 
     def free(self) -> None:
         """Drop the graphs that are loaded; they are loaded again when needed."""

@@ -83,7 +83,7 @@ class Session:
         for name, value in unsupported.items():
             if name not in UNSUPPORTED:
                 raise TypeError(f"encode() got an unexpected keyword argument {name!r}")
-            if value not in UNSUPPORTED[name]:
+            if not any(value is known or type(value) is type(known) and value == known for known in UNSUPPORTED[name]):
                 raise ConfigError(f"{name}={value!r} needs torch: pip install priorcodec, or leave it out")
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
@@ -163,8 +163,8 @@ def open_session(
         raise ConfigError(f"models={models!r}: wanted a folder that `priorcodec export` wrote")
     if renorm not in RENORM:
         raise ConfigError(f"renorm={renorm}: wanted {', '.join(RENORM)}")
-    if threads is not None and (threads := checks.whole("threads", threads)) < 1:
-        raise ConfigError(f"threads={threads}: wanted 1 or more")
+    if threads is not None and not 1 <= (threads := checks.whole("threads", threads)) <= 1024:
+        raise ConfigError(f"threads={threads}: wanted 1 to 1024")
     if (max_pixels := checks.whole("max_pixels", max_pixels)) < 1:
         raise ConfigError(f"max_pixels={max_pixels}: wanted 1 or more")
     return Session(

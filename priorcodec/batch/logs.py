@@ -6,6 +6,8 @@ import logging
 import sys
 from typing import Any
 
+from priorcodec.core.io.names import printable
+
 PACKAGE = "priorcodec"
 
 
@@ -15,6 +17,10 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
     @property
     def stream(self) -> Any:
         return sys.stderr
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Names of files and of members of archives come from anywhere: what no terminal should see is a question mark."""
+        return "\n".join(printable(line, 2000) for line in super().format(record).split("\n"))
 
     @stream.setter
     def stream(self, value: Any) -> None:

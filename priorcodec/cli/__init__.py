@@ -18,7 +18,7 @@ import typer
 
 from priorcodec.cli import decode, encode, evaluate, export, layers, options, plugins, train
 from priorcodec.core.errors import PriorCodecError
-from priorcodec.core.io.names import one_line
+from priorcodec.core.io.names import one_line, printable
 
 # Variables of the environment that are set unless it has them; read when libraries are loaded, so before any of them.
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # torch's, on the CPU: large images spend less time on fresh memory
@@ -140,6 +140,8 @@ def _line(error: Exception) -> str:
 
     if out_of_memory(error):
         return "not enough memory: use a smaller image, a smaller --tile or another --device"
+    if isinstance(error, UnicodeEncodeError):
+        return "a name or a setting has bytes that are not UTF-8: rename the file, or give other text"
     if isinstance(error, OSError) and error.strerror:
         reason = "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
         return f"{error.filename}: {reason}" if error.filename else reason
@@ -149,7 +151,7 @@ def _line(error: Exception) -> str:
 
 def _fail(line: str, status: int) -> None:
     if line:  # without a command the help has been printed
-        print(line, file=sys.stderr)
+        print("\n".join(printable(part, 2000) for part in line.split("\n")), file=sys.stderr)
     sys.exit(status)
 
 

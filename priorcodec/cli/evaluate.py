@@ -44,6 +44,7 @@ def evaluate(
     Rate is bits per pixel of the whole file.
     """
     from priorcodec.batch.jobs import Outcome, as_error
+    from priorcodec.core.errors import ConfigError
     from priorcodec.core.io import atomic
     from priorcodec.evaluation import evaluate
     from priorcodec.evaluation import metrics as scores
@@ -52,10 +53,15 @@ def evaluate(
     for name in wanted:
         scores.image_metric(name)
     decoder = None if backbone == "preview" else backbone
+    if coded is not None and not coded.exists():
+        raise ConfigError(f"{coded} does not exist; give --coded a file or a folder")
     known = evaluate.expand([references], evaluate.IMAGES)
     every = evaluate.expand(files, evaluate.IMAGES | evaluate.STREAMS.keys() | {".gic"})
     if output is not None:
-        atomic.check_output(output, [*known, *every], replace=force)
+        files_beside = [] if coded is None else [coded] if coded.is_file() else sorted(coded.iterdir())
+        atomic.check_output(output, [*known, *every, *files_beside], replace=force)
+        if output.is_dir():
+            raise ConfigError(f"{output} is a folder, wanted a file to write")
         atomic.make_folder(output.parent)
     names, missing = scores.available(wanted)
     for line in missing:
@@ -74,7 +80,7 @@ def evaluate(
         if output is None:
             typer.echo(text, nl=False)
         else:
-            atomic.write(output, text.encode(), replace=force)
+            atomic.write(output, text.encode("utf-8", "surrogateescape"), replace=force)
     options.failures(outcome)
 
 
@@ -91,10 +97,15 @@ def report(
 
     Self-contained, with plots, tables, and an image slider.
     """
+    from priorcodec.core.errors import ConfigError
     from priorcodec.core.io import atomic
     from priorcodec.evaluation import report as page
 
-    atomic.check_output(output, results, replace=force)
+    if images is not None and not images.is_dir():
+        raise ConfigError(f"{images} is no folder; give --images what `benchmarks/rd.py --keep` wrote")
+    read = [path for given in results for path in ([given] if not given.is_dir() else sorted(given.glob("*.json")))]
+    atomic.check_output(output, read, replace=force)
     atomic.make_folder(output.parent)
     page.build(results, output, images=images, overwrite=force)
-    typer.echo(f"{output}: {output.stat().st_size} bytes")
+    if str(output) != atomic.STDOUT:
+        typer.echo(f"{output}: {output.stat().st_size} bytes")

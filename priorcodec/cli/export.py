@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from priorcodec.cli import options
+from priorcodec.core.errors import ConfigError
 
 
 def export(
@@ -40,14 +41,19 @@ def export(
     Needs the packages of `pip install 'priorcodec[export]'`.
     """
     from priorcodec.core.io import atomic
-    from priorcodec.export.manifest import MANIFEST
+    from priorcodec.export.manifest import NAMES
     from priorcodec.export.manifest import export as write
     from priorcodec.registry import open_registry
     from priorcodec.session import open_session
 
-    atomic.check_output(folder / MANIFEST, replace=force)
+    for name in NAMES:
+        atomic.check_output(folder / name, replace=force)
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, wanted a folder to write into")
     settings: dict[str, Any] = {"backbone": backbone, "weights": weights, "adapter": adapter}
     given = {key: value for key, value in settings.items() if value is not None}
+    if not decoder and (given or fixed or half or tile is not None):
+        raise ConfigError("got --no-decoder and options of the decoder, wanted one or the other")
 
     def written(name: str) -> None:
         if not as_json:

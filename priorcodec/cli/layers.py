@@ -15,6 +15,7 @@ from priorcodec.batch.jobs import STREAM, as_error
 from priorcodec.cli import options
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.io import atomic
+from priorcodec.core.io.names import printable
 from priorcodec.core.io.reading import read_file, standard_input
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def edit(
     if (texture_from is None) == (recolor is None):
         got = "neither --texture-from nor --recolor" if recolor is None else "both --texture-from and --recolor"
         raise ConfigError(f"got {got}, wanted one of them")
+    if file == "-" and str(texture_from) == "-":
+        raise ConfigError("got standard input (-) twice, wanted it for the file or for --texture-from")
     if from_region is not None and texture_from is None:
         raise ConfigError("got --from-region without --texture-from")
     target = _target(output, [file, *([] if texture_from is None else [texture_from])], force=force)
@@ -130,7 +133,7 @@ def edit(
     atomic.write(target, encoded.data, replace=force)
     latent = "none" if encoded.container.string is None else "coded again"
     line = f"{file} -> {output}: {len(encoded.data)} bytes, region {region} edited, latent: {latent}"
-    typer.echo(line, err=target == STREAM)
+    typer.echo(printable(line, 1000), err=target == STREAM)
 
 
 def palette(label: int) -> tuple[int, int, int]:

@@ -98,6 +98,8 @@ def output_path(output: str | None, inputs: Sequence[Path]) -> Path | None:
     from priorcodec.batch.jobs import STREAM
 
     if output in ("-", "/dev/stdout", "/dev/fd/1") or (output is None and list(inputs) == [STREAM]):
+        if sys.stdout is None:
+            raise ConfigError("standard output is closed, wanted a pipe or a file: give -o FILE")
         if sys.stdout.isatty():
             raise ConfigError("the output is binary and standard output is a terminal: give -o FILE, or pipe it")
         return STREAM

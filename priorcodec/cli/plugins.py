@@ -11,6 +11,7 @@ import typer
 
 from priorcodec.cli import options
 from priorcodec.core.errors import AdapterError, BackboneError, ConfigError, WeightsError
+from priorcodec.core.io.names import printable
 
 if TYPE_CHECKING:
     from priorcodec.backbones.spec import AdapterSource
@@ -241,7 +242,8 @@ def lines(row: dict[str, Any], indent: str = "") -> str:
         if isinstance(value, dict):
             text += [f"{indent}{key}", lines(value, indent + "  ")]
         else:
-            text.append(f"{indent}{key:<{width}}  {f'{value:,}' if type(value) is int else value}")
+            shown = f"{value:,}" if type(value) is int else printable(value, 1000)
+            text.append(f"{indent}{printable(key):<{width}}  {shown}")
     return "\n".join(text)
 
 

@@ -18,6 +18,8 @@ def number(name: str, value: Any) -> float:
 
 def whole(name: str, value: Any) -> int:
     """A whole number as Python's own, 2.0 too. Raises ConfigError: it is none."""
+    if type(value) is int:  # of any size
+        return value
     if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value) or value != math.floor(value):
         raise ConfigError(f"{name}={value!r}: wanted a whole number")
     return int(value)  # pyright: ignore[reportArgumentType]

@@ -18,6 +18,7 @@ from priorcodec.core.errors import ConfigError
 if TYPE_CHECKING:
     from priorcodec.core.types import Encoded, Refinement
 
+LARGEST = 2**40  # of a target in bytes or bits per pixel: more is never reached, and larger numbers do not fit a float
 TOLERANCE = 0.03  # a file this much below its target has hit it
 NEIGHBORS = 2  # quality bytes on either side of the result that are written for comparison
 GUESSES = 4  # on the line, before bisection: it bounds what a strange image costs
@@ -75,7 +76,8 @@ def check_target(max_bytes: int | None, bpp: float | None) -> None:
 def target_bytes(max_bytes: int | None, bpp: float | None, height: int, width: int) -> int:
     """The one of both targets that is given, in whole bytes. Raises ConfigError: as `check_target`, or less than a byte."""
     check_target(max_bytes, bpp)
-    found = int(max_bytes or 0) if bpp is None else int(bpp * height * width / 8)
+    found = int(max_bytes or 0) if bpp is None else int(min(bpp, LARGEST) * height * width / 8)
+    found = min(found, LARGEST)
     if found < 1 and bpp is not None:
         raise ConfigError(
             f"{bpp:g} bits for each of {width}x{height} pixels are less than one byte: give a larger bpp, or a size in bytes"

@@ -77,13 +77,23 @@ def rgb(frame: Any) -> metrics.Pixels:
 def reference_of(file: Path, references: Sequence[Path]) -> Path:
     """The reference a file belongs to: `kodim01-q3.gic` belongs to `kodim01.png`, and the longest such name wins.
 
+    `a.png.gic`, as `encode` names it beside an `a.webp`, belongs to `a.png`.
+
     Raises:
-        ConfigError: The file's name fits no reference.
+        ConfigError: The file's name fits no reference, or several.
     """
+    if whole := [r for r in references if file.name.startswith(f"{r.name}.") or file.name == r.name]:
+        return max(whole, key=lambda r: len(r.name))
     fits = [r for r in references if file.stem == r.stem or (file.stem.startswith(r.stem) and _ends(file.stem, r.stem))]
     if not fits:
         raise ConfigError(f"{file.name} fits no reference; name it like one of them, as in {references[0].stem}-q4.gic")
-    return max(fits, key=lambda r: len(r.stem))
+    longest = max(len(r.stem) for r in fits)
+    best = [r for r in fits if len(r.stem) == longest]
+    if best[1:]:
+        raise ConfigError(
+            f"{file.name} fits {best[0].name} and {best[1].name}; name it {best[0].name}.gic or {best[1].name}.gic"
+        )
+    return best[0]
 
 
 def score(

@@ -44,6 +44,11 @@ UNTRACED = ((3, 2), (2, 5))  # sizes, in the units of a network's ports
 EXACT = "tables.safetensors"
 SEMANTIC = semantic.SHIPPED.name
 MANIFEST = "manifest.json"
+NAMES = (
+    *(f"{name}.onnx" for name in ("analysis", "hyper", "preview", "perceptual", "renderer", "decoder")),
+    *(EXACT, SEMANTIC, RESIDUAL_FILE, MANIFEST),
+)
+"""All files that an export may write."""
 
 
 def export(
@@ -65,7 +70,7 @@ def export(
         fixed: Whether the decoder takes squares of that side only. It does as well if it cannot be traced with free sizes.
         half: Whether the decoder's large weights are rounded to half precision; merged ones do not fit it exactly.
         decoder: Whether to write it, or the encoder's graphs alone.
-        progress: Called with the name of each file when it is made; all are written at the end.
+        progress: Called with the name of each file when it is written; all are at the end.
 
     Returns:
         The manifest.
@@ -92,7 +97,6 @@ def export(
     def put(name: str, data: bytes, **described: Any) -> None:
         made[name] = data
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), **described}
-        progress(name)
 
     def put_network(network: Network, data: bytes, **described: Any) -> None:
         halo = {} if network.halo is None else {"halo": network.halo}
@@ -119,6 +123,7 @@ def export(
     made[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     for name, data in made.items():
         atomic.write(folder / name, data)
+        progress(name)
     return manifest
 
 

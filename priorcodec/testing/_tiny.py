@@ -18,7 +18,12 @@ from priorcodec.testing._run import CheckError, SkipCheck, Subject, require, req
 
 def check_builds(subject: Subject) -> None:
     """build_tiny() gives a denoiser, in evaluation mode, the same one each time."""
-    one, two = subject.tiny(), subject.tiny()
+    built = []
+    for seed in (1, 2):  # two processes do not begin with the same random numbers
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            built.append(subject.tiny())
+    one, two = built
     require(isinstance(one.module, nn.Module), f"module is {type(one.module).__name__}, wanted torch.nn.Module")
     require(not one.module.training, "the denoiser is in training mode; call .eval()")
     for (name, a), b in zip(one.module.state_dict().items(), two.module.state_dict().values(), strict=True):

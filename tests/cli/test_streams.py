@@ -1,6 +1,7 @@
 """Standard input and output, names that cannot be printed, and outputs that are no regular files, in real processes."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -93,3 +94,23 @@ def test_names_that_cannot_be_printed_end_no_run(folder):
     assert done.returncode == 1, done.stderr
     assert b"1 of 3 files failed" in done.stderr and done.stderr.count(b"\n") == 2
     assert {path.name for path in (folder / "out").iterdir()} == {"ä.gic", strange.stem + ".gic"}
+
+
+def test_a_closed_standard_output_is_one_line(folder):
+    command("encode", "a.png", "-q", "1", cwd=folder)
+    for words in ("encode a.png -o -", "decode a.gic --backbone toy -o -"):
+        done = subprocess.run(
+            f"{sys.executable} -m priorcodec.cli {words} >&-", shell=True, cwd=folder, capture_output=True, check=False
+        )
+        assert done.returncode == 2 and b"standard output is closed" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+def test_what_a_file_says_of_itself_reaches_no_terminal(folder, monkeypatch):
+    """An adapter's metadata, and names of files in the log."""
+    from priorcodec.batch.logs import StderrHandler
+    from priorcodec.cli.plugins import lines
+
+    shown = lines({"file": "a", "metadata": {"license": "MIT\n\x1b[31mfits  yes"}})
+    assert "\x1b" not in shown and shown.count("\n") == 2
+    record = logging.LogRecord("priorcodec", logging.WARNING, "", 0, "left out: %s", ("a\x1b]0;x\x07.png",), None)
+    assert StderrHandler().format(record) == "left out: a?]0;x?.png"

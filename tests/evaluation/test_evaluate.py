@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,6 +160,32 @@ def test_the_command_takes_what_encode_takes_and_makes_the_outputs_folder(folder
     assert command(*words)[0] == 0
     rows = list(csv.DictReader(table.open()))
     assert [row["image"] for row in rows] == ["lake", "mean"] and set(rows[0]) >= {"psnr", "gmsd"}
+
+
+def test_references_that_share_a_stem_are_told_apart_by_their_whole_names(folders):
+    references = [folders / "ref" / name for name in ("a.png", "a.webp", "ab.png")]
+    for name, wanted in (
+        ("a.png.gic", "a.png"),
+        ("a.webp.preview.png", "a.webp"),
+        ("a.webp", "a.webp"),
+        ("ab-q3.gic", "ab.png"),
+    ):
+        assert evaluate.reference_of(Path(name), references).name == wanted
+    with pytest.raises(ConfigError, match="a.gic fits a.png and a.webp; name it a.png.gic or a.webp.gic"):
+        evaluate.reference_of(Path("a.gic"), references)
+
+
+def test_no_input_is_replaced_even_when_forced(folders):
+    sizes = folders / "sizes.gic"
+    sizes.write_bytes(b"coded")
+    image, decoded = folders / "ref" / "sea.png", next((folders / "dec").iterdir())
+    words = ["eval", image, decoded, "--metrics", "psnr", "--coded", sizes, "-o", sizes, "--force"]
+    assert "the input" in command(*words)[2] and sizes.read_bytes() == b"coded"
+    assert "does not exist" in command(*words[:6], folders / "nowhere")[2]
+    (folders / "results").mkdir()
+    (folders / "results" / "rd.json").write_text("{}")
+    words = ["report", folders / "results", "-o", folders / "results" / "rd.json", "--force"]
+    assert "the input" in command(*words)[2] and (folders / "results" / "rd.json").read_text() == "{}"
 
 
 def test_the_command_refuses_in_one_line(folders):

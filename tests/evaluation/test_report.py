@@ -113,6 +113,15 @@ def test_without_images_there_is_no_slider(page, tmp_path):
     assert 'id="viewer"' not in (tmp_path / "plain.html").read_text()
 
 
+def test_a_result_file_that_is_not_whole_is_named(tmp_path):
+    (tmp_path / "half.json").write_text('{"kind": "rd", "rows": []}')
+    with pytest.raises(ConfigError, match="half.json: not a whole result file, it lacks bd_rate, codecs"):
+        report.build([tmp_path], tmp_path / "x.html")
+    (tmp_path / "half.json").write_text("[" * 200_000)
+    with pytest.raises(ConfigError, match="half.json: not a readable result file"):
+        report.build([tmp_path], tmp_path / "x.html")
+
+
 def test_a_metric_of_no_image_has_no_plot(tmp_path):
     small = result()
     for mean in small["means"]:

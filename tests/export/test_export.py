@@ -263,6 +263,16 @@ def test_missing_packages_are_one_line(monkeypatch, session, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_the_command_replaces_no_file_of_any_name(tmp_path):
+    (tmp_path / "preview.onnx").write_bytes(b"mine")
+    words = ["export", str(tmp_path), "--no-decoder"]
+    done = CliRunner().invoke(app, words)
+    assert isinstance(done.exception, ConfigError) and "preview.onnx exists already" in str(done.exception)
+    done = CliRunner().invoke(app, [*words, "--force", "--backbone", "toy"])
+    assert isinstance(done.exception, ConfigError) and "options of the decoder" in str(done.exception)
+    assert [path.name for path in tmp_path.iterdir()] == ["preview.onnx"]
+
+
 def test_what_an_export_did_not_finish_has_no_manifest(monkeypatch, session, tmp_path):
     monkeypatch.setattr(manifest, "checked", lambda network, **_: b"graph")
     manifest.export(session, tmp_path, tile=TILE, decoder=False)

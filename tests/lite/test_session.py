@@ -313,6 +313,28 @@ def test_every_argument_of_the_whole_packages_encode_is_known(folder):
     assert all(whole[name].default in values for name, values in UNSUPPORTED.items())
 
 
+def test_arrays_for_what_needs_torch_are_one_line(without_graphs, photo):
+    from priorcodec_lite.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="roi=.*needs torch"):
+        without_graphs.encode(photo, roi=np.zeros((1, 4), int))
+
+
+def test_a_fork_loads_its_own_graphs(folder, tmp_path, monkeypatch):
+    from priorcodec_lite.graphs import Graphs
+
+    (tmp_path / "manifest.json").write_text('{"format": 1, "files": {}}')
+    graphs = Graphs(tmp_path)
+    monkeypatch.setattr(Graphs, "_load", lambda self, name: os.getpid())
+    graphs.preload("preview")
+    assert graphs._loading["preview"].result() == os.getpid()
+    child = os.fork()
+    if child == 0:
+        graphs.preload("preview")
+        os._exit(0 if graphs._loading["preview"].result(timeout=20) == os.getpid() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def test_an_output_of_another_kind_is_refused_before_the_work(without_graphs):
     from priorcodec_lite.core.errors import ConfigError
 
@@ -325,7 +347,15 @@ def test_settings_of_another_kind_are_one_line(folder):
     from priorcodec_lite import open_session
     from priorcodec_lite.core.errors import ConfigError
 
-    wrong = ({"threads": "2"}, {"threads": 1.5}, {"max_pixels": "x"}, {"max_pixels": 0}, {"models": 5}, {"models": ""})
+    wrong = (
+        {"threads": "2"},
+        {"threads": 1.5},
+        {"threads": 2**40},
+        {"max_pixels": "x"},
+        {"max_pixels": 0},
+        {"models": 5},
+        {"models": ""},
+    )
     for settings in wrong:
         with pytest.raises(ConfigError, match="wanted"):
             open_session(**settings)

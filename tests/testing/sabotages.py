@@ -489,7 +489,14 @@ method(
     lambda good, self, x, *rest: good(self, x + torch.zeros(8, device="cpu"), *rest),
 )
 
+
 # Side effects
+def unseeded():
+    with torch.random.fork_rng(devices=[]):
+        return Good()
+
+
+row("no seed in `build_tiny`", "builds", "must seed its random weights", lambda: make(build_tiny=unseeded))
 row(
     "a global seed in `build_tiny`",
     "side_effects",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFile
 
 from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import ImageError, ImageWarning
@@ -110,10 +110,12 @@ def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(image, torch.Tensor):
-        pixels = _tensor_pixels(image)
-        check_size(pixels.shape[1], pixels.shape[0], max_pixels)
-        return Loaded(pixels=pixels)
+        if image.ndim >= 2:
+            check_size(image.shape[-1], image.shape[-2], max_pixels)  # before anything is copied
+        return Loaded(pixels=_tensor_pixels(image))
     if isinstance(image, np.ndarray):
+        if image.ndim in (2, 3):
+            check_size(image.shape[1], image.shape[0], max_pixels)
         image = _array_image(image)
     if isinstance(image, Image.Image):
         return _from_pillow(image, background, max_pixels)
@@ -163,7 +165,8 @@ def _from_pillow(image: Image.Image, background: str | None, max_pixels: int) ->
         notes = [f"only one of {frames} frames or pages"] if frames > 1 else []
         icc = image.info.get("icc_profile")
         image.load()
-        orientation = _orientation(image, notes)
+        # What `transpose` or `crop` gives is no file's image, and may hold the tag of one that it was turned upright by.
+        orientation = _orientation(image, notes) if isinstance(image, ImageFile.ImageFile) else 1
         raster = pillow_modes.to_raster(image, icc=icc, orientation=orientation, notes=notes)
         pixels, phrases = color.to_srgb(raster, background=background)
         return Loaded(pixels=pixels, notes=phrases)

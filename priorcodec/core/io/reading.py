@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from priorcodec.core.errors import ConfigError, StreamError
+from priorcodec.core.io.names import one_line
 
 Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
 """A .gic file: its bytes, its path, or an open binary file."""
@@ -26,12 +27,15 @@ def read_file(data: Data) -> bytes:
         return bytes(data)
     if isinstance(data, str | os.PathLike):
         try:
-            return Path(data).read_bytes()
+            return Path(os.fsdecode(data)).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = error.strerror if isinstance(error, OSError) else error
             raise StreamError(f"{data} cannot be read ({reason}): give the path of a .gic file") from error
     read = getattr(data, "read", None)
-    content = read() if read is not None else None
+    try:
+        content = read() if read is not None else None
+    except (OSError, ValueError) as error:  # closed, opened for writing, or gone
+        raise StreamError(f"the open file cannot be read ({one_line(error)}): open it for binary reading") from error
     if not isinstance(content, bytes):
         kind = type(data).__name__ if content is None else f"a file of {type(content).__name__}"
         raise StreamError(f"got {kind}, wanted bytes, a path, or a file opened for binary reading")

@@ -23,6 +23,11 @@ from priorcodec.evaluation.report import plot, tables
 from priorcodec.evaluation.table import Table
 
 KINDS = ("rd", "speed")
+NEEDED = {
+    "rd": {"name", "metrics", "codecs", "ours", "rows", "means", "bd_rate", "images", "left_out"},
+    "speed": {"name", "codecs", "settings", "rows"},
+}
+"""What the page shows of each kind."""
 RATES, QUALITY = 3, 90
 """Rates shown per image; WebP quality of the images on the page (their scores are of the real files)."""
 
@@ -64,11 +69,13 @@ def load(results: Sequence[Path]) -> list[dict[str, Any]]:
     for path in paths:
         try:
             result = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(
                 f"{path}: not a readable result file ({error}); make one with benchmarks/rd.py"
             ) from error
         if isinstance(result, dict) and result.get("kind") in KINDS:
+            if lacks := sorted(NEEDED[result["kind"]] - result.keys()):
+                raise ConfigError(f"{path}: not a whole result file, it lacks {', '.join(lacks)}; make it again")
             loaded.append(result)
     if not loaded:
         raise ConfigError(

@@ -458,3 +458,22 @@ def test_a_failing_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_pipes_are_written_directly():
     image_io.save(image(), "/dev/null")
     assert not os.path.isfile("/dev/null")
+
+
+def test_what_pillow_turned_is_not_turned_again():
+    """Pillow keeps the file's orientation tag in what `transpose`, `crop` and `copy` give."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.new("RGB", (40, 20)).save(file, "JPEG", exif=exif)
+    with Image.open(file) as image:
+        assert image_io.from_any(image).pixels.shape == (40, 20, 3)
+        upright = image.transpose(Image.Transpose.ROTATE_270)
+    assert upright.size == (20, 40) and image_io.from_any(upright).pixels.shape == (40, 20, 3)
+
+
+def test_the_size_of_an_array_is_checked_before_it_is_copied():
+    large = np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (70_000, 70_000, 3))
+    for image in (large, large[..., 0], torch.from_numpy(np.zeros((3, 1, 1), np.uint8)).expand(3, 70_000, 70_000)):
+        with pytest.raises(ImageError, match="70000x70000"):
+            image_io.from_any(image)
