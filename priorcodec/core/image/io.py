@@ -110,11 +110,11 @@ def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX
     """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(image, torch.Tensor):
-        if image.ndim >= 2:
+        if image.ndim in (3, 4) and 0 not in image.shape:
             check_size(image.shape[-1], image.shape[-2], max_pixels)  # before anything is copied
         return Loaded(pixels=_tensor_pixels(image))
     if isinstance(image, np.ndarray):
-        if image.ndim in (2, 3):
+        if image.ndim in (2, 3) and image.size:
             check_size(image.shape[1], image.shape[0], max_pixels)
         image = _array_image(image)
     if isinstance(image, Image.Image):
