@@ -311,11 +311,9 @@ def _keys(schema: type, prefix: str = "") -> Iterator[tuple[str, Mapping[str, An
 
 def _wanted(kind: Any) -> str:
     """What a setting of a type takes, in words."""
-    kind = (
-        next((part for part in get_args(kind) if part is not type(None)), kind)
-        if get_origin(kind) is not list
-        else list
-    )
+    if get_origin(kind) is list:
+        return "a list"
+    kind = next((part for part in get_args(kind) if part is not type(None)), kind)  # of an optional one
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return ", ".join(member.name for member in kind)
-    return {int: "a whole number", float: "a number", bool: "true or false", list: "a list"}.get(kind, "text")
+    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "text")

@@ -109,13 +109,17 @@ def as_error(error: Exception | SystemExit, source: Path) -> PriorCodecError:
         kind, text = PriorCodecError, "not enough memory: try a smaller --tile, fewer --workers or another --device"
     elif isinstance(error, OSError) and error.strerror:
         other = error.filename is not None and os.fspath(error.filename) != os.fspath(source)
-        reason = "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
-        kind, text = PriorCodecError, f"{error.filename}: {reason}" if other else reason
+        kind, text = PriorCodecError, f"{error.filename}: {reason(error)}" if other else reason(error)
     else:
         logger.debug("%s: %s", printable(source), type(error).__name__, exc_info=error)
         kind, text = PriorCodecError, f"unexpected {type(error).__name__}: {error}; -v shows the traceback"
     named = str(source) in text or printable(source) in text
     return kind(printable((text if named else f"{source}: {text}").replace("\n", " "), LINE))
+
+
+def reason(error: OSError) -> str:
+    """Why the system refused, in a few words."""
+    return "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
 
 
 def out_of_memory(error: BaseException) -> bool:

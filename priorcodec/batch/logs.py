@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import Any
 
-from priorcodec.core.io.names import printable
+from priorcodec.core.io.names import printable_lines
 
 PACKAGE = "priorcodec"
 
@@ -20,7 +20,7 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
     def format(self, record: logging.LogRecord) -> str:
         """Names of files and of members of archives come from anywhere: what no terminal should see is a question mark."""
-        return "\n".join(printable(line, 2000) for line in super().format(record).split("\n"))
+        return printable_lines(super().format(record))
 
     @stream.setter
     def stream(self, value: Any) -> None:

@@ -18,7 +18,7 @@ import typer
 
 from priorcodec.cli import decode, encode, evaluate, export, layers, options, plugins, train
 from priorcodec.core.errors import PriorCodecError
-from priorcodec.core.io.names import one_line, printable
+from priorcodec.core.io.names import one_line, printable_lines
 
 # Variables of the environment that are set unless it has them; read when libraries are loaded, so before any of them.
 HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # torch's, on the CPU: large images spend less time on fresh memory
@@ -136,22 +136,21 @@ def _line(error: Exception) -> str:
             commands = " or ".join(context.command.commands)
             return f"{context.info_name} wants a command after it: {commands}; --help describes them"
         return usage()
-    from priorcodec.batch.jobs import logger, out_of_memory
+    from priorcodec.batch.jobs import logger, out_of_memory, reason
 
     if out_of_memory(error):
         return "not enough memory: use a smaller image, a smaller --tile or another --device"
     if isinstance(error, UnicodeEncodeError):
         return "a name or a setting has bytes that are not UTF-8: rename the file, or give other text"
     if isinstance(error, OSError) and error.strerror:
-        reason = "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror
-        return f"{error.filename}: {reason}" if error.filename else reason
+        return f"{error.filename}: {reason(error)}" if error.filename else reason(error)
     logger.debug("unexpected", exc_info=error)
     return f"unexpected {type(error).__name__}: {one_line(error)}; -v shows the traceback"
 
 
 def _fail(line: str, status: int) -> None:
     if line:  # without a command the help has been printed
-        print("\n".join(printable(part, 2000) for part in line.split("\n")), file=sys.stderr)
+        print(printable_lines(line), file=sys.stderr)
     sys.exit(status)
 
 

@@ -103,8 +103,7 @@ def report(
 
     if images is not None and not images.is_dir():
         raise ConfigError(f"{images} is no folder; give --images what `benchmarks/rd.py --keep` wrote")
-    read = [path for given in results for path in ([given] if not given.is_dir() else sorted(given.glob("*.json")))]
-    atomic.check_output(output, read, replace=force)
+    atomic.check_output(output, page.files(results), replace=force)
     atomic.make_folder(output.parent)
     page.build(results, output, images=images, overwrite=force)
     if str(output) != atomic.STDOUT:

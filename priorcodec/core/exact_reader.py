@@ -58,7 +58,7 @@ class ExactReader:
     @classmethod
     def load(cls, path: Path) -> ExactReader:
         """From an encoder's weight file, its tables alone, or from a tables file. Raises WeightsError: missing, or no encoder."""
-        with shipped.opened(path, "encoder tables") as file:
+        with shipped.opened(path, "encoder tables") as (file, data):
             config, given = json.loads(file.metadata()["config"]), file.metadata().get("encoder_id")
             names = [name for name in file.keys() if name.startswith(TABLES)]  # noqa: SIM118
             tables = {name.removeprefix(TABLES): file.get_tensor(name) for name in names}
@@ -66,7 +66,7 @@ class ExactReader:
             check_tables(tables, found)
             if not 0 <= certain <= SCALES:
                 raise ValueError(f"certain is {certain}, wanted 0 to {SCALES}")
-            own_id = encoder_id(path.read_bytes()) if given is None else int(given, 16)
+            own_id = encoder_id(data) if given is None else int(given, 16)
         return cls(
             encoder_id=own_id,
             levels=found.levels,

@@ -46,8 +46,8 @@ def verify(path: Path, data: bytes) -> None:
 
 
 @contextlib.contextmanager
-def opened(path: Path, holds: str) -> Iterator[Any]:
-    """A weight file, open for numpy and compared with the manifest.
+def opened(path: Path, holds: str) -> Iterator[tuple[Any, bytes]]:
+    """A weight file, open for numpy and compared with the manifest, and its bytes.
 
     Args:
         path: The file.
@@ -59,8 +59,9 @@ def opened(path: Path, holds: str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        verify(path, path.read_bytes())
+        data = path.read_bytes()
+        verify(path, data)
         with safe_open(path, framework="numpy") as file:
-            yield file
+            yield file, data
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise WeightsError(f"{path} has no readable {holds} ({one_line(error)}): reinstall priorcodec") from error

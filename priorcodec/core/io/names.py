@@ -20,6 +20,11 @@ def one_line(text: object) -> str:
     return printable(" ".join(str(text).split()), 1000)
 
 
+def printable_lines(text: str) -> str:
+    """Text of several lines for a terminal, each line printable."""
+    return "\n".join(printable(line, 2000) for line in text.split("\n"))
+
+
 def fit_name(stem: str, suffix: str, folder: str | Path = ".") -> str:
     """`stem + suffix`, with the stem cut where the name would be too long for the file system.
 

@@ -146,7 +146,7 @@ class ResidualTables:
     """
 
     def __init__(self, path: Path):
-        with shipped.opened(path, "residual tables") as file:
+        with shipped.opened(path, "residual tables") as (file, _):
             metadata, frequency = file.metadata() or {}, file.get_tensor("frequency").astype(np.int64)
             if metadata.get("kind") != KIND:
                 raise ValueError(f"it is {metadata.get('kind')!r}, wanted {KIND!r}")

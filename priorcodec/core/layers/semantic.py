@@ -85,7 +85,7 @@ class SemanticTables:
     """
 
     def __init__(self, path: Path = SHIPPED):
-        with shipped.opened(path, "semantic tables") as file:
+        with shipped.opened(path, "semantic tables") as (file, _):
             metadata = file.metadata() or {}
             names = [name for name in file.keys() if not name.startswith(NETWORKS)]  # noqa: SIM118
             tables = {name: file.get_tensor(name) for name in names}

@@ -62,11 +62,15 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None, 
     atomic.write(output, page.encode(), replace=overwrite)
 
 
+def files(results: Sequence[Path]) -> list[Path]:
+    """Result files, and those in folders."""
+    return [p for r in map(Path, results) for p in (sorted(r.glob("*.json")) if r.is_dir() else [r])]
+
+
 def load(results: Sequence[Path]) -> list[dict[str, Any]]:
     """Result files of KINDS, in that order. Raises ConfigError where there is none."""
-    paths = [p for r in map(Path, results) for p in (sorted(r.glob("*.json")) if r.is_dir() else [r])]
     loaded = []
-    for path in paths:
+    for path in files(results):
         try:
             result = json.loads(path.read_text())
         except (OSError, ValueError, RecursionError) as error:
