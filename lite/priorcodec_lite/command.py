@@ -13,13 +13,14 @@ from pathlib import Path
 from priorcodec_lite import __version__
 from priorcodec_lite.core import container
 from priorcodec_lite.core.container import SUFFIX
-from priorcodec_lite.core.errors import ConfigError, PriorCodecError, StreamError
+from priorcodec_lite.core.errors import ConfigError, PriorCodecError
 from priorcodec_lite.core.image import writing
 from priorcodec_lite.core.io import atomic
 from priorcodec_lite.core.io.names import printable
+from priorcodec_lite.core.io.reading import read_file, standard_input
 from priorcodec_lite.session import RENORM, open_session
 
-STDOUT = atomic.STDOUT
+STREAM = atomic.STDOUT  # as an input, standard input
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,8 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work = {"encode": _encode, "decode": _decode, "preview": _decode}[given.command]
             targets = _targets(given.files, given.output, SUFFIX if given.command == "encode" else ".png", given.force)
 
-            if STDOUT in map(str, targets.values()):
+            if STREAM in map(str, targets.values()):
                 out = sys.stderr
+                if sys.stdout is not None and sys.stdout.isatty():
+                    raise ConfigError(
+                        "standard output is a terminal, wanted a file or a pipe: give -o FILE, or pipe it"
+                    )
 
             def one(source: Path) -> str:
                 return work(session, source, targets[source], given)
@@ -88,10 +93,15 @@ def _parser() -> argparse.ArgumentParser:
     cli = argparse.ArgumentParser(prog="gic", description="Encode images to .gic files and decode them, without torch.")
     cli.add_argument("--version", action="version", version=f"priorcodec-lite {__version__}")
     common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("files", nargs="+", type=Path, metavar="FILE")
+    common.add_argument("files", nargs="+", type=Path, metavar="FILE", help="- is standard input")
     common.add_argument("--max-pixels", type=int, default=container.MAX_PIXELS, help="refuse larger images")
     writes = argparse.ArgumentParser(add_help=False)
-    writes.add_argument("-o", "--output", type=Path, help="file, or folder for several; default: beside the input")
+    writes.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="file, or folder for several, - for standard output; default: beside the input",
+    )
     writes.add_argument("-f", "--force", action="store_true", help="replace files that exist")
     writes.add_argument("--models", type=Path, help="folder that `priorcodec export` wrote; default: the one in here")
     writes.add_argument("--threads", type=int, help="default: as many as there are processors")
@@ -123,7 +133,7 @@ def _targets(files: Sequence[Path], output: Path | None, ending: str, force: boo
     suffixes = [SUFFIX] if ending == SUFFIX else [suffix for suffix in writing.SAVE if suffix]
     single, file = len(files) == 1, output is not None and _is_file(output, suffixes)
     if output is None:
-        found = {source: source.with_name(f"{source.stem}{ending}") for source in files}
+        found = {file: file if _is_stream(file) else file.with_name(f"{file.stem}{ending}") for file in files}
     elif single and file:
         found = {files[0]: output}
     elif file:
@@ -133,7 +143,7 @@ def _targets(files: Sequence[Path], output: Path | None, ending: str, force: boo
         raise ConfigError(f"cannot write {printable(output)}: wanted a name ending in {wanted}, or a folder")
     else:
         atomic.make_folder(output)
-        found = {source: output / f"{source.stem}{ending}" for source in files}
+        found = {source: output / f"{'stdin' if _is_stream(source) else source.stem}{ending}" for source in files}
     for target in found.values():
         if list(found.values()).count(target) > 1:
             raise ConfigError(f"two inputs would be written to {target}: run the command once for each")
@@ -141,16 +151,25 @@ def _targets(files: Sequence[Path], output: Path | None, ending: str, force: boo
     return found
 
 
+def _is_stream(path: Path) -> bool:
+    return str(path) == STREAM
+
+
+def _input(source: Path):
+    """The path, or standard input as an open file."""
+    return standard_input() if _is_stream(source) else source
+
+
 def _is_file(output: Path, suffixes: Sequence[str]) -> bool:
     """Whether `-o` names a file to write; pipes and devices need no suffix."""
     if os.path.exists(output) and not os.path.isfile(output):
         return not os.path.isdir(output)
-    return str(output) == STDOUT or output.suffix.lower() in suffixes
+    return _is_stream(output) or output.suffix.lower() in suffixes
 
 
 def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> str:
     data = session.encode(
-        source,
+        _input(source),
         given.quality,
         bpp=given.bpp,
         max_bytes=given.target_bytes,
@@ -165,20 +184,15 @@ def _encode(session, source: Path, target: Path, given: argparse.Namespace) -> s
 
 def _decode(session, source: Path, target: Path, given: argparse.Namespace) -> str:
     if given.command == "decode":
-        pixels = session.decode(source, output="np")
+        pixels = session.decode(_input(source), output="np")
     else:
-        pixels = session.preview(source, output="np", perceptual=given.perceptual)
+        pixels = session.preview(_input(source), output="np", perceptual=given.perceptual)
     atomic.make_folder(target.parent)
     writing.save(pixels, target, replace=given.force)
     return f"{printable(source)} -> {printable(target)}: {pixels.shape[1]}x{pixels.shape[0]}"
 
 
 def _info(source: Path, *, max_pixels: int) -> str:
-    try:
-        data = source.read_bytes()
-    except OSError as error:
-        raise StreamError(
-            f"{printable(source)} cannot be read ({error.strerror}): give the path of a .gic file"
-        ) from error
+    data = read_file(_input(source))
     rows = {"file": printable(source), **container.describe(data, max_pixels=max_pixels)}
     return "\n".join(f"{key:<16} {value}" for key, value in rows.items())

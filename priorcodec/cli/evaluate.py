@@ -106,5 +106,5 @@ def report(
     atomic.check_output(output, page.files(results), replace=force)
     atomic.make_folder(output.parent)
     page.build(results, output, images=images, overwrite=force)
-    if str(output) != atomic.STDOUT:
+    if output.is_file() and not atomic.is_stdout(output):
         typer.echo(f"{output}: {output.stat().st_size} bytes")

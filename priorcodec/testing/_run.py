@@ -178,7 +178,10 @@ class Subject:
         if method is None:
             return ""
         home = self.spec if method[1].startswith("build") else self._last
-        function = inspect.unwrap(getattr(home, method[1], None) or (lambda: None))
+        function = getattr(home, method[1], None)
+        if function is None:
+            return ""
+        function = inspect.unwrap(function)
         code = getattr(function, "__code__", None) or getattr(getattr(function, "__func__", None), "__code__", None)
         return f" ({Path(code.co_filename).name}, line {code.co_firstlineno})" if code else ""
 

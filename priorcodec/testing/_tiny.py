@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from typing import Any
 
 import torch
@@ -13,11 +15,13 @@ from priorcodec.backbones.conditions import map_condition, tensors
 from priorcodec.backbones.spec import BackboneSpec, Prediction
 from priorcodec.testing import _side_effects as side_effects
 from priorcodec.testing._calls import CLOSE, calls, replace_tensor
-from priorcodec.testing._run import CheckError, SkipCheck, Subject, require, require_equal, require_shape
+from priorcodec.testing._run import CheckError, SkipCheck, Subject, describe, require, require_equal, require_shape
+
+METHODS = ("alpha_bar", "predict", "to_latents", "to_pixels")
 
 
 def check_builds(subject: Subject) -> None:
-    """build_tiny() gives a denoiser, in evaluation mode, the same one each time."""
+    """build_tiny() gives a denoiser, in evaluation mode, the same one each time, with every method of a backbone."""
     built = []
     for seed in (1, 2):  # two processes do not begin with the same random numbers
         with torch.random.fork_rng(devices=[]):
@@ -26,6 +30,10 @@ def check_builds(subject: Subject) -> None:
     one, two = built
     require(isinstance(one.module, nn.Module), f"module is {type(one.module).__name__}, wanted torch.nn.Module")
     require(not one.module.training, "the denoiser is in training mode; call .eval()")
+    for name in METHODS:
+        near = difflib.get_close_matches(name, set(dir(one)) - {name}, n=1, cutoff=0.7)
+        found = f"; is it {near[0]}()?" if near else ""
+        require(callable(getattr(one, name, None)), f"the backbone has no method {name}(){found}")
     for (name, a), b in zip(one.module.state_dict().items(), two.module.state_dict().values(), strict=True):
         require_equal(f"weight {name} of two builds (build_tiny() must seed its random weights)", a, b)
 
@@ -59,7 +67,10 @@ def check_predict_shape(subject: Subject) -> None:
     backbone, channels = subject.tiny(), subject.spec.latent.channels
     for tokens in (1, 4, 9):
         x = subject.inputs(tokens=tokens, width=12)
-        out = backbone.predict(**x)
+        try:
+            out = backbone.predict(**x)
+        except RuntimeError as exc:
+            raise CheckError(f"predict() raised {describe(exc)}{_other_width(subject.spec, str(exc))}") from exc
         if out.ndim == 4 and out.shape[1] == 2 * channels:
             raise CheckError(
                 f"predict() gives {out.shape[1]} channels for {channels}: drop the learned variance, out[:, :{channels}]"
@@ -68,6 +79,17 @@ def check_predict_shape(subject: Subject) -> None:
         require(
             out.dtype == x["x_t"].dtype, f"predict() gave {out.dtype} for {x['x_t'].dtype}; end with .to(x_t.dtype)"
         )
+
+
+def _other_width(spec: BackboneSpec, error: str) -> str:
+    """What of the spec has another width than a layer of the denoiser, told by torch's words about the product of both."""
+    shapes = re.search(r"\((\d+)x(\d+) and (\d+)x(\d+)\)", error)
+    if shapes is None:
+        return ""
+    fields = [("token_dim", spec.token_dim), ("pooled_dim", spec.pooled_dim), ("feature_dim", spec.feature_dim)]
+    fields += [("more_token_dims", width) for width in spec.more_token_dims]
+    names = [name for name, width in fields if width == int(shapes[2])]
+    return f"; a layer takes {shapes[3]}: correct {' or '.join(names)} in the spec" if names else ""
 
 
 @torch.no_grad()
@@ -124,6 +146,11 @@ def check_alpha_bar(subject: Subject) -> None:
     t = torch.linspace(0, 999, 41)
     a = backbone.alpha_bar(t)
     require_shape("alpha_bar()", a, (41,))
+    unit = backbone.alpha_bar(t / 1000)
+    require(
+        not (bool((a.diff() > 0).any()) and bool((unit.diff() < 0).all()) and unit[-1].item() < 0.1),
+        "alpha_bar() takes t in [0, 1]: t comes in [0, 999], divide it by 1000",
+    )
     ends = f"alpha_bar() goes from {a[0]:.3f} at 0 to {a[-1]:.3f} at 999, wanted near 1 to near 0"
     require(not bool((a.diff() > 0).all()), f"{ends}: time is reversed, 0 is the clean end; or it is the noise's share")
     require(

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import numpy as np
@@ -147,6 +149,15 @@ def test_the_command_writes_the_same_page(page, tmp_path):
     words = [page.parent / "results", "-o", tmp_path / "r.html", "--images", page.parent / "kept"]
     done = CliRunner().invoke(app, ["report", *map(str, words)])
     assert done.exit_code == 0 and (tmp_path / "r.html").read_text() == page.read_text()
+
+
+def test_nothing_but_the_page_goes_to_standard_output(page, tmp_path):
+    for output in ("-", "/dev/stdout"):
+        words = [page.parent / "results", "-o", output, "--images", page.parent / "kept"]
+        command = [sys.executable, "-m", "priorcodec.cli", "report", *map(str, words)]
+        with (tmp_path / "out.html").open("wb") as out:
+            subprocess.run(command, check=True, stdout=out)
+        assert (tmp_path / "out.html").read_text() == page.read_text()
 
 
 @pytest.fixture(scope="module")

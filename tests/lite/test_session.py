@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -372,6 +373,7 @@ def test_settings_of_another_kind_are_one_line(folder):
         (["a.png", "-o", "x.txt"], [], "wanted a name ending in .gic, or a folder"),
         (["a.png", "b.png", "-o", "x.gic"], [], "for 2 files, wanted a folder"),
         (["a.png", "b.png", "-o", "-"], [], "for 2 files, wanted a folder"),
+        (["-", "-o", "new"], ["new/stdin.gic"], ""),
     ],
 )
 def test_outputs_are_named_as_the_whole_packages_command_names_them(
@@ -389,8 +391,31 @@ def test_outputs_are_named_as_the_whole_packages_command_names_them(
     assert [line.rpartition(" -> ")[2] for line in said.splitlines()] == outputs
     assert (status, says in error, error.count("\n")) == ((2, True, 1) if says else (0, True, 0))
     shutil.rmtree(tmp_path / "new", ignore_errors=True)
-    whole = CliRunner().invoke(app, ["encode", *given, "-q", "0"])
+    whole = CliRunner().invoke(app, ["encode", *given, "-q", "0"], input=Path("a.png").read_bytes())
     assert (whole.exit_code == 0) == (not says) and all((tmp_path / output).is_file() for output in outputs)
+
+
+def _gic(folder, *given, data):
+    command = [sys.executable, "-m", "priorcodec_lite", *given]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(folder)}, capture_output=True, input=data)
+
+
+def test_a_file_from_standard_input(folder):
+    data = (CORPUS / "semantic-latent.gic").read_bytes()
+    assert b"width" in _gic(folder, "info", "-", data=data).stdout
+    done = _gic(folder, "info", "-", data=data[:-1])
+    assert done.returncode == 2 and done.stderr.count(b"\n") == 1
+
+
+@pytest.mark.slow
+def test_from_standard_input_to_standard_output(folder, models, photo):
+    image = io.BytesIO()
+    Image.fromarray(photo[:64, :96]).save(image, "PNG")
+    coded = _gic(folder, "encode", "-", "--models", str(models), data=image.getvalue())
+    assert coded.stdout.startswith(b"GIC") and b"- -> -: " in coded.stderr
+    for name in ("decode", "preview"):
+        decoded = _gic(folder, name, "-", "--models", str(models), data=coded.stdout)
+        assert Image.open(io.BytesIO(decoded.stdout)).size == (96, 64)
 
 
 def test_a_name_that_no_terminal_shows_ends_nothing(folder, tmp_path):

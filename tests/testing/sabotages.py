@@ -227,6 +227,13 @@ method(
 )
 method(
     "alpha_bar",
+    "`alpha_bar` does not divide t by 1000",
+    "alpha_bar",
+    "takes t in [0, 1]: t comes in [0, 999], divide it by 1000",
+    lambda good, self, t: good(self, t * 1000),
+)
+method(
+    "alpha_bar",
     "`alpha_bar` is its root",
     "noise_level",
     "it gives the square root: square it",
@@ -359,6 +366,11 @@ row(
     "they are never loaded",
     lambda: make(build=lambda weights, *, dtype: partly(weights, dtype)),
 )
+
+# Methods and widths
+row("`to_pixels` under another name", "builds", "no method to_pixels(); is it to_pixel()?", lambda: make(Renamed))
+row("`token_dim` is not the layer's", "predict_shape", "a layer takes 6: correct token_dim", lambda: make(token_dim=7))
+row("`pooled_dim` is not the layer's", "predict_shape", "takes 5: correct pooled_dim", lambda: make(pooled_dim=9))
 
 # Condition, gradients, batches
 method(
@@ -575,6 +587,12 @@ UNSEEN = {
     "`size`, `pixel_bytes`, `gpu_dtype`, `license`": "recommendations and statements; nothing to compare with",
     "fusion sites that exist but help little": "only training shows it",
 }
+
+
+class Renamed(Good):
+    """One method has another name than the contract gives it."""
+
+    to_pixel, to_pixels = Good.to_pixels, None
 
 
 class Unused(Good):

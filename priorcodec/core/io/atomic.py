@@ -48,6 +48,13 @@ def identity(path: str | Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def is_stdout(path: str | Path) -> bool:
+    """Whether a path is standard output: "-", /dev/stdout, or a link there."""
+    with suppress(OSError, ValueError):  # no possible name of a file: whoever writes it says so
+        return _target(path) == _STREAMS["stdout"]
+    return False
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder to write to, with those above it. Raises ConfigError: it cannot be made."""
     try:
@@ -72,7 +79,7 @@ def check_output(
     Raises:
         ConfigError: It is one of the inputs, or exists and may not be replaced.
     """
-    if str(output) == STDOUT:
+    if is_stdout(output):
         return
     found = identity(output)
     same = [path for path in inputs if found is not None and identity(path) == found]
