@@ -54,7 +54,7 @@ audit: $(STAMP)
 	@$(BIN)/python .ci/audit $(VENV)/audit $(BIN)/python runs/sbom.cdx.json
 
 CODECS ?= preview perceptual nano_pixel nano_pixel:denoiser=none nano_pixel:start=0.5 nano_dit vvc avif jxl
-QUALITY = lite1_lpips lite1_dists lite1_frechet ssimulacra2 msssim psnr stlpips_alex
+QUALITY = resnet_lpips resnet_dists resnet_frechet ssimulacra2 msssim psnr lite1_lpips lite1_dists lite1_frechet stlpips_alex
 quality: $(STAMP)
 	@test -n "$(KODAK)$(AIGC)" || { echo "make quality wants images: make quality KODAK=FOLDER AIGC=FOLDER [VVC=FOLDER of kodak/ and aigc/]" >&2; exit 1; }
 	$(if $(KODAK),$(BIN)/python benchmarks/rd.py kodak $(KODAK) $(if $(VVC),--vvc $(VVC)/kodak) --codecs $(CODECS) --metrics $(QUALITY) \
@@ -73,6 +73,7 @@ $(STAMP) $(BASE): pyproject.toml
 		echo "installing priorcodec and what it needs into $(VENV): some minutes, and with the torch of CUDA about 6 GB"; \
 		$(BIN)/python -m pip install --quiet --upgrade pip; \
 		$(BIN)/python -m pip install --quiet --editable '.$(if $(filter $@,$(STAMP)),[$(EXTRAS)])'; \
+		$(if $(filter $@,$(STAMP)),$(BIN)/python benchmarks/yardstick.py || true;) \
 	fi
 	@cp pyproject.toml $@
 

@@ -18,9 +18,10 @@ import torch
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import features
 from priorcodec.session import open_session
+from priorcodec.training.losses import periodic_artifact
+from priorcodec.training.perceptual import Features, Vgg, dists_form, lpips_form
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.perceptual import Features, dists_form, lpips_form
-from recipes.gpu.common import Vgg, repetition
+from recipes.gpu.common import load_features, load_vgg
 
 QUALITIES, SIDE, SEED = (1, 3, 5, 6, 7, 9), 256, 990
 
@@ -31,12 +32,12 @@ def scores(pixels: np.ndarray, image: np.ndarray, lite0: Features, vgg: Vgg) -> 
     a, b, c, d = lite0(x_hat), lite0(x), vgg(x_hat), vgg(x)
     return {
         "error": float((x_hat - x).abs().mean()),
-        "lite1_lpips": features.lite1_lpips(pixels, image),
-        "lite1_dists": features.lite1_dists(pixels, image),
+        "lite1_lpips": features.feature_lpips(features.Lite1, pixels, image),
+        "lite1_dists": features.feature_dists(features.Lite1, pixels, image),
         "lite0_lpips": float(lpips_form(a, b)),
         "lite0_dists": float(dists_form(a, b)),
         "vgg": float(vgg.distance(c, d)),
-        "repetition": float(repetition(x_hat, x)),
+        "repetition": float(periodic_artifact(x_hat, x)),
     }
 
 
@@ -48,8 +49,8 @@ def main() -> None:
     cli.add_argument("--crops", type=int, default=24)
     given = cli.parse_args()
     torch.set_num_threads(1)
-    lite0 = Features.from_file(given.pack / "features.safetensors")
-    vgg, source = Vgg.from_file(given.pack / "vgg.safetensors"), Crops(given.packed, seed=SEED)
+    lite0 = load_features(given.pack / "features.safetensors")
+    vgg, source = load_vgg(given.pack / "vgg.safetensors"), Crops(given.packed, seed=SEED)
     files = dict(text.split("=", 1) for text in given.adapters)
     sessions = {"shipped": open_session("nano_pixel")}
     sessions |= {name: open_session("nano_pixel", adapter=file) for name, file in files.items()}

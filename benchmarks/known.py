@@ -23,13 +23,17 @@ FILE_DIGITS = 16
 
 
 class Known:
-    """Rows and set scores of one result file; empty without one, or if another version of a metric package made it."""
+    """Rows and set scores of one result file; empty without one, or if another version of a metric package made it.
+
+    A package that was not installed then made none of its scores.
+    """
 
     def __init__(self, path: Path):
         result = json.loads(path.read_text()) if path.is_file() else {}
         versions = resultfile.versions(*SCORERS)
         stored = result.get("versions", {})
-        usable = "decoders" in result and all(stored.get(package) == versions.get(package) for package in SCORERS)
+        same = all(stored[package] == versions.get(package) for package in SCORERS if package in stored)
+        usable = "decoders" in result and same
         self._decoders: dict[str, str] = result["decoders"] if usable else {}
         pixels = {image["name"]: image["sha256"] for image in result["images"]} if usable else {}
         rows = result["rows"] if usable else []

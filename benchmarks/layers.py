@@ -47,8 +47,8 @@ def scores(reference: Pixels, image: Pixels) -> dict[str, float]:
     a, b = (image_io.to_tensor(x) for x in (reference, image))
     mse = float(np.square(reference.astype(np.float64) - image).mean())
     return {
-        "lite1_lpips": round(features.lite1_lpips(reference, image), 5),
-        "lite1_dists": round(features.lite1_dists(reference, image), 5),
+        "lite1_lpips": round(features.feature_lpips(features.Lite1, reference, image), 5),
+        "lite1_dists": round(features.feature_dists(features.Lite1, reference, image), 5),
         "gmsd": round(float(deviation(b, a)[0]), 5),
         "psnr": round(10 * np.log10(255**2 / mse), 3),
     }
@@ -105,7 +105,7 @@ def maps(images: dict[str, Pixels], codec: Codec) -> list[dict[str, Any]]:
     """Regions against features of EfficientNet-Lite1 at stride 16, mean color, and edges."""
     rows = []
     for name, pixels in images.items():
-        lite = features.lite1()(pixels)[3][0].numpy()
+        lite = features.network(features.Lite1)(pixels)[3][0].numpy()
         written = codec.encode(pixels, layers=SEMANTIC)
         found = {"written": codec.regions(written.container)}
         sizes = {"written": part_bytes(written.container, STRUCTURE)}
@@ -201,7 +201,7 @@ def stream_vector(codec: Codec, data: bytes) -> np.ndarray:
 
 def image_vector(image: Pixels) -> np.ndarray:
     """Mean and spread of EfficientNet-Lite1's features at stride 16."""
-    maps_ = features.lite1()(image)[3][0].flatten(1).numpy()
+    maps_ = features.network(features.Lite1)(image)[3][0].flatten(1).numpy()
     return np.concatenate([maps_.mean(1), maps_.std(1)])
 
 

@@ -254,6 +254,7 @@ def _jobs(args: argparse.Namespace, codec: str, coder: coders.Coder, path: Path,
 
 def _bd_rates(
     means: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
     anchors: list[str] | None,
     higher: dict[str, bool],
     rates: tuple[float, float] | None = None,
@@ -264,7 +265,10 @@ def _bd_rates(
     measured = {m["codec"] for m in means}
     anchors = anchors or [anchor for anchor in ("vvc", "avif", "jxl") if anchor in measured]
     found = [
-        entry for anchor in anchors if anchor in measured for entry in bd_rate.bd_table(means, anchor, higher, rates)
+        entry
+        for anchor in anchors
+        if anchor in measured
+        for entry in bd_rate.bd_table(means, anchor, higher, rates, rows)
     ]
     return found, [f"BD-rate against {anchor}: it was not measured" for anchor in anchors if anchor not in measured]
 
@@ -356,7 +360,7 @@ def run(args: argparse.Namespace) -> Path:
     shown = {n: m for n, m in every.items() if n in names or n in sets}
     shown = dict(sorted(shown.items(), key=lambda item: (not item[1].independent, item[0] != metrics.HEADLINE)))
     higher = {n: m.higher_is_better for n, m in shown.items()}
-    gains, without = _bd_rates(means, args.anchor, higher, tuple(args.between) if args.between else None)
+    gains, without = _bd_rates(means, rows, args.anchor, higher, tuple(args.between) if args.between else None)
     content = {
         "codecs": {c.name: c.title for c in found.values()},
         "ours": [c.name for c in found.values() if c.ours],

@@ -27,7 +27,8 @@ import resultfile
 from priorcodec.core import shipped
 from priorcodec.evaluation import bd_rate, metrics
 
-METRICS = (metrics.HEADLINE, "psnr")
+LITE1 = "lite1_lpips"
+METRICS = (LITE1, "psnr")
 SCRATCH = "everything from scratch"
 DEFAULT = "nano_pixel"
 SHIPPED = [f"start={shipped.FOLDER / f'{DEFAULT}.adapter.safetensors'}"]
@@ -134,9 +135,9 @@ def scratch(words: list[str]) -> Any:
     from priorcodec import open_registry, open_session
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.weights import load_simulation
-    from priorcodec.training import losses
     from priorcodec.training import words as settings
     from priorcodec.training.adapter import Objective
+    from priorcodec.training.perceptual import PerceptualDistance
     from priorcodec.training.run import Run
     from priorcodec.training.settings import AdapterRunConfig
 
@@ -148,8 +149,8 @@ def scratch(words: list[str]) -> Any:
     encoder = load_simulation(shipped.ENCODER).to(memory_format=torch.channels_last)  # pyright: ignore
     adapter = Adapter(spec, replace(config.sizes(), lora_rank=0), m=encoder.config.m, levels=encoder.config.levels)
     adapter.inject(backbone)
-    distance = torch.compile(losses.perceptual(config.perceptual)[0].to(memory_format=torch.channels_last))  # pyright: ignore
-    objective = Objective(adapter, encoder, config.loss, distance=distance, window=config.window, bf16=run.bf16)
+    distance = PerceptualDistance().to(memory_format=torch.channels_last)  # pyright: ignore
+    objective = Objective(adapter, encoder, config.loss, distance=distance, bf16=run.bf16)
     objective.backbone = backbone
     (run.folder / "trained.json").write_text(str(sum(p.numel() for p in objective.parameters())))
 
@@ -208,8 +209,8 @@ def measured_default(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def bd(anchor: dict[str, Any], one: dict[str, Any]) -> float | None:
-    """BD-rate by the headline metric, in percent; None where the curves do not overlap."""
-    points = [[(level["bpp"], level[metrics.HEADLINE]) for level in side["levels"]] for side in (anchor, one)]
+    """BD-rate by Lite1 in LPIPS form, in percent; None where the curves do not overlap."""
+    points = [[(level["bpp"], level[LITE1]) for level in side["levels"]] for side in (anchor, one)]
     rate = bd_rate.bd_rate(points[0], points[1], higher_is_better=False).percent
     return None if rate is None else round(rate, 2)
 

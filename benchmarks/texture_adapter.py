@@ -34,9 +34,10 @@ from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.tables import QUALITY_STEPS
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers import texture
+from priorcodec.training.losses import periodic_artifact
+from priorcodec.training.perceptual import View, feature_distance
 from recipes.encoder2.crops import Crops
-from recipes.encoder2.perceptual import Features, shared_transform
-from recipes.gpu.common import Average, Log, Vgg, build_backbone, feature_distance, optimize, repetition, schedule
+from recipes.gpu.common import Average, Log, build_backbone, load_features, load_vgg, optimize, schedule
 
 DROPPED = 0.3  # share of the crops without values
 STEPS = range(3, 9)  # of the values
@@ -107,7 +108,7 @@ class Arm:
 
 def train(codec: Codec, arms: list[Arm], a: argparse.Namespace) -> None:
     crops = Crops(a.cache, seed=23)
-    features, vgg = Features.from_file(a.pack / "features.safetensors"), Vgg.from_file(a.pack / "vgg.safetensors")
+    features, vgg = load_features(a.pack / "features.safetensors"), load_vgg(a.pack / "vgg.safetensors")
     log, began, saved, step = Log(a.run / "log.txt"), time.time(), time.time(), 0
     while (share := (time.time() - began) / 60 / a.minutes) < 1:
         rng, generator = np.random.default_rng([23, step]), torch.Generator().manual_seed(step)
@@ -133,13 +134,14 @@ def train(codec: Codec, arms: list[Arm], a: argparse.Namespace) -> None:
             for group in arm.optimizer.param_groups:
                 group["lr"] = group["rate"] * min(1, (step + 1) / 20) * schedule(share, 0.4)
             x_hat = arm.image(*inputs, noise)  # pyright: ignore[reportCallIssue]
-            both = shared_transform(torch.cat([x_hat, target]), 128 if use_vgg else 192, random.Random(step))
+            view = View.draw(random.Random(step), target.shape[-2:], 128 if use_vgg else 192)
+            both = view(torch.cat([x_hat, target]))
             net = vgg if use_vgg else features
             fake = net(both[: a.batch])
             with torch.no_grad():
                 real = net(both[a.batch :])
             d = feature_distance(net, fake, real).mean()
-            pixel, repeated = (x_hat - target).abs().mean(), repetition(x_hat, target)
+            pixel, repeated = (x_hat - target).abs().mean(), periodic_artifact(x_hat, target)
             optimize(arm.optimizer, pixel + 2 * d + 20 * repeated, list(arm.named.values()))
             arm.average.update(arm.named)
             kind = "texture" if arm.reader else "plain"

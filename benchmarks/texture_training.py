@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from priorcodec.core.layers import texture
 from priorcodec.core.layers.renderer import NOISE, Renderer, TextureEncoder
 from priorcodec.core.layers.structure import MOST_REGIONS
-from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
-from recipes.gpu.common import repetition
+from priorcodec.training.losses import periodic_artifact
+from priorcodec.training.perceptual import Features, View, dists_form, lpips_form
 from recipes.semantic.train import STEPS, painted, scatter_mean
 
 ARMS = ("plain", "attention", "coherency")
@@ -97,12 +97,12 @@ def main() -> None:
         noise = (torch.rand(BATCH * MOST_REGIONS, texture.CHANNELS) - 0.5) * float(rng.choice(STEPS))
         draws = torch.randn(BATCH, 4 * NOISE, *features.shape[2:])
         with torch.no_grad():
-            real = lite0(shared_transform(target, 160, random.Random(step)))
+            real = lite0(View.draw(random.Random(step), target.shape[-2:], 160)(target))
         for arm, optimizer in zip(arms, optimizers, strict=True):
             x_hat, used, planes = arm(chosen, features, noise, draws)
-            fake = lite0(shared_transform(x_hat, 160, random.Random(step)))
+            fake = lite0(View.draw(random.Random(step), target.shape[-2:], 160)(x_hat))
             d = (lpips_form(fake, real) + 0.5 * dists_form(fake, real)).mean()
-            loss = (x_hat - target).abs().mean() + 0.5 * d + 10 * repetition(x_hat, target)
+            loss = (x_hat - target).abs().mean() + 0.5 * d + 10 * periodic_artifact(x_hat, target)
             loss = loss + 0.002 * torch.log2(1 + used.abs() / 0.5).mean()
             if arm.name == "coherency":
                 loss = loss + COHERENCY * incoherence(planes, target)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import resource
 import subprocess
 import sys
@@ -30,10 +31,10 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     from priorcodec.core.precision import bfloat16_is_fast
     from priorcodec.core.weights import load_simulation
     from priorcodec.registry import open_registry
-    from priorcodec.training import losses
     from priorcodec.training.adapter import Objective
     from priorcodec.training.frozen import checkpoint_gradients
     from priorcodec.training.loop import Budget, Loop
+    from priorcodec.training.perceptual import PerceptualDistance
     from priorcodec.training.settings import LossWeights
 
     bf16 = bfloat16_is_fast("cuda" if torch.accelerator.is_available() else "cpu")
@@ -58,10 +59,8 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
     adapter.to(device)
     if checkpointing and not checkpoint_gradients(backbone):
         raise SystemExit(f"{name} has no gradient checkpointing")
-    distance, _ = losses.perceptual("stlpips")
-    objective = Objective(adapter, encoder, LossWeights(), distance=distance.to(device), window=side, bf16=bf16).to(
-        device
-    )
+    distance = PerceptualDistance().to(device)
+    objective = Objective(adapter, encoder, LossWeights(), distance=distance, bf16=bf16).to(device)
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     quality = torch.linspace(0, adapter.levels - 1, batch, device=device)
     channels, *sides = adapter.noise_shape(side, side)
@@ -80,7 +79,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
             start = time.perf_counter()
 
         def loss(step: int) -> tuple[Any, dict[str, float]]:
-            return loop.wrapped(images, quality, (0, 0), noise)[0], {}
+            return loop.wrapped(images, quality, distance.draw(random.Random(0), (side, side)), noise)[0], {}
 
         loop.run(loss, after=after)
     steady = sorted(seconds[1:] or seconds)[len(seconds[1:]) // 2]

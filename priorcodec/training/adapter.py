@@ -2,7 +2,7 @@
 
     x --encoder (frozen)--> y_hat, perceptual preview --adapter + backbone.predict--> z --adapter.finish--> x_hat
         latent: z against to_latents(x)        moments: the predicted mean and std against those of to_latents(x)
-        pixel, perceptual, gradient_difference, periodic_artifact, spectral: x_hat against x
+        pixel, perceptual, gradient_difference, periodic_artifact: x_hat against x
         diversity: x_hat against another draw of its noise        adversarial: the critic's score of x_hat
 Gradients pass through the frozen denoiser and autoencoder. After "Generative Image Coding with Diffusion Prior"
 (arXiv 2509.13768) and StableCodec (arXiv 2506.21977).
@@ -10,6 +10,7 @@ Gradients pass through the frozen denoiser and autoencoder. After "Generative Im
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import fields
@@ -31,6 +32,7 @@ from priorcodec.core.weights import encoder_id, load_simulation
 from priorcodec.training import losses, sources, words
 from priorcodec.training.critic import Critic, CriticTrainer
 from priorcodec.training.frozen import assert_unchanged, build_frozen, checkpoint_gradients, fingerprint, modules
+from priorcodec.training.perceptual import VIEW, Look, PerceptualDistance
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import AdapterRunConfig, LossWeights, Part
 from priorcodec.training.warm_start import warm_start
@@ -127,7 +129,6 @@ def train(
         config.loss,
         distance=_distance(config, run),
         critic=critic,
-        window=config.window,
         bf16=run.bf16,
     )
     loop = run.loop(objective.to(run.device), identity=before, critic=critic)
@@ -156,40 +157,40 @@ class Objective(nn.Module):
         weights: of the loss terms.
         distance: frozen perceptual distance.
         critic: for the adversarial term; trained by an optimizer of its own.
-        window: side of the perceptual distance's window in pixels.
         bf16: whether the encoder's transforms may run in bfloat16.
     """
 
     def __init__(
         self, adapter: Adapter, encoder: ImageEncoder, weights: LossWeights, *,
-        distance: Any, critic: CriticTrainer | None = None, window: int, bf16: bool,
+        distance: PerceptualDistance | None, critic: CriticTrainer | None = None, bf16: bool,
     ):  # fmt: skip
         super().__init__()
-        self.adapter, self.weights, self.window, self.bf16 = adapter, weights, window, bf16
+        self.adapter, self.weights, self.bf16 = adapter, weights, bf16
         self.lora = nn.ParameterList(adapter.lora.values())
         self._others = (encoder, distance, critic)  # in a tuple: no submodules, neither trained nor saved with this one
 
     def step(self, wrapped: Any, batch: StepBatch) -> tuple[Tensor, dict[str, float]]:
         """Loss and scalars to log of one batch; the critic's gradient is taken here. wrapped: this module in its trainer."""
         height, width = batch.images.shape[-2:]
-        i, j = batch.rng.integers((height - self.window + 1, width - self.window + 1)).tolist()
+        distance, rng = self._others[1], random.Random(int(batch.rng.integers(2**62)))
+        look = None if distance is None else distance.draw(rng, (height, width))
         channels, rows, columns = self.adapter.noise_shape(height, width)
         noise = batch.normal(2 * channels, rows, columns)
-        total, terms, pair = wrapped(batch.images, batch.quality, (i, j), noise)
+        total, terms, pair = wrapped(batch.images, batch.quality, look, noise)
         critic = self._others[2]
         if critic is not None:
             terms = terms | {"critic": critic.backward(*pair)}
         return total, {"loss": total.item()} | {key: term.item() for key, term in terms.items()}
 
     def forward(
-        self, images: Tensor, quality: Tensor, corner: tuple[int, int], noise: Tensor
+        self, images: Tensor, quality: Tensor, look: Look | None, noise: Tensor
     ) -> tuple[Tensor, dict[str, Tensor], tuple[Tensor, ...]]:
         """The weighted sum of the loss terms.
 
         Args:
             images: uint8 (b, 3, h, w).
             quality: in levels, (b,).
-            corner: top left of the perceptual window.
+            look: of the perceptual distance.
             noise: two draws for the residual refiner side by side, (b, 2 * noise channels, h/4, w/4).
 
         Returns:
@@ -213,22 +214,22 @@ class Objective(nn.Module):
             first, second = noise.chunk(2, 1)
             x_hat = self.adapter.finish(decoded, quality, preview, first)
             pair = (x_hat.detach(), x)
-            terms |= self._image_terms(x_hat, x, corner)
+            terms |= self._image_terms(x_hat, x, look)
             if weights.diversity:
                 other = self.adapter.finish(decoded, quality, preview, second)
                 terms["diversity"] = losses.diversity(x_hat, other, 1 - quality / (self.adapter.levels - 1))
         total = x.new_zeros(()) + sum(getattr(weights, name) * term for name, term in terms.items())
         return total, {name: term.detach() for name, term in terms.items()}, pair
 
-    def _image_terms(self, x_hat: Tensor, x: Tensor, corner: tuple[int, int]) -> dict[str, Tensor]:
+    def _image_terms(self, x_hat: Tensor, x: Tensor, look: Look | None) -> dict[str, Tensor]:
         _, distance, critic = self._others
-        (i, j), weights, terms = corner, self.weights, dict[str, Tensor]()
-        window = (..., slice(i, i + self.window), slice(j, j + self.window))
+        weights, terms = self.weights, dict[str, Tensor]()
         if weights.pixel:
             terms["pixel"] = (x_hat - x).abs().mean()
-        if weights.perceptual:
-            terms["perceptual"] = distance(x_hat[window].contiguous(), x[window].contiguous()).mean()
-        for name in ("gradient_difference", "periodic_artifact", "spectral"):
+        if weights.perceptual and distance is not None:
+            assert look is not None  # `step` draws it
+            terms["perceptual"] = distance(x_hat, x, look).mean()
+        for name in ("gradient_difference", "periodic_artifact"):
             if getattr(weights, name):
                 terms[name] = getattr(losses, name)(x_hat, x)
         if weights.adversarial and critic is not None:
@@ -251,14 +252,13 @@ class Objective(nn.Module):
         return [preview, self.adapter.to_pixels(estimate.z, quality, preview, noise)]
 
 
-def _distance(config: AdapterRunConfig, run: Run) -> Any:
+def _distance(config: AdapterRunConfig, run: Run) -> PerceptualDistance | None:
     if not config.loss.perceptual:
         return None
-    distance, name = losses.perceptual(config.perceptual)
-    run.log(f"perceptual loss: {name}")
-    distance = distance.to(run.device, **CHANNELS_LAST)
+    distance = PerceptualDistance(side=min(VIEW, config.crop)).to(run.device, **CHANNELS_LAST)
     if config.compile and any(map(shutil.which, ("c++", "g++", "clang++"))):
-        return torch.compile(distance)
+        for network in distance.networks:
+            network.compile()
     return distance
 
 

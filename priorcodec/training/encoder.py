@@ -6,6 +6,7 @@ D = squared error of g_s, or PIXELS * squared error + weight * perceptual distan
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from priorcodec.core.image import io as image_io
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import ImageEncoder
 from priorcodec.core.weights import save_encoder
-from priorcodec.training import checkpoint, frequencies, losses, words
+from priorcodec.training import checkpoint, frequencies, words
+from priorcodec.training.perceptual import VIEW, Look, PerceptualDistance
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import EncoderRunConfig
 
@@ -56,9 +58,7 @@ def _train(run: Run, config: EncoderRunConfig) -> Path | None:
         run.log(f"starts with the averaged weights of {config.start}")
     distance = None
     if config.distance:
-        distance, name = losses.perceptual(config.perceptual)
-        distance.to(run.device, **fast)
-        run.log(f"perceptual distance: {name}")
+        distance = PerceptualDistance(side=min(VIEW, config.crop)).to(run.device, **fast)
     schedule = LambdaSchedule(**vars(config.lambdas), levels=shape.levels)
     objective = Objective(model, schedule, distance, weight=config.distance, bf16=run.bf16)
     loop = run.loop(objective, identity={})
@@ -82,13 +82,19 @@ class Objective(nn.Module):
     Args:
         model: The encoder, which is trained.
         schedule: lambda and weight of each quality.
-        distance: Frozen perceptual distance of images (b, 3, h, w) in [-1, 1], shape (b,); None for squared error alone.
+        distance: The perceptual distance; None for squared error alone.
         weight: Of the distance.
         bf16: Whether the transforms run in bfloat16.
     """
 
     def __init__(
-        self, model: ImageEncoder, schedule: LambdaSchedule, distance: nn.Module | None, *, weight: float, bf16: bool
+        self,
+        model: ImageEncoder,
+        schedule: LambdaSchedule,
+        distance: PerceptualDistance | None,
+        *,
+        weight: float,
+        bf16: bool,
     ):
         super().__init__()
         self.model, self.schedule, self.weight, self.bf16 = model, schedule, weight, bf16
@@ -97,11 +103,13 @@ class Objective(nn.Module):
     def step(self, wrapped: Any, batch: StepBatch) -> tuple[Tensor, dict[str, float]]:
         """Loss and scalars to log of one batch. wrapped: this module in its trainer."""
         perceptual = torch.tensor([slot % 2 == 1 for slot in batch.slots], device=batch.images.device)
-        loss, terms = wrapped(batch.images, batch.quality, perceptual, batch.uniform())
+        (distance,), rng = self._distance, random.Random(int(batch.rng.integers(2**62)))
+        look = None if distance is None else distance.draw(rng, batch.images.shape[-2:])
+        loss, terms = wrapped(batch.images, batch.quality, perceptual, batch.uniform(), look)
         return loss, {"loss": loss.item()} | {key: term.item() for key, term in terms.items()}
 
     def forward(
-        self, images: Tensor, quality: Tensor, perceptual: Tensor, uniform: Any
+        self, images: Tensor, quality: Tensor, perceptual: Tensor, uniform: Any, look: Look | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The mean loss of a batch, and terms to watch.
 
@@ -110,6 +118,7 @@ class Objective(nn.Module):
             quality: In levels (b,).
             perceptual: Whether an image goes through g_p, else through g_s (b,).
             uniform: See `relaxed_bits`.
+            look: Of the perceptual distance.
         """
         x = image_io.to_range(images).contiguous(memory_format=torch.channels_last)
         with torch.autocast(x.device.type, enabled=False):  # the transforms alone run in bfloat16
@@ -125,7 +134,8 @@ class Objective(nn.Module):
                 error = (x_hat - x[chosen]).square().mean((1, 2, 3)) * 127.5**2
                 mse = mse.index_put((chosen,), error.detach())
                 if looks and self._distance[0] is not None:
-                    error = PIXELS * error + self.weight * self._distance[0](x_hat, x[chosen])
+                    assert look is not None  # `step` draws it
+                    error = PIXELS * error + self.weight * self._distance[0](x_hat, x[chosen], look)
                 distortion = distortion.index_put((chosen,), error)
         bpp = (coded.y_bits + coded.z_bits) / (x.shape[-1] * x.shape[-2])
         loss = (self.schedule.weights(quality) * (bpp + self.schedule.lambdas(quality) * distortion)).mean()

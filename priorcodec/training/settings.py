@@ -47,14 +47,6 @@ class Part(enum.StrEnum):
     refiner = "refiner"
 
 
-class Distance(enum.StrEnum):
-    """The perceptual distance of the adapter's loss."""
-
-    auto = "auto"
-    lpips = "lpips"
-    stlpips = "stlpips"
-
-
 def split_paths(text: str) -> list[str]:
     """`a,b`, `[a, b]` or `"a,b",c` -> paths; a text that is the path of something that exists is that one path."""
     return [text] if os.path.exists(text) else split_list(text)
@@ -92,9 +84,9 @@ class RunConfig:
     start: str | None = setting(None, "adapter file (train adapter) or run folder (train encoder) to start from")
     steps: int = setting(100_000, "number of optimizer steps")
     minutes: float | None = setting(None, "time limit; the schedule ends with it")
-    batch: int = setting(12, "images per step, over all processes and accumulated parts")
+    batch: int = setting(8, "images per step, over all processes and accumulated parts")
     accumulate: int = setting(1, "number of parts a step is split into, to save memory")
-    crop: int = setting(128, "side of the training crops in pixels, a multiple of 64")
+    crop: int = setting(192, "side of the training crops in pixels, a multiple of 64")
     enlarged: float = setting(0.0, "share of the crops that show a smaller part, enlarged: smooth, as large images are")
     background: str | None = setting("white", "color behind transparent images; null leaves such images out")
     lr: float = setting(2.5e-4, "peak learning rate")
@@ -164,13 +156,12 @@ class LossWeights:
     pixel: float = setting(1.0, "weight of the absolute error of the pixels")
     perceptual: float = setting(2.0, "weight of the perceptual distance")
     moments: float = setting(0.1, "weight of the error of the predicted latent mean and standard deviation")
-    gradient_difference: float = setting(1.0, "weight of the difference of Sobel gradients")
+    gradient_difference: float = setting(0.0, "weight of the difference of Sobel gradients")
     periodic_artifact: float = setting(
-        4.0, "weight of the error that repeats with a period of up to 16 pixels (regular dots)"
+        20.0, "weight of the error that repeats with a period of 8 or 16 pixels (regular dots)"
     )
-    spectral: float = setting(1.0, "weight of the difference of local power spectra (strength of texture)")
     diversity: float = setting(
-        0.5, "weight of the difference between two noise draws, falling to 0 at the highest quality"
+        0.0, "weight of the difference between two noise draws, falling to 0 at the highest quality"
     )
     adversarial: float = setting(0.0, "weight of the critic's score; 0 trains no critic")
 
@@ -225,13 +216,9 @@ class AdapterRunConfig(RunConfig):
     loss: LossWeights = field(default_factory=LossWeights)
     critic: CriticConfig = field(default_factory=CriticConfig)
     train: Part = setting(Part.all, "part of the adapter that is trained: all, lora, bridge or refiner")
-    perceptual: Distance = setting(
-        Distance.auto, "auto, lpips or stlpips; auto: LPIPS if its weights are in torch's cache"
-    )
-    window: int = setting(64, "side of the random window in which the perceptual distance is taken, in pixels")
     dtype: Dtype = setting(Dtype.float32, "data type of the frozen backbone; bfloat16 halves its memory")
     gradient_checkpointing: bool = setting(False, "recompute the backbone's activations, to save memory")
-    compile: bool = setting(True, "compile the perceptual network if there is a C++ compiler")
+    compile: bool = setting(True, "compile the perceptual networks if there is a C++ compiler")
     tiny: bool = setting(False, "dry run in seconds: the backbone's tiny random model and small defaults for the rest")
 
     def problems(self) -> list[str]:
@@ -248,8 +235,6 @@ class AdapterRunConfig(RunConfig):
         if not any(weights.values()):
             found.append("loss: every weight is 0, wanted one above")
         found += [f"critic.{k}={v}: wanted more than 0" for k, v in vars(self.critic).items() if not 0 < v < math.inf]
-        if not 16 <= self.window <= self.crop:
-            found.append(f"window={self.window}: wanted 16 to crop={self.crop}")
         return found
 
     def sizes(self) -> AdapterConfig:
@@ -259,7 +244,7 @@ class AdapterRunConfig(RunConfig):
 
 
 TINY = {  # defaults of a dry run; the perceptual network takes longer to load than all the rest
-    "steps": "10", "batch": "2", "crop": "64", "window": "32", "warmup": "2", "log_every": "1", "sample_every": "5",
+    "steps": "10", "batch": "2", "crop": "64", "warmup": "2", "log_every": "1", "sample_every": "5",
     "compile": "false", "precision": "no", "workers": "0", "loss.perceptual": "0.0", "adapter.width": "16", "adapter.depth": "1",
     "adapter.stem_width": "16", "adapter.stem_depth": "1", "adapter.refiner": "16", "adapter.refiner_depth": "1",
 }  # fmt: skip
@@ -283,10 +268,10 @@ class EncoderRunConfig(RunConfig):
     lr: float = setting(6e-4, "peak learning rate")
     encoder: EncoderSizes = field(default_factory=EncoderSizes)  # pyright: ignore[reportInvalidTypeForm]
     lambdas: LambdaConfig = field(default_factory=LambdaConfig)
-    perceptual: Distance = setting(Distance.auto, "perceptual distance of g_p: auto, lpips or stlpips, as for adapters")
     distance: float = setting(
         350.0,
-        "weight of that distance where squared error, of 8-bit values, has 0.3; 0 trains g_p for squared error alone",
+        "weight of the perceptual distance of g_p, where squared error of 8-bit values has 0.3; 0 trains g_p for squared "
+        "error alone",
     )
     counted: int = setting(64, "training crops whose symbols the entropy tables are fitted to at the end")
 

@@ -47,7 +47,6 @@ def arguments() -> argparse.Namespace:
     )
     p.add_argument("--pixel", type=float, default=0.3, help="weight of squared error beside it")
     p.add_argument("--side", type=int, default=160, help="side of the part that the feature networks see")
-    p.add_argument("--vgg", type=float, default=0.15, help="share of the steps that use ST-LPIPS-VGG")
     p.add_argument("--fork", action="store_true", help="start g_p as a copy of g_s")
     p.add_argument("--certain", type=int, default=CERTAIN)
     p.add_argument("--ema", type=float, default=0.998)
@@ -83,11 +82,9 @@ def main() -> None:
     model.to(memory_format=torch.channels_last)  # pyright: ignore
     perceptual = None
     if a.perceptual:
-        from priorcodec.training.stlpips import ShiftTolerantLPIPS
-        from recipes.encoder2.perceptual import Features, Perceptual
+        from priorcodec.training.perceptual import PerceptualDistance
 
-        vgg = ShiftTolerantLPIPS("vgg").to(memory_format=torch.channels_last) if a.vgg else None  # pyright: ignore
-        perceptual = Perceptual(Features.lite0(), side=a.side, vgg=vgg, share=a.vgg)
+        perceptual = PerceptualDistance(side=a.side)
     for folder in ("recipes/encoder2", "priorcodec/core"):
         for file in Path(folder).rglob("*.py"):
             target = a.run / "scripts" / file
@@ -129,7 +126,8 @@ def main() -> None:
         }
         if perceptual and x_p is not None:
             mse = ((x_p.float() - x[half:]) ** 2).mean((1, 2, 3)) * 127.5**2
-            d = perceptual(x_p.float(), x[half:], random.Random(a.seed * 7919 + step), autocast=True)
+            look = perceptual.draw(random.Random(a.seed * 7919 + step), (a.crop, a.crop))
+            d = perceptual(x_p.float(), x[half:], look)
             distortion = torch.cat([distortion, a.pixel * mse + 500 * a.perceptual * d])
             parts |= {"psnr_p": (10 * torch.log10(255**2 / mse)).mean(), "d": d.mean()}
         loss = (weight * (bpp + lam * distortion)).mean()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import math
 import random
 import tarfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core.precision import autocast
-from priorcodec.training.losses import periodic_artifact
-from priorcodec.training.stlpips import NETS, Halve
-from recipes.encoder2.perceptual import VGG_SCALE, Features, View, dists_form, lpips_form
+from priorcodec.training.perceptual import Block, Features, Vgg, View, dists_form, lpips_form
+from priorcodec.training.stlpips import Halve
 
 BEGAN = time.time()
-VGG_STAGES = 4
 LIMIT_FACTOR = 8.0  # the largest images are drawn at most so many times as often as one of the size of a crop
 
 
@@ -72,49 +73,28 @@ class Images:
         return torch.stack(out).div_(127.5).sub_(1).contiguous(memory_format=torch.channels_last)
 
 
-class Vgg(nn.Module):
-    """The first four stages of ST-LPIPS's VGG-16: images in [-1, 1] -> features, and its calibration of their distance."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        layers, ends = NETS["vgg"][0](), NETS["vgg"][1][:VGG_STAGES]
-        self.stages = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in zip((0, *ends), ends, strict=False))
-        self.register_buffer("shift", torch.zeros(1, 3, 1, 1))
-        self.register_buffer("scale", torch.ones(1, 3, 1, 1))
-        for i, stage in enumerate(self.stages):
-            channels = [m.out_channels for m in stage if isinstance(m, nn.Conv2d)][-1]  # pyright: ignore
-            self.register_buffer(f"lin{i}", torch.zeros(1, channels, 1, 1))
-        self.requires_grad_(False)
-
-    @staticmethod
-    def from_file(path: Path) -> Vgg:
-        out = Vgg()
-        out.load_state_dict({k: v.float() for k, v in load_file(path).items()})
-        for module in out.modules():
-            if isinstance(module, Halve):
-                module.filt.copy_(module.filt / module.filt.sum((2, 3), keepdim=True))
-        return out.to(memory_format=torch.channels_last)  # pyright: ignore
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x, found = (x - self.shift) / self.scale, []  # pyright: ignore
-        for stage in self.stages:
-            x = stage(x)
-            found.append(x)
-        return found
-
-    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
-        """Calibrated, of features normalized over channels: (b,)."""
-        total: Any = 0.0
-        for i, (p, q) in enumerate(zip(a, b, strict=True)):
-            p, q = (v.float() * torch.rsqrt(v.float().square().sum(1, keepdim=True) + 1e-8) for v in (p, q))
-            total = total + ((p - q).square() * getattr(self, f"lin{i}")).sum(1).mean((1, 2))
-        return total
+def save_features(features: Features, path: Path) -> None:
+    """Weights in half precision with the plan: what travels to another machine."""
+    plan = {"blocks": [asdict(b) for b in features.blocks], "scale": features.scale, "shift": features.shift}
+    save_file({k: v.half().contiguous() for k, v in features.state_dict().items()}, path, {"plan": json.dumps(plan)})
 
 
-def feature_distance(net: Features | Vgg, fake: list[Tensor], real: list[Tensor]) -> Tensor:
-    """LPIPS form and half of the DISTS form of two images' features in one of the networks: (b,), of one size for both."""
-    d = VGG_SCALE * net.distance(fake, real) if isinstance(net, Vgg) else lpips_form(fake, real)
-    return d + 0.5 * dists_form(fake, real)
+def load_features(path: Path) -> Features:
+    with safe_open(path, "pt") as file:
+        plan = json.loads(file.metadata()["plan"])
+        state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
+    out = Features([Block(**b) for b in plan["blocks"]], plan["scale"], plan["shift"])
+    out.load_state_dict(state)
+    return out.to(memory_format=torch.channels_last)  # pyright: ignore
+
+
+def load_vgg(path: Path) -> Vgg:
+    out = Vgg()
+    out.load_state_dict({k: v.float() for k, v in load_file(path).items()})
+    for module in out.modules():
+        if isinstance(module, Halve):
+            module.filt.copy_(module.filt / module.filt.sum((2, 3), keepdim=True))
+    return out.to(memory_format=torch.channels_last)  # pyright: ignore
 
 
 class Ensemble(nn.Module):
@@ -130,8 +110,7 @@ class Ensemble(nn.Module):
 
     def view(self, x: Tensor, rng: random.Random) -> View:
         """A random view of images like x."""
-        height, width = x.shape[-2:]
-        return View.draw(rng, height, width, self.side).to(x.device)
+        return View.draw(rng, x.shape[-2:], self.side).to(x.device)
 
     def forward(self, x_hat: Tensor, x: Tensor, view: View) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """-> distance (b,), and Lite0's features of both images as the view shows them."""
@@ -144,11 +123,6 @@ class Ensemble(nn.Module):
         d = w[0] * lpips_form(fake, real) + w[1] * dists_form(fake, real)
         d = d + w[2] * self.vgg.distance(fake_vgg, real_vgg) + w[3] * dists_form(fake_vgg, real_vgg)
         return d, fake, real
-
-
-def repetition(x_hat: Tensor, x: Tensor) -> Tensor:
-    """What repeats with a period of 8 over 64 pixels, and of 16 over 96: feature networks like it, the eye does not."""
-    return periodic_artifact(x_hat, x, 8, 8) + periodic_artifact(x_hat, x, 16, 6)
 
 
 class Average:

@@ -32,18 +32,17 @@ from priorcodec.backbones.diffusion import add_noise, to_sample
 from priorcodec.core.precision import autocast
 from priorcodec.core.transforms import EncoderConfig
 from priorcodec.training import losses
-from recipes.encoder2.perceptual import Features
 from recipes.encoder2.transforms import ImageEncoder2
 from recipes.gpu.common import (
     Average,
     Ensemble,
     Images,
     Log,
-    Vgg,
     build_backbone,
+    load_features,
+    load_vgg,
     minutes,
     optimize,
-    repetition,
     schedule,
 )
 from recipes.gpu.encoder import initial
@@ -131,7 +130,7 @@ def main() -> None:
     images = Images(sorted(a.pack.glob("images*.tar")), device, limit=a.limit)
     log.say(f"# {minutes():.2f} min: {len(images.images)} images on {device}")
     ensemble = Ensemble(
-        Features.from_file(a.pack / "features.safetensors"), Vgg.from_file(a.pack / "vgg.safetensors"), side=224
+        load_features(a.pack / "features.safetensors"), load_vgg(a.pack / "vgg.safetensors"), side=224
     ).to(device)
     condition = Condition(SIZES[a.name].tokens, spec.token_dim).to(device)
     train_denoiser(a, spec, backbone, condition, images, ensemble, log)
@@ -253,7 +252,7 @@ def train_adapter(a, spec, backbone: Any, mapper: TokenMapper, images: Images, e
         view = ensemble.view(x, rng)
         d, fake, real = ensemble(x_hat, x, view)
         pixel = (x_hat - x).abs().mean()
-        artifact = repetition(x_hat, x)
+        artifact = losses.periodic_artifact(x_hat, x)
         scale = torch.as_tensor(adapter.bridge.std).flatten()
         moments = losses.moments(estimate.mean, estimate.std, backbone.to_latents(x), scale)
         loss = pixel + 2.0 * d.mean() + a.repetition * artifact + 0.05 * moments

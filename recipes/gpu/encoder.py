@@ -22,8 +22,9 @@ from priorcodec.core.entropy.tables import CERTAIN
 from priorcodec.core.precision import autocast
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig
+from priorcodec.training.losses import periodic_artifact
+from priorcodec.training.perceptual import View
 from recipes.encoder2.muon import MuonAdam
-from recipes.encoder2.perceptual import Features, View
 from recipes.encoder2.transforms import ImageEncoder2
 from recipes.gpu.common import (
     Average,
@@ -31,10 +32,10 @@ from recipes.gpu.common import (
     Images,
     Log,
     Recorded,
-    Vgg,
     differentiate,
+    load_features,
+    load_vgg,
     minutes,
-    repetition,
     schedule,
 )
 
@@ -63,7 +64,7 @@ class Step:
         bpp = (c.y_bits + c.z_bits) / (x.shape[-1] * x.shape[-2])
         mse = torch.cat([((x_s - x[:half]) ** 2).mean((1, 2, 3)), ((x_p - x[half:]) ** 2).mean((1, 2, 3))]) * 127.5**2
         d, _, _ = self.ensemble(x_p, x[half:], View(side=self.ensemble.side, **view))
-        repeated = repetition(x_p, x[half:])
+        repeated = periodic_artifact(x_p, x[half:])
         looks = a.pixel * mse[half:] + 500 * a.perceptual * (d + a.repetition * repeated)
         loss = (SCHEDULE.weights(q) * (bpp + SCHEDULE.lambdas(q) * torch.cat([mse[:half], looks]))).mean()
         differentiate(loss, self.parameters)
@@ -113,7 +114,7 @@ def main() -> None:
     model.to(device, memory_format=torch.channels_last)  # pyright: ignore
     average = Average(model.state_dict(), a.ema)
     ensemble = Ensemble(
-        Features.from_file(a.pack / "features.safetensors"), Vgg.from_file(a.pack / "vgg.safetensors"), side=192
+        load_features(a.pack / "features.safetensors"), load_vgg(a.pack / "vgg.safetensors"), side=192
     ).to(device)
     images = Images(sorted(a.pack.glob("images*.tar")), device, limit=a.limit)
     log = Log(a.out / "encoder.txt")

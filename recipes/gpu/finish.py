@@ -23,10 +23,11 @@ from safetensors.torch import load_file, save_file
 
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.core.precision import autocast
+from priorcodec.training.losses import periodic_artifact
+from priorcodec.training.perceptual import View, feature_distance
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.evaluate import load
-from recipes.encoder2.perceptual import Features, shared_transform
-from recipes.gpu.common import Average, Log, Vgg, build_backbone, feature_distance, optimize, repetition, schedule
+from recipes.gpu.common import Average, Log, build_backbone, load_features, load_vgg, optimize, schedule
 from recipes.gpu.decoder import SIZES, Critic
 
 
@@ -54,8 +55,8 @@ def main() -> None:
     began = time.time()
     minutes = lambda: (time.time() - began) / 60  # noqa: E731
     encoder, _ = load(a.state)
-    features = Features.from_file(a.pack / "features.safetensors")
-    vgg = Vgg.from_file(a.pack / "vgg.safetensors")
+    features = load_features(a.pack / "features.safetensors")
+    vgg = load_vgg(a.pack / "vgg.safetensors")
     adapter: Any = None
     if a.name == "g_p":
         named = dict(encoder.g_p.named_parameters())
@@ -103,14 +104,14 @@ def main() -> None:
         shown = x_hat.detach().requires_grad_(True)
         judged = a.critic > 0 and not use_vgg
         images = [shown, x, preview] if judged else [shown, x]
-        images = shared_transform(torch.cat(images), 128 if use_vgg else 192, rng).split(a.batch)
+        images = View.draw(rng, (a.crop, a.crop), 128 if use_vgg else 192)(torch.cat(images)).split(a.batch)
         with autocast("cpu"):
             net = vgg if use_vgg else features
             fake = net(images[0])
             with torch.no_grad():
                 real, *others = map(net, images[1:])
         d = feature_distance(net, fake, real).mean()
-        error, repeated = (shown - x).abs().mean((1, 2, 3)), repetition(shown, x)
+        error, repeated = (shown - x).abs().mean((1, 2, 3)), periodic_artifact(shown, x)
         pixel, weighted = error.mean(), (error * (1 + a.fidelity * q / top)).mean()
         loss = weighted + 2.0 * d + a.repetition * repeated
         (gradient,) = torch.autograd.grad(loss, shown, retain_graph=judged)

@@ -18,9 +18,8 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from priorcodec.training.stlpips import ShiftTolerantLPIPS
-from recipes.encoder2.perceptual import Features
-from recipes.gpu.common import VGG_STAGES, Vgg
+from priorcodec.training.perceptual import Features, Vgg
+from recipes.gpu.common import save_features
 
 
 def main() -> None:
@@ -43,10 +42,8 @@ def main() -> None:
         if not (a.fork and k.startswith("g_p."))
     }
     save_file({k: v.contiguous() for k, v in start.items()}, first / "start.safetensors")
-    Features.lite0().to_file(first / "features.safetensors")
-    whole, vgg = ShiftTolerantLPIPS("vgg").state_dict(), Vgg().state_dict()
-    save_file({k: whole[k].view(vgg[k].shape).half().contiguous() for k in vgg}, first / "vgg.safetensors")
-    print(f"{VGG_STAGES} stages of VGG-16")
+    save_features(Features.lite0(), first / "features.safetensors")
+    save_file({k: v.half().contiguous() for k, v in Vgg.shipped().state_dict().items()}, first / "vgg.safetensors")
     found: list[tuple[str, bytes]] = []
     for tar in a.tars:
         with tarfile.open(tar) as files:

@@ -14,7 +14,7 @@ import torch
 
 from priorcodec.core.codec import Codec
 from priorcodec.training import sources
-from recipes.encoder2.perceptual import Features
+from priorcodec.training.perceptual import Features
 
 SIDE = 256
 COUNT = 2200

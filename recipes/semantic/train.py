@@ -18,8 +18,8 @@ from torch import Tensor
 from priorcodec.core.layers import texture
 from priorcodec.core.layers.renderer import NOISE, Renderer, TextureEncoder
 from priorcodec.core.layers.structure import MOST_REGIONS
-from recipes.encoder2.perceptual import Features, dists_form, lpips_form, shared_transform
-from recipes.gpu.common import repetition
+from priorcodec.training.losses import periodic_artifact
+from priorcodec.training.perceptual import Features, View, dists_form, lpips_form
 
 STEPS = [step / 256 for step in texture.STEPS[2:7]]
 
@@ -95,12 +95,12 @@ def main() -> None:
         loss = pixel + 0.002 * price
         d = repeated = torch.zeros(())
         if not early:
-            both = shared_transform(torch.cat([x_hat, target]), 160, random.Random(step))
+            both = View.draw(random.Random(step), target.shape[-2:], 160)(torch.cat([x_hat, target]))
             fake = lite0(both[:count])
             with torch.no_grad():
                 real = lite0(both[count:])
             d = (lpips_form(fake, real) + 0.5 * dists_form(fake, real)).mean()
-            repeated = repetition(x_hat, target)
+            repeated = periodic_artifact(x_hat, target)
             loss = loss + 0.5 * d + 10 * repeated
         for group in optimizer.param_groups:
             group["lr"] = a.lr * min(1, (step + 1) / 30) * (1 if share < 0.6 else max(0.02, (1 - share) / 0.4))

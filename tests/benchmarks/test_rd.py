@@ -128,9 +128,9 @@ def test_without_the_package_for_bd_rates_the_run_is_not_lost(rd, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     module = importlib.import_module("rd")
     means = rd["result"]["means"]
-    assert module._bd_rates(means, ["jpeg"], {"psnr": True})[1] == []
+    assert module._bd_rates(means, [], ["jpeg"], {"psnr": True})[1] == []
     monkeypatch.setattr(module, "find_spec", lambda name: None)
-    assert module._bd_rates(means, ["jpeg"], {"psnr": True}) == (
+    assert module._bd_rates(means, [], ["jpeg"], {"psnr": True}) == (
         [],
         ["BD-rate: no python module bjontegaard; install priorcodec[bench]"],
     )

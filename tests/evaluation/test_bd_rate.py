@@ -94,6 +94,18 @@ def test_table_from_rows():
     }
 
 
+def test_the_mean_of_the_images_is_taken_with_its_error():
+    """Image a costs twice as much, b half, c has no curve; whoever weighs by rate sees another figure."""
+    every = [*rows("one", 1)]
+    every += [{**r, "codec": "two", "bpp": r["bpp"] * {"a": 2, "b": 0.5}[r["image"]]} for r in rows("one", 1)]
+    every += [{**r, "codec": "two", "image": "c"} for r in rows("one", 1) if r["image"] == "a"]
+    (entry,) = bd_rate.bd_table(bd_rate.means(every), "one", {"psnr": True}, rows=every)
+    values = entry["per_image"]
+    assert values["mean"] == pytest.approx(25, abs=0.1) and values["error"] == pytest.approx(75, abs=0.1)  # +100, -50
+    assert (values["images"], values["overlap"]) == (2, 1)
+    assert entry["percent"] != pytest.approx(25, abs=5)
+
+
 def test_a_missing_value_leaves_the_mean_open():
     some = rows("one", 1)
     some[0]["psnr"] = None

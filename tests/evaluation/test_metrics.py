@@ -220,7 +220,7 @@ def test_too_small_for_five_scales_is_no_score():
 
 
 def test_unknown_metric():
-    with pytest.raises(ConfigError, match="no metric 'vmaf'; choose from lite1_lpips"):
+    with pytest.raises(ConfigError, match="no metric 'vmaf'; choose from resnet_lpips"):
         metrics.missing("vmaf")
 
 

@@ -1,5 +1,6 @@
 """`priorcodec train adapter`: frozen parts, loss terms, warm start, chosen parts, samples, one-line mistakes."""
 
+import random
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -17,10 +18,11 @@ from priorcodec.config import Dtype
 from priorcodec.core.weights import load_simulation
 from priorcodec.registry import open_registry
 from priorcodec.training import adapter as adapter_training
-from priorcodec.training import losses, warm_start
+from priorcodec.training import warm_start
 from priorcodec.training.adapter import Objective, train_adapter
 from priorcodec.training.critic import Critic, CriticTrainer
 from priorcodec.training.frozen import build_frozen, fingerprint
+from priorcodec.training.perceptual import PerceptualDistance
 from priorcodec.training.run import Run
 from priorcodec.training.settings import AdapterRunConfig, LossWeights
 from priorcodec.training.words import from_words
@@ -109,13 +111,14 @@ def objective(world):
         for fresh in (adapter.bridge.tail, adapter.refiner.tail, adapter.refiner.noise):
             torch.nn.init.normal_(fresh.weight, std=0.1)
         none = dict.fromkeys((f.name for f in fields(LossWeights)), 0.0)
-        distance = losses.stlpips() if weights.get("perceptual") else None
+        distance = PerceptualDistance(side=64) if weights.get("perceptual") else None
+        look = distance and distance.draw(random.Random(0), (64, 64))
         critic = CriticTrainer(Critic(8), lr=1, warmup=1) if weights.get("adversarial") else None
         made = Objective(
-            adapter, encoder, LossWeights(**(none | weights)), distance=distance, critic=critic, window=32, bf16=False
+            adapter, encoder, LossWeights(**(none | weights)), distance=distance, critic=critic, bf16=False
         )
         noise_channels, *sides = adapter.noise_shape(64, 64)
-        total, terms, _ = made(x, torch.tensor(quality), (8, 16), torch.randn(3, 2 * noise_channels, *sides))
+        total, terms, _ = made(x, torch.tensor(quality), look, torch.randn(3, 2 * noise_channels, *sides))
         total.backward()
         return {name: p.grad for name, p in made.named_parameters() if p.grad is not None and p.grad.any()}, terms
 

