@@ -19,9 +19,11 @@ import math
 import random
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import coders
@@ -142,7 +144,8 @@ def make(args: argparse.Namespace) -> None:
         )
         left, right = (pair.second, pair.first) if swapped else (pair.first, pair.second)
         sizes = dict(zip(("first_bytes", "second_bytes"), map(len, data), strict=True))
-        key.append({"sheet": f"pair-{number:02}", **vars(pair), **sizes, "left": left, "right": right})
+        sides = {"pixels": pixels.shape[0] * pixels.shape[1], "left": left, "right": right}
+        key.append({"sheet": f"pair-{number:02}", **vars(pair), **sizes, **sides})
         print(f"\r{number} of {len(images) * len(pairs)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     _write_verdicts(args.folder, [{"sheet": row["sheet"], "verdict": "", "note": ""} for row in key])
@@ -204,11 +207,28 @@ def _note(rows: list[dict[str, Any]]) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Counts by pair of codecs and rate."""
+    """Counts of verdicts and of pairs, by pair of codecs and rate; a pair goes to the codec that more of its judges prefer.
+
+    p: How likely pairs divide at least as unevenly where neither codec is better (sign test, two-sided, ties left out).
+    """
     for a, b, bpp in sorted({(row["first"], row["second"], row["bpp"]) for row in rows}):
-        part = [row["preferred"] for row in rows if (row["first"], row["second"], row["bpp"]) == (a, b, bpp)]
-        counts = {"first": part.count(a), "second": part.count(b), "equal": part.count("equal")}
-        yield {"a": a, "b": b, "bpp": bpp, "pairs": len(part), **counts}
+        part = [row for row in rows if (row["first"], row["second"], row["bpp"]) == (a, b, bpp)]
+        preferred = [row["preferred"] for row in part]
+        counts = {"first": preferred.count(a), "second": preferred.count(b), "equal": preferred.count("equal")}
+        lead: Counter[str] = Counter()
+        for row in part:
+            lead[row["image"]] += (row["preferred"] == a) - (row["preferred"] == b)
+        won, lost = (sum(sign * value > 0 for value in lead.values()) for sign in (1, -1))
+        rate = mean(8 * row["first_bytes"] / row["pixels"] for row in part)
+        found = {"a": a, "b": b, "bpp": bpp, "rate": round(rate, 4), "judges": len({row["judge"] for row in part})}
+        pairs = {"pairs": len(lead), "pairs_first": won, "pairs_second": lost, "p": round(sign_test(won, lost), 3)}
+        yield {**found, "verdicts": len(part), **counts, **pairs}
+
+
+def sign_test(won: int, lost: int) -> float:
+    """Two-sided p of as many or more on one side, of fair coins."""
+    tail = sum(math.comb(won + lost, k) for k in range(max(won, lost), won + lost + 1)) / 2 ** (won + lost)
+    return min(1.0, 2 * tail)
 
 
 def _verdicts(folder: Path) -> list[dict[str, str]]:

@@ -91,14 +91,19 @@ def refine(result: Result) -> Table:
 
 
 def blind(result: Result) -> Table:
-    """Verdicts of benchmarks/look.py: how often each codec of a pair was preferred, by rate and in all."""
-    counts, rows = ("pairs", "first", "second", "equal"), []
-    for a, b in dict.fromkeys((row["a"], row["b"]) for row in result["summary"]):
-        part = [row for row in result["summary"] if (row["a"], row["b"]) == (a, b)]
-        every = {"bpp": "all", **{name: sum(row[name] for row in part) for name in counts}}
-        rows += [[f"{a} against {b}", *(str(row[name]) for name in ("bpp", *counts))] for row in (*part, every)]
-    heads = ["pair", "about bpp", "verdicts", "first preferred", "second preferred", "equal"]
-    return Table(heads=heads, rows=rows, note=result["note"])
+    """Verdicts of benchmarks/look.py: how often each codec of a pair was preferred, by rate."""
+    rows = []
+    for row in result["summary"]:
+        by_pair = f"{row['pairs_first']} : {row['pairs_second']}"
+        ties = row["pairs"] - row["pairs_first"] - row["pairs_second"]
+        verdicts = f"{row['first']} : {row['second']}, {row['equal']} equal"
+        rows.append([f"{row['a']} against {row['b']}", f"{row['rate']:.3f}", str(row["pairs"]), f"{by_pair}, {ties} tied",
+                     f"{row['p']:.2f}", str(row["judges"]), verdicts])  # fmt: skip
+    heads = ["first against second", "mean bpp", "pairs", "pairs to first : second", "p", "judges", "verdicts"]
+    note = (
+        f"{result['note']} A pair goes to the codec that more of its judges prefer; p: sign test over pairs, two-sided."
+    )
+    return Table(heads=heads, rows=rows, note=note)
 
 
 def adapter_runs(result: Result) -> Table:

@@ -127,6 +127,7 @@ def compose(
     file: Path | None = None,
     preset: Mapping[str, str] | None = None,
     problems: Sequence[str] = (),
+    short: Mapping[str, str] | None = None,
 ) -> Schema:
     """Merge the defaults of the dataclass `schema`, then `preset`, then `file`, then `key=value` words; later wins.
 
@@ -140,13 +141,16 @@ def compose(
         file: YAML file with the same keys, nested or dotted.
         preset: Other defaults than the schema's, by dotted key.
         problems: Mistakes found elsewhere, reported together with those found here.
+        short: Other names of keys.
 
     Raises:
         ConfigError: One line for every unknown key, impossible value, word without "=" or unreadable file.
     """
     found, known = list(problems), dict(_keys(schema))
     pairs = [(f"{key}={value}", key, value) for key, value in (preset or {}).items()]
-    pairs += _pairs(file, overrides, known, found)
+    pairs += [
+        (origin, (short or {}).get(key, key), value) for origin, key, value in _pairs(file, overrides, known, found)
+    ]
     result = _merged(schema, pairs, known, found) if pairs else schema()
     found += getattr(result, "problems", list)()
     if found:
@@ -169,6 +173,9 @@ def _merged(
         if key not in known:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5) or known
             found.append(f"{origin}: no setting {printable(key, 60)!r}; nearest: {', '.join(near)}")
+            continue
+        if isinstance(value, Mapping):
+            found.append(f"{origin}: wanted {_wanted(known[key]['type'])}, not settings of its own below it")
             continue
         if not _is_plain(value):
             found.append(
@@ -313,6 +320,8 @@ def _wanted(kind: Any) -> str:
     """What a setting of a type takes, in words."""
     if get_origin(kind) is list:
         return "a list"
+    if get_origin(kind) is tuple:
+        return "a list of numbers in brackets, such as [1,2]"
     kind = next((part for part in get_args(kind) if part is not type(None)), kind)  # of an optional one
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return ", ".join(member.name for member in kind)

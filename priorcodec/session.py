@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
 from priorcodec.core import checks, rate_control
-from priorcodec.core.container import MAX_PIXELS
 from priorcodec.core.errors import (
     AdapterError,
     ConfigError,
@@ -31,6 +30,7 @@ from priorcodec.core.errors import (
     StreamError,
 )
 from priorcodec.core.image import io as image_io
+from priorcodec.core.io.names import printable
 from priorcodec.core.io.reading import Data, read_file
 
 if TYPE_CHECKING:
@@ -82,6 +82,10 @@ class EncodedImage(bytes):
         return image
 
 
+_LOADING = threading.RLock()
+"""Held while anything is loaded, in whatever session: diffusers replaces functions of torch for all threads meanwhile."""
+
+
 class Session:
     """Encodes and decodes with one set of settings; made by `open_session`. Safe to use from several threads.
 
@@ -102,7 +106,7 @@ class Session:
         self._codec: Codec | None = None
         self._adapter: Adapter | None = None
         self._precise: Adapter | None = None  # in float32, for images that overflow in the session's own dtype
-        self._lock = threading.RLock()  # held while something is loaded, not while an image is decoded
+        self._lock = _LOADING
 
     def __enter__(self) -> Session:
         return self
@@ -111,6 +115,11 @@ class Session:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a Session cannot be pickled or copied: open one in each process, open_session(config=session.config)"
+        )
 
     def close(self) -> None:
         """Free the networks. The session can still be used: they are loaded again when needed."""
@@ -187,9 +196,11 @@ class Session:
         """Side in pixels of the tiles the backbone works on, 0 for whole images."""
         from priorcodec.adapters import decode as adapter_decode
 
-        if self.config.tile is not None:
-            return self.config.tile
-        return adapter_decode.automatic(self.spec.pixel_bytes, self.device)
+        side = self.config.tile
+        if side is None:
+            side = adapter_decode.automatic(self.spec.pixel_bytes, self.device)
+        largest = self.spec.max_size - 2 * adapter_decode.MARGIN if self.spec.max_size else side
+        return min(side or largest, largest)
 
     def encode(
         self,
@@ -321,7 +332,13 @@ class Session:
         if isinstance(data, list | tuple):
             return [self._convert(decode, one, output) for one in data]
         with self._own_precision():
-            return OUTPUTS[output](decode(read_file(data)))  # pyright: ignore[reportArgumentType]
+            content = read_file(data)  # pyright: ignore[reportArgumentType]
+            try:
+                return OUTPUTS[output](decode(content))
+            except StreamError as error:
+                if isinstance(data, str | os.PathLike):
+                    raise StreamError(f"{printable(os.fspath(data))}: {error}") from error
+                raise
 
     def _own_precision(self) -> torch.autocast:
         """Without the caller's autocast: a file and an image depend on the session's settings alone."""
@@ -367,7 +384,8 @@ class Session:
         from priorcodec.core import tiling
         from priorcodec.core.moments import match_moments
 
-        plan = tiling.plan(decoded.height, decoded.width, self.tile, adapter_decode.MARGIN)
+        whole = max(decoded.height, decoded.width) <= self.spec.max_size  # one tile, which needs no margins
+        plan = tiling.plan(decoded.height, decoded.width, 0 if whole else self.tile, adapter_decode.MARGIN)
         preview = self.codec.preview_tensor(decoded, perceptual=True)
         found = adapter_decode.latent(adapter, decoded, preview, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:
@@ -447,58 +465,60 @@ class Session:
 
 
 def open_session(
-    backbone: str = "nano_pixel",
+    backbone: str | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
-    adapter: str | os.PathLike[str] = "default",
-    device: str | torch.device = "auto",
-    dtype: str | torch.dtype = "auto",
-    steps: int = 1,
-    renorm: Literal["none", "predicted", "written"] = "none",
-    blend: float = 1.0,
+    adapter: str | os.PathLike[str] | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    steps: int | None = None,
+    renorm: Literal["none", "predicted", "written"] | None = None,
+    blend: float | None = None,
     low_memory: bool | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     tile: int | None = None,
     layers: str | Sequence[str] | None = None,
     encoder: str | os.PathLike[str] | None = None,
     registry: Registry | None = None,
     config: DecodeConfig | str | os.PathLike[str] | None = None,
 ) -> Session:
-    """Open a session. Nothing is loaded until it is needed.
+    """Open a session. Nothing is loaded until it is needed; paths are those of the folder that is current now.
+
+    A setting that is None is taken from `config`, and has its default without one.
 
     Args:
-        backbone: Name of a backbone; `list_backbones` lists them.
-        weights: Folder, file or OWNER/REPO@COMMIT of the backbone's weights; None for the spec's own source.
-        adapter: Name of a known adapter, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
-        device: "auto", "cpu", "cuda", "cuda:1", "mps", ...
-        dtype: "auto", "float32", "bfloat16" or "float16", of the denoiser.
-        steps: Denoiser calls, 1 to 8.
-        renorm: "none", "predicted" (match the latent moments that the adapter predicts) or "written" (match the image
-            statistics in the file).
-        blend: Share of the backbone's image, 0 (the preview) to 1.
-        low_memory: Let the autoencoder work in slices and tiles; None for what the backbone recommends.
-        max_pixels: Refuse images and files with more pixels.
-        tile: Side in pixels of the tiles that larger images are split into; None for what memory allows, 0 for no tiles.
-        layers: Layers of the file to decode: "semantic", "latent", "residual"; None for all. What follows may be missing.
+        backbone: Name of a backbone, nano_pixel by default; `list_backbones` lists them.
+        weights: Folder, file or OWNER/REPO@COMMIT of the backbone's weights; by default the spec's own source.
+        adapter: Name of a known adapter, by default "default", a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on
+            the Hub.
+        device: "auto" (the default), "cpu", "cuda", "cuda:1", "mps", ...
+        dtype: "auto" (the default), "float32", "bfloat16" or "float16", of the denoiser.
+        steps: Denoiser calls, 1 (the default) to 8.
+        renorm: "none" (the default), "predicted" (match the latent moments that the adapter predicts) or "written" (match the
+            image statistics in the file).
+        blend: Share of the backbone's image, 0 (the preview) to 1 (the default).
+        low_memory: Let the autoencoder work in slices and tiles; by default what the backbone recommends.
+        max_pixels: Refuse images and files with more pixels, by default 2**26.
+        tile: Side in pixels of the tiles that larger images are split into; by default what memory allows; 0 for no tiles.
+        layers: Layers of the file to decode: "semantic", "latent", "residual"; by default all. What follows may be missing.
         encoder: Weight file of another encoder than the shipped one.
         registry: Plugins to use; None for all that are installed.
-        config: Other defaults for all settings above: a `DecodeConfig` or a YAML file with its fields. Arguments that differ
-            from their default win over it.
+        config: A `DecodeConfig` or a YAML file with its fields, for the settings that are not given.
 
     Raises:
         ConfigError: A setting has an impossible value.
     """
     for key, value in (("weights", weights), ("adapter", adapter), ("encoder", encoder)):
-        if not (isinstance(value, str | os.PathLike) or value is None and key != "adapter"):
+        if not (value is None or isinstance(value, str | os.PathLike)):
             raise ConfigError(f"{key}={value!r}: wanted a name or a path")
     if not (registry is None or hasattr(registry, "specs")):
         raise ConfigError(f"registry={registry!r}: wanted what open_registry() gives")
     given = {
         "backbone": backbone,
         "weights": None if weights is None else os.fspath(weights),
-        "adapter": os.fspath(adapter),
-        "device": str(device),
-        "dtype": str(dtype).removeprefix("torch."),
+        "adapter": None if adapter is None else os.fspath(adapter),
+        "device": None if device is None else str(device),
+        "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "steps": steps,
         "renorm": renorm,
         "blend": blend,
@@ -511,18 +531,20 @@ def open_session(
         if not isinstance(layers, Collection):
             raise ConfigError(f"layers={layers!r}: wanted names of layers")
         given["layers"] = ",".join(map(str, layers))
-    plain = DecodeConfig()
-    base = plain
+    base = DecodeConfig()
     if isinstance(config, DecodeConfig):
         base = config
     elif isinstance(config, str | os.PathLike):
         base = decode_config(file=Path(config))
     elif config is not None:
         raise ConfigError(f"config={config!r}: wanted a DecodeConfig or the path of a YAML file")
-    changed = {key: value for key, value in given.items() if value != getattr(plain, key)}
-    settings = dataclasses.replace(base, **changed)
+    settings = dataclasses.replace(base, **{key: value for key, value in given.items() if value is not None})
     _check(settings)
-    return Session(settings, encoder=None if encoder is None else Path(encoder), registry=registry)
+    if settings.weights is not None and os.path.lexists(settings.weights):
+        settings.weights = os.path.abspath(settings.weights)
+    if settings.adapter.endswith(".safetensors") and os.path.lexists(settings.adapter):
+        settings.adapter = os.path.abspath(settings.adapter)
+    return Session(settings, encoder=None if encoder is None else Path(encoder).absolute(), registry=registry)
 
 
 def layer_config(

@@ -1,5 +1,6 @@
 """The public API: its signatures, the forms that files and images come in, and what it leaves alone in the process."""
 
+import copy
 import importlib
 import inspect
 import io
@@ -9,8 +10,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import typing
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import priorcodec
-from priorcodec import ConfigError, EncodedImage, ImageError, Session, StreamError, list_backbones, open_session
+from priorcodec import (
+    ConfigError,
+    EncodedImage,
+    ImageError,
+    Session,
+    StreamError,
+    list_backbones,
+    open_registry,
+    open_session,
+)
 from priorcodec.batch.fingerprint import fingerprints
 from priorcodec.config import DecodeConfig, Renorm
+from priorcodec.core import shipped
 from priorcodec.core.image import io as image_io
 from priorcodec.core.layers.settings import LayerConfig
 from tests.helpers import DEMO
@@ -245,6 +258,78 @@ def test_a_config_is_other_defaults(tmp_path):
     assert open_session(blend=0.5, config=DecodeConfig(backbone="toy")).config == DecodeConfig(
         backbone="toy", blend=0.5
     )
+    mine = open_session("nano_pixel", config=tmp_path / "mine.yaml", steps=1, renorm="none").config
+    assert (mine.backbone, mine.steps, mine.renorm) == (
+        "nano_pixel",
+        1,
+        Renorm.none,
+    )  # a default that is given wins too
+
+
+def test_paths_are_those_of_the_folder_a_session_was_opened_in(tmp_path, monkeypatch, data):
+    for name in ("toy.adapter.safetensors", "encoder.safetensors"):
+        shutil.copy(shipped.FOLDER / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    session = open_session("toy", adapter="toy.adapter.safetensors", encoder="encoder.safetensors")
+    monkeypatch.chdir("/")
+    assert np.array_equal(session.decode(data, output="np"), open_session("toy").decode(data, output="np"))
+
+
+def test_a_session_is_not_pickled_or_copied(session):
+    for copy_of in (pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError, match="open one in each process"):
+            copy_of(session)
+
+
+def test_a_file_of_a_list_is_named(session, data, tmp_path):
+    (tmp_path / "cut.gic").write_bytes(data[:-3])
+    with pytest.raises(StreamError, match="cut.gic: the file is damaged"):
+        session.decode([data, tmp_path / "cut.gic"])
+
+
+def test_a_backbone_of_a_largest_size_gets_tiles_of_it(data):
+    """Its denoiser is never called with more, margins included; an image that fits is one tile."""
+    registry = open_registry()
+    spec = replace(registry.spec("nano_pixel"), max_size=192)
+    sides = []
+
+    def build(weights, *, dtype):
+        built = spec.build(weights, dtype=dtype)
+        predict = built.predict
+        built.predict = lambda x_t, *rest: (sides.append(max(x_t.shape[-2:])), predict(x_t, *rest))[1]
+        return built
+
+    registry._specs["nano_pixel"] = replace(spec, build=build)
+    stride = spec.latent.stride
+    with open_session("nano_pixel", registry=registry) as session:
+        assert session.tile == 64
+        session.decode(session.encode(np.zeros((320, 256, 3), np.uint8), quality=0))
+        assert len(sides) == 5 * 4 and max(sides) * stride <= 192
+        sides.clear()
+        session.decode(session.encode(np.zeros((192, 150, 3), np.uint8), quality=0))
+        assert sides == [192 // stride]
+
+
+def test_sessions_load_one_after_the_other():
+    """While diffusers loads a model, functions of torch are replaced for all threads."""
+    registry, inside, most = open_registry(), [], []
+    spec = registry.spec("nano_pixel")
+
+    def build(weights, *, dtype):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.2)
+        inside.pop()
+        return spec.build(weights, dtype=dtype)
+
+    registry._specs["nano_pixel"] = replace(spec, build=build)
+    sessions = [open_session("nano_pixel", registry=registry) for _ in range(3)]
+    threads = [threading.Thread(target=lambda s=s: s.adapter) for s in sessions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]
 
 
 def test_backbones_are_listed_by_pattern():
@@ -253,7 +338,7 @@ def test_backbones_are_listed_by_pattern():
 
 
 def test_a_session_closes_and_moves(data):
-    with open_session("toy") as session:
+    with open_session("nano_pixel") as session:
         wanted = session.decode(data, output="np")
         codec = session.codec
         assert session.to("cpu") is session and session.config.device == "cpu" and session.codec is not codec
@@ -286,7 +371,7 @@ def test_the_registry_is_opened_once(data, monkeypatch):
 
     opened, really = [], registry.open_registry
     monkeypatch.setattr(registry, "open_registry", lambda *args, **kwargs: opened.append(1) or really(*args, **kwargs))
-    session = open_session("toy")
+    session = open_session("nano_pixel")
     session.decode([data, data])
     fingerprints(session, preview=False)(data)
     assert opened == [1]
@@ -334,7 +419,7 @@ def test_eight_threads_decode_what_one_does(photo, backbone):
 
 def test_two_decodes_are_inside_the_denoiser_at_the_same_time(data):
     """No lock around a decode: both threads must be in `predict` for either to go on."""
-    session = open_session("toy")
+    session = open_session("nano_pixel")
     backbone, both = session.adapter.attached, threading.Barrier(2, timeout=60)
     predict = backbone.predict
     object.__setattr__(backbone, "predict", lambda *args: (both.wait(), predict(*args))[1])
@@ -356,7 +441,7 @@ class NoFloat64(TorchDispatchMode):
         return out
 
 
-@pytest.mark.parametrize("backbone", ["nano_pixel", "toy"])
+@pytest.mark.parametrize("backbone", ["nano_pixel", "nano_pixel"])
 def test_no_network_needs_float64(data, photo, backbone):
     """Entropy coding needs it and stays in numpy on the CPU; what runs on the device does not."""
     session = open_session(backbone, steps=2, renorm="predicted" if backbone == "nano_pixel" else "none")

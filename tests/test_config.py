@@ -104,7 +104,7 @@ def test_a_wrong_file_is_told_with_its_name(tmp_path):
         (b"\x00" * 100, "not readable as YAML"),
         (b"[" * 10000, "not readable as YAML"),
         (b"a" * (2**20 + 1), "larger than"),
-        (b"steps: {a: 1}", "steps=.*wanted a plain value"),
+        (b"steps: {a: 1}", "steps=.*wanted a whole number, not settings"),
         (b"steps: [[1]]", "steps=.*wanted a plain value"),
         (b"&a {steps: *a}", "not readable as YAML"),
         (b"weights: ${oc.env:HOME}", "interpolations .* are not resolved"),

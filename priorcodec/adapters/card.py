@@ -12,6 +12,7 @@ from typing import Any
 
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.file import AdapterFile
+from priorcodec.backbones.spec import UNPINNED
 from priorcodec.core.errors import AdapterError
 from priorcodec.core.io import atomic
 
@@ -56,7 +57,7 @@ Trained on: {data}
 
 ## Limits
 
-- Only for `{backbone}` at revision `{revision}` and for files of encoder `{encoder}`; anything else is refused.
+- Only for `{backbone}`{at} and for files of encoder `{encoder}`; anything else is refused.
 - The decoder is generative: at low rates fine detail, small text and faces are plausible, not evidence.
 - The backbone is not included; its own license applies to it and may apply to this adapter.
 """
@@ -156,8 +157,10 @@ def _body(file: AdapterFile, digest: str, size: int) -> str:
     total = sum(count.values())
     whole = about.get("backbone_parameters", "")
     share = f" ({total / int(whole):.2%} of the backbone's)" if whole.isdecimal() and int(whole) else ""
+    pinned = about["revision"] != UNPINNED
+    at = f" at `{about['revision']}`" if pinned else ", in no stated version"
     what = {
-        "backbone": f"{about['backbone']}, {about.get('source', 'source not stated')} at `{about['revision']}`",
+        "backbone": f"{about['backbone']}, {about.get('source', 'source not stated')}{at}",
         "encoder": f"`{about['encoder']}`",
         "file": f"`{file.path.name}`, {size / 2**20:.2f} MiB, SHA-256 `{digest}`",
         "parameters": f"{total:,}{share}: " + ", ".join(f"{name} {n:,}" for name, n in count.items()),
@@ -170,7 +173,7 @@ def _body(file: AdapterFile, digest: str, size: int) -> str:
         if _on_the_hub(about)
         else about["backbone"],
         encoder=about["encoder"],
-        revision=about["revision"],
+        at=at,
         file=file.path.name,
         what=_table(what),
         settings=json.dumps(vars(file.config)),
@@ -180,9 +183,9 @@ def _body(file: AdapterFile, digest: str, size: int) -> str:
 
 
 def _on_the_hub(metadata: Mapping[str, str]) -> bool:
-    """A Hub id has a commit of 40 digits; shipped weights have a hash of 64."""
+    """A Hub id has a commit of 40 digits; shipped weights have a hash of 64, weights without either the one of `UNPINNED`."""
     id_like = re.fullmatch(r"[\w.-]+/[\w.-]+", metadata.get("source", ""))
-    return id_like is not None and len(metadata["revision"]) == 40
+    return id_like is not None and len(metadata["revision"]) == 40 and metadata["revision"] != UNPINNED
 
 
 def _table(rows: Mapping[str, str]) -> str:

@@ -113,8 +113,8 @@ def image(
         decoded: The file's content.
         found: What `latent` gave.
         plan: Tiles of the padded image.
-        blend: Share of the backbone's image, the rest preview, 0 to 1: between an estimate of least error and one that looks
-            real, the straight line is the best trade-off (Freirich, Michaeli and Meir, NeurIPS 2021).
+        blend: Share of the backbone's image, the rest preview, 0 to 1; after Freirich, Michaeli and Meir (NeurIPS 2021), who
+            show for ideal estimates that the straight line from least error to realism is the best trade-off.
         least: The preview of least error (1, 3, H, W), wanted for a blend below 1.
         written: Statistics that the image is moved to.
 

@@ -197,6 +197,8 @@ class BackboneSpec:
         image_inputs: What `predict` needs of the file's preview.
         feature_dim: Channels of the features on the latent grid that `predict` needs, 0 for none.
         size: Side in pixels of the images the model was trained on.
+        max_size: Largest side in pixels that the denoiser takes, a multiple of 64 from 192 up; 0 for any. Larger images are
+            split into tiles of at most this side, margins included.
         pixel_bytes: Peak memory per pixel of a tile while decoding in float32, weights excluded; sets the tile size.
         gpu_dtype: Floating-point type to decode in on a GPU: "bfloat16", "float16" or "float32".
         low_memory: Whether the autoencoder should work in slices and tiles unless the user says otherwise.
@@ -230,6 +232,7 @@ class BackboneSpec:
     image_inputs: tuple[ImageInput, ...] = ()
     feature_dim: int = 0
     size: int = 512
+    max_size: int = 0
     pixel_bytes: int = 8192
     gpu_dtype: str = "bfloat16"
     low_memory: bool = False
@@ -264,6 +267,8 @@ class BackboneSpec:
                 problems.append(f"{key} {value!r} is no folder inside a repository like 'unet'")
         if self.more_token_dims and not self.token_dim:
             problems.append("more_token_dims is stated without token_dim: state the first width there")
+        if self.max_size and (self.max_size < 192 or self.max_size % 64):
+            problems.append(f"max_size {self.max_size} is no multiple of 64 from 192 up, or 0 for any")
         if self.gpu_dtype not in ("bfloat16", "float16", "float32"):
             problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:

@@ -182,8 +182,10 @@ def unpack(
         data = _cut(data, layers)
     encoder_id = zlib.crc32(data[:-_CHECK_BYTES]) ^ int.from_bytes(data[-_CHECK_BYTES:], "little")
     if len(data) < _HEAD.size + _CHECK_BYTES or encoder_id & 0xFF != data[4]:
+        whole = _undamaged(data) if layers is None else ()
+        advice = f"get it again, or decode what is whole: layers {','.join(whole)}" if whole else "get it again"
         raise StreamError(
-            f"the file is damaged or cut short: its {len(data)} bytes do not match its checksum; get it again"
+            f"the file is damaged or cut short: its {len(data)} bytes do not match its checksum; {advice}"
         )
     _, head, _, quality = _HEAD.unpack_from(data)
     if head & ~_SEGMENTS != VERSION:
@@ -262,6 +264,14 @@ def _cut(data: bytes, layers: Collection[str]) -> bytes:
                     break
                 end = behind
     return data[:end]
+
+
+def _undamaged(data: bytes) -> tuple[str, ...]:
+    """Names of the layers in the part of a damaged file that is whole and an image by itself; () if there is none."""
+    for names in (("semantic", "latent"), ("latent",), ("semantic",)):
+        with suppress(StreamError):
+            return unpack(data, layers=names).layers
+    return ()
 
 
 def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:

@@ -235,6 +235,8 @@ def open_registry(*, disabled: Sequence[str] = ()) -> Registry:
     known = dict.fromkeys(name for candidate in candidates for name in (candidate.name, candidate.distribution) if name)
     if unknown := [name for name in disabled if name not in known]:
         raise ConfigError(f"no plugin {unknown[0]!r} to leave out; known: {', '.join(known)}")
+    for name in unwanted.difference(known):
+        log.warning("PRIORCODEC_DISABLE_PLUGINS names %s, which is not installed; known: %s", name, ", ".join(known))
     for candidate in candidates:
         registry.add(candidate, disabled=bool(unwanted & {candidate.name, candidate.distribution}))
     if os.environ.get("PRIORCODEC_STRICT_PLUGINS", "") in ("", "0"):

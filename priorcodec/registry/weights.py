@@ -103,7 +103,10 @@ def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     elif on_the_hub(spec):
         remedy = f"run `{download_command(spec)}`, or give --weights FOLDER"
     else:
-        remedy = f"give --weights PATH, or backbone.weights=PATH to train ({spec.source})"
+        remedy = (
+            f"give --weights PATH, or backbone.weights=PATH to train, or put them into $PRIORCODEC_WEIGHTS/{spec.name} "
+            f"({spec.source})"
+        )
     return f"{where}: {remedy} (license: {spec.license})"
 
 

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from priorcodec.adapters.decode import LARGEST, MARGIN
 from priorcodec.backbones.conditions import map_condition, tensors
 from priorcodec.backbones.spec import Condition
-from priorcodec.testing._run import CheckError, SkipCheck, Subject, require, require_shape
+from priorcodec.testing._run import CheckError, SkipCheck, Subject, describe, require, require_shape
 
 CLOSE = 1e-4  # between batch sizes: another order of sums
 RANDOM = {
@@ -131,6 +132,23 @@ def check_odd_sizes(subject: Subject) -> None:
             require((out - answer).abs().max().item() > CLOSE, f"predict(): a latent of odd size {words}")
         moved = _moved(out, right)
         require(not moved, f"predict(): the answer for a latent of odd size is shifted by {moved} (rows, columns)")
+
+
+@torch.no_grad()
+def check_tile_sizes(subject: Subject) -> None:
+    """Latents as wide or high as the largest tile work: without `max_size`, tiles have up to 1152 pixels."""
+    spec, backbone = subject.spec, subject.tiny()
+    side = (spec.max_size or LARGEST + 2 * MARGIN) // spec.latent.stride
+    remedy = (
+        f"state the largest side that the denoiser takes as max_size in the spec (multiples of 64; size is {spec.size})"
+    )
+    for height, width in ((8, side), (side, 8)):
+        x = subject.inputs(batch=1, height=height, width=width)
+        try:
+            out = backbone.predict(**x)
+        except Exception as exc:  # third-party code
+            raise CheckError(f"predict() at {height}x{width} raised {describe(exc)}; {remedy}") from exc
+        require_shape(f"predict() at {height}x{width}", out, x["x_t"].shape)
 
 
 def _padded(backbone: Any, subject: Subject, x: dict[str, Any], multiple: int, mode: str) -> list[Tensor]:

@@ -75,7 +75,8 @@ def check_predict_shape(subject: Subject) -> None:
             raise CheckError(
                 f"predict() gives {out.shape[1]} channels for {channels}: drop the learned variance, out[:, :{channels}]"
             )
-        require_shape(f"predict() with {tokens} tokens", out, x["x_t"].shape)
+        what = f"predict() with {tokens} tokens" if subject.spec.token_dim else "predict() of a latent of 8x12"
+        require_shape(what, out, x["x_t"].shape)
         require(
             out.dtype == x["x_t"].dtype, f"predict() gave {out.dtype} for {x['x_t'].dtype}; end with .to(x_t.dtype)"
         )
@@ -237,10 +238,11 @@ def check_fusion_sites(subject: Subject) -> None:
         state: Tensor = out[0] if isinstance(out, tuple) else out
         h, w = 16 // site.stride, 24 // site.stride
         wanted = (2, state.shape[1], h, w) if state.ndim == 4 else (2, h * w, state.shape[-1])
+        joint = "; text and image in one stream cannot be a site: take the feed-forward layer of an image stream"
         require(
             state.ndim == 4 or state.shape[1] <= h * w,
-            f"fusion site {site.module} answers {state.shape[1]} positions for {h * w} of the image at stride {site.stride}: "
-            "text and image in one stream cannot be a site; take the feed-forward layer of an image stream",
+            f"fusion site {site.module} answers {state.shape[1]} positions for {h * w} of the image at stride {site.stride}"
+            + (joint if subject.spec.token_dim else "; does the denoiser pad to a square?"),
         )
         require_shape(f"fusion site {site.module} at stride {site.stride}", state, wanted)
 

@@ -15,7 +15,7 @@ Schema = TypeVar("Schema", bound=RunConfig)
 
 
 def from_words(schema: type[Schema], words: Sequence[str], *, backbones: Sequence[str] = ()) -> Schema:
-    """`config=FILE` and `key=value` words -> settings; `backbone=NAME` is short for `backbone.name=NAME`.
+    """`config=FILE` and `key=value` words -> settings; `backbone` is short for `backbone.name`, in both.
 
     Args:
         schema: AdapterRunConfig or EncoderRunConfig.
@@ -27,14 +27,14 @@ def from_words(schema: type[Schema], words: Sequence[str], *, backbones: Sequenc
     """
     files = [Path(w.removeprefix("config=")) for w in words if w.startswith("config=")]
     words = [w for w in words if not w.startswith("config=")]
-    words = [f"backbone.name{w.removeprefix('backbone')}" if w.startswith("backbone=") else w for w in words]
     problems = [f"config={files[0]}, config={files[-1]}: wanted one file"] if len(files) > 1 else []
-    chosen = [w.partition("=")[2] for w in words if w.startswith("backbone.name=")]
+    chosen = [w.partition("=")[2] for w in words if w.startswith(("backbone.name=", "backbone="))]
     if backbones and chosen and chosen[-1] not in backbones:
         problems.append(f"backbone={chosen[-1]}: no such backbone; known: {', '.join(sorted(backbones))}")
     file = files[-1] if files else None
     preset = TINY if schema is AdapterRunConfig and _tiny(words, file) else None
-    return compose(schema, words, file=file, preset=preset, problems=problems)
+    short = {} if schema is EncoderRunConfig else {"backbone": "backbone.name"}
+    return compose(schema, words, file=file, preset=preset, problems=problems, short=short)
 
 
 def _tiny(words: Sequence[str], file: Path | None) -> bool:
@@ -56,6 +56,7 @@ def rows(schema: type, prefix: str = "") -> Iterator[tuple[str, str, str]]:
             yield from rows(hints[f.name], f"{prefix}{f.name}.")  # type: ignore[arg-type]
         else:
             default = f.default_factory() if callable(f.default_factory) else f.default
+            default = list(default) if isinstance(default, tuple) else default
             text = "" if default in (None, []) else str(default)
             yield f"{prefix}{f.name}", text.lower() if isinstance(default, bool) else text, f.metadata.get("help", "")
 

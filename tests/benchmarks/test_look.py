@@ -94,9 +94,13 @@ def test_another_judge_is_counted_beside_the_first(look, made):
     counted(look, made)
     verdicts(made, lambda row: "left" if row["left"] == "nano_pixel" else "right")
     result = counted(look, made, judge="second", add=True)
-    assert [(s["b"], s["pairs"], s["first"], s["second"], s["equal"]) for s in result["summary"]] == [
+    assert [(s["b"], s["verdicts"], s["first"], s["second"], s["equal"]) for s in result["summary"]] == [
         *[("preview", 4, 2, 0, 2)] * 3,
         *[("vvc", 4, 2, 2, 0)] * 3,
+    ]
+    assert [(s["b"], s["pairs"], s["pairs_first"], s["pairs_second"], s["judges"]) for s in result["summary"]] == [
+        *[("preview", 2, 2, 0, 2)] * 3,
+        *[("vvc", 2, 0, 0, 2)] * 3,  # the judges differ: tied
     ]
     assert "24 verdicts on 12 pairs" in result["note"] and "agree on 0 and prefer opposite sides on 6" in result["note"]
     with pytest.raises(ConfigError, match="'second' has judged pair-01 already"):
@@ -109,7 +113,12 @@ def test_the_count_becomes_a_table(look, made, tmp_path):
     page = tmp_path / "page.md"
     page.write_text("<!-- table:blind -->\n<!-- end -->\n")
     run("readme.py", "--readme", page, "--results", made / "results")
-    assert page.read_text().count("| nano_pixel against vvc |") == 4 and "12 verdicts on 12 pairs" in page.read_text()
+    assert page.read_text().count("| nano_pixel against vvc |") == 3 and "12 verdicts on 12 pairs" in page.read_text()
+
+
+def test_how_likely_a_count_is_by_chance(look):
+    assert look.sign_test(5, 2) == pytest.approx(58 / 128) and look.sign_test(0, 6) == pytest.approx(2 / 64)
+    assert look.sign_test(3, 3) == 1 and look.sign_test(0, 0) == 1
 
 
 def test_a_missing_verdict_is_one_line(look, made):

@@ -369,6 +369,13 @@ row(
 
 # Methods and widths
 row("`to_pixels` under another name", "builds", "no method to_pixels(); is it to_pixel()?", lambda: make(Renamed))
+method(
+    "predict",
+    "a largest size that the spec does not state",
+    "tile_sizes",
+    "state the largest side that the denoiser takes as max_size",
+    lambda good, self, x, t, c: good(self, x + 0 * torch.zeros(64)[: x.shape[-1]], t, c),
+)
 row("`token_dim` is not the layer's", "predict_shape", "a layer takes 6: correct token_dim", lambda: make(token_dim=7))
 row("`pooled_dim` is not the layer's", "predict_shape", "takes 5: correct pooled_dim", lambda: make(pooled_dim=9))
 

@@ -34,6 +34,13 @@ def remember(self):
     self.module.register_buffer("calls", torch.zeros(()))
 
 
+def limited(good, self, x, t, c):
+    """As with a table of 64 positions a side."""
+    if max(x.shape[-2:]) > 64:
+        raise ValueError(f"latent {tuple(x.shape[-2:])} is larger than the table of positions (64)")
+    return good(self, x, t, c)
+
+
 class Counting(after_init(remember)):
     def predict(self, *args):
         self.module.calls += 1
@@ -89,6 +96,7 @@ BAD = {
     "side_effects": lambda: make(after_init(lambda self: torch.set_default_dtype(torch.float64))),
     "frozen": lambda: make(after_init(lambda self: self.module.conv1.requires_grad_(True))),
     "predict_shape": lambda: make(Variance),
+    "tile_sizes": lambda: predict(limited),
     "odd_sizes": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest)[..., : x.shape[-1] // 2 * 2]),
     "deterministic": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest) + torch.randn(()) * 1e-3),
     "batch_invariance": lambda: predict(lambda good, self, x, *rest: good(self, x, *rest) - x.mean()),
