@@ -2,6 +2,7 @@
 
 A block is everything between `<!-- table:NAME -->` and `<!-- end -->`. NAME is a result file, then a view of it:
     quality:kodak               the main table: our codecs and anchors against VVC, under metrics nothing was trained on
+    bd:kodak                    the same under every metric
     kodak/ours                  BD-rate of our codecs against every anchor
     kodak/points or kodak/points:avif,vvc        mean rate and metrics at every setting
     blind                       verdicts on blind pairs (benchmarks/look.py)
@@ -47,8 +48,8 @@ def render(name: str, results: Path) -> str:
     """
     head, _, choice = name.partition(":")
     stem, _, view = head.partition("/")
-    if stem == "quality":
-        stem, view, choice = choice, "quality", ""
+    if stem in ("quality", "bd"):
+        stem, view, choice = choice, stem, ""
     path = results / f"{stem}.json"
     if not path.is_file():
         return f"Not measured yet: `benchmarks/README.md` says what writes `results/{path.name}`.\n"
@@ -64,6 +65,8 @@ def _table(result: dict[str, Any], view: str, choice: str, name: str) -> Table:
         return tables.speed_table(result, codecs)
     if kind == "rd/quality":
         return tables.quality_table(result)
+    if kind == "rd/bd":
+        return tables.bd_table(result, "vvc")
     if kind == "rd/ours":
         return tables.ours_table(result)
     if kind == "rd/points":

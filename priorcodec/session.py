@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from priorcodec.core.codec import Codec
     from priorcodec.core.latent_refinement import Metric, RefineConfig
     from priorcodec.core.layers.settings import LayerConfig
+    from priorcodec.core.tiling import Plan
     from priorcodec.core.types import Decoded, Encoded
     from priorcodec.registry import Registry
 
@@ -201,6 +202,14 @@ class Session:
             side = adapter_decode.automatic(self.spec.pixel_bytes, self.device)
         largest = self.spec.max_size - 2 * adapter_decode.MARGIN if self.spec.max_size else side
         return min(side or largest, largest)
+
+    def plan(self, height: int, width: int) -> Plan:
+        """The tiles that the backbone decodes an image of that size in."""
+        from priorcodec.adapters import decode as adapter_decode
+        from priorcodec.core import tiling
+
+        whole = max(height, width) <= self.spec.max_size  # one tile, which needs no margins
+        return tiling.plan(height, width, 0 if whole else self.tile, adapter_decode.MARGIN)
 
     def encode(
         self,
@@ -381,11 +390,9 @@ class Session:
     def _image(self, adapter: Adapter, decoded: Decoded) -> np.ndarray:
         """uint8 (h, w, 3). Raises FloatingPointError when a value in it or its latent is not finite."""
         from priorcodec.adapters import decode as adapter_decode
-        from priorcodec.core import tiling
         from priorcodec.core.moments import match_moments
 
-        whole = max(decoded.height, decoded.width) <= self.spec.max_size  # one tile, which needs no margins
-        plan = tiling.plan(decoded.height, decoded.width, 0 if whole else self.tile, adapter_decode.MARGIN)
+        plan = self.plan(decoded.height, decoded.width)
         preview = self.codec.preview_tensor(decoded, perceptual=True)
         found = adapter_decode.latent(adapter, decoded, preview, plan, steps=self.config.steps)
         if self.config.renorm is Renorm.predicted:

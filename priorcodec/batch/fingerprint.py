@@ -93,10 +93,7 @@ def _made_of(session: Session) -> list[Any]:
 
 def _tiles(session: Session, data: bytes) -> list[int]:
     """How many rows and columns of tiles; the same numbers are the same tiles on every machine."""
-    from priorcodec.adapters import decode as adapter_decode
-    from priorcodec.core import tiling
-
     config = session.config
     stream = container.unpack(data, max_pixels=config.max_pixels, layers=config.layer_names)
-    plan = tiling.plan(stream.height, stream.width, session.tile, adapter_decode.MARGIN)
+    plan = session.plan(stream.height, stream.width)
     return [len(plan.rows), len(plan.columns)]

@@ -218,6 +218,7 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
         share = f"{total / spec.parameters:.2%}"
         adapter_file.check(file, spec, encoder_id=encoder_id(shipped.ENCODER.read_bytes()))
         if file.metadata.get("tiny"):
+            share = "of a dry run"
             fits = "a dry run's: decodes through the backbone's tiny random model, which shows that the parts fit"
     except (AdapterError, BackboneError) as error:
         fits = f"no: {error}"

@@ -270,7 +270,9 @@ def _undamaged(data: bytes) -> tuple[str, ...]:
     """Names of the layers in the part of a damaged file that is whole and an image by itself; () if there is none."""
     for names in (("semantic", "latent"), ("latent",), ("semantic",)):
         with suppress(StreamError):
-            return unpack(data, layers=names).layers
+            found = unpack(data, layers=names)
+            if found.string is not None or any(part.type == TEXTURE for part in found.segments):
+                return found.layers
     return ()
 
 

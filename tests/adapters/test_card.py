@@ -86,6 +86,12 @@ def test_a_shipped_backbone_is_no_base_model_on_the_hub(write):
     assert data.base_model is None
 
 
+def test_weights_without_a_version_are_no_base_model_either(write):
+    made = ModelCard.load(card.write(write(revision="0" * 40, source="me/mine")))
+    assert made.data.base_model is None and "in no stated version" in made.text
+    assert "0000" not in made.text and "huggingface.co" not in made.text
+
+
 def test_edits_stay_until_the_adapter_changes(write):
     readme = card.write(write())
     readme.write_text(readme.read_text() + "\nScores: good\n")

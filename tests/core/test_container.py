@@ -2,13 +2,14 @@
 
 import random
 import zlib
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from priorcodec.core import container
-from priorcodec.core.container import LATENT, Container, Segment, overhead_bytes, pack, unpack
+from priorcodec.core.container import LATENT, RESIDUAL, Container, Segment, overhead_bytes, pack, unpack
 from priorcodec.core.errors import StreamError
 
 segments = st.lists(
@@ -285,6 +286,18 @@ def test_named_layers_are_read_whatever_follows_them(count):
     for length in range(first):
         with pytest.raises(StreamError):
             unpack(data[:length], layers=names)
+
+
+def test_a_cut_file_says_which_of_its_layers_are_whole():
+    data = pack(LAYERED)
+    _, structure, texture, latent, _ = ends(data)
+    wanted = {structure + 1: "", texture + 1: "semantic", latent - 1: "semantic", latent + 1: "semantic,latent"}
+    for end, names in wanted.items():
+        with pytest.raises(StreamError, match=f"layers {names}$" if names else "get it again$"):
+            unpack(data[:end])
+    plain = pack(replace(LAYERED, segments=tuple(part for part in LAYERED.segments if part.type == RESIDUAL)))
+    with pytest.raises(StreamError, match="layers latent$"):
+        unpack(plain[:-1])
 
 
 def test_a_latent_alone_becomes_a_plain_file():

@@ -119,6 +119,12 @@ def test_disable_by_variable_by_argument_and_by_package_name(site, monkeypatch):
         registry.spec("sd21")
 
 
+def test_a_disabled_plugin_that_does_not_exist_is_named(site, monkeypatch, caplog):
+    monkeypatch.setenv("PRIORCODEC_DISABLE_PLUGINS", "sd12")
+    open_registry()
+    assert "PRIORCODEC_DISABLE_PLUGINS names sd12, which is not installed" in caplog.text
+
+
 def test_a_disabled_plugin_is_not_even_imported(site):
     install(site, {"loud": "raise SystemExit('imported')"})
     assert records(open_registry())["loud"].problem is Problem.IMPORT

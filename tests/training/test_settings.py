@@ -53,6 +53,7 @@ def test_the_command_lists_its_settings(command, schema):
         ("batch=100000000000", "batch="),
         ("background=nocolor", "background"),
         ("save_minutes=-1", "save_minutes=-1"),
+        ("adapter.start=100", "a list of numbers in brackets"),
         ("loss.grid=1", "no setting 'loss.grid'; nearest"),
     ],
 )
@@ -104,6 +105,13 @@ def test_tiny_changes_defaults_and_nothing_that_was_given(tmp_path):
     mixed = from_words(AdapterRunConfig, [*NEEDED, f"config={file}", "crop=128"])
     assert (mixed.batch, mixed.crop, mixed.log_every) == (6, 128, 1)
     assert from_words(AdapterRunConfig, [*NEEDED, f"config={file}", "tiny=false"]).log_every == 50
+
+
+def test_a_file_may_say_backbone_as_words_do(tmp_path):
+    file = tmp_path / "mine.yaml"
+    for text in ("backbone: nano_dit\n", "backbone:\n  name: nano_dit\n"):
+        file.write_text(text)
+        assert from_words(AdapterRunConfig, [*NEEDED, f"config={file}"]).backbone.name == "nano_dit"
 
 
 @pytest.mark.parametrize(

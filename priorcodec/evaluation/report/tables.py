@@ -45,7 +45,7 @@ def bd_table(result: dict[str, Any], anchor: str) -> Table:
     if not cells:
         return Table(heads=[], rows=[], note=f"No BD-rate against {anchor}: it was not measured.")
     codecs = [c for c in result["codecs"] if any(key[0] == c for key in cells)]
-    rows = [[result["codecs"][c], *(_bd_cell(cells.get((c, m))) for m in shown)] for c in codecs]
+    rows = [[result["codecs"][c], *(_bd_cell(cells.get((c, m)), len(result["images"])) for m in shown)] for c in codecs]
     note, against = f"Rate at equal quality {_bd_note(result)}", f"against {result['codecs'].get(anchor, anchor)}"
     return Table(heads=[against, *(m["label"] for m in shown.values())], rows=rows, note=note + mark_note(result))
 
@@ -64,7 +64,7 @@ def ours_table(result: dict[str, Any]) -> Table:
         (c, a) for c in titles if c in result.get("ours", []) for a in anchors(result) if a not in (c, *result["ours"])
     ]
     rows = [
-        [titles[c], titles.get(a, a), *(_bd_cell(cells.get((c, a, m))) for m in shown)]
+        [titles[c], titles.get(a, a), *(_bd_cell(cells.get((c, a, m)), len(result["images"])) for m in shown)]
         for c, a in pairs
         if any((c, a, m) in cells for m in shown)
     ]
@@ -80,7 +80,7 @@ def _bd_note(result: dict[str, Any]) -> str:
     over = f" between {rates[0]:g} and {rates[1]:g} bpp" if rates else ""
     images = f"{len(result['images'])} images"
     if any("per_image" in entry for entry in result["bd_rate"]):
-        kind = f"mean of the BD-rates of {images}{over} ± its standard error; without ±, of the curves of means"
+        kind = f"mean of the BD-rates of {images}{over} ± its standard error; without ±, BD-rate of the curves of means"
     else:
         kind = f"BD-rate{over} of the curves of means over {images}"
     return (
@@ -143,7 +143,8 @@ def number(value: float | None, metric: str) -> str:
     return f"{value:.2f}" if metric in ("psnr", "ssimulacra2", "lite1_frechet") else f"{value:.4f}"
 
 
-def _bd_cell(entry: dict[str, Any] | None) -> str:
+def _bd_cell(entry: dict[str, Any] | None, total: int) -> str:
+    """BD-rate of an entry, over `total` images."""
     if entry is None:
         return "-"
     images = entry.get("per_image")
@@ -151,4 +152,5 @@ def _bd_cell(entry: dict[str, Any] | None) -> str:
         return "no overlap"
     overlap = images["overlap"] if images else entry["overlap"]
     value = f"{images['mean']:+.1f} ± {images['error']:.1f}%" if images else f"{entry['percent']:+.1f}%"
-    return f"{value} ({overlap:.0%}){'*' if overlap < SHORT else ''}"
+    few = f", {images['images']} images" if images and images["images"] < total else ""
+    return f"{value} ({overlap:.0%}{few}){'*' if overlap < SHORT else ''}"
