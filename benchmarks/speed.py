@@ -1,6 +1,6 @@
 """How long coding takes and how much memory, part by part.   python benchmarks/speed.py NAME --codecs nano_pixel avif
 
-    encode | decode = entropy decode, preview, adapter, denoiser, autoencoder | whole commands from the shell (--commands)
+    encode | decode = entropy decode, preview, adapter, denoiser, to pixels | whole commands from the shell (--commands)
 Every codec and size runs in a fresh process, so that its peak memory is its own: what torch allocated on a GPU,
 elsewhere the whole process. `--random sd15 sdxl pixart` times full-size backbones with random weights, which take as
 long: without and with adapter, per --dtypes, compiled with --compile. Ratios are against --anchor in the same run.
@@ -97,7 +97,7 @@ def _coder(task: Task, folder: Path) -> Stages:
 
 
 def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) -> Stages:
-    """Adapter, denoiser and autoencoder, each fed what the one before it gave."""
+    """Adapter, denoiser and the way to pixels, each fed what the one before it gave."""
     import torch
 
     from priorcodec.backbones.conditions import make_condition
@@ -116,7 +116,7 @@ def _parts(adapter: Any, backbone: Any, y_hat: Any, quality: Any, preview: Any) 
                 adapter.refiner(preview, preview, quality)
 
         yield "adapter", torch.inference_mode()(once)
-        yield "autoencoder", torch.inference_mode()(lambda: backbone.to_pixels(z))
+        yield "to pixels", torch.inference_mode()(lambda: backbone.to_pixels(z))
         whole = torch.inference_mode()(lambda: adapter.to_pixels(adapter(y_hat, quality, preview).z, quality, preview))
         yield "decode after entropy", whole
 

@@ -17,7 +17,7 @@ def test_stages_ratios_and_memory(weights, tmp_path):
     result = json.loads((tmp_path / "small.json").read_text())
     rows = result["rows"]
     parts = ["encode", "decode", "entropy decode", "preview"]
-    parts += ["denoiser", "adapter", "autoencoder", "decode after entropy"]
+    parts += ["denoiser", "adapter", "to pixels", "decode after entropy"]
     name = "toy-encoder=encoder.safetensors-adapter=toy.safetensors"
     assert [r["stage"] for r in rows if r["codec"] == name and r["width"] == 128] == parts
     assert [r["stage"] for r in rows if r["codec"] == "toy" and r["width"] == 128] == [
