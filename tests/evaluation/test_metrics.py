@@ -228,7 +228,7 @@ def test_missing_weights_are_one_line(tmp_path, monkeypatch):
     pytest.importorskip("lpips")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     line = metrics.missing("lpips_alex")
-    assert line and "alexnet-owt-7be5be79.pth are not in torch's cache" in line and "\n" not in line
+    assert line and "alexnet-owt-7be5be79.pth is not in torch's cache" in line and "\n" not in line
     names, lines = metrics.available(["psnr", "lpips_alex"])
     assert names == ["psnr"] and lines == [line]
     with pytest.raises(WeightsError, match="not in torch's cache"):

@@ -73,7 +73,7 @@ def in_python(reader, data, max_pixels):
             y_hat_q, symbols = reader.latent(content)
             outcome |= {"symbols": symbols, "sum": float(y_hat_q.sum(dtype=float))}
     except StreamError as error:
-        return {"refused": str(error)}
+        return {"refused": str(error).partition(", or decode what is whole")[0]}  # the page reads all layers or none
     if content.string is None or {STRUCTURE, TEXTURE}.intersection(segment.type for segment in content.segments):
         try:
             outcome["regions"] = layers.digests(data, reader, semantic_tables())
