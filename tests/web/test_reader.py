@@ -73,7 +73,7 @@ def in_python(reader, data, max_pixels):
             y_hat_q, symbols = reader.latent(content)
             outcome |= {"symbols": symbols, "sum": float(y_hat_q.sum(dtype=float))}
     except StreamError as error:
-        return {"refused": str(error).partition(", or decode what is whole")[0]}  # the page reads all layers or none
+        return {"refused": str(error)}
     if content.string is None or {STRUCTURE, TEXTURE}.intersection(segment.type for segment in content.segments):
         try:
             outcome["regions"] = layers.digests(data, reader, semantic_tables())
@@ -163,6 +163,9 @@ def test_damaged_files_have_the_outcome_that_python_gives_them(reader, tmp_path,
     found = in_javascript(damaged, LARGEST)
     record_property("tries", len(damaged))
     wanted = {name: in_python(reader, data, LARGEST) for name, data in damaged.items()}
+    for outcome in wanted.values():
+        if "refused" in outcome:  # the page reads all layers or none
+            outcome["refused"] = outcome["refused"].partition(", or decode what is whole")[0]
     assert {name: (found[name], outcome) for name, outcome in wanted.items() if found[name] != outcome} == {}
     lines = [outcome["refused"] for outcome in wanted.values() if "refused" in outcome]
     assert len(set(lines)) > 20 and all("\n" not in line and len(line) < 300 for line in lines)
