@@ -143,9 +143,8 @@ def make(args: argparse.Namespace) -> None:
             args.folder / f"pair-{number:02}.png"
         )
         left, right = (pair.second, pair.first) if swapped else (pair.first, pair.second)
-        sizes = dict(zip(("first_bytes", "second_bytes"), map(len, data), strict=True))
-        sides = {"pixels": pixels.shape[0] * pixels.shape[1], "left": left, "right": right}
-        key.append({"sheet": f"pair-{number:02}", **vars(pair), **sizes, **sides})
+        sizes = {"first_bytes": len(data[0]), "second_bytes": len(data[1]), "pixels": pixels.shape[0] * pixels.shape[1]}
+        key.append({"sheet": f"pair-{number:02}", **vars(pair), **sizes, "left": left, "right": right})
         print(f"\r{number} of {len(images) * len(pairs)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     _write_verdicts(args.folder, [{"sheet": row["sheet"], "verdict": "", "note": ""} for row in key])

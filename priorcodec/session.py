@@ -346,7 +346,7 @@ class Session:
                 return OUTPUTS[output](decode(content))
             except StreamError as error:
                 if isinstance(data, str | os.PathLike):
-                    raise StreamError(f"{printable(os.fspath(data))}: {error}") from error
+                    raise StreamError(f"{printable(os.fsdecode(data))}: {error}") from error
                 raise
 
     def _own_precision(self) -> torch.autocast:

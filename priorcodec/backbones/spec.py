@@ -152,6 +152,10 @@ class Backbone(Protocol):
         ...
 
 
+METHODS = ("alpha_bar", "predict", "to_latents", "to_pixels")
+"""Of a `Backbone`."""
+
+
 @runtime_checkable
 class LowMemory(Protocol):
     """Optional methods of a backbone whose autoencoder can trade time for memory; used with `low_memory=True`."""

@@ -130,6 +130,9 @@ def bd_table(
         (those with a BD-rate).
     """
     table, codecs = [], dict.fromkeys(r["codec"] for r in mean_rows)
+    by_image: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_image.setdefault(row["image"], []).append(row)
     for codec in codecs:
         for metric, up in higher.items():
             bd = None if codec == anchor else _compare(mean_rows, anchor, codec, metric, up, rates)
@@ -138,9 +141,6 @@ def bd_table(
             percent = None if bd.percent is None else round(bd.percent, 2)
             entry = {"codec": codec, "anchor": anchor, "metric": metric, "percent": percent}
             entry |= {"overlap": round(bd.overlap, 3), "low": bd.low, "high": bd.high}
-            by_image: dict[str, list[dict[str, Any]]] = {}
-            for row in rows:
-                by_image.setdefault(row["image"], []).append(row)
             found = [_compare(part, anchor, codec, metric, up, rates) for part in by_image.values()]
             single = [(one.percent, one.overlap) for one in found if one is not None and one.percent is not None]
             if len(single) > 1:

@@ -98,6 +98,9 @@ class ResNet50(FeatureNetwork):
             inputs = [values.get(name, name) for name in node.input]
             self.nodes.append((node.op_type, inputs, node.output[0], settings))
         self.start = graph.node[0].output[0]
+        last = {name: i for i, (_, inputs, _, _) in enumerate(self.nodes) for name in inputs if isinstance(name, str)}
+        self.done = [[name for name, at in last.items() if at == i] for i in range(len(self.nodes))]
+        """What no node after this one reads."""
 
     def features(self, x: Tensor) -> list[Tensor]:
         import torch
@@ -105,7 +108,7 @@ class ResNet50(FeatureNetwork):
 
         found = {self.start: x.flip(1) - torch.tensor([104.0, 117.0, 123.0]).view(1, 3, 1, 1)}  # blue first
         last: dict[int, Tensor] = {}
-        for kind, inputs, output, settings in self.nodes:
+        for (kind, inputs, output, settings), done in zip(self.nodes, self.done, strict=True):
             a, *more = (found[name] if isinstance(name, str) else name for name in inputs)
             if settings.get("pads"):
                 top, left, bottom, right = settings["pads"]
@@ -117,6 +120,8 @@ class ResNet50(FeatureNetwork):
             else:
                 value = a + more[0] if kind == "Add" else a.relu()
             found[output] = value
+            for name in done:
+                del found[name]
             if kind == "Relu":
                 last[value.shape[-1]] = value  # of each width, the last is kept
         return list(last.values())

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from priorcodec.backbones.spec import AdapterSource, BackboneSpec
+from priorcodec.backbones.spec import METHODS, AdapterSource, BackboneSpec
 from priorcodec.core.errors import AdapterError, BackboneError, ConfigError, PriorCodecError, WeightsError
 from priorcodec.core.io.names import one_line
 from priorcodec.registry import adapter_sources, weights
@@ -170,7 +170,7 @@ class Registry:
         """
         try:
             built = spec.build_tiny() if tiny else spec.build(weights, dtype=dtype)
-            for wanted in ("module", "to", "alpha_bar", "predict", "to_latents", "to_pixels"):
+            for wanted in ("module", "to", *METHODS):
                 if not hasattr(built, wanted):
                     raise TypeError(f"gave {type(built).__name__} without {wanted}, wanted a priorcodec.Backbone")
             return built

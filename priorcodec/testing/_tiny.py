@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from priorcodec.adapters import rules
 from priorcodec.backbones.conditions import map_condition, tensors
-from priorcodec.backbones.spec import BackboneSpec, Prediction
+from priorcodec.backbones.spec import METHODS, BackboneSpec, Prediction
 from priorcodec.testing import _side_effects as side_effects
 from priorcodec.testing._calls import CLOSE, calls, replace_tensor
 from priorcodec.testing._run import CheckError, SkipCheck, Subject, describe, require, require_equal, require_shape
-
-METHODS = ("alpha_bar", "predict", "to_latents", "to_pixels")
 
 
 def check_builds(subject: Subject) -> None:

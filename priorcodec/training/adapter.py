@@ -32,7 +32,7 @@ from priorcodec.core.weights import encoder_id, load_simulation
 from priorcodec.training import losses, sources, words
 from priorcodec.training.critic import Critic, CriticTrainer
 from priorcodec.training.frozen import assert_unchanged, build_frozen, checkpoint_gradients, fingerprint, modules
-from priorcodec.training.perceptual import VIEW, Look, PerceptualDistance
+from priorcodec.training.perceptual import Look, PerceptualDistance
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import AdapterRunConfig, LossWeights, Part
 from priorcodec.training.warm_start import warm_start
@@ -172,7 +172,7 @@ class Objective(nn.Module):
     def step(self, wrapped: Any, batch: StepBatch) -> tuple[Tensor, dict[str, float]]:
         """Loss and scalars to log of one batch; the critic's gradient is taken here. wrapped: this module in its trainer."""
         height, width = batch.images.shape[-2:]
-        distance, rng = self._others[1], random.Random(int(batch.rng.integers(2**62)))
+        distance, rng = self._others[1], random.Random(batch.seed())
         look = None if distance is None else distance.draw(rng, (height, width))
         channels, rows, columns = self.adapter.noise_shape(height, width)
         noise = batch.normal(2 * channels, rows, columns)
@@ -255,7 +255,7 @@ class Objective(nn.Module):
 def _distance(config: AdapterRunConfig, run: Run) -> PerceptualDistance | None:
     if not config.loss.perceptual:
         return None
-    distance = PerceptualDistance(side=min(VIEW, config.crop)).to(run.device, **CHANNELS_LAST)
+    distance = PerceptualDistance().to(run.device, **CHANNELS_LAST)
     if config.compile and any(map(shutil.which, ("c++", "g++", "clang++"))):
         for network in distance.networks:
             network.compile()

@@ -20,7 +20,7 @@ from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import ImageEncoder
 from priorcodec.core.weights import save_encoder
 from priorcodec.training import checkpoint, frequencies, words
-from priorcodec.training.perceptual import VIEW, Look, PerceptualDistance
+from priorcodec.training.perceptual import Look, PerceptualDistance
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import EncoderRunConfig
 
@@ -58,7 +58,7 @@ def _train(run: Run, config: EncoderRunConfig) -> Path | None:
         run.log(f"starts with the averaged weights of {config.start}")
     distance = None
     if config.distance:
-        distance = PerceptualDistance(side=min(VIEW, config.crop)).to(run.device, **fast)
+        distance = PerceptualDistance().to(run.device, **fast)
     schedule = LambdaSchedule(**vars(config.lambdas), levels=shape.levels)
     objective = Objective(model, schedule, distance, weight=config.distance, bf16=run.bf16)
     loop = run.loop(objective, identity={})
@@ -103,7 +103,7 @@ class Objective(nn.Module):
     def step(self, wrapped: Any, batch: StepBatch) -> tuple[Tensor, dict[str, float]]:
         """Loss and scalars to log of one batch. wrapped: this module in its trainer."""
         perceptual = torch.tensor([slot % 2 == 1 for slot in batch.slots], device=batch.images.device)
-        (distance,), rng = self._distance, random.Random(int(batch.rng.integers(2**62)))
+        (distance,), rng = self._distance, random.Random(batch.seed())
         look = None if distance is None else distance.draw(rng, batch.images.shape[-2:])
         loss, terms = wrapped(batch.images, batch.quality, perceptual, batch.uniform(), look)
         return loss, {"loss": loss.item()} | {key: term.item() for key, term in terms.items()}

@@ -239,7 +239,7 @@ class PerceptualDistance(nn.Module):
     """Images (b, 3, h, w) in [-1, 1] and a look at them -> distances (b,), smaller is more alike.
 
     Args:
-        side: Of the views, in pixels; VGG-16 sees views of two thirds.
+        side: Of the views, in pixels, at most; VGG-16 sees views of two thirds.
 
     Raises:
         TrainingError: The `train` extra, whose packages hold the weights, is not installed.
@@ -258,7 +258,8 @@ class PerceptualDistance(nn.Module):
     def draw(self, rng: random.Random, size: Sequence[int]) -> Look:
         """A random look at images of this height and width."""
         through = int(rng.random() < VGG_SHARE)
-        side = 2 * self.side // 3 if through else self.side
+        side = min(self.side, *size)
+        side = 2 * side // 3 if through else side
         return Look(through=through, view=View.draw(rng, size, side))
 
     def forward(self, x_hat: Tensor, x: Tensor, look: Look) -> Tensor:

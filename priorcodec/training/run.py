@@ -201,8 +201,12 @@ class StepBatch:
         whole = torch.randn((self.batch, *shape), generator=generator, device=generator.device)
         return whole[self.slots.start : self.slots.stop]
 
+    def seed(self) -> int:
+        """A further seed of this step, the same in all processes."""
+        return int(self.rng.integers(2**62))
+
     def _generator(self) -> torch.Generator:
-        return torch.Generator(self.images.device).manual_seed(int(self.rng.integers(2**62)))
+        return torch.Generator(self.images.device).manual_seed(self.seed())
 
 
 def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:

@@ -24,7 +24,7 @@ def test_periodic_artifact_minds_a_pattern_in_full(period):
     assert losses.periodic_artifact(x, x) == 0
 
 
-@pytest.mark.parametrize("side", [64, 96, 192])
+@pytest.mark.parametrize("side", [64, 96, 128, 192])
 def test_periodic_artifact_spares_what_does_not_repeat(side):
     x, noise = (
         torch.zeros(1, 3, side, side),
@@ -33,7 +33,7 @@ def test_periodic_artifact_spares_what_does_not_repeat(side):
     strength = noise.abs().mean()
     pattern = dots(8)[..., :64, :64].repeat(1, 1, 3, 3)[..., :side, :side]
     assert losses.periodic_artifact(x + 0.3, x) < 1e-6  # another brightness
-    assert losses.periodic_artifact(noise, x) < 0.7 * strength
+    assert losses.periodic_artifact(noise, x) < (0.3 if side >= 96 else 0.4) * strength  # few blocks average less
     assert (
         losses.periodic_artifact(noise, x)
         < 0.4 * losses.periodic_artifact(pattern, x) * strength / pattern.abs().mean()
