@@ -154,7 +154,7 @@ def compose(
     result = _merged(schema, pairs, known, found) if pairs else schema()
     found += getattr(result, "problems", list)()
     if found:
-        raise ConfigError("\n".join([f"{len(found)} wrong settings:", *found]) if len(found) > 1 else found[0])
+        raise ConfigError("\n".join([f"{len(found)} invalid settings:", *found]) if len(found) > 1 else found[0])
     return result
 
 

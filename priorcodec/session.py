@@ -94,7 +94,7 @@ class Session:
 
     Args:
         config: Settings of the decoder.
-        encoder: Weight file of another encoder than the shipped one.
+        encoder: Weight file of an encoder other than the shipped one.
         registry: Plugins to use; opened when first needed if None.
 
     Attributes:
@@ -230,16 +230,16 @@ class Session:
         """Encode one image. At most one of `quality`, `bpp` and `max_bytes` may be given; none means quality 6.
 
         Args:
-            image: Path, PIL image, uint8 array (h, w, 3) or (h, w), or tensor (3, h, w) in [-1, 1].
+            image: Path, bytes, PIL image, uint8 array (h, w), (h, w, 3) or (h, w, 4), or tensor (3, h, w) in [-1, 1].
             quality: In levels, 0 (smallest file) to 11; fractions are allowed.
             bpp: Largest bits per pixel of the true size; the largest file within it is made.
             max_bytes: Largest size of the file in bytes; the largest file within it is made.
             background: Color behind transparency, such as "white" or "#rrggbb".
             statistics: Write the image's color statistics, which decoding with renorm="written" needs.
             layers: What is written: "semantic" (regions and their texture), "latent", "residual" (what the latent leaves).
-            residual: How much of the residual is written, 0 to 10; None for all of it where `layers` has one.
+            residual: How much of the residual is written, 0 to 10; None for all of it if `layers` or `roi` asks for one.
             roi: Regions of interest (x, y, width, height) in pixels: the residual is written for these alone.
-            refine: Steps of online latent optimization, 0 to 10000.
+            refine: Steps of latent refinement, 0 to 10000.
             refine_metric: Distortion that refinement minimizes: "psnr", or "gmsd" for mostly the strength of edges.
             progress: Called with the number of refinement steps done.
 
@@ -326,7 +326,7 @@ class Session:
         Args:
             data: As for `decode`.
             output: As for `decode`.
-            perceptual: Use the decoder that was trained to look like the original, not the one for least error.
+            perceptual: Use the decoder trained with a perceptual loss instead of the one trained for MSE.
 
         Raises:
             StreamError: Damaged or foreign bytes.
@@ -489,9 +489,9 @@ def open_session(
     registry: Registry | None = None,
     config: DecodeConfig | str | os.PathLike[str] | None = None,
 ) -> Session:
-    """Open a session. Nothing is loaded until it is needed; paths are those of the folder that is current now.
+    """Open a session. Nothing is loaded until it is needed; relative paths are resolved now.
 
-    A setting that is None is taken from `config`, and has its default without one.
+    A setting that is None is taken from `config`, or has its default if there is none.
 
     Args:
         backbone: Name of a backbone, nano_pixel by default; `list_backbones` lists them.
@@ -508,7 +508,7 @@ def open_session(
         max_pixels: Refuse images and files with more pixels, by default 2**26.
         tile: Side in pixels of the tiles that larger images are split into; by default what memory allows; 0 for no tiles.
         layers: Layers of the file to decode: "semantic", "latent", "residual"; by default all. What follows may be missing.
-        encoder: Weight file of another encoder than the shipped one.
+        encoder: Weight file of an encoder other than the shipped one.
         registry: Plugins to use; None for all that are installed.
         config: A `DecodeConfig` or a YAML file with its fields, for the settings that are not given.
 
@@ -606,7 +606,7 @@ def _check(config: DecodeConfig) -> None:
     problems = problems or config.problems()
     if problems:
         raise ConfigError(
-            "\n".join([f"{len(problems)} wrong settings:", *problems]) if len(problems) > 1 else problems[0]
+            "\n".join([f"{len(problems)} invalid settings:", *problems]) if len(problems) > 1 else problems[0]
         )
 
 

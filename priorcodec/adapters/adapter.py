@@ -145,10 +145,10 @@ class Adapter(nn.Module):
             spec: The backbone it is for, e.g. `open_registry().spec("sdxl")`.
             revision: Commit on the Hub, 40 hex digits.
             filename: Name in the folder or repository, BACKBONE.adapter.safetensors if None.
-            encoder: Weight file of another encoder than the shipped one.
+            encoder: Weight file of an encoder other than the shipped one.
 
         Raises:
-            AdapterError: It cannot be had, or belongs to another backbone, revision or encoder.
+            AdapterError: It cannot be found or downloaded, or belongs to another backbone, revision or encoder.
             WeightsError: The encoder's file cannot be read.
         """
         from priorcodec.adapters import file as adapter_file
@@ -235,7 +235,7 @@ class Adapter(nn.Module):
         """Attach to a backbone built from `spec`, to train: LoRA by peft, with the values of `lora_values` if there are any.
 
         Raises:
-            AdapterError: Attached already, or another adapter is; or peft is not installed.
+            AdapterError: It is attached already, the backbone carries another adapter, or peft is not installed.
             BackboneError: The LoRA rules or fusion sites do not fit the module tree.
         """
         ranks = self._ranks(backbone)
@@ -252,7 +252,7 @@ class Adapter(nn.Module):
             keep: Keep the weights that are replaced, so that `eject` can restore them; it takes their memory twice.
 
         Raises:
-            AdapterError: Attached already, or another adapter is; or the LoRA does not fit.
+            AdapterError: It is attached already, the backbone carries another adapter, or the LoRA does not fit.
             BackboneError: The LoRA rules or fusion sites do not fit the module tree.
         """
         ranks = self._ranks(backbone)

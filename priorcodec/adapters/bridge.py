@@ -22,7 +22,7 @@ from priorcodec.core.transforms import blocks
 
 
 class LatentPredictor(nn.Module):
-    """Predicts the backbone's latent. A fresh one answers the mean latent everywhere, or the preview where z is pixels.
+    """Predicts the backbone's latent. A fresh one predicts the mean latent everywhere, or the preview where z is pixels.
 
     Args:
         m: Channels of y_hat.

@@ -41,7 +41,7 @@ With this adapter the diffusion model {model} decodes the `.gic` files of PriorC
 
     priorcodec decode photo.gic --backbone {backbone} --adapter {file}
 
-takes the file from this folder; `--adapter OWNER/REPO/{file}@COMMIT` fetches it from the Hub (COMMIT: 40 hex digits, no branch).
+takes the file from this folder; `--adapter OWNER/REPO/{file}@COMMIT` fetches it from the Hub (COMMIT: its 40 hex digits).
 
 ## What it is
 

@@ -37,7 +37,7 @@ def locate(location: str | Path, filename: str, revision: str | None) -> Path:
     repo = str(location)
     if not re.fullmatch(HUB_ID, repo):
         raise AdapterError(
-            f"{location} is no file or folder here and no repository: give a {SUFFIX} file or OWNER/REPO"
+            f"{location} is neither a local file or folder nor a repository: give a {SUFFIX} file or OWNER/REPO"
         )
     if revision is None or not COMMIT.fullmatch(revision):
         raise AdapterError(
@@ -45,7 +45,7 @@ def locate(location: str | Path, filename: str, revision: str | None) -> Path:
             "give revision=COMMIT"
         )
     if not filename.endswith(SUFFIX):
-        raise AdapterError(f"{filename} is no {SUFFIX} file: give the name of one in {repo}")
+        raise AdapterError(f"{filename} is not a {SUFFIX} file: give the name of one in {repo}")
     return download(repo, filename, revision)
 
 
@@ -58,7 +58,7 @@ def download(repo: str, filename: str, revision: str) -> Path:
             return Path(hf_hub_download(repo, filename, revision=revision))
     except Exception as error:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
         raise AdapterError(
-            f"{repo}/{filename} is not on this machine and the Hub did not give it ({type(error).__name__}): "
+            f"{repo}/{filename} is not on this machine and could not be downloaded from the Hub ({type(error).__name__}): "
             f"run `hf download {repo} {filename} --revision {revision}` with a network, or name a {SUFFIX} file"
         ) from error
 

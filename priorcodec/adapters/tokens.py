@@ -21,7 +21,7 @@ def _normal(*shape: int, std: float) -> Tensor:
 class TokenMapper(nn.Module):
     """Makes the tokens and the pooled vector that the denoiser is conditioned on.
 
-    tokens = base + attention of learned queries over y_hat; a fresh mapper answers the base alone. A denoiser with several
+    tokens = base + attention of learned queries over y_hat; a fresh mapper returns the base alone. A denoiser with several
     text encoders gets a sequence of n tokens for each.
 
     Args:

@@ -43,12 +43,12 @@ class ImageInput(enum.StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What `Backbone.predict` is conditioned on besides time. A field is there if the spec asks for it, and None otherwise.
+    """What `Backbone.predict` is conditioned on besides time. Fields that the spec does not request are None or empty.
 
     Attributes:
-        tokens: In the place of an encoded prompt (b, n, `token_dim`).
-        more_tokens: Of further text encoders, each (b, n, width), in the order of `more_token_dims`.
-        pooled: In the place of a pooled prompt or an image embedding (b, `pooled_dim`).
+        tokens: Take the place of an encoded prompt (b, n, `token_dim`).
+        more_tokens: The same for further text encoders, each (b, n, width), in the order of `more_token_dims`.
+        pooled: Takes the place of a pooled prompt or an image embedding (b, `pooled_dim`).
         preview: The file's preview (b, 3, h * stride, w * stride), nominally in [-1, 1].
         thumbnail: Means of the preview on the latent grid (b, 3, h, w).
         latent: The preview in the latent space: the adapter's estimate of z (b, channels, h, w).
@@ -66,7 +66,7 @@ class Condition:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraRule:
-    """A set of modules that get a LoRA. It is an error if the pattern matches another number of modules than stated.
+    """A set of modules that get a LoRA. It is an error if the number of matching modules differs from the stated one.
 
     Attributes:
         pattern: Regular expression, matched against the whole module path inside `Backbone.module`.
@@ -83,8 +83,8 @@ class LoraRule:
 class FusionSite:
     """A module of the denoiser whose output attends to features of the file.
 
-    Its output holds the image's positions alone: (b, channels, h, w), or (b, h * w, channels) of a transformer. A block that
-    mixes text and image in one stream, or answers both, is no site; the feed-forward layer of its image stream is.
+    Its output contains image positions only: (b, channels, h, w), or (b, h * w, channels) for a transformer. A block that mixes
+    text and image in one stream, or returns both, cannot be a site; the feed-forward layer of its image stream can.
 
     Attributes:
         module: Path inside `Backbone.module`, the same in the full and the tiny model.
@@ -268,11 +268,11 @@ class BackboneSpec:
         for key in ("denoiser_subfolder", "autoencoder_subfolder", "scheduler_subfolder"):
             value = getattr(self, key)
             if value and value != "." and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", value):
-                problems.append(f"{key} {value!r} is no folder inside a repository like 'unet'")
+                problems.append(f"{key} {value!r} is not a folder inside a repository like 'unet'")
         if self.more_token_dims and not self.token_dim:
             problems.append("more_token_dims is stated without token_dim: state the first width there")
         if self.max_size and (self.max_size < 192 or self.max_size % 64):
-            problems.append(f"max_size {self.max_size} is no multiple of 64 from 192 up, or 0 for any")
+            problems.append(f"max_size {self.max_size} is not a multiple of 64 from 192 up, nor 0 for any")
         if self.gpu_dtype not in ("bfloat16", "float16", "float32"):
             problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:

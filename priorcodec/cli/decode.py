@@ -100,7 +100,7 @@ def preview(
         bool,
         typer.Option(
             "--perceptual",
-            help="Use the decoder trained for visual quality instead of the one trained for least error.",
+            help="Use the decoder trained with a perceptual loss instead of the one trained for MSE.",
         ),
     ] = False,
     skip_existing: options.Skip = False,

@@ -26,11 +26,11 @@ def encode(
         float | None, typer.Option("-q", "--quality", help="0 (smallest file) to 11; fractions allowed; default 6.")
     ] = None,
     bpp: Annotated[
-        float | None, typer.Option(help="Highest rate in bits per pixel; the best quality that fits is used.")
+        float | None, typer.Option(help="Rate target in bits per pixel: the largest file within it is written.")
     ] = None,
     target_bytes: Annotated[
         int | None,
-        typer.Option("--target-bytes", help="Largest file size in bytes; the best quality that fits is used."),
+        typer.Option("--target-bytes", help="Size target in bytes: the largest file within it is written."),
     ] = None,
     background: Annotated[
         str | None, typer.Option(help="Color to put behind transparent areas: white, #rrggbb, ...")
@@ -44,11 +44,13 @@ def encode(
     ] = "latent",
     residual: Annotated[
         float | None,
-        typer.Option(help="Add a residual layer: 0 (little) to 10 (all), which --layers latent,residual means."),
+        typer.Option(help="Add a residual layer, 0 (least) to 10 (all); `--layers latent,residual` alone means 10."),
     ] = None,
     roi: Annotated[
         list[str] | None,
-        typer.Option(metavar="X,Y,W,H", help="Write the residual for this region alone, in pixels; may be repeated."),
+        typer.Option(
+            metavar="X,Y,W,H", help="Write the residual layer for this rectangle only, in pixels; may be repeated."
+        ),
     ] = None,
     refine: Annotated[
         int,

@@ -89,7 +89,7 @@ def report(
         list[Path], typer.Argument(metavar="RESULTS...", help="Result files of the benchmarks, or folders of them.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The page to write.")] = Path("report.html"),
-    images: Annotated[Path | None, typer.Option(help="What `benchmarks/rd.py --keep` wrote.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder that `benchmarks/rd.py --keep` wrote.")] = None,
     force: options.Force = False,
     verbose: options.Verbose = False,
 ) -> None:
@@ -102,7 +102,7 @@ def report(
     from priorcodec.evaluation import report as page
 
     if images is not None and not images.is_dir():
-        raise ConfigError(f"{images} is no folder; give --images what `benchmarks/rd.py --keep` wrote")
+        raise ConfigError(f"{images} is not a folder; give --images the folder that `benchmarks/rd.py --keep` wrote")
     atomic.check_output(output, page.files(results), replace=force)
     atomic.make_folder(output.parent)
     page.build(results, output, images=images, overwrite=force)

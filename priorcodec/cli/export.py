@@ -13,7 +13,7 @@ from priorcodec.core.errors import ConfigError
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; made if it does not exist.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write into; created if it does not exist.")],
     backbone: Annotated[str | None, typer.Option(help="Backbone to export; default nano_pixel.")] = None,
     weights: Annotated[
         str | None, typer.Option(help="Weights of the backbone: folder, file or OWNER/REPO@COMMIT.")

@@ -92,7 +92,7 @@ def edit(
     ] = None,
     recolor: Annotated[str | None, typer.Option(help="New mean color: a name or #rrggbb.")] = None,
     drop_latent: Annotated[
-        bool, typer.Option("--drop-latent", help="Keep the semantic layers alone, as without a latent.")
+        bool, typer.Option("--drop-latent", help="Write the semantic layers only, without a latent.")
     ] = False,
     device: options.Device = None,
     max_pixels: options.MaxPixels = None,

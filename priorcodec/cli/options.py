@@ -43,8 +43,10 @@ Output = Annotated[
     str | None,
     typer.Option("-o", "--output", help="A file for one input, a folder for several, - for standard output."),
 ]
-Device = Annotated[str | None, typer.Option(help="Device: auto (default), cpu, cuda, cuda:1, mps or xpu.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON list instead of lines.")]
+Device = Annotated[
+    str | None, typer.Option(help="Device: auto (default; CUDA if available, else CPU), cpu, cuda, cuda:1, mps or xpu.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite existing outputs.")]
 Skip = Annotated[
     bool,
@@ -176,9 +178,9 @@ def _no_setting(ctx: typer.Context, word: str) -> str:
     option = "--" + key.removeprefix("backbone.").replace("_", "-")
     known = [name for parameter in ctx.command.params for name in parameter.opts if name.startswith("--")]
     if option in known:
-        return f"got {word}, which is no file; settings are given as options: {option} {value}"
+        return f"got {word}, which is not a file; settings are given as options: {option} {value}"
     siblings = getattr(ctx.parent.command, "commands", {}) if ctx.parent else {}
     others = [name for name, other in siblings.items() if any(option in p.opts for p in other.params)]
     near = difflib.get_close_matches(option, known, n=1)
     hint = f"it is one of {' and '.join(others)}" if others else f"nearest: {near[0]}" if near else "see --help"
-    return f"got {word}, which is no file, and {ctx.info_name} has no option {option}; {hint}"
+    return f"got {word}, which is not a file, and {ctx.info_name} has no option {option}; {hint}"

@@ -28,7 +28,7 @@ def backbones(
 ) -> None:
     """List available backbones.
 
-    With size, latent space, prediction type, license, whether the weights are on this machine, and known adapters.
+    Shows size, latent space, prediction type, license, whether the weights are on this machine, and known adapters.
     """
     from priorcodec.registry import open_registry
 

@@ -72,21 +72,21 @@ def _hub_file(source: AdapterSource) -> tuple[str, str, str] | None:
     suffix = Path(location).suffix
     if suffix != SUFFIX:
         why = ", a pickle, which can run any code" if suffix in PICKLES else ""
-        raise AdapterError(f"{location} is no {SUFFIX} file{why}: give an adapter's {SUFFIX} file")
+        raise AdapterError(f"{location} is not a {SUFFIX} file{why}: give an adapter's {SUFFIX} file")
     match = HUB_PATH.fullmatch(location)
     if revision and not match:
         raise AdapterError(
-            f"{location} is no file on the Hub like owner/repo/file{SUFFIX}, but has revision {revision}"
+            f"{location} is not a file on the Hub like owner/repo/file{SUFFIX}, but revision {revision} is given"
         )
     if revision and not COMMIT.fullmatch(revision):
         raise AdapterError(
-            f"{location}: {revision!r} is no commit (a branch or tag can move): write {location}@COMMIT with its 40 hex digits"
+            f"{location}: {revision!r} is not a commit (a branch or tag can move): write {location}@COMMIT with its 40 hex digits"
         )
     if match and revision:
         return match[1], match[2], revision
     if match and not Path(location).exists():
         raise AdapterError(
-            f"{location} is no file here, and for the Hub it lacks its commit: write {location}@COMMIT with its 40 hex digits"
+            f"{location} is not a local file, and a Hub location needs a commit: write {location}@COMMIT with its 40 hex digits"
         )
     return None
 

@@ -67,7 +67,7 @@ class Candidate:
 
     Attributes:
         name: Name of the entry point.
-        origin: Where the plugin comes from, for people.
+        origin: Where the plugin comes from, as shown to users.
         distribution: Name of the installed package; empty for a built-in plugin.
         version: Version of that package.
         load: Imports the plugin and returns it.

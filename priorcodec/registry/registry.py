@@ -38,7 +38,7 @@ class PluginRecord:
 
     Attributes:
         name: Name of its entry point.
-        origin: Where it comes from, for people.
+        origin: Where it comes from, as shown to users.
         version: Version of its package; empty for a built-in plugin.
         backbones: Names of the backbones it provides.
         problem: Kind of fault; None for a plugin that works.
@@ -152,11 +152,12 @@ class Registry:
             return adapter_sources.fetch(adapter_sources.source(given))
         raise AdapterError(
             f"backbone {spec.name} has no adapter {given!r} (known: {', '.join(known) or 'none'}): give "
-            f"the path of a .safetensors file, or train one with `priorcodec train adapter backbone={spec.name}`"
+            "the path of a .safetensors file, or train one with "
+            f"`priorcodec train adapter backbone={spec.name} data=IMAGES run=FOLDER`"
         )
 
     def probe(self) -> None:
-        """Call the hooks that are else called when an image is decoded, so that `plugins` knows of those that fail."""
+        """Call the hooks that normally run when an image is decoded, so that `plugins` lists those that fail."""
         for spec in self._specs.values():
             self.adapters(spec)
             with contextlib.suppress(WeightsError):

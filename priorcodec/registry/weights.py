@@ -65,10 +65,12 @@ def resolve_given(spec: BackboneSpec, given: str) -> Path:
         return path
     repo, _, commit = given.partition("@")
     if not spec.denoiser_subfolder or not re.fullmatch(HUB_ID, repo):
-        raise WeightsError(f"{spec.name}: {given} is no folder or file here and no Hub id like OWNER/REPO@COMMIT")
+        raise WeightsError(
+            f"{spec.name}: {given} is neither a local folder or file nor a Hub id like OWNER/REPO@COMMIT"
+        )
     if not COMMIT.fullmatch(commit):
         raise WeightsError(
-            f"{spec.name}: {given} is no folder or file here, and for the Hub it lacks its commit (a branch or tag can move): "
+            f"{spec.name}: {given} is not a local folder or file, and a Hub id needs a commit (a branch or tag can move): "
             f"write {repo}@COMMIT with its 40 hex digits"
         )
     return _cached(spec, repo, commit) or _download(spec, repo, commit)
@@ -101,7 +103,7 @@ def missing_line(spec: BackboneSpec, reason: str = "") -> str:
     if spec.sha256:
         remedy = f"{spec.source} should have come with the package; reinstall priorcodec"
     elif on_the_hub(spec):
-        remedy = f"run `{download_command(spec)}`, or give --weights FOLDER"
+        remedy = f"run `{download_command(spec)}`, or give --weights FOLDER (backbone.weights=FOLDER to train)"
     else:
         remedy = (
             f"give --weights PATH, or backbone.weights=PATH to train, or put them into $PRIORCODEC_WEIGHTS/{spec.name} "
@@ -157,7 +159,9 @@ def _download(spec: BackboneSpec, repo: str, commit: str) -> Path:
             if missing:  # a mirror may hold half precision only; requested last, or both would be downloaded
                 folder = download(missing, HALF)
     except Exception as exc:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
-        raise WeightsError(missing_line(spec, f"the Hub did not give them ({type(exc).__name__})")) from exc
+        raise WeightsError(
+            missing_line(spec, f"they could not be downloaded from the Hub ({type(exc).__name__})")
+        ) from exc
     return check_folder(spec, folder)
 
 

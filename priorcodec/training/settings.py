@@ -87,13 +87,15 @@ class RunConfig:
     batch: int = setting(8, "images per step, over all processes and accumulated parts")
     accumulate: int = setting(1, "number of parts a step is split into, to save memory")
     crop: int = setting(192, "side of the training crops in pixels, a multiple of 64")
-    enlarged: float = setting(0.0, "share of the crops that show a smaller part, enlarged: smooth, as large images are")
+    enlarged: float = setting(
+        0.0, "share of the crops that are upscaled from a smaller area: smooth, as large images are"
+    )
     background: str | None = setting("white", "color behind transparent images; null leaves such images out")
     lr: float = setting(2.5e-4, "peak learning rate")
-    warmup: int = setting(200, "steps until the peak learning rate")
-    clip: float = setting(1.0, "largest norm of the gradient")
+    warmup: int = setting(200, "warm-up steps to the peak learning rate")
+    clip: float = setting(1.0, "gradient clipping: maximum norm")
     ema: float = setting(0.998, "decay of the averaged weights, which are the result")
-    seed: int = setting(0, "seed of crops, qualities, noise and fresh weights")
+    seed: int = setting(0, "random seed of crops, qualities, noise and initial weights")
     precision: Precision = setting(
         Precision.auto, "auto, bf16 (autocast) or no (float32); auto: bf16 where that is faster"
     )
@@ -184,10 +186,10 @@ ADAPTER_HELP = {
     "refiner": "channels of the residual refiner in pixels; 0: no refiner",
     "refiner_depth": "residual blocks of the residual refiner",
     "noise_channels": "noise channels of the residual refiner",
-    "tokens": "number of condition tokens",
-    "mapper": "whether the condition tokens depend on the file",
+    "tokens": "number of conditioning tokens",
+    "mapper": "whether the conditioning tokens depend on the file",
     "moments": "whether the latent's mean and standard deviation are predicted, for renormalization",
-    "start": "pseudo-timestep at the lowest and at the highest quality",
+    "start": "start time (0 to 999) at the lowest and at the highest quality",
     "lora_rank": "LoRA rank of every layer; null: the ranks of the backbone's rules; 0: no LoRA",
 }
 ENCODER_HELP = {
@@ -200,7 +202,7 @@ ENCODER_HELP = {
     "depth16": "residual blocks at stride 16",
     "levels": "number of quality levels",
     "groups": "coded channels of each group, in the order of decoding; they add up to `encoder.m`",
-    "certain": "table indices below it mean a zero that is not coded",
+    "certain": "symbols with a table index below this are zero and not coded",
 }
 AdapterSizes: Any = settings_from(AdapterConfig, "AdapterSizes", ADAPTER_HELP)
 EncoderSizes: Any = settings_from(EncoderConfig, "EncoderSizes", ENCODER_HELP)

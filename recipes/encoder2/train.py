@@ -21,6 +21,7 @@ from priorcodec.core.entropy.tables import CERTAIN
 from priorcodec.core.precision import autocast
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig
+from priorcodec.training.losses import periodic_artifact
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.muon import MuonAdam
 from recipes.encoder2.transforms import ImageEncoder2
@@ -46,6 +47,9 @@ def arguments() -> argparse.Namespace:
         "--perceptual", type=float, default=0.0, help="weight of the perceptual distance, 1: 500 squared error"
     )
     p.add_argument("--pixel", type=float, default=0.3, help="weight of squared error beside it")
+    p.add_argument(
+        "--repetition", type=float, default=7.0, help="periodic artifacts, in units of the perceptual distance"
+    )
     p.add_argument("--side", type=int, default=160, help="side of the part that the feature networks see")
     p.add_argument("--fork", action="store_true", help="start g_p as a copy of g_s")
     p.add_argument("--certain", type=int, default=CERTAIN)
@@ -128,8 +132,9 @@ def main() -> None:
             mse = ((x_p.float() - x[half:]) ** 2).mean((1, 2, 3)) * 127.5**2
             look = perceptual.draw(random.Random(a.seed * 7919 + step), (a.crop, a.crop))
             d = perceptual(x_p.float(), x[half:], look)
-            distortion = torch.cat([distortion, a.pixel * mse + 500 * a.perceptual * d])
-            parts |= {"psnr_p": (10 * torch.log10(255**2 / mse)).mean(), "d": d.mean()}
+            repeated = periodic_artifact(x_p.float(), x[half:])
+            distortion = torch.cat([distortion, a.pixel * mse + 500 * a.perceptual * (d + a.repetition * repeated)])
+            parts |= {"psnr_p": (10 * torch.log10(255**2 / mse)).mean(), "d": d.mean(), "repeated": repeated}
         loss = (weight * (bpp + lam * distortion)).mean()
         opt.zero_grad(set_to_none=True)
         loss.backward()

@@ -117,7 +117,7 @@ def write(path: str | Path, data: bytes, *, replace: bool = True) -> None:
     except OSError as error:
         raise PriorCodecError(f"cannot write {printable(path)}: {error.strerror or error}") from error
     except ValueError as error:  # a NUL, or a character that the file system cannot hold
-        raise PriorCodecError(f"cannot write {printable(path)}: no possible name of a file") from error
+        raise PriorCodecError(f"cannot write {printable(path)}: not a valid file name") from error
 
 
 def _target(path: str | Path) -> Path | int:

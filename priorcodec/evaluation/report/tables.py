@@ -133,7 +133,7 @@ def speed_table(result: dict[str, Any], codecs: Sequence[str] = ()) -> Table:
 def _speed_cell(row: dict[str, Any] | None) -> str:
     if row is None:
         return "-"
-    ratio = f" ({row['ratio']:.2g}x)" if row["ratio"] is not None and row["ratio"] != 1 else ""
+    ratio = f" ({float(format(row['ratio'], '.2g')):g}x)" if row["ratio"] is not None and row["ratio"] != 1 else ""
     return f"{row['ms']:,.0f}{ratio}" if row["ms"] >= 100 else f"{row['ms']:.3g}{ratio}"
 
 
