@@ -10,10 +10,8 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
-import operator
 import os
 import threading
-import warnings
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -28,6 +26,7 @@ from priorcodec.core.errors import (
     PrecisionWarning,
     PriorCodecError,
     StreamError,
+    warn_caller,
 )
 from priorcodec.core.image import io as image_io
 from priorcodec.core.io.names import printable
@@ -44,12 +43,9 @@ if TYPE_CHECKING:
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.codec import Codec
     from priorcodec.core.latent_refinement import Metric, RefineConfig
-    from priorcodec.core.layers.settings import LayerConfig
     from priorcodec.core.tiling import Plan
     from priorcodec.core.types import Decoded, Encoded
     from priorcodec.registry import Registry
-
-DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 
 
 class EncodedImage(bytes):
@@ -102,12 +98,12 @@ class Session:
     """
 
     def __init__(self, config: DecodeConfig, *, encoder: Path | None = None, registry: Registry | None = None):
-        self.config = config
-        self._encoder_file, self._registry = encoder, registry
+        self.config = _settled(config)
+        self._encoder_file = None if encoder is None else encoder.expanduser().absolute()
+        self._registry = registry
         self._codec: Codec | None = None
         self._adapter: Adapter | None = None
         self._precise: Adapter | None = None  # in float32, for images that overflow in the session's own dtype
-        self._lock = _LOADING
 
     def __enter__(self) -> Session:
         return self
@@ -124,19 +120,20 @@ class Session:
 
     def close(self) -> None:
         """Free the networks. The session can still be used: they are loaded again when needed."""
-        with self._lock:
+        with _LOADING:
             self._codec = self._adapter = self._precise = None
 
     def to(self, device: str | torch.device) -> Session:
         """Move to another device ("cpu", "cuda", "cuda:1", ...) and return the session; loaded networks are loaded again there.
 
+        Not while another thread encodes or decodes with this session.
+
         Raises:
             ConfigError: The device cannot be used.
         """
-        config = dataclasses.replace(self.config, device=str(device))
-        _check(config)
+        config = _settled(dataclasses.replace(self.config, device=str(device)))
         _torch_device(config.device)
-        with self._lock:
+        with _LOADING:
             self.close()
             self.config = config
         return self
@@ -148,7 +145,7 @@ class Session:
 
         from priorcodec.core.codec import Codec
 
-        with self._lock, torch.inference_mode(False):  # in the caller's, its tensors could never have a gradient
+        with _LOADING, torch.inference_mode(False):  # in the caller's, its tensors could never have a gradient
             if self._codec is None:
                 self._codec = Codec(self._encoder_file, device=self.device, tile=self.config.tile)
             return self._codec
@@ -158,7 +155,7 @@ class Session:
         """The plugins, opened when first used."""
         from priorcodec.registry import open_registry
 
-        with self._lock:
+        with _LOADING:
             if self._registry is None:
                 self._registry = open_registry()
             return self._registry
@@ -175,7 +172,7 @@ class Session:
         Raises:
             WeightsError, AdapterError, BackboneError: The decoder is not complete.
         """
-        with self._lock:
+        with _LOADING:
             if self._adapter is None:
                 self._adapter = self._load_adapter(self.dtype)
             return self._adapter
@@ -197,18 +194,25 @@ class Session:
         """Side in pixels of the tiles the backbone works on, 0 for whole images."""
         from priorcodec.adapters import decode as adapter_decode
 
-        side = self.config.tile
-        if side is None:
-            side = adapter_decode.automatic(self.spec.pixel_bytes, self.device)
+        side = self._tile
         largest = self.spec.max_size - 2 * adapter_decode.MARGIN if self.spec.max_size else side
         return min(side or largest, largest)
+
+    @property
+    def _tile(self) -> int:
+        """`tile` of a backbone that takes any size."""
+        from priorcodec.adapters import decode as adapter_decode
+
+        side = self.config.tile
+        return adapter_decode.automatic(self.spec.pixel_bytes, self.device) if side is None else side
 
     def plan(self, height: int, width: int) -> Plan:
         """The tiles that the backbone decodes an image of that size in."""
         from priorcodec.adapters import decode as adapter_decode
         from priorcodec.core import tiling
 
-        whole = max(height, width) <= self.spec.max_size  # one tile, which needs no margins
+        longest = max(height, width)  # one tile needs no margins, which `tile` leaves room for
+        whole = longest <= self.spec.max_size and longest <= (self._tile or longest)
         return tiling.plan(height, width, 0 if whole else self.tile, adapter_decode.MARGIN)
 
     def encode(
@@ -258,6 +262,8 @@ class Session:
             raise ConfigError(f"progress={progress!r}: wanted a function of the number of steps done")
         if sum(value is not None for value in (quality, bpp, max_bytes)) > 1:
             raise ConfigError(f"got quality={quality}, bpp={bpp}, max_bytes={max_bytes}, wanted at most one of them")
+        from priorcodec.core.layers.settings import layer_config
+
         refinement = _refinement(refine, refine_metric, progress)
         wanted = layer_config(layers, residual, roi)
         if "latent" not in wanted.layers and not quality is bpp is max_bytes is None:
@@ -269,7 +275,7 @@ class Session:
         with self._own_precision():
             if bpp is None and max_bytes is None:
                 return EncodedImage.of(
-                    self.codec.encode(pixels, DEFAULT_QUALITY if quality is None else quality, **request)
+                    self.codec.encode(pixels, rate_control.DEFAULT_QUALITY if quality is None else quality, **request)
                 )
             target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
             found = self.codec.encode_to(pixels, target, **request)
@@ -414,7 +420,7 @@ class Session:
         name, dtype = self.config.backbone, str(self.dtype).removeprefix("torch.")
         pixels = None
         if dtype != "float32":
-            with self._lock:
+            with _LOADING:
                 if self._precise is None:
                     self._precise = self._load_adapter(torch.float32)
                 precise = self._precise
@@ -427,11 +433,9 @@ class Session:
                 f"{name} answered with values that are not finite, in float32 too: its weights or its adapter are damaged, "
                 "get them again"
             )
-        warnings.warn(
-            PrecisionWarning(
-                f"{name} overflowed in {dtype}, so this image was decoded in float32: dtype=float32 is quicker"
-            ),
-            stacklevel=5,
+        warn_caller(
+            PrecisionWarning,
+            f"{name} overflowed in {dtype}, so this image was decoded in float32: dtype=float32 is quicker",
         )
         return pixels
 
@@ -447,12 +451,10 @@ class Session:
             path, config = self.registry.adapter(spec, self.config.adapter), codec.transforms.config
             adapter = Adapter.open(path, spec, encoder_id=codec.id, m=config.m, levels=codec.levels)
             if adapter.tiny:
-                warnings.warn(
-                    DryRunWarning(
-                        f"{path.name} is of a dry run (tiny=true): decoding through the tiny random model of {spec.name}, which "
-                        "shows that the parts fit and makes no image to look at"
-                    ),
-                    stacklevel=2,
+                warn_caller(
+                    DryRunWarning,
+                    f"{path.name} is of a dry run (tiny=true): decoding through the tiny random model of {spec.name}, which "
+                    "shows that the parts fit and makes no image to look at",
                 )
                 weights = None
             else:
@@ -546,29 +548,7 @@ def open_session(
     elif config is not None:
         raise ConfigError(f"config={config!r}: wanted a DecodeConfig or the path of a YAML file")
     settings = dataclasses.replace(base, **{key: value for key, value in given.items() if value is not None})
-    _check(settings)
-    if settings.weights is not None and os.path.lexists(settings.weights):
-        settings.weights = os.path.abspath(settings.weights)
-    if settings.adapter.endswith(".safetensors") and os.path.lexists(settings.adapter):
-        settings.adapter = os.path.abspath(settings.adapter)
-    return Session(settings, encoder=None if encoder is None else Path(encoder).absolute(), registry=registry)
-
-
-def layer_config(
-    layers: Collection[str], residual: float | None, roi: Sequence[tuple[int, int, int, int]]
-) -> LayerConfig:
-    """The request that the codec takes; a residual or a region adds the layer it is about. Raises ConfigError."""
-    from priorcodec.core.layers.residual import LEVELS
-    from priorcodec.core.layers.settings import LayerConfig, check_names
-
-    check_names(layers)
-    try:
-        regions = tuple(tuple(operator.index(value) for value in region) for region in roi)
-    except TypeError as error:
-        raise ConfigError(f"roi={roi!r}: wanted a list of regions (x, y, width, height) in whole pixels") from error
-    more = () if residual is None and not regions or "residual" in layers else ("residual",)
-    level = float(LEVELS) if residual is None else checks.number("residual", residual)
-    return LayerConfig(layers=(*layers, *more), residual=level, roi=regions)  # pyright: ignore[reportArgumentType]
+    return Session(settings, encoder=None if encoder is None else Path(encoder), registry=registry)
 
 
 def list_backbones(pattern: str = "*", *, registry: Registry | None = None) -> list[str]:
@@ -583,9 +563,9 @@ def list_backbones(pattern: str = "*", *, registry: Registry | None = None) -> l
     return fnmatch.filter((registry or open_registry()).specs(), pattern)
 
 
-def _check(config: DecodeConfig) -> None:
-    """Turn names into members of the enumerations and raise ConfigError for impossible values."""
-    problems = []
+def _settled(config: DecodeConfig) -> DecodeConfig:
+    """A copy with members of the enumerations and absolute paths. Raises ConfigError: an impossible value."""
+    config, problems = dataclasses.replace(config), []
     for key, kind in (("dtype", Dtype), ("renorm", Renorm)):
         value = getattr(config, key)
         try:
@@ -608,6 +588,11 @@ def _check(config: DecodeConfig) -> None:
         raise ConfigError(
             "\n".join([f"{len(problems)} invalid settings:", *problems]) if len(problems) > 1 else problems[0]
         )
+    if config.weights is not None and os.path.lexists(config.weights):
+        config.weights = os.path.abspath(config.weights)
+    if config.adapter.endswith(".safetensors") and os.path.lexists(config.adapter):
+        config.adapter = os.path.abspath(config.adapter)
+    return config
 
 
 def _channels_last(module: nn.Module) -> None:

@@ -182,7 +182,7 @@ def test_settings_are_checked_at_once(tmp_path):
     ):  # fmt: skip
         with pytest.raises(ConfigError, match=text):
             open_session(**wrong)
-    with pytest.raises(ConfigError, match="2 wrong settings"):
+    with pytest.raises(ConfigError, match="2 invalid settings"):
         open_session(steps=9, blend=2)
     assert open_session(dtype=torch.bfloat16).config.dtype == "bfloat16"
     numbers = open_session(steps=np.int64(2), blend=np.float32(0.5), max_pixels=1e6, tile=np.int32(128)).config

@@ -69,7 +69,7 @@ def test_all_mistakes_are_told_at_once_with_the_nearest_names():
     with pytest.raises(ConfigError) as caught:
         decode_config(words)
     lines = str(caught.value).splitlines()
-    assert lines[0] == "6 wrong settings:"
+    assert lines[0] == "6 invalid settings:"
     text = str(caught.value)
     near = ("nearest: adapter", "nearest: weights")
     for part in (*near, "dtype=flot16", "low_memory=maybe", "cpu: wanted key=value", "device=gpu: wanted auto"):

@@ -183,11 +183,10 @@ class Adapter(nn.Module):
 
         file = adapter_file.read(path)
         adapter_file.check(file, spec, encoder_id=encoder_id)
-        tiny = file.metadata.get("tiny") == "true"
-        if tiny:
+        if file.tiny:
             rules.tiny_spec(spec)  # builds the tiny model, which must have values, and is kept
         with torch.device("meta"):
-            adapter = cls(spec, file.config, m=m, levels=levels, tiny=tiny)
+            adapter = cls(spec, file.config, m=m, levels=levels, tiny=file.tiny)
         adapter_file.check_shapes(file, adapter)
         adapter_file.load(file, adapter)
         return adapter.requires_grad_(False).eval()
@@ -241,7 +240,12 @@ class Adapter(nn.Module):
         ranks = self._ranks(backbone)
         self.lora = lora.inject(backbone.module, ranks)
         if self.lora_values:
-            lora.load(self.lora, self.lora_values)
+            try:
+                lora.load(self.lora, self.lora_values)
+            except AdapterError:
+                lora.eject(backbone.module)
+                self.lora = {}
+                raise
         self._attach(backbone)
 
     def merge(self, backbone: Backbone, *, keep: bool = True) -> None:
@@ -371,7 +375,7 @@ class Adapter(nn.Module):
     def _fuse(self, site: FusionSite, fusion: nn.Module, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook of one site; outside our own `forward` the denoiser answers as if there were no hook."""
         call = _CALL.get()
-        if call is None and torch.is_grad_enabled():
+        if call is None and torch._C._current_graph_task_id() != -1:  # recomputed inside a backward pass
             call = self._recomputed
         if call is None or call.adapter is not self:
             return None

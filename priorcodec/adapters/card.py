@@ -97,7 +97,7 @@ def write(source: Path, folder: Path | None = None) -> Path:
     Raises:
         AdapterError: not an adapter, or a README.md of something else lies there.
     """
-    from huggingface_hub import ModelCard, ModelCardData, metadata_load
+    from huggingface_hub import ModelCard, ModelCardData
 
     file = adapter_file.read(source)
     missing = [key for key in ("backbone", "revision", "encoder") if key not in file.metadata]
@@ -106,15 +106,29 @@ def write(source: Path, folder: Path | None = None) -> Path:
     data = source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
     path = (folder or source.parent) / NAME
-    if path.exists():
-        if (metadata_load(path) or {}).get("library_name") != LIBRARY:
-            raise AdapterError(f"{path} is not an adapter's card and stays: move the adapter to a folder of its own")
-        if digest in path.read_text(encoding="utf-8"):
-            return path
+    check_free(path.parent)
+    if path.exists() and digest in path.read_text(encoding="utf-8"):
+        return path
     header = ModelCardData(**_front_matter(file.metadata)).to_yaml()
     card = ModelCard(f"---\n{header}\n---\n\n{_body(file, digest, len(data))}")
     atomic.write(path, str(card).encode())
     return path
+
+
+def check_free(folder: Path) -> None:
+    """Raises AdapterError: there is a README.md in the folder that is not an adapter's card."""
+    path = folder / NAME
+    if not path.exists():
+        return
+    from huggingface_hub import metadata_load
+    from yaml import YAMLError
+
+    try:
+        about = metadata_load(path) or {}
+    except (OSError, ValueError, YAMLError):
+        about = {}
+    if about.get("library_name") != LIBRARY:
+        raise AdapterError(f"{path} is not an adapter's card and stays: move the adapter to a folder of its own")
 
 
 def publishable(source: Path, folder: Path) -> Path:
@@ -123,7 +137,7 @@ def publishable(source: Path, folder: Path) -> Path:
     Raises:
         AdapterError: As of `write`, or the adapter is of a dry run.
     """
-    if adapter_file.read(source).metadata.get("tiny"):
+    if adapter_file.read(source).tiny:
         raise AdapterError(f"{source} is of a dry run (tiny=true), whose images nobody can use: push a trained adapter")
     return write(source, None if source.with_name(NAME).exists() else folder)
 
@@ -166,7 +180,7 @@ def _body(file: AdapterFile, digest: str, size: int) -> str:
         "parameters": f"{total:,}{share}: " + ", ".join(f"{name} {n:,}" for name, n in count.items()),
         "license": about.get("license", "not stated"),
     }
-    text = DRY_RUN if about.get("tiny") else TEXT
+    text = DRY_RUN if file.tiny else TEXT
     return text.format(
         backbone=about["backbone"],
         model=f"[{about['source']}](https://huggingface.co/{about['source']})"

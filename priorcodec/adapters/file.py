@@ -37,6 +37,16 @@ class AdapterFile:
     tensors: dict[str, Tensor]
     metadata: dict[str, str]
 
+    @property
+    def tiny(self) -> bool:
+        """Whether it is of a dry run."""
+        return is_tiny(self.metadata)
+
+
+def is_tiny(metadata: Mapping[str, str]) -> bool:
+    """Whether an adapter file with this metadata is of a dry run, for the backbone's tiny random model."""
+    return metadata.get("tiny") == "true"
+
 
 def name(spec: BackboneSpec) -> str:
     """Usual file name of an adapter."""

@@ -54,7 +54,7 @@ def download(repo: str, filename: str, revision: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        with one_error():
+        with quiet_retries():
             return Path(hf_hub_download(repo, filename, revision=revision))
     except Exception as error:  # offline, gated, gone, disk full: huggingface_hub has a dozen classes for it
         raise AdapterError(
@@ -64,7 +64,7 @@ def download(repo: str, filename: str, revision: str) -> Path:
 
 
 @contextlib.contextmanager
-def one_error() -> Iterator[None]:
+def quiet_retries() -> Iterator[None]:
     """Without the lines that huggingface_hub logs at each of its retries: our error says once that it failed."""
     logger = logging.getLogger("huggingface_hub")
     before = logger.level

@@ -160,11 +160,11 @@ METHODS = ("alpha_bar", "predict", "to_latents", "to_pixels")
 class LowMemory(Protocol):
     """Optional methods of a backbone whose autoencoder can trade time for memory; used with `low_memory=True`."""
 
-    def slice_pixels(self, on: bool = True) -> None:
+    def slice_pixels(self) -> None:
         """Decode the images of a batch one at a time."""
         ...
 
-    def tile_pixels(self, on: bool = True) -> None:
+    def tile_pixels(self) -> None:
         """Decode large images in overlapping tiles."""
         ...
 
@@ -259,6 +259,8 @@ class BackboneSpec:
             )
         if problems := _wrong_kinds(self):
             raise BackboneError(f"backbone {self.name!r}: {'; '.join(problems)}")
+        object.__setattr__(self, "prediction", Prediction(self.prediction))  # "flow" is as good as Prediction.FLOW
+        object.__setattr__(self, "image_inputs", tuple(ImageInput(value) for value in self.image_inputs))
         if not re.fullmatch(r"[a-z][a-z0-9_]*(\.[a-z0-9_]+)?", self.name):
             problems.append(f"name {self.name!r} is not lower case like 'sd15' or 'sd21.base'")
         for key, digits in (("hub_revision", 40), ("sha256", 64)):
@@ -273,6 +275,12 @@ class BackboneSpec:
             problems.append("more_token_dims is stated without token_dim: state the first width there")
         if self.max_size and (self.max_size < 192 or self.max_size % 64):
             problems.append(f"max_size {self.max_size} is not a multiple of 64 from 192 up, nor 0 for any")
+        problems += _wrong_numbers(self)
+        for rule in self.lora:
+            try:
+                re.compile(rule.pattern)
+            except re.error as error:
+                problems.append(f"LoRA pattern {rule.pattern!r} does not compile: {error}")
         if self.gpu_dtype not in ("bfloat16", "float16", "float32"):
             problems.append(f"gpu_dtype {self.gpu_dtype!r} is not bfloat16, float16 or float32")
         if {len(self.latent.mean), len(self.latent.std)} != {self.latent.channels}:
@@ -283,6 +291,30 @@ class BackboneSpec:
             )
         if problems:
             raise BackboneError(f"backbone {self.name!r}: {'; '.join(problems)}")
+
+
+def _wrong_numbers(spec: BackboneSpec) -> list[str]:
+    """One phrase for each number out of its range."""
+    latent = spec.latent
+    found = [
+        f"{name} is {getattr(spec, name)}, wanted above 0"
+        for name in ("parameters", "size", "pixel_bytes")
+        if not getattr(spec, name) > 0
+    ]
+    found += [
+        f"{name} is {getattr(spec, name)}, wanted 0 or more"
+        for name in ("token_dim", "pooled_dim", "feature_dim")
+        if getattr(spec, name) < 0
+    ]
+    if min(spec.more_token_dims, default=1) <= 0:
+        found.append(f"more_token_dims is {spec.more_token_dims}, wanted all above 0")
+    if latent.stride <= 0 or latent.stride & (latent.stride - 1):
+        found.append(f"latent.stride {latent.stride} is not a power of 2")
+    if not latent.scale > 0:
+        found.append(f"latent.scale is {latent.scale}, wanted above 0")
+    if not all(value > 0 for value in latent.std):
+        found.append(f"latent.std is {latent.std}, wanted all above 0")
+    return found
 
 
 def _wrong_kinds(record: Any, prefix: str = "") -> list[str]:

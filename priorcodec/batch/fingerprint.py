@@ -78,6 +78,7 @@ def _file_digest(file: Path) -> str:
 
 
 def _made_of(session: Session) -> list[Any]:
+    from priorcodec.adapters import file as adapter_file
     from priorcodec.registry.adapter_sources import sha256
 
     config, registry, spec = session.config, session.registry, session.spec
@@ -85,7 +86,7 @@ def _made_of(session: Session) -> list[Any]:
     made_of: list[Any] = [{key: value for key, value in settings.items() if key not in UNSEEN}]
     if config.blend > 0:  # else the backbone has no part in the image
         adapter = registry.adapter(spec, config.adapter)
-        dry_run = safetensors.describe(adapter, AdapterError)[0].get("tiny") == "true"  # decodes without weights
+        dry_run = adapter_file.is_tiny(safetensors.describe(adapter, AdapterError)[0])  # decodes without weights
         weights = "tiny" if dry_run else weights_digest(registry.weights(spec, config.weights))
         made_of += [spec.name, weights, sha256(adapter)]
     return made_of

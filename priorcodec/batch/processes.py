@@ -175,7 +175,8 @@ def _serve(pipe: Connection, task: Task, count: int, level: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`: no file stays half-written
     logs.log_to_stderr(level)
     try:
-        function = task.open()
+        with contextlib.redirect_stdout(sys.stderr):  # standard output is the program's, not a plugin's
+            function = task.open()
     except Exception as error:
         if not isinstance(error, PriorCodecError):
             why = "not enough memory" if out_of_memory(error) else f"unexpected {type(error).__name__}: {error}"
@@ -192,6 +193,6 @@ def _serve(pipe: Connection, task: Task, count: int, level: int) -> None:
 
 
 def run_job_captured(job: Job, function: JobFn) -> tuple[Result, str]:
-    """-> (row or error, what the job wrote to stderr), for another process to print."""
-    with contextlib.redirect_stderr(io.StringIO()) as stderr:
-        return run_job(job, function), stderr.getvalue()
+    """-> (row or error, what the job printed), for another process to print on stderr."""
+    with contextlib.redirect_stderr(io.StringIO()) as printed, contextlib.redirect_stdout(printed):
+        return run_job(job, function), printed.getvalue()

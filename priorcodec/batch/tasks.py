@@ -18,6 +18,7 @@ from priorcodec.config import DecodeConfig
 from priorcodec.core.errors import ConfigError, DryRunWarning, PrecisionWarning, StreamError
 from priorcodec.core.io.names import printable
 from priorcodec.core.io.reading import standard_input
+from priorcodec.core.rate_control import DEFAULT_QUALITY
 
 if TYPE_CHECKING:
     from priorcodec.core.layers.settings import LayerConfig
@@ -47,7 +48,7 @@ class Encode:
     """
 
     config: DecodeConfig
-    quality: float = 6.0
+    quality: float = DEFAULT_QUALITY
     target_bytes: int | None = None
     bpp: float | None = None
     background: str | None = None
@@ -66,7 +67,8 @@ class Encode:
         from priorcodec.core.image import io as image_io
         from priorcodec.core.io import atomic
         from priorcodec.core.latent_refinement import RefineConfig
-        from priorcodec.session import Session, layer_config
+        from priorcodec.core.layers.settings import layer_config
+        from priorcodec.session import Session
 
         session, layers = Session(self.config), layer_config(self.layers, self.residual, self.roi)
         codec = session.codec

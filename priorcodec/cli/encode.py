@@ -82,7 +82,8 @@ def encode(
     from priorcodec.batch.tasks import Encode
     from priorcodec.core import container, rate_control
     from priorcodec.core.entropy.tables import QUALITY_STEPS
-    from priorcodec.session import layer_config
+    from priorcodec.core.layers.settings import layer_config
+    from priorcodec.core.rate_control import DEFAULT_QUALITY
 
     inputs = options.paths(ctx, files)
     target = options.output_path(output, inputs)
@@ -116,7 +117,7 @@ def encode(
     )
     task = Encode(
         config=config,
-        quality=6.0 if quality is None else quality,
+        quality=DEFAULT_QUALITY if quality is None else quality,
         target_bytes=target_bytes,
         bpp=bpp,
         background=background,

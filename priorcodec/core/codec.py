@@ -37,7 +37,6 @@ from priorcodec.core.layers import residual
 from priorcodec.core.layers.networks import SemanticNetworks
 from priorcodec.core.layers.semantic import Regions, SemanticTables
 from priorcodec.core.layers.settings import LayerConfig
-from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.statistics import ImageStatistics
 from priorcodec.core.types import Decoded, Encoded, Refinement
 from priorcodec.core.weights import EncoderWeights, load_encoder
@@ -45,7 +44,6 @@ from priorcodec.core.weights import EncoderWeights, load_encoder
 PIXEL_BYTES = 100
 """Memory that g_a and g_s take for a pixel of a tile; benchmarks/high_resolution.py measures the whole."""
 LARGEST_TILE = 4096
-DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 
 
 class Codec:
@@ -86,7 +84,7 @@ class Codec:
     def encode(
         self,
         pixels: np.ndarray,
-        quality: float = DEFAULT_QUALITY,
+        quality: float = rate_control.DEFAULT_QUALITY,
         *,
         statistics: bool = False,
         layers: LayerConfig | None = None,
@@ -158,7 +156,7 @@ class Codec:
         size, quality = _checked(pixels), byte / QUALITY_STEPS
         x = image_io.pad(image_io.to_tensor(pixels), HYPER_STRIDE).to(self.device)
         levels = self._levels(quality)
-        lam = float(LambdaSchedule(levels=self.levels).lambdas(levels))
+        lam = float(self.weights.schedule.lambdas(levels))
         write = partial(self._code, size=size, segments=self._segments(pixels, statistics), byte=byte)
         with torch.inference_mode(False), torch.no_grad():  # what is made inside inference mode has no gradient later
             x, levels = x.clone(), levels.clone()
@@ -200,6 +198,11 @@ class Codec:
             part = tiling.part(g_a, planes, (rows, columns), self.transforms.halo, 1)
             y[..., rows.own(STRIDE), columns.own(STRIDE)] = part
         return y
+
+    @torch.inference_mode()
+    def features_to_write(self, decoded: Decoded) -> Tensor:
+        """y (1, m, H/16, W/16) that `write` codes at the file's own quality as (nearly) the values that were decoded."""
+        return self.transforms.unscaled(decoded.y_hat, self._levels(decoded.container.quality / QUALITY_STEPS))
 
     def write(
         self,
@@ -361,8 +364,8 @@ def _latent_alone(layers: LayerConfig | None) -> None:
 
 def _checked(pixels: np.ndarray) -> tuple[int, int]:
     """(height, width). Raises ImageError: not an image, or a side is beyond what a file can hold."""
-    if pixels.ndim != 3 or not pixels.size:
-        raise ImageError(f"got an array of shape {pixels.shape}, wanted uint8 (h, w, 3)")
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise ImageError(f"got a {pixels.dtype} array of shape {pixels.shape}, wanted uint8 (h, w, 3)")
     height, width = pixels.shape[:2]
     if max(height, width) > container.MAX_SIDE:
         raise ImageError(

@@ -33,7 +33,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from priorcodec.core.entropy.tables import QUALITY_STEPS
-from priorcodec.core.errors import StreamError
+from priorcodec.core.errors import ConfigError, StreamError
 from priorcodec.core.statistics import ImageStatistics
 
 MAGIC = b"GIC"
@@ -51,7 +51,6 @@ RESIDUAL = 48  # core.layers.residual
 LAYERS = {"semantic": (STRUCTURE, TEXTURE), "latent": (LATENT,), "residual": (RESIDUAL,)}
 NAMES = {STATISTICS: "statistics", STRUCTURE: "structure", TEXTURE: "texture", RESIDUAL: "residual"}
 CRITICAL = 0x80
-KNOWN_CRITICAL: frozenset[int] = frozenset()
 
 _HEAD = struct.Struct("<3sBBB")
 HEAD_BYTES = _HEAD.size + 6
@@ -108,7 +107,7 @@ class Container:
         types = [segment.type for segment in self.segments]
         for kind in types:
             _in_range("segment type", kind, 0, 255)
-            if kind >= CRITICAL and kind not in KNOWN_CRITICAL:
+            if kind >= CRITICAL:
                 raise StreamError(f"segment type {kind} is critical and unknown to this version: update priorcodec")
         if LATENT in types or any(second <= first for first, second in pairwise(types)):
             raise StreamError(f"segment types are {types}, wanted rising ones: the file is damaged or forged")
@@ -173,12 +172,14 @@ def unpack(
 
     Raises:
         StreamError: The file is damaged, not a .gic file, of an unknown version, or has an impossible field.
+        ConfigError: No layer is named, or one that does not exist.
     """
     if not isinstance(data, bytes | bytearray | memoryview):
         raise StreamError(f"got {type(data).__name__}, wanted the bytes of a {SUFFIX} file")
     data = bytes(data)
     _check_kind(data)
     if layers is not None:
+        check_names(layers)
         data = _cut(data, layers)
     encoder_id = zlib.crc32(data[:-_CHECK_BYTES]) ^ int.from_bytes(data[-_CHECK_BYTES:], "little")
     if len(data) < _HEAD.size + _CHECK_BYTES or encoder_id & 0xFF != data[4]:
@@ -223,6 +224,17 @@ def peek(data: bytes) -> tuple[int, int, int]:
     height, width = reader.varint("height"), reader.varint("width")
     _check_sides(height, width)
     return data[_HEAD.size - 1], height, width
+
+
+def check_names(layers: Collection[str]) -> None:
+    """Raises ConfigError: none is named, or one does not exist."""
+    wanted = f"wanted a list of {', '.join(LAYERS)}"
+    if isinstance(layers, str) or not isinstance(layers, Collection):
+        raise ConfigError(f"layers are {layers!r}, {wanted}")
+    if not layers:
+        raise ConfigError(f"no layers are named, {wanted}")
+    if unknown := [str(name) for name in layers if name not in LAYERS]:
+        raise ConfigError(f"layers are {', '.join(unknown)!r}, {wanted}")
 
 
 def _check_sides(height: int, width: int) -> None:

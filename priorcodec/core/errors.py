@@ -1,5 +1,8 @@
 """Exceptions and warnings of the package. The text of an error is one line: what was got, what was wanted, what to do."""
 
+import sys
+import warnings
+
 
 class PriorCodecError(Exception):
     """Base class of all errors of this package; the command line prints the text and exits with status 2."""
@@ -47,3 +50,13 @@ class DryRunWarning(UserWarning):
 
 class ImageWarning(UserWarning):
     """An image may not be what the caller meant: its values have another range, or its file is damaged."""
+
+
+def warn_caller(kind: type[Warning], text: str) -> None:
+    """Warn at the line outside this package that called."""
+    level, frame = 2, sys._getframe(1)
+    while (
+        frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]
+    ):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, kind, stacklevel=level)

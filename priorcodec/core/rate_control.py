@@ -18,6 +18,8 @@ from priorcodec.core.errors import ConfigError
 if TYPE_CHECKING:
     from priorcodec.core.types import Encoded, Refinement
 
+DEFAULT_QUALITY = 6.0
+"""In levels; about 0.065 bits per pixel on photographs."""
 LARGEST = 2**40  # of a target in bytes or bits per pixel: more is never reached, and larger numbers do not fit a float
 TOLERANCE = 0.03  # a file this much below its target has hit it
 NEIGHBORS = 2  # quality bytes on either side of the result that are written for comparison

@@ -6,13 +6,11 @@ auxiliary decoders. Each image of a batch draws one level, which estimates the s
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-
-RATIO = 2.0768  # of lambda from one level to the next
-LOWEST = 6e-5 / RATIO**3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +20,15 @@ class LambdaSchedule:
     Level s weighs lambda_s ** -balance (scaled to mean 1), so that the low rates are not drowned by the high ones.
     """
 
-    lowest: float = LOWEST
-    highest: float = LOWEST * RATIO**11
+    lowest: float = 6.698e-6
+    highest: float = 2.076e-2
     levels: int = 12
     balance: float = 0.45
+
+    def __post_init__(self) -> None:
+        """Raises ValueError, TypeError: no trade-off, in a file of unknown origin."""
+        if not (0 < self.lowest <= self.highest < math.inf and -math.inf < self.balance < math.inf):
+            raise ValueError(f"lambdas from {self.lowest} to {self.highest}, balance {self.balance}")
 
     def lambdas(self, quality: Tensor) -> Tensor:
         ratio = self.highest / self.lowest

@@ -204,7 +204,7 @@ def blend(tiles: Plan, make: Callable[[Span, Span], Sequence[Array]]) -> Iterato
         for k, band in enumerate(bands):
             stride = tiles.width // band.shape[-1]
             if len(tiles.rows) > 1:
-                band *= row.weight(stride, band)[:, None]
+                bands[k] = band = band * row.weight(stride, band)[:, None]  # not in place: `make` may keep the array
             if above:
                 band[..., : above[k].shape[-2], :] += above[k]
             done.append(band[..., : (ends - row.low) // stride, :])

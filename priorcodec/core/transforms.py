@@ -175,6 +175,10 @@ class Transforms(nn.Module):
         """Decoded values in quantization steps -> y_hat, the features every backbone's adapter reads."""
         return y_hat_q * interpolate(self.log_inverse, quality).exp()[..., None, None]
 
+    def unscaled(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """Features of a decoder -> y of an encoder, of the same decoded values: the two gains are no inverses of each other."""
+        return y_hat * (-interpolate(self.log_gain + self.log_inverse, quality)).exp()[..., None, None]
+
 
 class ImageEncoder(Transforms):
     """The transforms together with the trainable entropy model: what stage 1 trains."""

@@ -19,6 +19,7 @@ from priorcodec.core.errors import WeightsError
 from priorcodec.core.exact_reader import MOST_GROUPS, TABLES, encoder_id, sizes
 from priorcodec.core.io import atomic, safetensors
 from priorcodec.core.io.names import printable
+from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder, Transforms
 
 Model = TypeVar("Model", bound=Transforms)
@@ -37,12 +38,14 @@ class EncoderWeights:
         transforms: The transforms, on the requested device.
         entropy_model: The entropy model, always on the CPU.
         metadata: Metadata of the file.
+        schedule: The lambdas that it was trained with.
     """
 
     id: int
     transforms: Transforms
     entropy_model: FrozenEntropyModel
     metadata: dict[str, str]
+    schedule: LambdaSchedule
 
 
 def save_encoder(
@@ -89,6 +92,7 @@ def load_encoder(path: Path, device: torch.device | str = "cpu") -> EncoderWeigh
         transforms=transforms.to(device, memory_format=torch.channels_last),  # pyright: ignore
         entropy_model=FrozenEntropyModel(file.tables, file.config.certain),
         metadata=file.metadata,
+        schedule=file.schedule,
     )
 
 
@@ -108,6 +112,7 @@ class _File:
     tensors: dict[str, Tensor]
     tables: Tables
     metadata: dict[str, str]
+    schedule: LambdaSchedule
 
 
 def _read(path: Path) -> _File:
@@ -120,10 +125,13 @@ def _read(path: Path) -> _File:
         tables = {key.removeprefix(TABLES): tensors.pop(key).numpy() for key in names}
         config = _config(json.loads(metadata["config"]))
         _check(config, tensors, tables)
+        schedule = LambdaSchedule(**json.loads(metadata.get("lambdas", "{}")), levels=config.levels)
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else printable(error, 200)
         raise WeightsError(f"{path} is a damaged encoder ({reason}): {remedy}") from error
-    return _File(id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata)
+    return _File(
+        id=encoder_id(data), config=config, tensors=tensors, tables=tables, metadata=metadata, schedule=schedule
+    )
 
 
 def _config(fields: dict[str, Any]) -> EncoderConfig:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from priorcodec.core.errors import ConfigError
+from priorcodec.core.rate_control import DEFAULT_QUALITY
 from priorcodec.session import Session
 
 
@@ -27,7 +28,7 @@ class CompressAIModel(nn.Module):
         preview: Whether to decode with the auxiliary decoder, without a backbone.
     """
 
-    def __init__(self, session: Session, *, quality: float = 6.0, preview: bool = False) -> None:
+    def __init__(self, session: Session, *, quality: float = DEFAULT_QUALITY, preview: bool = False) -> None:
         super().__init__()
         self.session, self.quality, self.preview = session, quality, preview
         self.anchor = nn.Parameter(torch.zeros(()), requires_grad=False)  # its device is where images are expected

@@ -73,7 +73,7 @@ class Registry:
                 plugin = load_plugin(candidate)
                 specs = validate_plugin(candidate.name, plugin)
                 self._check_names(candidate.name, specs)
-                self._manager.register(plugin, candidate.name)
+                self._register(candidate.name, plugin)
                 self._specs |= {spec.name: spec for spec in specs}
                 record = replace(record, backbones=tuple(spec.name for spec in specs))
         except PluginRejected as exc:
@@ -192,9 +192,11 @@ class Registry:
             try:
                 answer = impl.function(*(arguments[name] for name in impl.argnames))
                 answer = None if answer is None else read(answer)
-            except WeightsError:  # says what is wrong with the user's files
-                raise
             except (Exception, SystemExit) as exc:  # third-party code
+                if hook == "priorcodec_weights" and isinstance(
+                    exc, WeightsError
+                ):  # says what is wrong with the user's files
+                    raise
                 self._fail(impl.plugin_name, f"{hook} raised {type(exc).__name__}: {one_line(exc)}")
                 continue
             if answer is not None:
@@ -204,6 +206,14 @@ class Registry:
         log.warning("plugin %s: %s", name, error)
         failed = {"problem": Problem.SPEC, "error": f"{Problem.SPEC}: {error}"}
         self._records = [replace(r, **failed) if r.name == name else r for r in self._records]
+
+    def _register(self, name: str, plugin: object) -> None:
+        try:
+            self._manager.register(plugin, name)
+        except ValueError as exc:  # pluggy's word for an object that it has
+            raise PluginRejected(
+                Problem.DUPLICATE, "its object is registered under another name; remove one entry point"
+            ) from exc
 
     def _check_names(self, name: str, specs: list[BackboneSpec]) -> None:
         if self._manager.has_plugin(name):

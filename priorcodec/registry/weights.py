@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from priorcodec.adapters.hub import COMMIT, HUB_ID, one_error
+from priorcodec.adapters.hub import COMMIT, HUB_ID, quiet_retries
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
 from priorcodec.core import shipped
 from priorcodec.core.errors import WeightsError
@@ -153,7 +153,7 @@ def _download(spec: BackboneSpec, repo: str, commit: str) -> Path:
         return Path(snapshot_download(repo, revision=commit, allow_patterns=patterns))
 
     try:
-        with one_error():
+        with quiet_retries():
             folder = download(_required_files(spec), FULL)
             missing = [name for name in _missing(spec, folder) if name.endswith(FULL[0])]
             if missing:  # a mirror may hold half precision only; requested last, or both would be downloaded

@@ -234,7 +234,7 @@ def run_check(check: Check, subject: Subject, expected: str | None = None) -> Re
         status, message = Status.FAILED, str(exc)
         message += "" if ", line " in message else subject.where(message)
         trace = "" if exc.__cause__ is None else "".join(traceback.format_exception(exc.__cause__))
-    except Exception as exc:  # third-party code
+    except (Exception, SystemExit) as exc:  # third-party code
         status, message, trace = Status.FAILED, describe(exc), "".join(traceback.format_exception(exc))
     if expected is not None and status is Status.FAILED:
         status, message = Status.EXPECTED, f"{expected} ({message})"

@@ -26,9 +26,10 @@ from priorcodec.adapters.adapter import Adapter
 from priorcodec.backbones.diffusion import seeded_noise
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core import shipped
+from priorcodec.core.exact_reader import encoder_id
 from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import ImageEncoder
-from priorcodec.core.weights import encoder_id, load_simulation
+from priorcodec.core.weights import load_simulation
 from priorcodec.training import losses, sources, words
 from priorcodec.training.critic import Critic, CriticTrainer
 from priorcodec.training.frozen import assert_unchanged, build_frozen, checkpoint_gradients, fingerprint, modules
@@ -96,6 +97,7 @@ def train(
         BackboneError: the backbone's plugin could not build it.
         TrainingError: no data, a loss that is not finite, a frozen part that changed, or a damaged run folder.
     """
+    card.check_free(run.folder)  # not after hours of training
     encoder = load_simulation(encoder_file).to(run.device, **CHANNELS_LAST)
     identity = encoder_id(encoder_file.read_bytes())
     backbone = build_frozen(spec, weights, registry, dtype=config.dtype, tiny=config.tiny, device=run.device)

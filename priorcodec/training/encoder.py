@@ -6,6 +6,7 @@ D = squared error of g_s, or PIXELS * squared error + weight * perceptual distan
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,7 +72,8 @@ def _train(run: Run, config: EncoderRunConfig) -> Path | None:
         return None
     target = run.folder / "encoder.safetensors"
     found = frequencies.count(model, (run.crops[loop.step, slot] for slot in range(config.counted)))
-    identity = save_encoder(model, target, description(config, loop), frequencies=found.tables())
+    metadata = {**description(config, loop), "lambdas": json.dumps(vars(config.lambdas))}
+    identity = save_encoder(model, target, metadata, frequencies=found.tables())
     run.log(f"encoder {identity:08x}")
     return target
 

@@ -120,9 +120,9 @@ def lpips_form(a: list[Tensor], b: list[Tensor]) -> Tensor:
     return total / len(a)  # pyright: ignore
 
 
-def dists_form(a: list[Tensor], b: list[Tensor], eps: float = 1e-6) -> Tensor:
+def dists_form(a: list[Tensor], b: list[Tensor]) -> Tensor:
     """1 - structure and texture similarity of every channel over the whole crop, mean: (b,)."""
-    total = 0.0
+    eps, total = 1e-6, 0.0
     for p, q in zip(a, b, strict=True):
         p, q = p.float(), q.float()
         mp, mq = p.mean((2, 3)), q.mean((2, 3))

@@ -10,7 +10,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -20,9 +20,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 import priorcodec
-from priorcodec.config import compose
-from priorcodec.core.errors import ConfigError, PriorCodecError, TrainingError
+from priorcodec.core.errors import ConfigError, TrainingError
 from priorcodec.core.io import atomic
+from priorcodec.core.io.names import printable
 from priorcodec.training import data, sources
 from priorcodec.training.loop import CHECKPOINT, Loop
 from priorcodec.training.monitor import TrainingMonitor, sample_images
@@ -220,15 +220,17 @@ def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:
         ConfigError: a setting differs that changes what is learned, or the saved settings are damaged.
     """
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+    from yaml import YAMLError
 
     path = Path(config.run) / CONFIG
     if path.exists():
+        new = _flat(OmegaConf.structured(config))
         try:
-            saved = compose(type(config), file=path)
-        except PriorCodecError as error:
-            reason = next(line for line in str(error).splitlines() if not line.endswith("wrong settings:"))
+            old = _flat(OmegaConf.merge(OmegaConf.structured(type(config)), OmegaConf.load(path)))
+        except (OmegaConfBaseException, YAMLError, OSError, TypeError, ValueError, RecursionError) as error:
+            reason = printable(str(error).partition("\n")[0], 120)
             raise ConfigError(f"{path} is damaged ({reason}): delete it, or use another run folder") from error
-        new, old = _flat(config), _flat(saved)
         changed = [f"{key}={new[key]} (was {old[key]})" for key in new if new[key] != old[key]]
         changed = [text for text in changed if text.partition("=")[0] not in RESUMABLE_OVERRIDES]
         if changed:
@@ -239,11 +241,18 @@ def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:
         atomic.write(path, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, str]:
-    if not hasattr(value, "__dataclass_fields__"):
-        return {prefix[:-1]: str(list(value) if isinstance(value, tuple) else value)}
-    parts = [_flat(getattr(value, f.name), f"{prefix}{f.name}.") for f in fields(value)]
-    return {key: text for part in parts for key, text in part.items()}
+def _flat(settings: Any) -> dict[str, str]:
+    """Settings as OmegaConf holds them -> dotted key to text, interpolations unresolved."""
+    from omegaconf import OmegaConf
+
+    def parts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+        if not isinstance(value, dict):
+            yield key, str(value)
+            return
+        for name, part in value.items():
+            yield from parts(part, f"{key}.{name}" if key else str(name))
+
+    return dict(parts(OmegaConf.to_container(settings, resolve=False, enum_to_str=True), ""))
 
 
 def description(config: RunConfig, loop: Loop) -> dict[str, str]:

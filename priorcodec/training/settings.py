@@ -15,6 +15,7 @@ from priorcodec.config import Dtype, split_list
 from priorcodec.core.errors import AdapterError, ImageError
 from priorcodec.core.image.color import parse_color
 from priorcodec.core.precision import bfloat16_is_fast
+from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig
 from priorcodec.core.weights import problems as encoder_problems
 
@@ -114,7 +115,9 @@ class RunConfig:
         positive = ("steps", "batch", "accumulate", "crop", "lr", "clip", "warmup", "sample_every", "log_every")
         found += [f"{key}={getattr(self, key)}: wanted more than 0" for key in positive if not getattr(self, key) > 0]
         found += [
-            f"{k}={getattr(self, k)}: wanted a finite number" for k in ("lr", "clip") if math.isinf(getattr(self, k))
+            f"{k}={getattr(self, k)}: wanted a finite number"
+            for k in ("lr", "clip", "minutes", "save_minutes")
+            if math.isinf(getattr(self, k) or 0)
         ]
         if self.crop % 64:
             found.append(f"crop={self.crop}: wanted a multiple of 64")
@@ -256,9 +259,11 @@ TINY = {  # defaults of a dry run; the perceptual network takes longer to load t
 class LambdaConfig:
     """The rate-distortion trade-off; see `core.rd_loss.LambdaSchedule`."""
 
-    lowest: float = setting(6.7e-6, "lambda at quality 0")
-    highest: float = setting(2.1e-2, "lambda at the highest quality")
-    balance: float = setting(0.45, "emphasis on low rates: level s is weighted by lambda_s ** -balance")
+    lowest: float = setting(LambdaSchedule.lowest, "lambda at quality 0")
+    highest: float = setting(LambdaSchedule.highest, "lambda at the highest quality")
+    balance: float = setting(
+        LambdaSchedule.balance, "emphasis on low rates: level s is weighted by lambda_s ** -balance"
+    )
 
 
 @dataclass
@@ -283,6 +288,8 @@ class EncoderRunConfig(RunConfig):
         found += [f"encoder.{problem}" for problem in encoder_problems(self.shape())]
         if not 0 <= self.distance < math.inf:
             found.append(f"distance={self.distance}: wanted 0 or more")
+        if self.batch < 2:
+            found.append(f"batch={self.batch}: wanted 2 or more, since every other image trains g_p")
         if self.counted < 1:
             found.append(f"counted={self.counted}: wanted 1 or more")
         if not 0 < self.lambdas.lowest <= self.lambdas.highest < math.inf:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.backbones.spec import BackboneSpec
 from priorcodec.core import shipped
+from priorcodec.core.exact_reader import encoder_id
 from priorcodec.core.transforms import ImageEncoder
-from priorcodec.core.weights import encoder_id, load_simulation
+from priorcodec.core.weights import load_simulation
 from priorcodec.registry import open_registry
 from recipes.gpu.decoder import SIZES
 

@@ -190,7 +190,7 @@ def test_what_the_hub_lacks_is_one_line_and_leaves_nothing(hub, adapter, spec, t
         with pytest.raises(AdapterError, match="run `hf download") as caught:
             Adapter.from_pretrained(repo, spec=spec, revision=revision, filename=filename)
         assert "\n" not in str(caught.value)
-    with pytest.raises(AdapterError, match=r"card.md is no .safetensors file"):
+    with pytest.raises(AdapterError, match=r"card.md is not a .safetensors file"):
         Adapter.from_pretrained(REPO, spec=spec, revision=commit, filename="card.md")
     assert not list((tmp_path / "cache").rglob("snapshots/*/*"))
 
@@ -225,6 +225,6 @@ def test_what_cannot_be_described_or_named_sends_nothing(hub, adapter, spec):
 def test_a_folder_is_read_without_the_hub(hub, adapter, spec, tmp_path):
     assert adapter.save_pretrained(tmp_path).name == NAME
     assert same(Adapter.from_pretrained(tmp_path, spec=spec), adapter)
-    with pytest.raises(AdapterError, match="is no file or folder here and no repository"):
+    with pytest.raises(AdapterError, match="is neither a local file or folder nor a repository"):
         Adapter.from_pretrained(tmp_path / "gone", spec=spec)
     assert not hub.requests

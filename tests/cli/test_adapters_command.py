@@ -179,7 +179,7 @@ def test_a_session_takes_it_from_the_cache_and_refuses_the_wrong_backbone(hf_hom
     assert adapter.state_dict().keys() == open_session("toy").adapter.state_dict().keys()
     with pytest.raises(AdapterError, match="is for backbone toy, this is nano_pixel"):
         _ = open_session("nano_pixel", adapter=PLACE).adapter
-    with pytest.raises(AdapterError, match="lacks its commit"):
+    with pytest.raises(AdapterError, match="needs a commit"):
         _ = open_session("toy", adapter=PLACE.split("@")[0]).adapter
 
 

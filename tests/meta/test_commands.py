@@ -32,7 +32,7 @@ def missing(words):
         if words[0] not in group.commands:
             return words[0]
         group, words = group.commands[words[0]], words[1:]
-    known = {name for parameter in group.params for name in parameter.opts} | {"--help"}
+    known = {name for parameter in group.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
     return next((word for word in words if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in known), None)
 
 

@@ -13,8 +13,9 @@ from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.core.entropy.tables import QUALITY_STEPS
+from priorcodec.core.exact_reader import encoder_id
 from priorcodec.core.transforms import EncoderConfig
-from priorcodec.core.weights import encoder_id, load_encoder, load_simulation
+from priorcodec.core.weights import load_encoder, load_simulation
 from recipes.gpu import assemble, freeze, resume
 from recipes.gpu.decoder import SIZES
 

@@ -66,16 +66,16 @@ def test_another_hash_is_refused(cached, tmp_path):
 
 
 def test_no_commit_or_a_branch_is_refused_with_the_remedy(cached):
-    refused(f"lacks its commit: write {PLACE}@COMMIT", hub(revision=""))
-    refused(f"'main' is no commit .*: write {PLACE}@COMMIT", hub(revision="main"))
-    refused("no commit", hub(revision=REV[:7]))
+    refused(f"needs a commit: write {PLACE}@COMMIT", hub(revision=""))
+    refused(f"'main' is not a commit .*: write {PLACE}@COMMIT", hub(revision="main"))
+    refused("not a commit", hub(revision=REV[:7]))
 
 
 @pytest.mark.parametrize(
     "location", ["toy.safetensors", "/a/b/c.safetensors", "a/b/../c.safetensors", "a//c.safetensors"]
 )
 def test_what_is_no_file_on_the_hub(location):
-    refused("is no file on the Hub like owner/repo/file.safetensors", hub(location=location))
+    refused("is not a file on the Hub like owner/repo/file.safetensors", hub(location=location))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".bin", ".ckpt"])
@@ -96,7 +96,7 @@ def test_what_a_user_may_write(cached, tmp_path):
     assert registry.adapter(toy, "runs/toy/a@2.safetensors").samefile(local)
     with pytest.raises(AdapterError, match="no adapter 'fancy' .known: default.: give the path of a"):
         registry.adapter(toy, "fancy")
-    with pytest.raises(AdapterError, match="runs/toy/b.safetensors is no file here"):
+    with pytest.raises(AdapterError, match="runs/toy/b.safetensors is not a local file"):
         registry.adapter(toy, "runs/toy/b.safetensors")
     with pytest.raises(AdapterError, match="^no file b.safetensors: give an adapter's .safetensors file$"):
         registry.adapter(toy, "b.safetensors")

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from priorcodec import BackboneError, PriorCodecError
+from priorcodec import BackboneError, LatentSpace, LoraRule, PriorCodecError
 from priorcodec.registry import Problem, open_registry
 from priorcodec.registry.plugins import DEFAULT_PLUGINS
 
@@ -317,8 +317,13 @@ assert not heavy, heavy
     [
         ({"more_token_dims": (8,), "token_dim": 0}, "more_token_dims is stated without token_dim"),
         ({"image_inputs": ("sketch",)}, "image_inputs has 'sketch', wanted preview, thumbnail, latent"),
-        ({"autoencoder_subfolder": "/vae"}, "autoencoder_subfolder '/vae' is no folder inside a repository"),
-        ({"scheduler_subfolder": "../x"}, "is no folder inside a repository"),
+        ({"autoencoder_subfolder": "/vae"}, "autoencoder_subfolder '/vae' is not a folder inside a repository"),
+        ({"scheduler_subfolder": "../x"}, "is not a folder inside a repository"),
+        ({"pixel_bytes": 0}, "pixel_bytes is 0, wanted above 0"),
+        ({"size": -8}, "size is -8, wanted above 0"),
+        ({"pooled_dim": -1}, "pooled_dim is -1, wanted 0 or more"),
+        ({"latent": LatentSpace(channels=4, stride=12, scale=1.0, mean=(0.0,) * 4, std=(1.0,) * 4)}, "latent.stride 12 is not a power of 2"),
+        ({"lora": (LoraRule(pattern="conv[", modules=1, rank=4),)}, "LoRA pattern 'conv\\[' does not compile"),
     ],
 )
 def test_what_a_spec_cannot_ask_for_is_one_line(change, words):

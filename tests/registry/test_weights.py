@@ -85,7 +85,7 @@ def test_a_mirror_is_taken_from_the_cache(registry, tmp_path):
     spec = registry.spec("sd15")
     folder = cache(tmp_path, "someone/mirror", "1" * 40, ref="main")
     assert registry.weights(spec, f"someone/mirror@{'1' * 40}") == folder
-    with pytest.raises(WeightsError, match="the Hub did not give them"):
+    with pytest.raises(WeightsError, match="could not be downloaded from the Hub"):
         registry.weights(spec, f"someone/else@{'1' * 40}")
 
 
@@ -127,7 +127,7 @@ def test_an_incomplete_folder_and_nonsense_are_one_line(registry, tmp_path):
     fill(tmp_path / "half", FILES[:2])
     with pytest.raises(WeightsError, match="lacks vae/config.json"):
         registry.weights(spec, str(tmp_path / "half"))
-    with pytest.raises(WeightsError, match="no folder or file here and no Hub id"):
+    with pytest.raises(WeightsError, match="neither a local folder or file nor a Hub id"):
         registry.weights(spec, "/no/such/folder")
 
 

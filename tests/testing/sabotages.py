@@ -58,7 +58,6 @@ row(
     "is no Hub id OWNER/REPO",
     lambda: make(source="computed", hub_revision="0" * 40),
 )
-row("stride 12", "numbers", "is no power of 2", lambda: make(latent=replace(LATENT, stride=12)))
 row("a wrong parameter count", "counts", "parameters=", lambda: make(parameters=7))
 row(
     "a LoRA rule that matches nothing",

@@ -114,7 +114,7 @@ def test_a_pickle_is_not_run(copied):
 
 @pytest.mark.parametrize(
     "content",
-    [b"a: [1", b"- a\n- b\n", b"\x00\xff\xfe", b"word", b"steps: many\n", b"nothing: 1\n", b"run: ${oc.env:HOME}\n"],
+    [b"a: [1", b"- a\n- b\n", b"\x00\xff\xfe", b"word", b"steps: many\n", b"nothing: 1\n"],
 )
 def test_broken_saved_settings(copied, content):
     folder, words = copied

@@ -56,10 +56,10 @@ class LatentDiffusion(nn.Module):
         raw = z / self.latent.scale + self.latent.shift
         return self.vae.decode(raw.to(self.vae.dtype)).sample.to(z.dtype)
 
-    def slice_pixels(self, on: bool = True) -> None:
+    def slice_pixels(self) -> None:
         """Decode one image of a batch after the other: less memory, the same result."""
-        self.vae.enable_slicing() if on else self.vae.disable_slicing()
+        self.vae.enable_slicing()
 
-    def tile_pixels(self, on: bool = True) -> None:
+    def tile_pixels(self) -> None:
         """Decode large images in overlapping tiles: much less memory, faint differences at the seams."""
-        self.vae.enable_tiling() if on else self.vae.disable_tiling()
+        self.vae.enable_tiling()

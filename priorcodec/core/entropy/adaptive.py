@@ -7,13 +7,12 @@ count of what occurred grows by `GROWTH`, and both are halved (rounded up) when 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from priorcodec.core.entropy.coder import CODER_PRECISION, Ans, Categorical, from_string, to_string
+from priorcodec.core.entropy.coder import Ans, categorical, from_string, to_string
 from priorcodec.core.entropy.tables import PRECISION
 from priorcodec.core.errors import StreamError
 
@@ -98,15 +97,10 @@ class DecisionDecoder:
 
 @lru_cache(maxsize=1 << 14)
 def _binary(ones: int) -> object:
-    return _model([(1 << PRECISION) - ones, ones])
+    return categorical(np.array([(1 << PRECISION) - ones, ones]))
 
 
 @lru_cache(maxsize=64)
 def _even(count: int) -> object:
     edges = [(i << PRECISION) // count for i in range(count + 1)]
-    return _model([b - a for a, b in zip(edges[:-1], edges[1:], strict=True)])
-
-
-def _model(frequency: Sequence[int]) -> object:
-    scale = 1 << (CODER_PRECISION - PRECISION)
-    return Categorical(np.array(frequency, np.float64) * scale - 1, perfect=False)
+    return categorical(np.diff(edges))

@@ -41,6 +41,12 @@ def from_string(data: bytes) -> Any:
     return Ans(words) if data else Ans()
 
 
+def categorical(frequencies: NDArray[np.int64]) -> object:
+    """Frequencies (n,), each at least 1, that add up to 2**PRECISION -> what the coder takes."""
+    scale = 1 << (CODER_PRECISION - PRECISION)
+    return Categorical((frequencies * scale - 1).astype(np.float64), perfect=False)
+
+
 class CoderTables:
     """A set of tables in the coder's own form.
 
@@ -62,11 +68,7 @@ class CoderTables:
         valid = np.arange(frequency.shape[1]) < lengths[:, None] - 1
         self.bits = np.where(valid, PRECISION - np.log2(np.where(valid, frequency, 1)), 0.0)
         self.least_bits = np.where(valid, self.bits, PRECISION).min(1)
-        scale = 1 << (CODER_PRECISION - PRECISION)
-        self.models = [
-            Categorical((row[: n - 1] * scale - 1).astype(np.float64), perfect=False)
-            for row, n in zip(frequency, lengths, strict=True)
-        ]
+        self.models = [categorical(row[: n - 1]) for row, n in zip(frequency, lengths, strict=True)]
 
     def order(self, index: NDArray[np.uint8]) -> tuple[NDArray[np.intp], list[tuple[int, slice]]]:
         """Positions (flat) of the symbols that are coded, in the order of coding, and each table's share of them."""

@@ -19,7 +19,13 @@ from priorcodec.core.image.raster import to_8_bit, to_image
 
 MODES = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK"}
 SPACES = {"GRAY": "L"}  # as a profile names them -> as Pillow does, where they differ
-UNUSABLE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)  # what `to_srgb` raises for a bad profile
+UNUSABLE = (
+    ImageCms.PyCMSError,
+    OSError,
+    ValueError,
+    TypeError,
+    struct.error,
+)  # what `to_srgb` raises for a bad profile
 
 
 def to_srgb(samples: np.ndarray, model: str, icc: bytes) -> tuple[np.ndarray | None, str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import sys
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from priorcodec.core.container import MAX_PIXELS
-from priorcodec.core.errors import ImageError, ImageWarning
+from priorcodec.core.errors import ImageError, ImageWarning, warn_caller
 from priorcodec.core.image import color, decoders, exif, pillow_modes, png
 from priorcodec.core.image.raster import DAMAGED, check_size, reason
 from priorcodec.core.image.tensors import crop, pad, to_pixels, to_planes, to_range, to_tensor
@@ -126,7 +125,9 @@ def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX
         loaded = load(source, background=background, max_pixels=max_pixels)
         for note in loaded.notes:
             if note.startswith(DAMAGED):
-                _warn(f"{printable(image) if isinstance(image, str | Path) else 'the image'}: {note}")
+                warn_caller(
+                    ImageWarning, f"{printable(image) if isinstance(image, str | Path) else 'the image'}: {note}"
+                )
         return loaded
     raise ImageError(f"got {type(image).__name__}, wanted an image: path, bytes, Pillow image, array or tensor")
 
@@ -228,18 +229,9 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
             f"the tensor's values go from {low:.4g} to {high:.4g}, wanted [-1, 1]: use 2 * x - 1 on [0, 1]"
         )
     if 0 <= low < high:
-        _warn(
+        warn_caller(
+            ImageWarning,
             f"the tensor's values go from {low:.4g} to {high:.4g}, taken as [-1, 1]: if black is 0, give 2 * x - 1 "
-            "instead, or the image comes out washed out"
+            "instead, or the image comes out washed out",
         )
     return to_pixels(x)
-
-
-def _warn(text: str) -> None:
-    """Warn at the line outside this package that called."""
-    level, frame = 2, sys._getframe(1)
-    while (
-        frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __name__.partition(".")[0]
-    ):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, ImageWarning, stacklevel=level)

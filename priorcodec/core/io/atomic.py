@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform
@@ -194,7 +195,8 @@ def _sweep(folder: Path) -> None:
     for part in folder.glob(f".*.{_HOST}-*{_END}"):
         pid = part.name.removesuffix(_END).rpartition(f".{_HOST}-")[2].partition("-")[0]
         if pid.isdigit() and not _alive(int(pid)):
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # another user's, in a folder like /tmp
+                part.unlink()
 
 
 def _alive(pid: int) -> bool:

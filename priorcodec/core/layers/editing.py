@@ -2,7 +2,7 @@
 
 Without a latent, only the region's values change. With one, its preview is edited too and the latent is coded again:
     y_hat --g_s--> preview --color moved, or the rendered new values in the region--> edited --g_a--> y'
-    y' in the region's cells, y_hat elsewhere --entropy coding--> new latent
+    y' in the region's cells, y_hat in the encoder's units elsewhere --entropy coding--> new latent
 """
 
 from __future__ import annotations
@@ -88,7 +88,8 @@ def edit(codec: Codec, data: bytes, change: Edit, *, keep_latent: bool = True, m
     cells = torch.from_numpy(regions.labels == change.region).to(y.device)
     inside = torch.zeros(y.shape[-2:], dtype=torch.bool, device=y.device)
     inside[: cells.shape[0], : cells.shape[1]] = cells
-    return codec.write(torch.where(inside, y, decoded.y_hat), size, layers if regions.written else (), content.quality)
+    kept = codec.features_to_write(decoded)
+    return codec.write(torch.where(inside, y, kept), size, layers if regions.written else (), content.quality)
 
 
 def _described(codec: Codec, decoded: Decoded) -> tuple[Regions, NDArray[np.float64]]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from priorcodec.core import shipped
 from priorcodec.core.container import MAX_QUALITY, STRIDE
-from priorcodec.core.entropy.coder import CODER_PRECISION, Ans, Categorical, from_string, to_string
+from priorcodec.core.entropy.coder import Ans, categorical, from_string, to_string
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.entropy.tables import PRECISION, QUALITY_STEPS, SCALES
 from priorcodec.core.errors import ConfigError, StreamError
@@ -155,7 +155,7 @@ class ResidualTables:
             self.encoder_id = int(metadata["encoder_id"], 16)
         rows = frequency.reshape(-1, 3)
         low = rows[:, 0] + rows[:, 1] // 2
-        self._thirds, self._halves = _models(rows), _models(np.stack([low, FULL - low], 1))
+        self._thirds, self._halves = list(map(categorical, rows)), list(map(categorical, np.stack([low, FULL - low], 1)))
 
     def write(
         self, y_q: NDArray[np.float32], y_hat_q: NDArray[np.float32], planes: Planes, settings: Settings
@@ -205,12 +205,6 @@ def fitted(counted: NDArray[np.int64]) -> NDArray[np.int32]:
     rest = FULL - frequency.sum(2, keepdims=True) + frequency.max(2, keepdims=True)
     np.put_along_axis(frequency, largest, rest, 2)
     return frequency
-
-
-def _models(rows: NDArray[np.int64]) -> list[object]:
-    """Rows of frequencies that add up to FULL -> the coder's models."""
-    scale = 1 << (CODER_PRECISION - PRECISION)
-    return [Categorical((row * scale - 1).astype(np.float64), perfect=False) for row in rows]
 
 
 def _by_thirds(table: int, settings: Settings) -> bool:

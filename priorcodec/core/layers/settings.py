@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from priorcodec.core.container import LAYERS
+from priorcodec.core import checks
+from priorcodec.core.container import check_names
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.layers.residual import LEVELS, MOST_AREAS, Area, Settings, settings
 
@@ -57,12 +59,15 @@ class LayerConfig:
         return settings(self.residual, tuple(Area.covering(*region) for region in self.roi))
 
 
-def check_names(layers: Collection[str]) -> None:
-    """Raises ConfigError: none is named, or one does not exist."""
-    wanted = f"wanted a list of {', '.join(LAYERS)}"
-    if isinstance(layers, str) or not isinstance(layers, Collection):
-        raise ConfigError(f"layers are {layers!r}, {wanted}")
-    if not layers:
-        raise ConfigError(f"no layers are named, {wanted}")
-    if unknown := [str(name) for name in layers if name not in LAYERS]:
-        raise ConfigError(f"layers are {', '.join(unknown)!r}, {wanted}")
+def layer_config(
+    layers: Collection[str], residual: float | None, roi: Sequence[tuple[int, int, int, int]]
+) -> LayerConfig:
+    """What a user asked for -> what is written; a residual or a region adds the layer it is about. Raises ConfigError."""
+    check_names(layers)
+    try:
+        regions = tuple(tuple(operator.index(value) for value in region) for region in roi)
+    except TypeError as error:
+        raise ConfigError(f"roi={roi!r}: wanted a list of regions (x, y, width, height) in whole pixels") from error
+    more = () if residual is None and not regions or "residual" in layers else ("residual",)
+    level = float(LEVELS) if residual is None else checks.number("residual", residual)
+    return LayerConfig(layers=(*layers, *more), residual=level, roi=regions)  # pyright: ignore[reportArgumentType]

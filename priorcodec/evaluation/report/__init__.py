@@ -23,9 +23,10 @@ from priorcodec.evaluation.report import plot, tables
 from priorcodec.evaluation.table import Table
 
 KINDS = ("rd", "speed")
+MADE_BY = ("versions", "machine", "command")
 NEEDED = {
-    "rd": {"name", "metrics", "codecs", "ours", "rows", "means", "bd_rate", "images", "left_out"},
-    "speed": {"name", "codecs", "settings", "rows"},
+    "rd": {*MADE_BY, "name", "metrics", "codecs", "ours", "rows", "means", "bd_rate", "images", "left_out"},
+    "speed": {*MADE_BY, "name", "codecs", "settings", "rows"},
 }
 """What the page shows of each kind."""
 RATES, QUALITY = 3, 90
