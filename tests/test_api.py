@@ -308,6 +308,10 @@ def test_a_backbone_of_a_largest_size_gets_tiles_of_it(data):
         sides.clear()
         session.decode(session.encode(np.zeros((192, 150, 3), np.uint8), quality=0))
         assert sides == [192 // stride]
+    with open_session(
+        "nano_pixel", registry=registry, tile=128
+    ) as session:  # asked for: smaller than the denoiser needs
+        assert len(session.plan(192, 192)) == 9 and len(session.plan(64, 64)) == 1
 
 
 def test_sessions_load_one_after_the_other():
@@ -449,3 +453,14 @@ def test_no_network_needs_float64(data, photo, backbone):
     with NoFloat64():
         assert np.array_equal(session.decode(data, output="np"), wanted)
         assert session.encode(photo, quality=2, statistics=True) != data
+
+
+def test_a_session_made_from_settings_checks_them_too(tmp_path, monkeypatch):
+    with pytest.raises(ConfigError, match="renorm=loud: wanted none, predicted, written"):
+        Session(DecodeConfig(renorm="loud"))
+    given = DecodeConfig(renorm="written", adapter="a.safetensors")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").touch()
+    session = Session(given)
+    assert session.config.renorm is Renorm.written and session.config.adapter == str(tmp_path / "a.safetensors")
+    assert given.adapter == "a.safetensors"  # the caller's own stay as they are

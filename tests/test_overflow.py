@@ -99,8 +99,8 @@ def test_an_overflow_in_float16_is_decoded_in_float32_with_a_warning(session_wit
         with pytest.warns(
             PrecisionWarning, match="tiny overflowed in float16, so this image was decoded in float32"
         ) as said:
-            got = session.decode(data, output="np")
-        assert len(said) == 1 and "\n" not in str(said[0].message)
+            got = session.decode([data], output="np")[0]
+        assert len(said) == 1 and "\n" not in str(said[0].message) and said[0].filename == __file__
         assert np.abs(got.astype(int) - wanted).mean() < 0.01
     after = weights(session)
     assert all(v.dtype == after[k].dtype and torch.equal(v, after[k]) for k, v in before.items())

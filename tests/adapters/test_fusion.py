@@ -5,6 +5,7 @@ import torch
 
 from priorcodec import BackboneError, FusionSite
 from priorcodec.adapters.fusion import Fusion, Pyramid, add_to_hidden_state
+from priorcodec.backbones.conditions import make_condition
 
 SITE = FusionSite(module="block", channels=12, stride=2)
 
@@ -75,6 +76,18 @@ def test_every_site_is_heard_in_the_answer(name, make, features):
             assert not torch.equal(moved, z)
             torch.nn.init.zeros_(fusion.gate.bias)
         assert torch.equal(adapter(*features).z, z)
+
+
+def test_a_call_of_the_denoiser_that_is_not_ours_knows_nothing_of_the_last_image(make, features):
+    backbone, adapter = make("nano_pixel")
+    adapter.inject(backbone)
+    for fusion in adapter.fusion:
+        torch.nn.init.ones_(fusion.gate.bias)
+    x_t, t = torch.randn(1, adapter.spec.latent.channels, 8, 8), torch.tensor([100.0])
+    condition = make_condition(adapter.spec, x_t)
+    fresh = backbone.predict(x_t, t, condition)
+    adapter(*features).z.sum().backward()
+    assert torch.equal(backbone.predict(x_t, t, condition), fresh)  # of another batch size, with gradients on
 
 
 def test_a_missing_site_is_named(make):

@@ -175,6 +175,11 @@ def test_values_that_do_not_fit_change_nothing(trained):
         with pytest.raises(AdapterError, match="wrong adapter"):
             adapter.merge(backbone)
         assert portrait(backbone.module) == before and same_bits(backbone.module, weights)
+        with pytest.raises(AdapterError, match="wrong adapter"):
+            adapter.inject(backbone)
+        assert portrait(backbone.module) == before and same_bits(backbone.module, weights) and not adapter.lora
+    adapter.lora_values = values
+    adapter.inject(backbone)
 
 
 @pytest.mark.parametrize("name", ["sdxl", "pixart", "sd15"])

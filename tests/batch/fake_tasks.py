@@ -64,3 +64,17 @@ class Fails:
 class NoMemory:
     def open(self):
         raise RuntimeError("CUDA out of memory. Tried to allocate 20 MiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prints:
+    """Prints while it is opened and at each job, as a plugin may."""
+
+    def open(self):
+        print("opening")
+
+        def work(job):
+            print("working on", job.source.name)
+            return {}
+
+        return work

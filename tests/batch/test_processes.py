@@ -18,7 +18,7 @@ from priorcodec.batch.jobs import Job
 from priorcodec.core import container
 from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
-from tests.batch.fake_tasks import Deadly, Fails, NeverReady, NoMemory
+from tests.batch.fake_tasks import Deadly, Fails, NeverReady, NoMemory, Prints
 from tests.helpers import DEMO, quick
 
 
@@ -108,6 +108,14 @@ def test_a_job_may_fail_in_any_way(tmp_path, workers):
     lines = [reason for _, reason in outcome.failures]
     assert all(source.name in line and "\n" not in line for (source, line) in outcome.failures)
     assert ["not enough memory" in line for line in lines] == [True, True, False]
+
+
+def test_what_a_plugin_prints_goes_to_standard_error(tmp_path, capfd):
+    """Standard output is the rows', which may be JSON."""
+    jobs = [Job(source=tmp_path / name, target=tmp_path / name) for name in "ab"]
+    runner.run_jobs(jobs, Prints(), label="", workers=2)
+    out, said = capfd.readouterr()
+    assert out == "" and "opening" in said and "working on a" in said
 
 
 def test_an_unexpected_error_at_the_start_is_one_line(tmp_path):

@@ -152,3 +152,9 @@ def test_records_hold_data_only(codec, photo):
     decoded = codec.decode(encoded.data)
     assert len(pickle.dumps(encoded)) < len(encoded.data) * 2 + 2000
     assert len(pickle.dumps(decoded)) < decoded.y_hat.numel() * 4 + len(encoded.data) + 5000
+
+
+@pytest.mark.parametrize("array", [np.zeros((8, 8, 3)), np.zeros((8, 8, 3), np.uint16), np.zeros((8, 8, 4), np.uint8)])
+def test_an_array_that_is_no_image_is_refused(codec, array):
+    with pytest.raises(ImageError, match=r"wanted uint8 \(h, w, 3\)"):
+        codec.encode(array)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from priorcodec.core import container
 from priorcodec.core.container import LATENT, RESIDUAL, Container, Segment, overhead_bytes, pack, unpack
-from priorcodec.core.errors import StreamError
+from priorcodec.core.errors import ConfigError, StreamError
 
 segments = st.lists(
     st.builds(Segment, type=st.integers(0, 127).filter(lambda kind: kind != LATENT), data=st.binary(max_size=200)),
@@ -317,3 +317,6 @@ def test_layers_that_are_not_there():
         with pytest.raises(StreamError, match=f"the file has no {name} layer: it has"):
             unpack(data, layers=[name])
     assert unpack(pack(example()), layers=["latent"]) == example()
+    for names, got in (((), "no layers"), (["foo"], "'foo'"), ("latent", "'latent'")):
+        with pytest.raises(ConfigError, match=f"{got}.* wanted a list of semantic, latent, residual"):
+            unpack(pack(example()), layers=names)

@@ -78,6 +78,14 @@ def test_blending_pieces_of_a_whole_gives_the_whole():
             np.testing.assert_allclose(one, two.numpy(), rtol=0, atol=1e-6)
 
 
+def test_blending_leaves_what_it_was_given_as_it_was():
+    whole = torch.ones(1, 1, 64, 16)
+    plan = tiling.plan(512, 128, 256, 64)
+    bands = list(tiling.blend(plan, lambda rows, columns: [whole[..., rows.read(8), columns.read(8)]]))
+    torch.testing.assert_close(torch.cat([band[0] for band in bands], -2), torch.ones_like(whole))
+    assert torch.equal(whole, torch.ones_like(whole))
+
+
 def test_neighbors_that_disagree_fade_into_each_other():
     plan = tiling.plan(64, 512, 256, 64)
     values = iter((0.0, 1.0))

@@ -24,6 +24,8 @@ ASKED = {
     "exit_in_adapters": "def priorcodec_adapters(spec):\n    raise SystemExit(3)",
     "own_error_in_adapters": "def priorcodec_adapters(spec):\n    from priorcodec import ConfigError\n"
     "    raise ConfigError('x')",
+    "weights_error_in_adapters": "def priorcodec_adapters(spec):\n    from priorcodec import WeightsError\n"
+    "    raise WeightsError('x')",
     "generator_of_adapters": "def priorcodec_adapters(spec):\n    yield 1 / 0",
     "number_of_adapters": "def priorcodec_adapters(spec):\n    return 5",
     "numbers_for_adapters": "def priorcodec_adapters(spec):\n    return [5]",
@@ -42,6 +44,14 @@ def test_a_plugin_that_raises_anything_in_any_hook_is_named_and_stops_no_other(s
     for name in ASKED:
         assert found[name].problem is Problem.SPEC and " raised " in found[name].error, found[name]
         assert "\n" not in found[name].error
+
+
+def test_one_object_under_two_names_is_listed_as_a_duplicate():
+    plugin, registry = types.SimpleNamespace(priorcodec_adapters=hookimpl(lambda: [])), open_registry()
+    for name in ("one", "two"):
+        registry.add(Candidate(name=name, origin="test", distribution="", version="", load=lambda: plugin))
+    found = records(registry)
+    assert found["one"].problem is None and found["two"].problem is Problem.DUPLICATE
 
 
 def test_ctrl_c_while_a_plugin_is_imported_ends_the_program(site):  # noqa: F811

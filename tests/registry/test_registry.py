@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from priorcodec import BackboneError, LatentSpace, LoraRule, PriorCodecError
+from priorcodec import BackboneError, ImageInput, LatentSpace, LoraRule, Prediction, PriorCodecError
 from priorcodec.registry import Problem, open_registry
 from priorcodec.registry.plugins import DEFAULT_PLUGINS
 
@@ -312,6 +312,13 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PRIORCODEC_LOAD_PLUGINS": ""})
 
 
+def test_a_kind_of_prediction_may_be_given_as_text():
+    spec = dataclasses.replace(open_registry().spec("toy"), prediction="flow", image_inputs=("preview",))
+    assert spec.prediction is Prediction.FLOW and spec.image_inputs == (ImageInput.PREVIEW,)
+    with pytest.raises(BackboneError, match="prediction is 'drift', wanted noise"):
+        dataclasses.replace(spec, prediction="drift")
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -322,7 +329,10 @@ assert not heavy, heavy
         ({"pixel_bytes": 0}, "pixel_bytes is 0, wanted above 0"),
         ({"size": -8}, "size is -8, wanted above 0"),
         ({"pooled_dim": -1}, "pooled_dim is -1, wanted 0 or more"),
-        ({"latent": LatentSpace(channels=4, stride=12, scale=1.0, mean=(0.0,) * 4, std=(1.0,) * 4)}, "latent.stride 12 is not a power of 2"),
+        (
+            {"latent": LatentSpace(channels=4, stride=12, scale=1.0, mean=(0.0,) * 4, std=(1.0,) * 4)},
+            "latent.stride 12 is not a power of 2",
+        ),
         ({"lora": (LoraRule(pattern="conv[", modules=1, rank=4),)}, "LoRA pattern 'conv\\[' does not compile"),
     ],
 )

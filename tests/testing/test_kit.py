@@ -267,6 +267,14 @@ def test_what_is_raised_below_the_plugin_is_traced_to_the_plugins_own_line():
     assert re.search(r"RuntimeError: .* \(test_kit\.py, line \d+\)$", result.message)
 
 
+def test_a_plugin_that_ends_the_program_fails_its_check():
+    def leave(good, self, x, *rest):
+        raise SystemExit(3)
+
+    result = run_check(CHECKS["predict_shape"], Subject(spec=predict(leave)))
+    assert result.status is Status.FAILED and "SystemExit" in result.message
+
+
 def test_an_import_that_hangs_or_fails_is_one_line(monkeypatch, tmp_path):
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(600)\n")
     (tmp_path / "breaks.py").write_text("1 / 0\n")

@@ -7,6 +7,8 @@ import pytest
 import torch
 
 from priorcodec.core.codec import Codec
+from priorcodec.core.errors import WeightsError
+from priorcodec.core.latent_refinement import RefineConfig
 from priorcodec.core.rd_loss import LambdaSchedule
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
@@ -51,6 +53,21 @@ def test_lambda_rises_and_low_rates_weigh_more():
     schedule, quality = LambdaSchedule(), torch.arange(12.0)
     assert torch.isclose(schedule.lambdas(torch.tensor(3.0)), torch.tensor(6e-5))
     assert (schedule.lambdas(quality).diff() > 0).all() and (schedule.weights(quality).diff() < 0).all()
+
+
+def test_the_lambdas_of_a_training_are_those_of_its_refinement(model, tmp_path):
+    path, image = tmp_path / "encoder.safetensors", IMAGES[0].permute(1, 2, 0).numpy().copy()
+    lambdas = []
+    for metadata in ({}, {"lambdas": '{"lowest": 1e-4, "highest": 0.5, "balance": 0.3}'}):
+        save_encoder(model, path, metadata)
+        codec = Codec(path)
+        lambdas.append(float(codec.weights.schedule.lambdas(torch.tensor(3.0))))
+        assert codec.encode(image, 3, refined=RefineConfig(steps=2)).refinement is not None
+    assert lambdas == pytest.approx([6e-5, 1e-4 * 5000 ** (3 / 11)], rel=1e-3)
+    for wrong in ('{"lowest": 0}', '{"lowest": "a"}', "[1]", '{"other": 1}', "nonsense"):
+        save_encoder(model, path, {"lambdas": wrong})
+        with pytest.raises(WeightsError, match="is a damaged encoder"):
+            Codec(path)
 
 
 def test_the_distance_counts_for_the_perceptual_decoder_alone(model):

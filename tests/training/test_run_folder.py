@@ -123,6 +123,21 @@ def test_broken_saved_settings(copied, content):
     assert "not given" not in message  # what is wrong, not what is missing because of it
 
 
+def test_saved_settings_are_read_as_they_were_written(copied):
+    """An empty text, a tilde and quotation marks are not YAML's null."""
+    folder, words = copied
+    for note in ("", "~", "null and void", "'quoted'"):
+        train_adapter([*words, "steps=3", f"data_note={note}"])
+    one_line([*words, "minutes=inf"], "minutes=inf: wanted a finite number")
+
+
+def test_a_readme_of_something_else_is_named_before_training(copied):
+    folder, words = copied
+    (folder / "README.md").write_text("---\na: [1\n---\nmine")
+    one_line([*words, "steps=9"], "README.md is not an adapter's card and stays")
+    assert state(folder)["step"] == 2 and (folder / "README.md").read_text().endswith("mine")
+
+
 def test_a_damaged_log_is_kept_up_to_the_checkpoint(copied):
     folder, words = copied
     (folder / "log.jsonl").write_bytes(b'{"step": 1}\n[]\n{"step": "x"}\n\xff\xfe\n{"step": 2, "lo')

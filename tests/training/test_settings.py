@@ -75,6 +75,7 @@ def test_wrong_settings_are_one_line(word, part):
         "encoder.depth8=65",  # whose file no reader would take
         "encoder.groups=[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,96]",
         "lambdas.highest=1e-9",
+        "batch=1",  # every other image trains g_p
     ],
 )
 def test_wrong_settings_of_the_encoder_are_one_line(word):

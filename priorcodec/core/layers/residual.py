@@ -155,7 +155,10 @@ class ResidualTables:
             self.encoder_id = int(metadata["encoder_id"], 16)
         rows = frequency.reshape(-1, 3)
         low = rows[:, 0] + rows[:, 1] // 2
-        self._thirds, self._halves = list(map(categorical, rows)), list(map(categorical, np.stack([low, FULL - low], 1)))
+        self._thirds, self._halves = (
+            list(map(categorical, rows)),
+            list(map(categorical, np.stack([low, FULL - low], 1))),
+        )
 
     def write(
         self, y_q: NDArray[np.float32], y_hat_q: NDArray[np.float32], planes: Planes, settings: Settings

@@ -116,6 +116,15 @@ def test_sixteen_bits_are_whole(kind, channels):
         assert "16 bits a sample cut to 8" in loaded.notes and "sRGB" in loaded.notes[1]
 
 
+@pytest.mark.parametrize("depth", [8, 16])
+def test_a_profile_whose_curve_is_cut_short_is_left_out_at_any_depth(depth):
+    icc = bytearray(profile(**SRGB, gamma=1.0))
+    at = icc.index(b"rTRC", 128)
+    icc[at + 8 : at + 12] = struct.pack(">I", 12)
+    loaded = image_io.load(png(np.full((4, 4, 3), (1 << depth) - 1, np.uint16), iccp(bytes(icc)), depth=depth))
+    assert (loaded.pixels == 255).all()
+
+
 def test_precedence_of_color_chunks():
     icc = iccp(profile(**ADOBE))
     srgb = chunk(b"sRGB", b"\0")

@@ -222,6 +222,18 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, ours.name, other.name])
 
 
+def test_what_cannot_be_removed_stops_no_write(tmp_path, monkeypatch):
+    """As in /tmp, where another user's file cannot be removed."""
+    (tmp_path / f".a.gic.{atomic._HOST}-999999999-1.part").write_bytes(b"of another user")
+
+    def unlink(self, **kwargs):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(atomic.Path, "unlink", unlink)
+    atomic._sweep.cache_clear()
+    atomic._sweep(tmp_path)
+
+
 def test_many_threads_write_one_file_whole(tmp_path):
     path, contents = tmp_path / "a", [bytes([i]) * 50_000 for i in range(8)]
     threads = [threading.Thread(target=atomic.write, args=(path, content)) for content in contents]

@@ -158,6 +158,20 @@ def test_recoloring_with_a_latent_codes_its_part_again(codec, pixels, beside):
     assert error(new[far], old[far]) < 10  # it was coded twice
 
 
+def test_an_edit_that_changes_nothing_keeps_the_rest_of_the_image(codec, pixels):
+    """y is in an encoder's units, y_hat in a decoder's: what is coded again must be brought from one to the other."""
+    data = codec.encode(pixels, 9, layers=LayerConfig(layers=("semantic", "latent"))).data
+    before = codec.decode(data)
+    regions = codec.regions(before.container)
+    region = int(texture.areas(regions.labels).argmin())
+    color = tuple(int(value) for value in regions.colors()[region])
+    again = codec.decode(editing.edit(codec, data, editing.Edit(region=region, color=color)).data)
+    outside = (regions.labels != region).repeat(16, 0).repeat(16, 1)[:150, :200]
+    assert outside.mean() > 0.5
+    old, new = codec.preview(before).astype(float), codec.preview(again).astype(float)
+    assert error(new[outside], old[outside]) < 2
+
+
 def test_texture_of_another_file(codec, pixels, alone):
     flat = np.full((64, 64, 3), (20, 60, 200), np.uint8)
     source = codec.encode(flat, layers=SEMANTIC).data
