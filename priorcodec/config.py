@@ -53,7 +53,7 @@ class DecodeConfig:
     Attributes:
         backbone: Name of the backbone, as `priorcodec backbones` lists them.
         weights: Folder, file or OWNER/REPO@COMMIT of its weights; None for the spec's own source.
-        adapter: Name of a known adapter, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
+        adapter: Name of a known adapter, a .safetensors file or the folder of one, or OWNER/REPO/FILE.safetensors@COMMIT (Hub).
         device: auto, cpu, cuda, cuda:1, mps or xpu.
         dtype: Floating-point type of the denoiser; auto: float32 on the CPU, otherwise what the backbone's spec recommends.
         steps: Denoiser calls, 1 to `MAX_STEPS`.

@@ -498,8 +498,8 @@ def open_session(
     Args:
         backbone: Name of a backbone, nano_pixel by default; `list_backbones` lists them.
         weights: Folder, file or OWNER/REPO@COMMIT of the backbone's weights; by default the spec's own source.
-        adapter: Name of a known adapter, by default "default", a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT on
-            the Hub.
+        adapter: Name of a known adapter, by default "default", a .safetensors file, a folder that training wrote, or
+            OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
         device: "auto" (the default), "cpu", "cuda", "cuda:1", "mps", ...
         dtype: "auto" (the default), "float32", "bfloat16" or "float16", of the denoiser.
         steps: Denoiser calls, 1 (the default) to 8.
@@ -590,7 +590,7 @@ def _settled(config: DecodeConfig) -> DecodeConfig:
         )
     if config.weights is not None and os.path.lexists(config.weights):
         config.weights = os.path.abspath(config.weights)
-    if config.adapter.endswith(".safetensors") and os.path.lexists(config.adapter):
+    if (config.adapter.endswith(".safetensors") or os.sep in config.adapter) and os.path.lexists(config.adapter):
         config.adapter = os.path.abspath(config.adapter)
     return config
 

@@ -30,7 +30,9 @@ def decode(
     ] = None,
     adapter: Annotated[
         str | None,
-        typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT."),
+        typer.Option(
+            help="Adapter: a known name, a .safetensors file or the folder of one, or OWNER/REPO/FILE.safetensors@COMMIT."
+        ),
     ] = None,
     device: options.Device = None,
     dtype: Annotated[

@@ -20,7 +20,9 @@ def export(
     ] = None,
     adapter: Annotated[
         str | None,
-        typer.Option(help="Adapter: a known name, a .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT."),
+        typer.Option(
+            help="Adapter: a known name, a .safetensors file or the folder of one, or OWNER/REPO/FILE.safetensors@COMMIT."
+        ),
     ] = None,
     tile: Annotated[
         int | None, typer.Option(help="Side in pixels of tiles of large images; default 1024, with --fixed 512.")

@@ -155,7 +155,7 @@ def _draw(found: Regions, height: int, width: int, output: Path, *, replace: boo
 
 
 def _read(file: str) -> bytes:
-    return read_file(standard_input() if file == "-" else file)
+    return read_file(standard_input() if file == "-" else options.path(file))
 
 
 def _target(output: str, inputs: Sequence[str | Path], *, force: bool) -> Path:

@@ -91,7 +91,7 @@ def paths(ctx: typer.Context, words: Sequence[str]) -> list[Path]:
         elif "=" in word and not os.path.lexists(word):
             raise ConfigError(_no_setting(ctx, word))
         else:
-            found.append(_path(word))
+            found.append(path(word))
     return found
 
 
@@ -105,7 +105,7 @@ def output_path(output: str | None, inputs: Sequence[Path]) -> Path | None:
         if sys.stdout.isatty():
             raise ConfigError("the output is binary and standard output is a terminal: give -o FILE, or pipe it")
         return STREAM
-    return None if output is None else _path(output)
+    return None if output is None else path(output)
 
 
 def decode_config(file: Path | None = None, **options: Any) -> DecodeConfig:
@@ -163,7 +163,7 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, to_stder
     typer.echo(Table(heads=list(columns), rows=cells, texts=len(columns)).text(), nl=False, err=to_stderr)
 
 
-def _path(word: str) -> Path:
+def path(word: str) -> Path:
     """A path; absolute for a file called "-", which would mean a stream. Raises ConfigError: an empty word.
 
     An empty word is an unset variable of a shell far more often than the current folder, which `Path("")` is.

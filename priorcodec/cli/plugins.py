@@ -141,6 +141,8 @@ def check(
     """
     from priorcodec import testing
 
+    if weights is not None and tier < 2:
+        raise ConfigError(f"got --weights for tier {tier}, which loads none: add --tier 2")
     pairs = [word.partition("=") for word in expect or ()]
     if bare := [word for word, equals, reason in pairs if not (equals and reason)]:
         raise ConfigError(f"got --expect {bare[0]}, wanted CHECK=REASON: say why it fails")

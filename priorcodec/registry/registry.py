@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from priorcodec.adapters import hub
 from priorcodec.backbones.spec import METHODS, AdapterSource, BackboneSpec
 from priorcodec.core.errors import AdapterError, BackboneError, ConfigError, PriorCodecError, WeightsError
 from priorcodec.core.io.names import one_line
@@ -140,7 +141,8 @@ class Registry:
 
         Args:
             spec: The backbone.
-            given: A name that a plugin knows, a local file, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
+            given: A name that a plugin knows, a local file, a folder with BACKBONE.adapter.safetensors, as training writes it, or
+                OWNER/REPO/FILE.safetensors@COMMIT on the Hub.
 
         Raises:
             AdapterError: No such name, or as `adapter_sources.fetch` raises it.
@@ -148,6 +150,10 @@ class Registry:
         known = {source.name: source for source in self.adapters(spec)}
         if given in known:
             return adapter_sources.fetch(known[given])
+        if os.path.isdir(os.path.expanduser(given)):
+            from priorcodec.adapters import file as adapter_file  # imports torch
+
+            return hub.locate(given, adapter_file.name(spec), None)
         if adapter_sources.is_location(given):
             return adapter_sources.fetch(adapter_sources.source(given))
         raise AdapterError(

@@ -35,6 +35,11 @@ def test_json():
     }
 
 
+def test_weights_that_no_tier_would_load_are_refused():
+    done = runner.invoke(app, ["check", "sd15", "--tier", "1", "--weights", "models"])
+    assert "got --weights for tier 1, which loads none: add --tier 2" in str(done.exception)
+
+
 def test_a_failing_check_is_exit_status_1(monkeypatch):
     monkeypatch.setattr("priorcodec.testing._plain.HEAVY", ("sys",))
     done = runner.invoke(app, ["check", "sd15", "--tier", "0"])

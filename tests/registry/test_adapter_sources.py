@@ -94,6 +94,10 @@ def test_what_a_user_may_write(cached, tmp_path):
     assert registry.adapter(toy, f"{PLACE}@{REV}") == cached
     assert registry.adapter(toy, str(local)) == local
     assert registry.adapter(toy, "runs/toy/a@2.safetensors").samefile(local)
+    with pytest.raises(AdapterError, match=r"the folder .*toy has no toy\.adapter\.safetensors"):
+        registry.adapter(toy, str(local.parent))
+    (local.parent / "toy.adapter.safetensors").write_bytes(DATA)
+    assert registry.adapter(toy, "runs/toy").samefile(local.parent / "toy.adapter.safetensors")
     with pytest.raises(AdapterError, match="no adapter 'fancy' .known: default.: give the path of a"):
         registry.adapter(toy, "fancy")
     with pytest.raises(AdapterError, match="runs/toy/b.safetensors is not a local file"):
