@@ -230,7 +230,7 @@ class Objective(nn.Module):
             terms["pixel"] = (x_hat - x).abs().mean()
         if weights.perceptual and distance is not None:
             assert look is not None  # `step` draws it
-            terms["perceptual"] = distance(x_hat, x, look).mean()
+            terms["perceptual"] = distance(losses.with_fine_chroma(x_hat, x), x, look).mean()
         for name in ("gradient_difference", "periodic_artifact"):
             if getattr(weights, name):
                 terms[name] = getattr(losses, name)(x_hat, x)

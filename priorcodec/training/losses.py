@@ -11,8 +11,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LUMA = (0.299, 0.587, 0.114)  # of R, G, B (ITU-R BT.601)
+COARSE = 8  # pixels: chroma that changes over less is fine
 PERIODS = ((8, 8), (16, 6))
 """Of periodic artifacts: period in pixels, and over how many blocks an error is averaged in each direction."""
+
+
+def with_fine_chroma(x_hat: Tensor, x: Tensor) -> Tensor:
+    """`x_hat` with the fine chroma of `x`, as a perceptual distance should see it: (b, 3, H, W) twice -> (b, 3, H, W).
+
+    Feature networks like false color at edges and on texture, the eye does not; so fine chroma is left to the pixel losses.
+    Sides must be multiples of 8.
+    """
+    difference = x - x_hat
+    chroma = difference - (difference * x.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    size = x.shape[-2:]
+    coarse = F.interpolate(F.avg_pool2d(chroma, COARSE), size=size, mode="bilinear", align_corners=False)
+    return x_hat + chroma - coarse
 
 
 def gradient_difference(x_hat: Tensor, x: Tensor) -> Tensor:

@@ -13,6 +13,21 @@ def dots(period):
     return x
 
 
+def test_fine_chroma_is_that_of_the_original_and_all_else_stays():
+    g = torch.Generator().manual_seed(0)
+    x, luma = torch.rand(1, 3, 64, 64, generator=g), 0.1 * torch.randn(1, 1, 64, 64, generator=g)
+    noise = 0.1 * torch.randn(1, 3, 64, 64, generator=g)
+    false_color = noise - (noise * torch.tensor(losses.LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    tint = torch.tensor([0.0, 0.0, 0.1]).view(1, 3, 1, 1)
+    assert torch.equal(losses.with_fine_chroma(x, x), x)
+    seen = losses.with_fine_chroma(x + luma + tint + false_color, x) - x
+    torch.testing.assert_close(seen.mean((2, 3)), (luma + tint + false_color).mean((2, 3)))  # the tint is seen
+    left = seen - luma - tint
+    assert left.std() < 0.2 * false_color.std()  # the false color is not, but for what is coarse in it
+    seen = losses.with_fine_chroma(x + luma, x) - x
+    torch.testing.assert_close(seen, luma.expand_as(seen))
+
+
 @pytest.mark.parametrize("period", [2, 4, 8, 16])
 def test_periodic_artifact_minds_a_pattern_in_full(period):
     """Under every period that the pattern's divides."""
