@@ -106,7 +106,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
 
 
 def _known(index: Path, key: object) -> list[Entry] | None:
-    """The list of an earlier run; None if it is of other data, damaged, or older than a shard."""
+    """The list of an earlier run; None if it is of other data, damaged, or a shard has another size."""
     try:
         content = json.loads(index.read_bytes())
         if content["key"] != key:
