@@ -213,17 +213,20 @@ def anchor(name: str, *, vvc: Path | None = None) -> Coder:
     if name in PILLOW:
         title, settings, options = PILLOW[name]
         plugin = name == "jxl"  # the one format that Pillow itself lacks
+        made = _versions("pillow-jxl-plugin" if plugin else "pillow")
         return Coder(name=name, title=title, suffix=".jpg" if name == "jpeg" else f".{name}", settings=settings, decode=read,
-                     encode=partial(_pillow, options=options), identity=_versions("pillow-jxl-plugin" if plugin else "pillow"),
+                     encode=partial(_pillow, options=options), identity=made, writer=f"{made} {options}",
                      missing=_absent("JPEG XL", "pillow_jxl", "pillow-jxl-plugin") if plugin else None)  # fmt: skip
     if name == "hevc":
         return Coder(name=name, title="HEVC intra (x265 slow)", suffix=".265", settings=("51", "47", "43", "39", "35"),
                      encode=partial(_video, codec="libx265", container="hevc", options=X265), decode=read,
-                     identity=_versions("av"), missing=_absent("HEVC", "av", "av"))  # fmt: skip
+                     identity=_versions("av"), writer=f"{_versions('av')} {X265}",
+                     missing=_absent("HEVC", "av", "av"))  # fmt: skip
     if name == "av1":
         return Coder(name=name, title="AV1 intra (SVT-AV1 preset 4)", suffix=".obu",
                      settings=("63", "57", "51", "45", "38"), decode=read, identity=_versions("av"),
                      encode=partial(_video, codec="libsvtav1", container="obu", options=SVT),
+                     writer=f"{_versions('av')} {SVT}",
                      missing=_absent("AV1", "av", "av"))  # fmt: skip
     if name == "vvc":
         return _vvc(vvc, _absent("VVC", "av", "av"))

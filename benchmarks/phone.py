@@ -15,6 +15,7 @@ FOLDER unless they are there, which takes many minutes.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import shutil
@@ -266,8 +267,12 @@ def by_yardstick(models: Path, small: list[Path], images: list[Path], work: Path
     import priorcodec_lite  # pyright: ignore[reportMissingImports]
 
     shutil.copytree(models, work / "int8")
+    manifest = json.loads((work / "int8" / "manifest.json").read_text())
     for path in small:
         shutil.copy(path, work / "int8")
+        data = path.read_bytes()
+        manifest["files"][path.name] |= {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (work / "int8" / "manifest.json").write_text(json.dumps(manifest))
     sessions = {"half": priorcodec_lite.open_session(models, threads=1)}
     sessions["int8"] = priorcodec_lite.open_session(work / "int8", threads=1)
     scores: dict[str, list[dict[str, Any]]] = {name: [] for name in sessions}

@@ -32,7 +32,7 @@ from typing import Any
 import coders
 import numpy as np
 import resultfile
-from known import FILE_DIGITS, SCORERS, Known
+from known import FILE_DIGITS, HEAD, SCORERS, Known
 
 from priorcodec.core.errors import PriorCodecError
 from priorcodec.core.image import io as image_io
@@ -282,17 +282,42 @@ def _known_rows(
     """
     rows = {}
     for job in jobs if not (args.fresh or args.keep or args.decoded) else ():
-        coder, (file, key) = make(job.codec, job.vvc), job.decoded_key()
+        coder, file = make(job.codec, job.vvc), job.decoded_key()[0]
         scores = known.scores(job.pixels, file, coder.name, coder.identity)
         if scores and all(c in scores for c in columns) and known.has_sets(coder.name, job.setting, sets):
             head = {"codec": coder.name, "setting": job.setting, "image": job.path.stem, "file": file}
             rows[job] = {**head, **{k: scores[k] for k in ("bytes", "bpp", *columns)}}
         elif scores:
-            cached = _scores(job, key)
-            cached.parent.mkdir(parents=True, exist_ok=True)
-            measured = json.loads(cached.read_text()) if cached.exists() else {}
-            atomic.write(cached, json.dumps({**scores, **measured}).encode())
-    return rows
+            _into_cache(job, scores)
+    return rows if not sets else _of_whole_sets(known, jobs, rows, sets)
+
+
+def _of_whole_sets(
+    known: Known, jobs: list[Job], rows: dict[Job, dict[str, Any]], sets: list[str]
+) -> dict[Job, dict[str, Any]]:
+    """Without the rows of codecs and settings whose distance over all images must be measured again."""
+    kept: dict[Job, dict[str, Any]] = {}
+    groups: dict[tuple[str, str], list[Job]] = {}
+    for job in jobs:
+        groups.setdefault((make(job.codec, job.vvc).name, job.setting), []).append(job)
+    for (codec, setting), group in groups.items():
+        found = [rows[job] for job in group if job in rows]
+        whole = len(found) == len(group)
+        if whole and all(known.set_score(codec, setting, found, name) is not None for name in sets):
+            kept |= {job: rows[job] for job in group}
+            continue
+        for job in group:
+            if job in rows:
+                _into_cache(job, {k: v for k, v in rows[job].items() if k not in HEAD})
+    return kept
+
+
+def _into_cache(job: Job, scores: dict[str, Any]) -> None:
+    """Adds scores to those of this decoded file in the cache; what is there stays."""
+    cached = _scores(job, job.decoded_key()[1])
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    measured = json.loads(cached.read_text()) if cached.exists() else {}
+    atomic.write(cached, json.dumps({**scores, **measured}).encode())
 
 
 def _scores(job: Job, key: str) -> Path:

@@ -225,7 +225,7 @@ def main() -> None:
     files = {name: data for name, (data, _) in golden().items()}
     known = {name: symbols for name, (_, symbols) in golden().items()}
     layered = {name: data for name, (data, _) in layers.golden().items()}
-    shown = [name for name in files if area(name) <= LARGEST or name == LARGE]
+    shown = [name for name in files if area(name) <= max(LARGEST, args.largest) or name == LARGE]
     shown += [name for name in layered if name.startswith("alone")]  # rendered
     plain = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     with tempfile.TemporaryDirectory() as work:

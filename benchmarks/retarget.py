@@ -70,6 +70,13 @@ def main() -> None:
     if args.row:
         row(args)
         return
+    asked = {key: str(value) for key, value in vars(args).items() if key not in ("jobs", "work")}
+    asked = json.dumps(asked | {"encoder": shipped.manifest()[shipped.ENCODER.name]})
+    kept = args.work / args.table / "asked.json"
+    if kept.exists() and kept.read_text() != asked:
+        sys.exit(f"{kept.parent} holds rows of other settings or another encoder: take another folder, or remove it")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(asked)
     rows = TABLES[args.table]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda name: subprocess.run([sys.executable, *sys.argv, "--row", name], check=True), rows))

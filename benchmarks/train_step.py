@@ -12,6 +12,7 @@ import json
 import os
 import random
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -82,7 +83,7 @@ def measure(name: str, side: int, batch: int, steps: int, dtype: str, checkpoint
             return loop.wrapped(images, quality, distance.draw(random.Random(0), (side, side)), noise)[0], {}
 
         loop.run(loss, after=after)
-    steady = sorted(seconds[1:] or seconds)[len(seconds[1:]) // 2]
+    steady = statistics.median(seconds[1:] or seconds)
     peak = torch.cuda.max_memory_allocated() if gpu else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "backbone": name, "device": torch.cuda.get_device_name() if gpu else "cpu", "threads": torch.get_num_threads(),

@@ -86,8 +86,10 @@ def fuzzed(state: Path, until: int) -> list[dict[str, Any]]:
     """Lets the fuzzer run until it has done so many executions in all -> a row for each of its targets."""
     command = [sys.executable, "tests/fuzz.py", "--state", str(state), "--executions", str(until)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    while subprocess.run(command, cwd=ROOT, env=environment, capture_output=True).returncode < 0:
+    while (done := subprocess.run(command, cwd=ROOT, env=environment, capture_output=True)).returncode < 0:
         pass  # it died: the next run counts the input as a crash and goes on
+    if done.returncode not in (0, 1):
+        sys.exit(f"trust.py: tests/fuzz.py ended with {done.returncode}: {done.stderr[-300:].decode(errors='replace')}")
     counts = json.loads((state / "state.json").read_text())
     row = {"test": "tests/fuzz.py", "failures": counts["crashes"], "left_out": 0, "seconds": round(counts["seconds"])}
     words = {

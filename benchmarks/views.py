@@ -43,7 +43,8 @@ def rate(result: Result) -> Table:
     """What benchmarks/rate.py found."""
     rows = [
         [f"{row['target_bpp']:g}", f"{row['hit']} of {row['images']}", str(row["missed"]),
-         str(row["below"] + row["above"]), f"{row['worst_under']:.1%}", f"{row['encodes_median']:.1f}x",
+         str(row["below"] + row["above"]), f"{row['worst_under']:.1%}" if "worst_under" in row else "-",
+         f"{row['encodes_median']:.1f}x",
          f"{row['encodes_worst']:.1f}x"]
         for row in result["summary"]
     ]  # fmt: skip
@@ -160,10 +161,10 @@ def phone(result: Result) -> Table:
         lite1 = f"{row['lite1_lpips']:.4f}, {row['lite1_dists']:.4f}" if "lite1_lpips" in row else ""
         rows.append([row["runtime"], row["weights"], size, times, f"{row['peak_megabytes']:.0f} MB", apart, lite1])
     heads = ["runtime", "weights stored as", "to ship (compressed)", "load + run", "peak memory", "from full precision"]
-    note = (
-        "Processor seconds of one thread of this machine, not of a phone. Lite1 (LPIPS and DISTS form, lower is better): "
-        f"means over {result['images']} images of {result['set']} at quality {result['quality']:g}."
-    )
+    note = "Processor seconds of one thread of this machine, not of a phone."
+    if "images" in result:
+        means = f"means over {result['images']} images of {result['set']} at quality {result['quality']:g}"
+        note += f" Lite1 (LPIPS and DISTS form, lower is better): {means}."
     return Table(heads=[*heads, "Lite1"], rows=rows, note=note, texts=2)
 
 

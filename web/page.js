@@ -41,6 +41,7 @@ function restart() {
 function show(message) {
   if (message.kind === "begin") {
     busy = true;
+    drawn++; // what is still being drawn is of before
     for (const part of [error, compare, save, gic, toggle, overlay, table, canvases.decoded]) part.hidden = true;
     facts.replaceChildren();
     regions = null;

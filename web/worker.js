@@ -4,7 +4,7 @@
 // {kind: "status" | "error", text}, {kind: "fact", name, value}, {kind: "file", bytes},
 // {kind: "original" | "preview" | "decoded", image}, {kind: "regions", regions}.
 
-import { MAX_PIXELS, QUALITY_STEPS, STRIDE, padded } from "./container.js";
+import { MAX_PIXELS, QUALITY_STEPS, STRIDE, checkSize, padded } from "./container.js";
 import { Reader, StreamError } from "./gic.js";
 import { normal } from "./random.js";
 import { painted } from "./regions.js";
@@ -69,11 +69,15 @@ async function analyze(file) {
         "choose a smaller one",
     );
   }
+  checkSize(height, width, MAX_PIXELS); // no side beyond the format's
   const canvas = new OffscreenCanvas(width, height).getContext("2d");
   canvas.fillStyle = "white"; // under transparent parts
   canvas.fillRect(0, 0, width, height);
   canvas.drawImage(bitmap, 0, 0);
   const pixels = canvas.getImageData(0, 0, width, height);
+  if (pixels.data[pixels.data.length - 1] !== 255) { // a canvas beyond the browser's limit stays empty
+    throw new StreamError(`the photograph is ${width} × ${height} pixels, more than this browser draws: choose a smaller one`);
+  }
   postMessage({ kind: "original", image: pixels });
 
   status("Analyzing…");

@@ -44,7 +44,6 @@ class Decoded:
         quality_byte: What the graphs are given, in 1/16 of a level.
         seed: Of the noise.
         symbols_sha256: SHA-256 of the symbols; empty without a latent.
-        statistics: Color statistics of the original image; None if the file has none.
         rendered: The preview of a file without a latent, uint8 (1, 3, 16h, 16w); None otherwise.
     """
 
@@ -53,8 +52,13 @@ class Decoded:
     quality_byte: int
     seed: int
     symbols_sha256: str
-    statistics: ImageStatistics | None
     rendered: NDArray[np.uint8] | None = None
+
+    @property
+    def statistics(self) -> ImageStatistics | None:
+        """Color statistics of the original image; None if the file has none. Raises StreamError: they are damaged."""
+        segment = self.content.segment(STATISTICS)
+        return None if segment is None else ImageStatistics.unpack(segment)
 
     @property
     def quality(self) -> NDArray[np.float32]:
@@ -145,14 +149,12 @@ class Codec:
         else:
             y_hat_q, digest = self.reader.latent(content)
             y_hat = self._dequantized(y_hat_q, content.quality)
-        segment = content.segment(STATISTICS)
         return Decoded(
             y_hat=y_hat,
             content=content,
-            quality_byte=self.reader.decoder_quality(content),
+            quality_byte=content.quality if content.string is None else self.reader.decoder_quality(content),
             seed=content.seed or 0,
             symbols_sha256=digest,
-            statistics=None if segment is None else ImageStatistics.unpack(segment),
             rendered=rendered,
         )
 

@@ -286,7 +286,6 @@ class Codec:
             raise StreamError("the file has a structure layer but no texture layer: there is no image to decode")
         regions, seed = self.regions(content), content.seed or 0
         planes = self.semantic_networks.render(regions, content.height, content.width, seed, tile=self.tile)
-        written = content.segment(STATISTICS)
         return Decoded(
             y_hat=self._analyzed(planes),
             quality=content.quality / QUALITY_STEPS,
@@ -295,7 +294,6 @@ class Codec:
             seed=seed,
             container=content,
             symbols_sha256="",
-            statistics=None if written is None else ImageStatistics.unpack(written),
             rendered=planes,
         )
 
@@ -311,7 +309,7 @@ class Codec:
         if content.string is None:
             return self._rendered(content)
         y_hat_q, digest = self.reader.latent(content)
-        written, byte = content.segment(STATISTICS), self.reader.decoder_quality(content)
+        byte = self.reader.decoder_quality(content)
         values = torch.from_numpy(y_hat_q)[None].to(self.device)
         steps = self._levels(content.quality / QUALITY_STEPS)
         return Decoded(
@@ -322,7 +320,6 @@ class Codec:
             seed=content.seed or 0,
             container=content,
             symbols_sha256=digest,
-            statistics=None if written is None else ImageStatistics.unpack(written),
         )
 
     @torch.inference_mode()

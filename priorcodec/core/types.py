@@ -81,7 +81,6 @@ class Decoded:
         seed: Seed of all noise, from the file's checksum.
         container: The parsed file.
         symbols_sha256: SHA-256 of the symbols.
-        statistics: Color statistics of the original image; None if the file has none.
         rendered: The preview of a file without a latent, uint8 (1, 3, H, W) on the padded grid; y_hat has its features.
     """
 
@@ -92,5 +91,18 @@ class Decoded:
     seed: int
     container: Container
     symbols_sha256: str
-    statistics: ImageStatistics | None = None
     rendered: Tensor | None = None
+
+    @property
+    def statistics(self) -> ImageStatistics | None:
+        """Color statistics of the original image; None if the file has none. Raises StreamError: they are damaged."""
+        return statistics_of(self.container)
+
+
+def statistics_of(content: Container) -> ImageStatistics | None:
+    """Read where they are used only: a file that is damaged there still has an image. Raises StreamError."""
+    from priorcodec.core.container import STATISTICS
+    from priorcodec.core.statistics import ImageStatistics
+
+    segment = content.segment(STATISTICS)
+    return None if segment is None else ImageStatistics.unpack(segment)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from priorcodec.core.entropy.coder import LENGTH_BITS
 from priorcodec.core.entropy.fitting import REACH, fitted
 from priorcodec.core.entropy.tables import PRECISION, SCALES, table_set
 from recipes.encoder2.context import exact_bits
@@ -41,13 +42,13 @@ def counts(model: ImageEncoder2, x: Tensor, levels: list[float], certain: int) -
 
 
 def table_bits(table: np.ndarray, offset: np.ndarray, symbols: np.ndarray, index: np.ndarray) -> float:
-    """Bits of symbols under their tables; an escaped symbol adds an Exp-Golomb code of what lies beyond."""
+    """Bits of symbols under their tables, and of what an escaped symbol lies beyond them: as `coder.Encoder.add` counts."""
     r = -offset[index]
     outside = np.abs(symbols) > r
     entry = np.where(outside, 2 * r + 1, symbols + r)
     frequency = table[index, entry + 1] - table[index, entry]
-    beyond = np.abs(symbols)[outside] - r[outside]
-    return float((PRECISION - np.log2(frequency)).sum() + (2 + 2 * np.floor(np.log2(np.maximum(beyond, 1)))).sum())
+    distance = 2 * (np.abs(symbols) - r)[outside] - (symbols[outside] > 0)
+    return float((PRECISION - np.log2(frequency)).sum() + (LENGTH_BITS + np.floor(np.log2(distance))).sum())
 
 
 def main() -> None:

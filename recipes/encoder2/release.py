@@ -34,7 +34,7 @@ from recipes.encoder2.crops import Crops
 
 LICENSE = "Apache-2.0; trained on research-use images, see WEIGHTS.md"
 ROOT = Path(__file__).parents[2]
-MAKERS = ("tests.golden.make", "tests.corpus.make")  # what they write changes with the id
+GOLDEN = "tests.golden.make"  # what it writes changes with the id
 BLOCKS = "tests.backbones.test_golden_blocks"  # and with every adapter
 
 
@@ -89,8 +89,7 @@ def main() -> None:
     print(f"encoder {identity:08x}: {shipped.ENCODER.stat().st_size / 2**20:.1f} MiB, {note}")
     adapters = sorted(shipped.FOLDER.glob("*.adapter.safetensors"))
     missing = [path.name for path in adapters if adapter_file.read(path).metadata["encoder"] != f"{identity:08x}"]
-    for module in MAKERS:
-        make(module)
+    make(GOLDEN)
     describe(identity)
     if missing:
         print(f"once {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} made again: python -m {BLOCKS}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from priorcodec.core import shipped
 from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.exact import LIMIT, ONE, WEIGHT_BITS
 from priorcodec.core.entropy.fitting import REACH, fitted_row
@@ -17,6 +18,7 @@ from priorcodec.core.layers import structure, texture
 from priorcodec.core.layers.renderer import TextureEncoder
 from priorcodec.core.layers.semantic import INVERSE_BITS, KIND
 from priorcodec.core.layers.texture import CHANNELS, INPUTS, STEP, STEPS, TABLES, TextureModel
+from recipes.encoder2.release import pin
 
 CROPS = 1200
 
@@ -162,6 +164,8 @@ def main() -> None:
     tensors |= {"segment.weight": weight, "segment.bias": torch.from_numpy(fit["segment_bias"]).float()}
     data = safetensors.to_bytes(tensors, {"kind": KIND, "encoder_id": f"{codec.id:08x}", "steps": str(steps)})
     target.write_bytes(data)
+    if target.parent == shipped.FOLDER:
+        pin(target)
     print(target, len(data), hashlib.sha256(data).hexdigest())
 
 

@@ -1,4 +1,4 @@
-"""Train the texture encoder and the renderer together, regions given: train.py CACHE FIT.npz OUT.pt --minutes 50
+"""Train the texture encoder and the renderer together, regions given: train.py CACHE FIT.npz MAPS.npz OUT.pt --minutes 50
 
 Absolute error of the pixels alone for the first 30% of the time, then with feature distances on EfficientNet-Lite0 and the error
 that repeats from block to block. Values of regions get uniform noise of a quantization step, and a price on their size.

@@ -184,6 +184,19 @@ def test_scores_of_the_same_bytes_come_from_the_result_file(rd, run_here, tmp_pa
     assert len(list((tmp_path / "cache" / "scores").rglob("*.json"))) == 2  # the files of the new setting, and no other
 
 
+def test_distances_of_sets_are_measured_again_for_other_images(rd, run_here, tmp_path):
+    """With the result file and an empty cache, where the distance that it holds is one over other images."""
+    (tmp_path / "small.json").write_text((rd["folder"] / "results" / "small.json").read_text())
+    (tmp_path / "fewer").mkdir()
+    first = sorted(rd["images"].iterdir())[0]
+    shutil.copy(first, tmp_path / "fewer")
+    arguments = ["--codecs", "jpeg:20", "--metrics", "psnr", "lite1_frechet", "--cache", tmp_path / "cache"]
+    run_here("small", tmp_path / "fewer", *arguments, "--results", tmp_path)
+    (mean,) = json.loads((tmp_path / "small.json").read_text())["means"]
+    stored = {r["image"]: r for r in rd["result"]["rows"] if (r["codec"], r["setting"]) == ("jpeg", "20")}
+    assert mean["psnr"] == pytest.approx(stored[first.stem]["psnr"]) and mean["lite1_frechet"] > 0
+
+
 def test_a_result_of_other_metric_packages_is_no_cache(rd, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     known = importlib.import_module("known")

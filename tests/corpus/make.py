@@ -54,8 +54,9 @@ def seeds() -> dict[str, bytes]:
 
 
 if __name__ == "__main__":
+    found = seeds()
     for old in HERE.glob("*.gic"):
         old.unlink()
-    for name, data in seeds().items():
+    for name, data in found.items():
         (HERE / f"{name}.gic").write_bytes(data)
         print(f"{name:16} {len(data)} bytes")

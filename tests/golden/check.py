@@ -2,7 +2,7 @@
 
 Every file --ExactReader.read, under each setting, in a process of its own--> SHA-256 of its symbols == the one in symbols.json.
 Exit status 1 where one is not. Needs numpy, constriction and safetensors; settings with torch need torch and Pillow as well, so
-that another environment with another torch can run them: `make conformance OLD=PATH/TO/python`.
+that another environment with another torch can run them, as `make conformance` does.
     python tests/golden/check.py --symbols FILE.npz    writes the symbols themselves, for `make.py`
 """
 

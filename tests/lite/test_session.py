@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,16 @@ def test_files_without_a_latent_are_rendered_alike(lite, session, record_propert
         found = levels(lite.decode(data, output="np"), session.decode(data, output="np"))
         record_property(name, found)
         assert found <= 1
+
+
+@pytest.mark.slow
+def test_a_residual_without_the_latent_that_it_refines_changes_nothing(lite, session):
+    data = layers.golden()["alone"][0]
+    content = container.unpack(data)
+    more = (*content.segments, container.Segment(type=container.RESIDUAL, data=b""))
+    odd = container.pack(replace(content, segments=more))
+    one, other = lite.codec.decode(odd), session.codec.decode(odd)
+    assert one.quality_byte == 16 * other.quality == content.quality
 
 
 @pytest.mark.slow

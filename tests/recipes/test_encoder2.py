@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import torch
 
+from priorcodec.core.entropy.coder import CoderTables, Encoder
 from priorcodec.core.entropy.fitting import REACH, fitted
-from priorcodec.core.entropy.tables import PRECISION, SCALES, table_set
+from priorcodec.core.entropy.tables import PRECISION, SCALES, gaussian_tables, table_set
 from recipes.encoder2.crops import Crops
 from recipes.encoder2.fit_tables import table_bits
 from recipes.encoder2.muon import FAST, MuonAdam, orthogonalized
@@ -61,3 +63,15 @@ def test_crops_are_a_function_of_seed_step_and_slot(tmp_path):
     first, second = (Crops(tmp_path / "some", seed=4).batch(3, 5, 64, enlarged=0.5) for _ in range(2))
     assert first.shape == (5, 3, 64, 64) and torch.equal(first, second)
     assert not torch.equal(first, Crops(tmp_path / "some", seed=4).batch(4, 5, 64, enlarged=0.5))
+
+
+def test_symbols_beyond_their_table_are_priced_as_the_coder_prices_them():
+    tables = gaussian_tables()
+    for beyond in (1, -1, 2, -2, 100, -100):
+        index = np.array([20], np.uint8)
+        reach = -int(tables["y_cdf_offset"][20])
+        symbol = np.array([np.sign(beyond) * reach + beyond], np.int16)
+        encoder = Encoder()
+        encoder.add(symbol, index, CoderTables(tables, "y"))
+        got = table_bits(tables["y_cdf"], tables["y_cdf_offset"], symbol.astype(np.int64), index)
+        assert got == pytest.approx(encoder.bits[0])

@@ -296,8 +296,7 @@ def test_it_works_again_without_a_network(tab):
       if (serviceWorker.controller) done();
       else serviceWorker.addEventListener("controllerchange", () => done());
     })""")
-    tab.reload()
-    give(tab, f"{one}.gic", FILES[one][0])
+    give(tab, f"{one}.gic", FILES[one][0])  # on the first visit
     assert tab.is_visible("#decoded")
     tab.context.set_offline(True)
     tab.reload()
@@ -313,6 +312,9 @@ def test_what_is_no_image_is_one_line(tab):
     Image.new("1", (8193, 8192)).save(large := io.BytesIO(), "PNG")
     give(tab, "large.png", large.getvalue())
     assert "more than the 67,108,864" in tab.inner_text("#error") and not tab.is_visible("#original")
+    Image.new("L", (66_000, 1)).save(wide := io.BytesIO(), "PNG")
+    give(tab, "wide.png", wide.getvalue())
+    assert "width is 66000, wanted a whole number from 1 to 65535" in tab.inner_text("#error") and not tab.is_visible("#gic")
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import base64
 import json
 import os
-import shutil
+import re
 import subprocess
 from dataclasses import replace
 from functools import cache
@@ -22,14 +22,20 @@ from priorcodec.core.layers.settings import LayerConfig
 from tests.fuzz import Fuzz
 from tests.golden import layers
 from tests.golden.check import ENCODER, golden
-from tests.helpers import DEMO
+from tests.helpers import DEMO, node
 
 CORPUS = sorted((Path(__file__).parents[1] / "corpus").glob("*.gic"))
 LARGEST = 2**20  # pixels, of damaged files
 DAMAGED = 250
-NODE = shutil.which("node")
+NODE = node()
 
 pytestmark = pytest.mark.skipif(NODE is None, reason="needs node on the PATH")
+
+
+def test_the_page_keeps_all_its_parts_for_a_visit_without_a_network():
+    web = Path(__file__).parents[2] / "web"
+    kept = set(re.findall(r'"([\w.]+\.js)"', (web / "offline.js").read_text()))
+    assert kept == {path.name for path in web.glob("*.js")} - {"offline.js"}
 
 
 @pytest.fixture(scope="module")
