@@ -3,7 +3,7 @@
 
 const CACHE = "priorcodec";
 const PAGE = [
-  "./", "page.css", "coder.js", "container.js", "errors.js", "gic.js", "networks.js", "page.js", "random.js",
+  "./", "index.html", "page.css", "coder.js", "container.js", "errors.js", "gic.js", "networks.js", "page.js", "random.js",
   "regions.js", "residual.js", "runtime.js", "semantic.js", "sha256.js", "tables.js", "tiles.js", "worker.js",
   "writer.js",
 ];
