@@ -314,7 +314,9 @@ def test_what_is_no_image_is_one_line(tab):
     assert "more than the 67,108,864" in tab.inner_text("#error") and not tab.is_visible("#original")
     Image.new("L", (66_000, 1)).save(wide := io.BytesIO(), "PNG")
     give(tab, "wide.png", wide.getvalue())
-    assert "width is 66000, wanted a whole number from 1 to 65535" in tab.inner_text("#error") and not tab.is_visible("#gic")
+    assert "width is 66000, wanted a whole number from 1 to 65535" in tab.inner_text("#error") and not tab.is_visible(
+        "#gic"
+    )
 
 
 @pytest.mark.slow
