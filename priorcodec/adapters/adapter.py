@@ -151,14 +151,13 @@ class Adapter(nn.Module):
             AdapterError: It cannot be found or downloaded, or belongs to another backbone, revision or encoder.
             WeightsError: The encoder's file cannot be read.
         """
-        from priorcodec.adapters import file as adapter_file
         from priorcodec.adapters import hub
         from priorcodec.core import shipped
         from priorcodec.core.weights import load_encoder
 
         if not isinstance(spec, BackboneSpec):
             raise AdapterError(f"got spec={spec!r}, wanted a spec, as open_registry().spec(NAME) gives it")
-        path = hub.locate(location, filename or adapter_file.name(spec), revision)
+        path = hub.locate(location, filename or hub.file_name(spec.name), revision)
         weights = load_encoder(encoder or shipped.ENCODER)
         shape = weights.transforms.config
         return cls.open(path, spec, encoder_id=weights.id, m=shape.m, levels=shape.levels)
@@ -198,10 +197,11 @@ class Adapter(nn.Module):
             AdapterError: It was never read from a file, so that encoder and training are unknown; or a value is not finite.
         """
         from priorcodec.adapters import file as adapter_file
+        from priorcodec.adapters import hub
 
         if "encoder" not in self.metadata:
             raise AdapterError("this adapter has no description yet: write it with `adapters.file.save`")
-        path = Path(folder) / adapter_file.name(self.spec)
+        path = Path(folder) / hub.file_name(self.spec.name)
         atomic.make_folder(path.parent)
         adapter_file.save(self, path, encoder_id=int(self.metadata["encoder"], 16), metadata=self.metadata)
         return path

@@ -48,11 +48,6 @@ def is_tiny(metadata: Mapping[str, str]) -> bool:
     return metadata.get("tiny") == "true"
 
 
-def name(spec: BackboneSpec) -> str:
-    """Usual file name of an adapter."""
-    return f"{spec.name}.adapter.safetensors"
-
-
 def save(adapter: Adapter, path: Path, *, encoder_id: int, metadata: Mapping[str, str], dtype=torch.float16) -> None:
     """Write a trained (and still attached) adapter.
 

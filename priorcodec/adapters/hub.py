@@ -21,6 +21,11 @@ HUB_PATH = re.compile(rf"({HUB_ID})/(\w[\w.-]*(?:/\w[\w.-]*)*)")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
+def file_name(backbone: str) -> str:
+    """Usual file name of an adapter for the backbone of this name."""
+    return f"{backbone}.adapter{SUFFIX}"
+
+
 def locate(location: str | Path, filename: str, revision: str | None) -> Path:
     """The file of an adapter: `location` itself, `filename` in that folder, or `filename` in that repository at a commit.
 

@@ -151,9 +151,7 @@ class Registry:
         if given in known:
             return adapter_sources.fetch(known[given])
         if os.path.isdir(os.path.expanduser(given)):
-            from priorcodec.adapters import file as adapter_file  # imports torch
-
-            return hub.locate(given, adapter_file.name(spec), None)
+            return hub.locate(given, hub.file_name(spec.name), None)
         if adapter_sources.is_location(given):
             return adapter_sources.fetch(adapter_sources.source(given))
         raise AdapterError(

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from priorcodec.adapters import card
+from priorcodec.adapters import card, hub
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.backbones.diffusion import seeded_noise
@@ -143,7 +143,7 @@ def train(
     assert_unchanged(before, after)
     if not run.main:
         return None
-    target = run.folder / adapter_file.name(spec)
+    target = run.folder / hub.file_name(spec.name)
     metadata = description(config, loop) | ({"tiny": "true"} if config.tiny else {})
     adapter_file.save(adapter, target, encoder_id=identity, metadata=metadata)
     card.write(target)

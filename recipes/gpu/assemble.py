@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from priorcodec.adapters import file as adapter_file
+from priorcodec.adapters import hub
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.backbones.spec import BackboneSpec
@@ -73,7 +74,7 @@ def main() -> None:
     cli.add_argument("--out", type=Path, default=shipped.FOLDER)
     given = cli.parse_args()
     weights, spec = load_encoder(shipped.ENCODER), open_registry().spec(given.name)
-    target = given.out / adapter_file.name(spec)
+    target = given.out / hub.file_name(spec.name)
     shape = weights.transforms.config
     assemble(spec, SIZES[given.name], given.state, target, encoder=weights.id, shape=shape)
     print(f"{target.name}: encoder {weights.id:08x}, {pin(target)}")
