@@ -96,13 +96,10 @@ class Decoded:
     @property
     def statistics(self) -> ImageStatistics | None:
         """Color statistics of the original image; None if the file has none. Raises StreamError: they are damaged."""
-        return statistics_of(self.container)
+        from priorcodec.core.container import STATISTICS
+        from priorcodec.core.statistics import ImageStatistics
 
-
-def statistics_of(content: Container) -> ImageStatistics | None:
-    """Read where they are used only: a file that is damaged there still has an image. Raises StreamError."""
-    from priorcodec.core.container import STATISTICS
-    from priorcodec.core.statistics import ImageStatistics
-
-    segment = content.segment(STATISTICS)
-    return None if segment is None else ImageStatistics.unpack(segment)
+        segment = self.container.segment(
+            STATISTICS
+        )  # read where it is used only: damaged there, a file still has an image
+        return None if segment is None else ImageStatistics.unpack(segment)
