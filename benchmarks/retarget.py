@@ -140,6 +140,7 @@ def scratch(words: list[str]) -> Any:
     import torch
 
     from priorcodec import open_registry, open_session
+    from priorcodec.adapters import hub
     from priorcodec.adapters.adapter import Adapter
     from priorcodec.core.weights import load_simulation
     from priorcodec.training import words as settings
@@ -149,8 +150,8 @@ def scratch(words: list[str]) -> Any:
     from priorcodec.training.settings import AdapterRunConfig
 
     config = settings.from_words(AdapterRunConfig, words, backbones=[DEFAULT, "nano_dit"])
-    run = Run(config)
     spec = open_registry().spec(config.backbone.name)
+    run = Run(config, result=hub.file_name(spec.name))
     backbone: Any = spec.build(None, dtype=torch.float32).to(memory_format=torch.channels_last)  # pyright: ignore
     backbone.requires_grad_(True).train()
     encoder = load_simulation(shipped.ENCODER).to(memory_format=torch.channels_last)  # pyright: ignore

@@ -56,6 +56,11 @@ class GicImageFile(ImageFile.ImageFile):
             raise OSError(f"the file is damaged, or of encoder {found:08x}, which is not this one")
         super().verify()
 
+    def load_seek(self, pos: int) -> None:
+        """Pillow's `ImageFile.Parser` keeps the whole file for an image that can seek."""
+        assert self.fp is not None
+        self.fp.seek(pos)
+
 
 class GicDecoder(ImageFile.PyDecoder):
     """The whole file -> the preview's pixels."""

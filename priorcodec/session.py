@@ -7,15 +7,17 @@ Encoding and previews load no diffusion code; the backbone is loaded when the fi
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import functools
 import os
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from priorcodec.adapters import hub
 from priorcodec.backbones.spec import BackboneSpec, LowMemory
 from priorcodec.config import DecodeConfig, Dtype, Renorm, decode_config
 from priorcodec.core import checks, rate_control
@@ -272,7 +274,7 @@ class Session:
             )
         pixels = image_io.from_any(image, background=background, max_pixels=self.config.max_pixels).pixels
         request: Any = {"statistics": statistics, "layers": wanted, "refined": refinement}
-        with self._own_precision():
+        with self._own_state():
             if bpp is None and max_bytes is None:
                 return EncodedImage.of(
                     self.codec.encode(pixels, rate_control.DEFAULT_QUALITY if quality is None else quality, **request)
@@ -346,7 +348,7 @@ class Session:
             raise ConfigError(f"output={output!r}: wanted {', '.join(OUTPUTS)}")
         if isinstance(data, list | tuple):
             return [self._convert(decode, one, output) for one in data]
-        with self._own_precision():
+        with self._own_state():
             content = read_file(data)  # pyright: ignore[reportArgumentType]
             try:
                 return OUTPUTS[output](decode(content))
@@ -355,11 +357,17 @@ class Session:
                     raise StreamError(f"{printable(os.fsdecode(data))}: {error}") from error
                 raise
 
-    def _own_precision(self) -> torch.autocast:
-        """Without the caller's autocast: a file and an image depend on the session's settings alone."""
+    @contextlib.contextmanager
+    def _own_state(self) -> Iterator[None]:
+        """Without the caller's autocast and default device: a file and an image depend on the session's settings alone."""
         import torch
 
-        return torch.autocast(self.device.type, enabled=False)
+        foreign = torch.get_default_device().type != "cpu"  # torch.device as a context slows every function of torch
+        with (
+            torch.autocast(self.device.type, enabled=False),
+            torch.device("cpu") if foreign else contextlib.nullcontext(),
+        ):
+            yield
 
     def _read(self, data: bytes) -> Decoded:
         return self.codec.decode(data, max_pixels=self.config.max_pixels, layers=self.config.layer_names)
@@ -524,8 +532,8 @@ def open_session(
         raise ConfigError(f"registry={registry!r}: wanted what open_registry() gives")
     given = {
         "backbone": backbone,
-        "weights": None if weights is None else os.fspath(weights),
-        "adapter": None if adapter is None else os.fspath(adapter),
+        "weights": None if weights is None else os.fsdecode(weights),
+        "adapter": None if adapter is None else os.fsdecode(adapter),
         "device": None if device is None else str(device),
         "dtype": None if dtype is None else str(dtype).removeprefix("torch."),
         "steps": steps,
@@ -544,11 +552,11 @@ def open_session(
     if isinstance(config, DecodeConfig):
         base = config
     elif isinstance(config, str | os.PathLike):
-        base = decode_config(file=Path(config))
+        base = decode_config(file=Path(os.fsdecode(config)))
     elif config is not None:
         raise ConfigError(f"config={config!r}: wanted a DecodeConfig or the path of a YAML file")
     settings = dataclasses.replace(base, **{key: value for key, value in given.items() if value is not None})
-    return Session(settings, encoder=None if encoder is None else Path(encoder), registry=registry)
+    return Session(settings, encoder=None if encoder is None else Path(os.fsdecode(encoder)), registry=registry)
 
 
 def list_backbones(pattern: str = "*", *, registry: Registry | None = None) -> list[str]:
@@ -590,7 +598,9 @@ def _settled(config: DecodeConfig) -> DecodeConfig:
         )
     if config.weights is not None and os.path.lexists(config.weights):
         config.weights = os.path.abspath(config.weights)
-    if (config.adapter.endswith(".safetensors") or os.sep in config.adapter) and os.path.lexists(config.adapter):
+    inside = os.path.join(config.adapter, hub.file_name(config.backbone))
+    named = config.adapter.endswith(".safetensors") or os.sep in config.adapter or os.path.isfile(inside)
+    if config.adapter != "default" and named and os.path.lexists(config.adapter):
         config.adapter = os.path.abspath(config.adapter)
     return config
 

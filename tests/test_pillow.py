@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 import priorcodec.pillow
 from priorcodec import Session, open_session
@@ -77,6 +77,14 @@ def test_a_file_is_closed_after_loading(tmp_path, data):
     image = Image.open(tmp_path / "a.gic")
     image.load()
     assert image.fp is None and image.copy().size == (90, 70)
+
+
+def test_in_parts_through_pillows_parser(data):
+    parser = ImageFile.Parser()
+    for at in range(0, len(data), 50):
+        parser.feed(data[at : at + 50])
+    with Image.open(io.BytesIO(data)) as image:
+        assert parser.close().tobytes() == image.tobytes()
 
 
 def test_thumbnail_and_convert(data):

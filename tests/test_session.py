@@ -3,6 +3,7 @@
 import io
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 
 from priorcodec import AdapterError, BackboneError, ConfigError, StreamError, open_session
 from priorcodec.adapters.bridge import MomentsHead
-from priorcodec.core import container
+from priorcodec.core import container, shipped
 from priorcodec.core.image import io as image_io
 from priorcodec.core.statistics import ImageStatistics
 from tests.helpers import DEMO
@@ -107,6 +108,54 @@ def test_files_that_cannot_be_read_are_one_line(session):
         with pytest.raises(StreamError) as caught:
             session.preview(data)
         assert "\n" not in str(caught.value)
+
+
+class Somewhere:
+    """A path of bytes."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __fspath__(self):
+        return os.fsencode(self.path)
+
+
+def test_paths_of_bytes(session, photo, tmp_path):
+    image_io.save(photo, tmp_path / "photo.png")
+    data = session.encode(Somewhere(tmp_path / "photo.png"), quality=1)
+    (tmp_path / "a.gic").write_bytes(data)
+    (tmp_path / "c.yaml").write_text("backbone: toy\n")
+    adapter = session.registry.adapters(session.registry.spec("toy"))[0].location
+    other = open_session(
+        config=Somewhere(tmp_path / "c.yaml"), adapter=Somewhere(adapter), encoder=Somewhere(shipped.ENCODER)
+    )
+    assert np.array_equal(
+        other.decode(Somewhere(tmp_path / "a.gic"), output="np"), open_session("toy").decode(data, output="np")
+    )
+
+
+def test_a_folder_of_an_adapter_without_a_slash_is_kept_when_the_working_folder_changes(
+    session, photo, tmp_path, monkeypatch
+):
+    adapter = session.registry.adapters(session.registry.spec("toy"))[0].location
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "toy.adapter.safetensors").write_bytes(Path(adapter).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    other = open_session("toy", adapter="mine")
+    monkeypatch.chdir("/")
+    assert other.decode(session.encode(photo, quality=0)).size == (150, 100)
+
+
+@pytest.mark.parametrize("settings", [{"renorm": "written"}, {"tile": 128}, {"blend": 0.5}])
+def test_a_default_device_of_the_caller_changes_nothing(session, photo, settings):
+    data = session.encode(photo, quality=2, statistics=True)
+    wanted = open_session("toy", **settings).decode(data, output="np")
+    with torch.device("meta"):
+        other = open_session("toy", **settings)
+        assert other.encode(photo, quality=2, statistics=True) == data
+        assert np.array_equal(other.decode(data, output="np"), wanted)
+        rendered = other.encode(photo, layers=["semantic"])
+        assert np.array_equal(other.preview(rendered, output="np"), session.preview(rendered, output="np"))
 
 
 def test_tensors_are_float32_whatever_the_default_is(session, photo):

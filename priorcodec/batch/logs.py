@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Any
 
 from priorcodec.core.io.names import printable_lines
@@ -28,7 +29,9 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def log_to_stderr(level: int) -> None:
-    """Show this package's messages from `level` up as plain lines on standard error."""
+    """Show this package's messages from `level` up as plain lines on standard error, and no warnings of Pillow's readers: what
+    is damaged, our own lines say."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     logger = logging.getLogger(PACKAGE)
     logger.setLevel(level)
     if not any(isinstance(handler, StderrHandler) for handler in logger.handlers):

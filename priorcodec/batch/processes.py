@@ -25,11 +25,14 @@ from priorcodec.core.errors import PriorCodecError
 
 TRIES = 2  # of a file whose process dies
 EARLY_DEATHS = 3  # in a row of workers that were not ready yet, before no further one is started
+TERMINATED = 128 + signal.SIGTERM  # exit status, as shells have it
 PATIENCE = 10.0  # seconds a process may take to stop
 
 
 def results(jobs: Sequence[Job], task: Task, count: int) -> Generator[tuple[int, Result], None, None]:
     """Yield (index of a job, its row or error) as the jobs end. Closing it stops the processes; nothing is left half-written.
+
+    SIGTERM, where the program leaves it to the system, stops them as well and then ends the program.
 
     Args:
         jobs: What to do.
@@ -53,7 +56,11 @@ def results(jobs: Sequence[Job], task: Task, count: int) -> Generator[tuple[int,
         with contextlib.suppress(OSError):  # it has just died, and reading its pipe will show it
             worker.pipe.send(replace(jobs[index], may_exist=tries[index] > 1))
 
-    try:
+    stack = contextlib.ExitStack()
+    stack.callback(pool.close)
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        stack.enter_context(_signal(signal.SIGTERM, _terminate))
+    with stack:
         for _ in range(pool.count):
             pool.start()
         while pool.busy or todo:
@@ -80,8 +87,6 @@ def results(jobs: Sequence[Job], task: Task, count: int) -> Generator[tuple[int,
                 print(stderr, end="", file=sys.stderr)
                 if result is not None:
                     yield index, result
-    finally:
-        pool.close()
 
 
 class _Pool:
@@ -156,23 +161,32 @@ class _Worker:
         return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
 
 
-@contextlib.contextmanager
-def _no_interrupts() -> Iterator[None]:
+def _no_interrupts() -> contextlib.AbstractContextManager[None]:
     """A process started in here ignores Ctrl-C from its first instruction on: the parent stops it."""
+    return _signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def _signal(number: int, handler: Any) -> Iterator[None]:
+    """In here this handler takes the signal. Only the main thread may set one, and only that one is interrupted."""
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    except ValueError:  # only the main thread may set it, and only that one is interrupted
+        before = signal.signal(number, handler)
+    except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(number, before)
+
+
+def _terminate(*_: object) -> None:
+    sys.exit(TERMINATED)  # through every `finally`: no worker stays, no file is half-written
 
 
 def _serve(pipe: Connection, task: Task, count: int, level: int) -> None:
     """In the worker: None once the task is open, or the error; then (result, stderr) for each job until the pipe is closed."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # through every `finally`: no file stays half-written
+    signal.signal(signal.SIGTERM, _terminate)
     logs.log_to_stderr(level)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is the program's, not a plugin's

@@ -58,7 +58,7 @@ def list_jobs(
     file = _output_file(output, len(sources), single, outputs)
     targets = [file] if file else _names(sources, output, ending)
     inodes = {atomic.identity(source): source for source in sources if source != STREAM}
-    clashing = {target for target, count in Counter(map(os.path.abspath, targets)).items() if count > 1}
+    clashing = {place for place, count in Counter(map(_place, targets)).items() if count > 1}
     jobs, existing = [], []
     for source, target in zip(sources, targets, strict=True):
         job = Job(source=source, target=target)
@@ -69,7 +69,7 @@ def list_jobs(
             job = replace(
                 job, problem=f"cannot write {target}: it is the input {inodes[found]} itself, give another -o"
             )
-        elif os.path.abspath(target) in clashing:
+        elif _place(target) in clashing:
             job = replace(job, problem=f"{source}: another input would become {target} too: rename one of them")
         elif not force and job.target_exists():
             existing.append(target)
@@ -164,6 +164,14 @@ def _names(sources: Sequence[Path], folder: Path | None, ending: str) -> list[Pa
         name if count[os.path.abspath(name)] == 1 else where / fit_name(source.name, ending, where)
         for name, where, source in zip(short, folders, sources, strict=True)
     ]
+
+
+def _place(path: Path) -> str:
+    """Where a file lies at the end of all links."""
+    try:
+        return os.path.realpath(path)
+    except ValueError:  # a NUL in its name, which whoever opens it will name
+        return os.path.abspath(path)
 
 
 def _in_folder(folder: Path, suffixes: Sequence[str]) -> list[Path]:

@@ -64,6 +64,7 @@ class Encode:
 
     def open(self) -> JobFn:
         from priorcodec.core import rate_control
+        from priorcodec.core.image import color
         from priorcodec.core.image import io as image_io
         from priorcodec.core.io import atomic
         from priorcodec.core.latent_refinement import RefineConfig
@@ -73,7 +74,11 @@ class Encode:
         session, layers = Session(self.config), layer_config(self.layers, self.residual, self.roi)
         codec = session.codec
         metric: Any = self.refine_metric
-        RefineConfig(steps=self.refine or 1, metric=metric)  # a wrong request ends here, before any file
+        RefineConfig(steps=self.refine or 1, metric=metric)  # wrong requests end here, before any file
+        if self.refine:
+            layers.check_refinable()
+        if self.background is not None:
+            color.parse_color(self.background)
         byte = codec.quality_byte(self.quality)
         searched = self.target_bytes is not None or self.bpp is not None
         fixed = not searched and "latent" in layers.layers  # the quality

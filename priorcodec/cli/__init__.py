@@ -94,15 +94,22 @@ def demo(
 
 def main() -> None:
     """Run the command of `sys.argv`; always ends in SystemExit with the status."""
+    _ensure_stderr()
     training = sys.argv[1:2] == ["train"]  # torch's threads alone, which are quicker awake
     for name, value in (HUGE_PAGES if training else ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     try:
         status = app(standalone_mode=False)
+        with contextlib.suppress(AttributeError):  # the program was started without one
+            sys.stdout.flush()
     except KeyboardInterrupt:
         _fail("stopped", STOPPED)
+    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+        _drop_output()
+        sys.exit(1)
     except Exception as error:
         line = _line(error)
+        _drop_output()
         _fail(f"error: {line}" if line else "", getattr(error, "exit_code", 2))
     else:
         if status == STOPPED:  # what typer makes of Ctrl-C inside a command
@@ -123,6 +130,28 @@ def run() -> None:
                 sys.stderr.flush()
                 os._exit(done.code)
         raise
+
+
+def _ensure_stderr() -> None:
+    """Without standard error, the next file to be opened would take its number, and get what libraries print there."""
+    if sys.stderr is None:
+        null = os.open(os.devnull, os.O_WRONLY)
+        if null != 2:
+            os.dup2(null, 2)
+            os.close(null)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _drop_output() -> None:
+    """Forget what standard output does not take: Python would try once more at its end, and complain."""
+    try:
+        sys.stdout.flush()
+    except AttributeError:
+        pass
+    except (OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _line(error: Exception) -> str:

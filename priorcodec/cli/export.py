@@ -64,6 +64,8 @@ def export(
     with options.plugin_output_to_stderr():
         registry = open_registry(disabled=no_plugin or ())
         session = open_session(**given, device="cpu", dtype="float32", registry=registry)
-    manifest = write(session, folder, tile=tile, fixed=fixed, half=half, decoder=decoder, progress=written)
+    manifest = write(
+        session, folder, tile=tile, fixed=fixed, half=half, decoder=decoder, replace=force, progress=written
+    )
     if as_json:
         typer.echo(json.dumps([manifest], indent=2))

@@ -98,7 +98,7 @@ class Codec:
         """
         byte = self.quality_byte(quality)
         if refined is not None:
-            _latent_alone(layers)
+            (layers or LayerConfig()).check_refinable()
             encoded, refinement = self._refined(pixels, byte, statistics=statistics, request=refined)
             return replace(encoded, refinement=refinement)
         return self._writer(pixels, statistics=statistics, layers=layers)(byte)
@@ -119,7 +119,7 @@ class Codec:
         Raises ConfigError when the smallest file is larger, ImageError for a strange array.
         """
         if refined is not None:
-            _latent_alone(layers)
+            (layers or LayerConfig()).check_refinable()
         write = self._writer(pixels, statistics=statistics, layers=layers)
         top = (self.levels - 1) * QUALITY_STEPS
         found = rate_control.search(write, max_bytes, top)
@@ -352,11 +352,6 @@ class Codec:
         quality = self._levels(decoded.quality)
         synthesis = partial(network, quality=quality)
         return tiling.part(synthesis, decoded.y_hat, (rows, columns), self.transforms.halo, STRIDE)
-
-
-def _latent_alone(layers: LayerConfig | None) -> None:
-    if layers is not None and tuple(layers.layers) != ("latent",):
-        raise ConfigError(f"got latent refinement with layers {', '.join(layers.layers)}, wanted the latent alone")
 
 
 def _checked(pixels: np.ndarray) -> tuple[int, int]:

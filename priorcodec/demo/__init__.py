@@ -59,27 +59,29 @@ def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel", *
     Raises:
         ImageError: The image cannot be read.
         ConfigError: A file exists.
+        BackboneError, AdapterError, WeightsError: There is no such backbone, or its decoder is not complete.
+        PriorCodecError: Another program wrote a file of these names meanwhile.
     """
     original, name = image_io.load(image or IMAGE).pixels, (image or IMAGE).stem
     stems = [f"{name}-q{quality:g}" for quality in QUALITIES]
     names = [f"{stem}{end}" for stem in stems for end in (".gic", "-preview.png", f"-{backbone}.png")]
     for file in (*names, MONTAGE):
         atomic.check_output(output / file, [image or IMAGE], replace=replace)
-    atomic.make_folder(output)
     session = open_session(backbone=backbone)
     session.adapter  # noqa: B018  loaded now, so that the table shows coding times only
+    atomic.make_folder(output)
     rows: list[list[CodedExample]] = []
     for quality, stem in zip(QUALITIES, stems, strict=True):
         started = time.perf_counter()
         data = session.encode(original, quality=quality)
         encoded = time.perf_counter() - started
-        atomic.write(output / f"{stem}.gic", data)
+        atomic.write(output / f"{stem}.gic", data, replace=replace)
         row = [CodedExample(codec=f"original {original.shape[1]}x{original.shape[0]}", size_bytes=0, pixels=original)]
         for name, decode in (("preview", session.preview), (backbone, session.decode)):
             started = time.perf_counter()
             pixels = decode(output / f"{stem}.gic", output="np")
             seconds = time.perf_counter() - started
-            image_io.save(pixels, output / f"{stem}-{name}.png")
+            image_io.save(pixels, output / f"{stem}-{name}.png", replace=replace)
             row.append(
                 CodedExample(
                     codec=name, size_bytes=len(data), pixels=pixels, encode_seconds=encoded, decode_seconds=seconds
@@ -88,7 +90,7 @@ def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel", *
         row += [nearest(name, original, len(data)) for name in CLASSICAL]
         rows.append(row)
     _print_table(original, rows)
-    image_io.save(montage(rows), output / MONTAGE)
+    image_io.save(montage(rows), output / MONTAGE, replace=replace)
     print(f"\nfiles and images in {output}, side by side in {output / 'montage.png'}")
 
 

@@ -59,17 +59,19 @@ def export(
     fixed: bool = False,
     half: bool = False,
     decoder: bool = True,
+    replace: bool = True,
     progress: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Write the folder.
 
     Args:
         session: On the CPU in float32, with the settings' backbone and adapter.
-        folder: Made if it does not exist; files of the same names are replaced.
+        folder: Made if it does not exist.
         tile: Side in pixels of the tiles that large images are decoded in, margins counted; None for 1024, or 512 if fixed.
         fixed: Whether the decoder takes squares of that side only. It does as well if it cannot be traced with free sizes.
         half: Whether the decoder's large weights are rounded to half precision; merged ones do not fit it exactly.
         decoder: Whether to write it, or the encoder's graphs alone.
+        replace: Whether files of the same names are replaced.
         progress: Called with the name of each file when it is written; all are at the end.
 
     Returns:
@@ -78,6 +80,7 @@ def export(
     Raises:
         ConfigError: An impossible tile or device, or packages that write ONNX are missing.
         WeightsError, AdapterError, BackboneError: The decoder is not complete.
+        PriorCodecError: A file exists by the time it is written, and may not be replaced.
     """
     if tile is None:
         tile = FIXED_TILE if fixed else TILE
@@ -119,10 +122,11 @@ def export(
         )
     manifest["files"] = files
     atomic.make_folder(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)  # a folder with files of two exports has none
+    if replace:
+        (folder / MANIFEST).unlink(missing_ok=True)  # a folder with files of two exports has none
     made[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     for name, data in made.items():
-        atomic.write(folder / name, data)
+        atomic.write(folder / name, data, replace=replace)
         progress(name)
     return manifest
 

@@ -204,7 +204,7 @@ def all_checks(tier: int = 2) -> list[Check]:
         module = importlib.import_module(f"priorcodec.testing.{part}")
         for name, function in vars(module).items():
             if name.startswith("check_") and function.__module__ == module.__name__:
-                summary = (function.__doc__ or "").splitlines()[0]
+                summary = (function.__doc__ or "").partition("\n")[0]
                 found.append(Check(name=name.removeprefix("check_"), tier=level, summary=summary, run=function))
     if tier < 2:
         return found

@@ -56,7 +56,7 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
         Path of the adapter file; None in all processes but the first.
 
     Raises:
-        ConfigError: wrong settings.
+        ConfigError: wrong settings, or a run folder that holds other files.
         WeightsError, AdapterError: weights or an adapter that it starts from are missing or do not fit.
         TrainingError: see `train`.
     """
@@ -66,9 +66,10 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
     config = words.from_words(AdapterRunConfig, text, backbones=list(registry.specs()))
     spec = registry.spec(config.backbone.name)
     sources.require(config.data)  # before gigabytes are downloaded
+    card.check_free(Path(config.run))  # not after hours of training
     weights = None if config.tiny else registry.weights(spec, config.backbone.weights)
     encoder = Path(config.encoder) if config.encoder else shipped.ENCODER
-    with Run(config) as run:
+    with Run(config, result=hub.file_name(spec.name)) as run:
         return train(run, config, spec, weights, encoder, registry)
 
 
@@ -97,7 +98,6 @@ def train(
         BackboneError: the backbone's plugin could not build it.
         TrainingError: no data, a loss that is not finite, a frozen part that changed, or a damaged run folder.
     """
-    card.check_free(run.folder)  # not after hours of training
     encoder = load_simulation(encoder_file).to(run.device, **CHANNELS_LAST)
     identity = encoder_id(encoder_file.read_bytes())
     backbone = build_frozen(spec, weights, registry, dtype=config.dtype, tiny=config.tiny, device=run.device)

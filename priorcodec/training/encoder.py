@@ -25,6 +25,7 @@ from priorcodec.training.perceptual import Look, PerceptualDistance
 from priorcodec.training.run import Run, StepBatch, description
 from priorcodec.training.settings import EncoderRunConfig
 
+RESULT = "encoder.safetensors"
 PIXELS = 0.3  # share of squared error in the distortion of the perceptual decoder
 
 
@@ -38,11 +39,11 @@ def train_encoder(text: Sequence[str]) -> Path | None:
         Path of the encoder file; None in all processes but the first.
 
     Raises:
-        ConfigError: wrong settings.
+        ConfigError: wrong settings, or a run folder that holds other files.
         TrainingError: no data, a loss that is not finite, or a damaged run folder.
     """
     config = words.from_words(EncoderRunConfig, text)
-    with Run(config) as run:
+    with Run(config, result=RESULT) as run:
         return _train(run, config)
 
 
@@ -70,7 +71,7 @@ def _train(run: Run, config: EncoderRunConfig) -> Path | None:
         monitor.save_samples()
     if not run.main:
         return None
-    target = run.folder / "encoder.safetensors"
+    target = run.folder / RESULT
     found = frequencies.count(model, (run.crops[loop.step, slot] for slot in range(config.counted)))
     metadata = {**description(config, loop), "lambdas": json.dumps(vars(config.lambdas))}
     identity = save_encoder(model, target, metadata, frequencies=found.tables())

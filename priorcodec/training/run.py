@@ -24,7 +24,7 @@ from priorcodec.core.errors import ConfigError, TrainingError
 from priorcodec.core.io import atomic
 from priorcodec.core.io.names import printable
 from priorcodec.training import data, sources
-from priorcodec.training.loop import CHECKPOINT, Loop
+from priorcodec.training.loop import CHECKPOINT, LOG, Loop
 from priorcodec.training.monitor import TrainingMonitor, sample_images
 from priorcodec.training.schedule import Budget
 from priorcodec.training.settings import Device, RunConfig
@@ -49,6 +49,10 @@ class Run:
     """The surroundings of one training, made once in every process. Whatever may take long or fail happens before the processes
     start to wait for each other. As a context, it keeps other trainings out of the run folder.
 
+    Args:
+        config: settings.
+        result: name of the file that the training writes into its folder at the end.
+
     Attributes:
         folder: run folder.
         device: of this process.
@@ -56,11 +60,12 @@ class Run:
         main: whether this process is the first one, which writes the files.
 
     Raises:
-        ConfigError: other settings than the run began with, or a batch that the processes cannot share.
+        ConfigError: other settings than the run began with, a folder that holds another file under the name of one that the
+            training writes, or a batch that the processes cannot share.
         TrainingError: no image in `data` or `samples`.
     """
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, *, result: str):
         try:
             from accelerate import Accelerator
             from accelerate.utils import DistributedDataParallelKwargs
@@ -74,6 +79,7 @@ class Run:
             reason = "a file" if self.folder.exists() else error.strerror
             raise ConfigError(f"run={config.run}: {reason}, wanted a folder to write to") from error
         save_or_verify_config(config, save=False)
+        _check_free(config, result)
         entries = sources.find(config.data, self.folder, background=config.background)
         self.crops = data.DeterministicCrops(
             entries, config.crop, seed=config.seed, enlarged=config.enlarged, background=config.background
@@ -239,6 +245,20 @@ def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:
             )
     if save:
         atomic.write(path, OmegaConf.to_yaml(OmegaConf.structured(config)).encode())
+
+
+def _check_free(config: RunConfig, result: str) -> None:
+    """Raises ConfigError: the folder holds a file that no training in it wrote, and this one would replace."""
+    folder = Path(config.run)
+    foreign = [result] if config.start and os.path.realpath(config.start) == os.path.realpath(folder / result) else []
+    if not (folder / CONFIG).exists():  # no training began here
+        foreign += [name for name in (result, LOG) if os.path.lexists(folder / name)]
+        index = folder / sources.INDEX
+        foreign += [sources.INDEX] if os.path.lexists(index) and not sources.is_index(index) else []
+    if foreign:
+        raise ConfigError(
+            f"run={config.run}: holds {foreign[0]}, which this training would replace: move it, or use another run folder"
+        )
 
 
 def _flat(settings: Any) -> dict[str, str]:

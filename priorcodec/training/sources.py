@@ -105,6 +105,14 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
     return entries
 
 
+def is_index(path: Path) -> bool:
+    """Whether a file is a list of images as `find` writes it."""
+    try:
+        return json.loads(path.read_bytes()).keys() >= {"key", "shards", "images"}
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
 def _known(index: Path, key: object) -> list[Entry] | None:
     """The list of an earlier run; None if it is of other data, damaged, or a shard has another size."""
     try:

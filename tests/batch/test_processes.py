@@ -174,6 +174,18 @@ def test_control_c_stops_all_and_leaves_nothing_half_written(tmp_path):
     assert all(name.endswith(".gic") and container.unpack(data).quality == 16 for name, data in files.items())
 
 
+def test_sigterm_for_the_parent_stops_all(tmp_path):
+    many(tmp_path / "in", 100)
+    process = started(tmp_path)
+    process.terminate()
+    out, said = process.communicate(timeout=120)
+    assert (process.returncode, out, said) == (143, "", "")
+    assert ends(process.pid)
+    files = contents(tmp_path / "out")
+    assert 1 <= len(files) < 100
+    assert all(name.endswith(".gic") and container.unpack(data).quality == 16 for name, data in files.items())
+
+
 @pytest.mark.slow
 def test_processes_whose_parent_is_killed_end_by_themselves(tmp_path):
     many(tmp_path / "in", 100)

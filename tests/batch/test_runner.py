@@ -46,6 +46,18 @@ def test_inputs_that_share_an_output_fail_alone(folder):
     assert ["rename one of them" in job.problem for job in jobs] == [True, True, False]
 
 
+def test_outputs_that_are_one_file_through_a_link_fail_alone(folder):
+    for name in ("one", "other"):
+        (folder / name).mkdir()
+        (folder / name / "a.png").write_bytes(b"")
+    (folder / "a.gic").symlink_to(folder / "b.gic")
+    jobs = list_jobs(folder / "a.png", folder / "b.PNG", force=True)
+    assert ["rename one of them" in job.problem for job in jobs] == [True, True]
+    (folder / "linked").symlink_to(folder / "one")
+    jobs = list_jobs(folder / "one" / "a.png", folder / "linked" / "a.png", folder / "other" / "a.png")
+    assert ["rename one of them" in job.problem for job in jobs] == [True, True, False]
+
+
 def test_what_is_missing_fails_alone(folder):
     jobs = list_jobs(folder / "a.png", folder / "gone.png")
     assert [job.problem for job in jobs] == ["", f"{folder / 'gone.png'}: no such file or folder"]

@@ -299,6 +299,8 @@ def test_demo(folder):
     assert status == 0 and "AVIF" in out
     assert (folder / "demo" / "montage.png").exists()
     assert len(list((folder / "demo").glob("*.gic"))) == 3
+    status, _, message = quick("demo", "-o", folder / "new", "--backbone", "toyy")
+    assert status == 2 and "toyy" in message and not (folder / "new").exists()
 
 
 def test_a_rate_target_for_every_image_of_a_folder(folder):
@@ -422,6 +424,37 @@ def test_a_file_that_appears_during_the_work_stays(folder, monkeypatch):
     status, _, said = quick("encode", folder / "in" / "a.png", "-q", "1", "-o", folder / "late.gic")
     assert status == 2 and "another program" in said and (folder / "late.gic").read_bytes() == b"precious"
     assert quick("encode", folder / "in" / "a.png", "-q", "1", "-o", folder / "late.gic", "--force")[0] == 0
+
+
+def test_files_that_appear_during_a_demo_or_an_export_stay(folder, monkeypatch):
+    from priorcodec import demo
+    from priorcodec.export import manifest
+
+    opened, tables = demo.open_session, manifest.tables
+    late = [folder / "models" / "tables.safetensors", folder / "demo" / "a-q6-toy.png"]
+
+    def appear(function, *args, **settings):
+        late[-1].parent.mkdir()
+        late[-1].write_bytes(b"precious")
+        return function(*args, **settings)
+
+    monkeypatch.setattr(demo, "open_session", lambda **settings: appear(opened, **settings))
+    status, _, said = quick("demo", "-o", folder / "demo", "--image", folder / "in" / "a.png", "--backbone", "toy")
+    assert status == 2 and "another program" in said
+    assert late.pop().read_bytes() == b"precious"
+    monkeypatch.setattr(manifest, "checked", lambda network, **_: b"graph")
+    monkeypatch.setattr(manifest, "tables", lambda codec: appear(tables, codec))
+    status, _, said = quick("export", folder / "models", "--no-decoder")
+    assert status == 2 and "another program" in said
+    assert late.pop().read_bytes() == b"precious"
+
+
+def test_a_wrong_request_ends_before_the_first_file(folder):
+    for words in (("--refine", 5, "--roi", "0,0,8,8"), ("--background", "nosuch")):
+        status, out, said = quick("encode", folder / "in", "-o", folder / "new", *words)
+        assert (status, out) == (2, "") and "wanted" in said and "\n" not in said and not (folder / "new").exists(), (
+            words
+        )
 
 
 def test_info_of_a_folder_without_files(tmp_path):

@@ -105,6 +105,48 @@ def test_a_closed_standard_output_is_one_line(folder):
         assert done.returncode == 2 and b"standard output is closed" in done.stderr and done.stderr.count(b"\n") == 1
 
 
+def test_a_closed_standard_error_changes_nothing(folder):
+    (folder / "in").mkdir()
+    (folder / "a.png").rename(folder / "in" / "a.png")
+    (folder / "in" / "b.png").write_bytes(b"no image")
+    for words, status in (
+        ("encode in -o out -q 1", 1),
+        ("encode in/b.png -o b.gic", 2),
+        ("encode in/a.png -o - -q 1", 0),
+    ):
+        done = subprocess.run(
+            f"{sys.executable} -m priorcodec.cli {words} 2>&-",
+            shell=True,
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        assert done.returncode == status
+    assert container.unpack(done.stdout).quality == 16
+    assert container.unpack((folder / "out" / "a.gic").read_bytes()).quality == 16 and not (folder / "b.gic").exists()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is full")
+@pytest.mark.parametrize("words", ["encode a.png -o -", "backbones --json", "encode a.png -o b.gic --json"])
+def test_a_full_standard_output_is_one_line(folder, words):
+    done = subprocess.run(
+        f"{sys.executable} -m priorcodec.cli {words} > /dev/full",
+        shell=True,
+        cwd=folder,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2 and b"No space left" in done.stderr and done.stderr.count(b"\n") == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(folder):
+    done = subprocess.run(
+        f"set -o pipefail; {sys.executable} -m priorcodec.cli backbones --json | true",
+        shell=True, executable="/bin/bash", cwd=folder, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1) and done.stderr == b""
+
+
 def test_what_a_file_says_of_itself_reaches_no_terminal(folder, monkeypatch):
     """An adapter's metadata, and names of files in the log."""
     from priorcodec.batch.logs import StderrHandler

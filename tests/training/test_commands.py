@@ -11,6 +11,7 @@ from PIL import Image
 
 from priorcodec import BackboneError, TrainingError, cli
 from priorcodec.adapters import file as adapter_file
+from priorcodec.adapters import hub
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.config import AdapterConfig
 from priorcodec.backbones.builtin import _toy_model, toy
@@ -44,7 +45,7 @@ class Broken(_toy_model.Toy):
 def train_on(model, words):
     config = from_words(AdapterRunConfig, words)
     spec = replace(toy.SPEC, build_tiny=lambda: model(toy.WIDTH))
-    with Run(config) as run:
+    with Run(config, result=hub.file_name(spec.name)) as run:
         return adapter_training.train(run, config, spec, None, Path(config.encoder), open_registry())
 
 

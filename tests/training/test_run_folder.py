@@ -138,6 +138,34 @@ def test_a_readme_of_something_else_is_named_before_training(copied):
     assert state(folder)["step"] == 2 and (folder / "README.md").read_text().endswith("mine")
 
 
+@pytest.mark.parametrize("name", ["toy.adapter.safetensors", "log.jsonl", "images.json", "README.md"])
+def test_files_of_others_in_the_run_folder_stay(words, tmp_path, name):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text('{"mine": 1}')
+    one_line(words("run", "steps=1"), f"{name}.*(would replace|stays)")
+    assert [(path.name, path.read_text()) for path in (tmp_path / "run").iterdir()] == [(name, '{"mine": 1}')]
+
+
+def test_an_adapter_to_start_from_is_not_replaced(copied, words):
+    folder, _ = copied
+    path = folder / "toy.adapter.safetensors"
+    (folder / CONFIG).unlink()
+    before = path.read_bytes()
+    one_line(
+        words("run", "steps=1", f"start={path}"), "holds toy.adapter.safetensors, which this training would replace"
+    )
+    assert path.read_bytes() == before
+
+
+def test_an_encoder_in_the_run_folder_stays(encoder_words, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "encoder.safetensors").write_text("mine")
+    one_line(
+        encoder_words("run", "steps=1"), "holds encoder.safetensors, which this training would replace", train_encoder
+    )
+    assert (tmp_path / "run" / "encoder.safetensors").read_text() == "mine"
+
+
 def test_a_damaged_log_is_kept_up_to_the_checkpoint(copied):
     folder, words = copied
     (folder / "log.jsonl").write_bytes(b'{"step": 1}\n[]\n{"step": "x"}\n\xff\xfe\n{"step": 2, "lo')

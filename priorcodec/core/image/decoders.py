@@ -18,6 +18,7 @@ from priorcodec.core.image import colorspace, exif, heif, jpeg_damage, pillow_mo
 from priorcodec.core.image.raster import Raster, check_size
 
 WANTED = "wanted PNG, JPEG, WebP, AVIF or TIFF (or HEIC, with pillow-heif)"
+JPEG_START = b"\xff\xd8\xff"
 TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -40,7 +41,7 @@ def decode(data: bytes, max_pixels: int) -> Raster:
 def _decoder(data: bytes) -> Callable[[bytes, int], Raster]:
     if data.startswith(png.SIGNATURE):
         return png.decode
-    if data.startswith(b"\xff\xd8\xff"):
+    if data.startswith(JPEG_START):
         return _jpeg
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp

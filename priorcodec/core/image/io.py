@@ -116,20 +116,20 @@ def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX
         if image.ndim in (2, 3) and image.size:
             check_size(image.shape[1], image.shape[0], max_pixels)
         image = _array_image(image)
-    if isinstance(image, Image.Image):
-        return _from_pillow(image, background, max_pixels)
     if isinstance(image, os.PathLike):
-        image = Path(image)
-    if isinstance(image, str | Path | bytes | bytearray | memoryview) or hasattr(image, "read"):
+        image = Path(os.fsdecode(image))
+    if isinstance(image, Image.Image):
+        loaded = _from_pillow(image, background, max_pixels)
+    elif isinstance(image, str | Path | bytes | bytearray | memoryview) or hasattr(image, "read"):
         source = bytes(image) if isinstance(image, bytearray | memoryview) else image
         loaded = load(source, background=background, max_pixels=max_pixels)
-        for note in loaded.notes:
-            if note.startswith(DAMAGED):
-                warn_caller(
-                    ImageWarning, f"{printable(image) if isinstance(image, str | Path) else 'the image'}: {note}"
-                )
-        return loaded
-    raise ImageError(f"got {type(image).__name__}, wanted an image: path, bytes, Pillow image, array or tensor")
+    else:
+        raise ImageError(f"got {type(image).__name__}, wanted an image: path, bytes, Pillow image, array or tensor")
+    name = printable(image) if isinstance(image, str | Path) else "the image"
+    for note in loaded.notes:
+        if note.startswith(DAMAGED):
+            warn_caller(ImageWarning, f"{name}: {note}")
+    return loaded
 
 
 def _bytes_of(source: str | Path | bytes | IO[bytes]) -> bytes:
@@ -174,6 +174,8 @@ def _from_pillow(image: Image.Image, background: str | None, max_pixels: int) ->
     except ImageError:
         raise
     except Exception as error:  # a lazily opened file decodes here
+        if isinstance(error, ValueError) and "closed" in str(error):
+            raise ImageError("the Pillow image or its file is closed: pass it before that, or load() it") from error
         raise ImageError(reason(error)) from error
 
 
@@ -186,9 +188,11 @@ def _orientation(image: Image.Image, notes: list[str]) -> int:
 
 
 def _undecoded_file(image: Any) -> bytes | None:
-    """The bytes behind an opened but not yet decoded PNG, TIFF or AVIF, of which Pillow would lose depth or color."""
+    """The bytes behind an opened but not yet decoded image whose depth, color or damage Pillow would not tell."""
     file = getattr(image, "fp", None)
-    if image.format not in ("PNG", "TIFF", "AVIF") or not image.tile or file is None or image.tell() != 0:
+    if image.format not in ("PNG", "TIFF", "AVIF", "JPEG") or not image.tile or file is None or image.tell() != 0:
+        return None
+    if getattr(image, "decoderconfig", ()):  # of a JPEG that `draft` will make smaller
         return None
     try:
         at = file.tell()
@@ -197,7 +201,8 @@ def _undecoded_file(image: Any) -> bytes | None:
         file.seek(at)
     except (OSError, ValueError, AttributeError):
         return None
-    return data if data.startswith((png.SIGNATURE, *decoders.TIFF_STARTS)) or data[4:8] == b"ftyp" else None
+    known = data.startswith((png.SIGNATURE, *decoders.TIFF_STARTS, decoders.JPEG_START)) or data[4:8] == b"ftyp"
+    return data if known else None
 
 
 def _array_image(array: np.ndarray) -> Image.Image:
@@ -222,7 +227,7 @@ def _tensor_pixels(x: Tensor) -> np.ndarray:
         )
     if x.dtype == torch.uint8:
         return to_pixels(x.float() / 127.5 - 1)
-    x = x.detach()
+    x = x.detach().float()  # the smallest types know no minimum
     low, high = float(x.min()), float(x.max())
     if low < -1.001 or high > 1.001:
         raise ImageError(

@@ -14,7 +14,7 @@ from PIL import Image, TiffImagePlugin
 
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image import jpeg_damage, pillow_modes, tiff_samples
-from priorcodec.core.image.raster import Raster, check_size
+from priorcodec.core.image.raster import DAMAGED, Raster, check_size
 from priorcodec.core.image.tiff_tags import (
     COMPRESSION,
     HEIGHT,
@@ -35,15 +35,18 @@ MAX_PAGES = 10_000
 NEW_SUBFILE, SUBFILE, SUB_IFDS, ICC = 254, 255, 330, 34675
 JPEG, JPEG_TABLES = 7, 347  # a compression, and a tag
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
+PRIVATE = 32768  # tags from here on, and these, decide no pixel: texts, resolutions, times, pages below, XMP
+DESCRIBING = frozenset({*range(269, 273), 282, 283, 285, 305, 306, 315, 316, 330, 333, 700})
 MUCH_LARGER = 2  # in each direction: what makes an unmarked first page a thumbnail
 
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """One image file directory: where it starts, and its tags."""
+    """One image file directory: where it starts, its tags, and those whose values lie outside the file."""
 
     offset: int
     tags: Tags
+    lost: frozenset[int]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -75,6 +78,10 @@ def decode(data: bytes, max_pixels: int) -> Raster:
     notes: list[str] = []
     page = _chosen(_pages(data, order), notes)
     check_size(*page.size, max_pixels)
+    if needed := sorted(tag for tag in page.lost - DESCRIBING if tag < PRIVATE):
+        raise ImageError(f"damaged or cut short (the value of tag {needed[0]} lies outside the file)")
+    if ICC in page.lost:
+        notes.append(f"{DAMAGED}: the color profile lies outside the file, colors may be wrong")
     stored = page.tags.get(ICC, b"")
     icc = stored if isinstance(stored, bytes) else bytes(value & 255 for value in stored)
     if not tiff_samples.supports(page.tags):
@@ -96,19 +103,20 @@ def _pages(data: bytes, order: str) -> list[Page]:
     while at and at not in seen and len(pages) < MAX_PAGES:
         seen.add(at)
         try:
-            tags, following = directory(data, at, order, big)
+            tags, following, lost = directory(data, at, order, big)
         except struct.error:
             if pages:
                 break
             raise ImageError("damaged or cut short (its directory lies outside the file)") from None
-        pages.append(Page(offset=at, tags=tags))
+        pages.append(Page(offset=at, tags=tags, lost=lost))
         at = following
     if pages and pages[0].reduced:
         for below in numbers(pages[0].tags, SUB_IFDS)[:100]:
             try:
-                pages.append(Page(offset=below, tags=directory(data, below, order, big)[0]))
+                tags, _, lost = directory(data, below, order, big)
             except struct.error:
                 continue
+            pages.append(Page(offset=below, tags=tags, lost=lost))
     return pages
 
 

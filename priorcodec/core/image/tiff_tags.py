@@ -1,4 +1,5 @@
-"""The tags of a TIFF or EXIF directory (TIFF 6.0, section 2), and their numbers; damaged entries are left out."""
+"""The tags of a TIFF or EXIF directory (TIFF 6.0, section 2), and their numbers; entries that lie outside the file
+are left out and named."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ BLACK_IS_ZERO = 1  # a value of PHOTOMETRIC
 RAW = 1  # a value of COMPRESSION
 
 
-def directory(data: bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:
+def directory(data: bytes, at: int, order: str, big: bool) -> tuple[Tags, int, frozenset[int]]:
     """Read the directory at an offset.
 
     Args:
@@ -25,7 +26,7 @@ def directory(data: bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:
         big: Whether the file is a BigTIFF.
 
     Returns:
-        Its tags, and the offset of the next directory, 0 if there is none.
+        Its tags; the offset of the next directory, 0 if there is none; the tags whose values lie outside the data.
 
     Raises:
         struct.error: It lies outside the data.
@@ -37,6 +38,7 @@ def directory(data: bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:
     if at + count * step > len(data):
         raise struct.error
     tags: Tags = {}
+    lost: set[int] = set()
     for i in range(count):
         tag, kind, number, value = struct.unpack_from(order + entry, data, at + i * step)
         size = SIZES.get(kind, 0) * number
@@ -45,13 +47,15 @@ def directory(data: bytes, at: int, order: str, big: bool) -> tuple[Tags, int]:
         if size > inline:
             offset = struct.unpack(order + link, value)[0]
             value = data[offset : offset + size]
-        if len(value) >= size and tag not in tags:
+        if len(value) < size:
+            lost.add(tag)
+        elif tag not in tags:
             value = value[:size]
             tags[tag] = struct.unpack(f"{order}{number}{TYPES[kind]}", value) if kind in TYPES else value
     try:
-        return tags, struct.unpack_from(order + link, data, at + count * step)[0]
+        return tags, struct.unpack_from(order + link, data, at + count * step)[0], frozenset(lost - tags.keys())
     except struct.error:
-        return tags, 0
+        return tags, 0, frozenset(lost - tags.keys())
 
 
 def numbers(tags: Tags, tag: int) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from priorcodec.core.errors import ConfigError, StreamError
-from priorcodec.core.io.names import one_line
+from priorcodec.core.io.names import one_line, printable
 
 Data: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO"
 """A .gic file: its bytes, its path, or an open binary file."""
@@ -30,7 +30,8 @@ def read_file(data: Data) -> bytes:
             return Path(os.fsdecode(data)).read_bytes()
         except (OSError, ValueError) as error:  # ValueError: a NUL in the path
             reason = error.strerror if isinstance(error, OSError) else error
-            raise StreamError(f"{data} cannot be read ({reason}): give the path of a .gic file") from error
+            name = printable(os.fsdecode(data))
+            raise StreamError(f"{name} cannot be read ({reason}): give the path of a .gic file") from error
     read = getattr(data, "read", None)
     try:
         content = read() if read is not None else None

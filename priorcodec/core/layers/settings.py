@@ -44,6 +44,11 @@ class LayerConfig:
         if len(self.roi) > MOST_AREAS:
             raise ConfigError(f"got {len(self.roi)} regions of interest, wanted at most {MOST_AREAS}")
 
+    def check_refinable(self) -> None:
+        """Raises ConfigError: there are layers that latent refinement would not fit."""
+        if tuple(self.layers) != ("latent",):
+            raise ConfigError(f"got latent refinement with layers {', '.join(self.layers)}, wanted the latent alone")
+
     def residual_settings(self, height: int, width: int) -> Settings | None:
         """The first fields of the residual layer of an image of that size in pixels, None without one.
 

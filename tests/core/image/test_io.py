@@ -321,6 +321,39 @@ def test_damaged_files_are_refused_or_read(suffix):
                 assert "\n" not in str(error)
 
 
+def test_a_damaged_file_given_as_a_pillow_image_is_reported():
+    from priorcodec.core.errors import ImageWarning
+
+    for format in ("PNG", "JPEG"):
+        data = bytearray(encoded(image(120, 120), format))
+        if format == "PNG":
+            data[-16] ^= 1  # the checksum of the pixels
+        else:
+            data[-300:-260] = b"\xff\xd9" * 20  # the scan ends early
+        with pytest.warns(ImageWarning, match="damaged"):
+            wanted = image_io.from_any(bytes(data))
+        with pytest.warns(ImageWarning, match="damaged"), Image.open(io.BytesIO(data)) as lazy:
+            loaded = image_io.from_any(lazy)
+        assert loaded.notes == wanted.notes and np.array_equal(loaded.pixels, wanted.pixels)
+
+
+def test_a_jpeg_to_be_read_at_half_its_size_stays_that():
+    with Image.open(io.BytesIO(encoded(image(120, 120), "JPEG"))) as lazy:
+        lazy.draft("RGB", (60, 60))
+        assert image_io.from_any(lazy).pixels.shape == (60, 60, 3)
+
+
+def test_closed_images_and_small_floats():
+    import torch
+
+    lazy = Image.open(io.BytesIO(encoded(image())))
+    lazy.close()
+    with pytest.raises(ImageError, match="is closed: pass it before that"):
+        image_io.from_any(lazy)
+    x = torch.linspace(-1, 1, 3 * 8 * 8).view(3, 8, 8).to(torch.float8_e4m3fn)
+    assert image_io.from_any(x).pixels.shape == (8, 8, 3)
+
+
 def test_what_is_no_image(tmp_path):
     for data in (b"", b"hello", bytes(1000), b"%!PS-Adobe-3.0 EPSF-3.0\n"):
         assert "wanted PNG, JPEG, WebP, AVIF or TIFF" in refused(data)

@@ -228,6 +228,22 @@ def test_damaged_and_short_strips(compression):
         assert "incorrect data check" in refused(tiff((entries, [wrong, *parts[1:]])))
 
 
+def test_a_file_cut_anywhere_is_never_read_as_another_image():
+    for options in ({"tags": {34675: ("B", list(profile(**ADOBE)))}}, {"planar": 2}):
+        data = tiff(tiff_page(FLAT, **options))
+        whole = image_io.load(data).pixels
+        for length in range(len(data)):
+            try:
+                loaded = image_io.load(data[:length])
+            except ImageError as error:
+                assert "damaged" in str(error) or "image" in str(error)
+            else:
+                assert np.array_equal(loaded.pixels, whole) or loaded.damaged, length
+    pillow = io.BytesIO()
+    Image.fromarray(FLAT).save(pillow, "TIFF", compression="tiff_lzw")  # the values of its tags come last
+    assert "the value of tag 258 lies outside the file" in refused(pillow.getvalue()[:-1])
+
+
 @pytest.mark.parametrize("bits", [8, 16])
 def test_cmyk_and_what_is_too_deep_for_lab(bits):
     cmyk = halves((0, 255, 255, 0), (255, 0, 255, 0)).astype(np.uint16) * (257 if bits == 16 else 1)
