@@ -197,10 +197,8 @@ class Registry:
                 answer = impl.function(*(arguments[name] for name in impl.argnames))
                 answer = None if answer is None else read(answer)
             except (Exception, SystemExit) as exc:  # third-party code
-                if hook == "priorcodec_weights" and isinstance(
-                    exc, WeightsError
-                ):  # says what is wrong with the user's files
-                    raise
+                if hook == "priorcodec_weights" and isinstance(exc, WeightsError):
+                    raise  # it says what is wrong with the user's files
                 self._fail(impl.plugin_name, f"{hook} raised {type(exc).__name__}: {one_line(exc)}")
                 continue
             if answer is not None:
