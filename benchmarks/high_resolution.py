@@ -104,15 +104,13 @@ def encode(source: Path, coded: Path, given: argparse.Namespace) -> dict[str, An
 
 def decode(coded: Path, target: Path, given: argparse.Namespace) -> dict[str, Any]:
     from priorcodec import open_session
-    from priorcodec.adapters import decode as adapter_decode
-    from priorcodec.core import tiling
 
     session = open_session(given.backbone, tile=given.tile or None)
     session.decode(session.encode(np.zeros((256, 256, 3), np.uint8), given.quality))
     found = _timed(lambda: session.decode(coded, output="np"), given.repeats)
     pixels, found["peak_mib"] = found.pop("result"), peak_rss_mib()
     decoded = session.codec.decode(coded.read_bytes())
-    plan = tiling.plan(decoded.height, decoded.width, session.tile, adapter_decode.MARGIN)
+    plan = session.plan(decoded.height, decoded.width)
     np.save(target, pixels)
     borders = [span.start for span in plan.rows[1:]], [span.start for span in plan.columns[1:]]
     about = {"tile": session.tile, "tiles": len(plan), "borders": borders}
@@ -171,9 +169,7 @@ def crops(pixels: np.ndarray, borders: list[list[int]], folder: Path) -> None:
 def main() -> None:
     cli = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     cli.add_argument("images", type=Path, help="folder of photographs")
-    cli.add_argument(
-        "--sizes", nargs="+", type=int, default=[1024, 8192], help="sides; the last is set against the first"
-    )
+    cli.add_argument("--sizes", nargs="+", type=int, default=[1024, 8192], help="sides; the largest is decoded once")
     cli.add_argument("--backbone", default="nano_pixel")
     cli.add_argument("--quality", type=float, default=6.0)
     cli.add_argument("--tile", type=int, default=0, help="force tiles of this side; 0: automatic")

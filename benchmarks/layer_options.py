@@ -22,7 +22,7 @@ from layers import explained, scores
 from torch import Tensor
 
 from priorcodec.adapters import decode as adapter_decode
-from priorcodec.core import container, tiling
+from priorcodec.core import container
 from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.adaptive import DecisionEncoder
 from priorcodec.core.entropy.tables import QUALITY_STEPS
@@ -225,7 +225,7 @@ def predicted(weight: np.ndarray, inputs: np.ndarray, like: Tensor) -> Tensor:
 def backbone_image(session: Session, decoded: Decoded) -> Pixels:
     """`session.decode` of features that are no file's; the preview that the adapter gets is made of them too."""
     with torch.inference_mode():
-        plan = tiling.plan(decoded.height, decoded.width, session.tile, adapter_decode.MARGIN)
+        plan = session.plan(decoded.height, decoded.width)
         preview = session.codec.preview_tensor(decoded, perceptual=True)
         found = adapter_decode.latent(session.adapter, decoded, preview, plan, steps=1)
         return adapter_decode.image(session.adapter, decoded, found, plan)

@@ -167,7 +167,7 @@ def _identity(codec: str) -> tuple[str, str, int]:
     made, (name, _, words) = session(codec), codec.partition(":")
     writer = f"format {container.VERSION} encoder {made.codec.id:08x}" + (" statistics" if _statistics(codec) else "")
     if (level := _residual(codec)) is not None:
-        tables = hashlib.sha256(made.codec.reader.residual.read_bytes()).hexdigest()
+        tables = hashlib.sha256(made.codec.reader.residual_file.read_bytes()).hexdigest()
         writer += f" {residual_layer.settings(level)} threshold {residual_layer.THRESHOLD} {tables}"
     if steps := _refine(codec):
         writer += f" refine {steps} at {latent_refinement.RATE:g}"

@@ -83,14 +83,15 @@ def _coder(task: Task, folder: Path) -> Stages:
     yield "decode", lambda: coder.decode(file)
     if not coder.ours:
         return
-    import ours
+    import ours  # and torch, which reads the number of threads when it is imported
     import torch
 
     session, data = ours.session(task.codec), file.read_bytes()
-    decoded, perceptual = session.codec.decode(data), not task.codec.startswith("preview")
+    decoded, backbone = session.codec.decode(data), task.codec.partition(":")[0] not in ours.PREVIEWS
     yield "entropy decode", lambda: session.codec.decode(data)
+    perceptual = backbone or task.codec.startswith("perceptual")
     yield "preview", lambda: session.codec.preview_tensor(decoded, perceptual=perceptual)
-    if perceptual:
+    if backbone:
         quality = torch.tensor([decoded.quality], device=decoded.y_hat.device)
         preview = session.codec.preview_tensor(decoded, perceptual=True)
         yield from _parts(session.adapter, session.adapter.attached, decoded.y_hat, quality, preview)
@@ -199,6 +200,8 @@ def peak_rss_mib() -> int:
 
 
 def _tasks(args: argparse.Namespace, left_out: list[str]) -> Iterator[Task]:
+    import ours
+
     common = {"image": args.image, "repeats": args.repeats, "threads": args.threads, "device": args.device}
     for size, codec in itertools.product(args.sizes, args.codecs):
         plain = {"codec": codec, "size": size, "dtype": "float32", "compiled": False, **common}
@@ -207,7 +210,7 @@ def _tasks(args: argparse.Namespace, left_out: list[str]) -> Iterator[Task]:
             yield Task(kind="coder", **plain)
         elif size == args.sizes[0]:
             left_out.append(resultfile.scrub(coder.missing))
-        if args.commands and coder.missing is None and coder.ours and ":" not in codec and codec != "preview":
+        if args.commands and coder.missing is None and coder.ours and ":" not in codec and codec not in ours.PREVIEWS:
             yield Task(kind="command", **plain)
     modes = itertools.product(args.random, args.sizes, args.dtypes, (False, True) if args.compile else (False,))
     for codec, size, dtype, compiled in modes:

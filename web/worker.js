@@ -90,7 +90,7 @@ async function analyze(file) {
 
 /** Features of a padded image: level(c, row, column), 0 to 255, of an image of h by w cells -> Float32Array [m][h][w]. */
 async function features(h, w, level) {
-  const { manifest, reader, runtime } = loaded;
+  const { reader, runtime } = loaded;
   const halo = haloOf("analysis");
   const y = await inParts(h, w, 1, halo, LARGEST_PART, reader.config.m, async (top, left, rows, columns) => {
     const [high, wide] = [rows * STRIDE, columns * STRIDE];

@@ -83,13 +83,13 @@ class Codec:
         self.reader = ExactReader.load(models / TABLES)
         self.id, self.levels = self.reader.encoder_id, self.reader.levels
 
-    def encode(self, pixels: NDArray[np.uint8], quality: float, *, written: bool = False) -> Encoded:
+    def encode(self, pixels: NDArray[np.uint8], quality: float, *, statistics: bool = False) -> Encoded:
         """Encode uint8 pixels (h, w, 3) at a quality in levels.
 
         Args:
             pixels: The image.
             quality: 0 to levels - 1.
-            written: Whether to write the image's statistics.
+            statistics: Whether to write the image's statistics.
 
         Raises:
             ConfigError: An impossible quality.
@@ -97,13 +97,15 @@ class Codec:
         """
         if not 0 <= quality <= self.levels - 1:
             raise ConfigError(f"quality is {quality}, wanted a number from 0 to {self.levels - 1}")
-        return self._writer(pixels, written)(round(quality * QUALITY_STEPS))
+        return self._writer(pixels, written=statistics)(round(quality * QUALITY_STEPS))
 
-    def encode_to(self, pixels: NDArray[np.uint8], max_bytes: int, *, written: bool = False) -> Encoded:
+    def encode_to(self, pixels: NDArray[np.uint8], max_bytes: int, *, statistics: bool = False) -> Encoded:
         """Encode to the largest file of at most `max_bytes` bytes. Raises ConfigError: the smallest is larger."""
-        return rate_control.search(self._writer(pixels, written), max_bytes, (self.levels - 1) * QUALITY_STEPS).encoded
+        return rate_control.search(
+            self._writer(pixels, written=statistics), max_bytes, (self.levels - 1) * QUALITY_STEPS
+        ).encoded
 
-    def _writer(self, pixels: NDArray[np.uint8], written: bool) -> Callable[[int], Encoded]:
+    def _writer(self, pixels: NDArray[np.uint8], *, written: bool) -> Callable[[int], Encoded]:
         """What does not depend on the quality, done once -> a function from quality byte to file."""
         self.graphs.preload("analysis", "hyper")
         height, width = pixels.shape[:2]

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
 
 MODELS = Path(__file__).parent / "models"
-DEFAULT_QUALITY = 6.0  # about 0.065 bit per pixel on photographs
 RENORM = ("none", "written")
 OUTPUTS = ("pil", "np")
 UNSUPPORTED: dict[str, tuple[Any, ...]] = {
@@ -62,7 +61,7 @@ class Session:
         """Encode one image. At most one of `quality`, `bpp` and `max_bytes` may be given; none means quality 6.
 
         Args:
-            image: Path, PIL image, or uint8 array (h, w, 3) or (h, w).
+            image: Path, bytes, open file, PIL image, or uint8 array (h, w), (h, w, 3) or (h, w, 4).
             quality: In levels, 0 (smallest file) to 11; fractions are allowed.
             bpp: Largest bits per pixel of the true size; the largest file within it is made.
             max_bytes: Largest size of the file in bytes; the largest file within it is made.
@@ -92,10 +91,10 @@ class Session:
         self.codec.graphs.preload("analysis", "hyper")
         pixels = image_io.from_any(image, background=background, max_pixels=self.max_pixels).pixels
         if bpp is None and max_bytes is None:
-            level = DEFAULT_QUALITY if quality is None else quality
-            return self.codec.encode(pixels, level, written=statistics).data
+            level = rate_control.DEFAULT_QUALITY if quality is None else quality
+            return self.codec.encode(pixels, level, statistics=statistics).data
         target = rate_control.target_bytes(max_bytes, bpp, *pixels.shape[:2])
-        return self.codec.encode_to(pixels, target, written=statistics).data
+        return self.codec.encode_to(pixels, target, statistics=statistics).data
 
     def decode(self, data: Data, *, output: str = "pil") -> Any:
         """Decode a file through the backbone, in its true size, in one step.

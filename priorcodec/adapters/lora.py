@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,10 +107,7 @@ def merge(module: nn.Module, ranks: Mapping[str, int], values: Mapping[str, Tens
         AdapterError: The module carries a LoRA already, or names or shapes do not fit.
     """
     check_free(module)
-    wanted = {f"{path}.lora_{half}.{NAME}.weight" for path in ranks for half in "AB"}
-    if set(values) != wanted:
-        odd = sorted(set(values) ^ wanted)
-        raise AdapterError(f"{len(odd)} LoRA tensors do not fit this backbone, the first is {odd[0]}: wrong adapter?")
+    _check_names({f"{path}.lora_{half}.{NAME}.weight" for path in ranks for half in "AB"}, values)
     merged = {}
     for path, rank in ranks.items():
         layer: Any = module.get_submodule(path)
@@ -152,11 +149,15 @@ def _sum(path: str, layer: Any, down: Tensor, up: Tensor, rank: int) -> Tensor:
     return torch.add(weight.float(), product).to(weight.dtype, memory_format=torch.preserve_format)
 
 
+def _check_names(wanted: Iterable[str], values: Iterable[str]) -> None:
+    odd = sorted(set(wanted) ^ set(values))
+    if odd:
+        raise AdapterError(f"{len(odd)} LoRA tensors do not fit this backbone, the first is {odd[0]}: wrong adapter?")
+
+
 def load(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
     """Copy stored values into freshly injected parameters. Raises AdapterError when names or shapes differ."""
-    if set(parameters) != set(values):
-        odd = sorted(set(parameters) ^ set(values))
-        raise AdapterError(f"{len(odd)} LoRA tensors do not fit this backbone, the first is {odd[0]}: wrong adapter?")
+    _check_names(parameters, values)
     with torch.no_grad():
         for name, parameter in parameters.items():
             if parameter.shape != values[name].shape:

@@ -95,6 +95,6 @@ def _made_of(session: Session) -> list[Any]:
 def _tiles(session: Session, data: bytes) -> list[int]:
     """How many rows and columns of tiles; the same numbers are the same tiles on every machine."""
     config = session.config
-    stream = container.unpack(data, max_pixels=config.max_pixels, layers=config.layer_names)
-    plan = session.plan(stream.height, stream.width)
+    content = container.unpack(data, max_pixels=config.max_pixels, layers=config.layer_names)
+    plan = session.plan(content.height, content.width)
     return [len(plan.rows), len(plan.columns)]

@@ -186,7 +186,14 @@ def _terminate(*_: object) -> None:
 
 def _serve(pipe: Connection, task: Task, count: int, level: int) -> None:
     """In the worker: None once the task is open, or the error; then (result, stderr) for each job until the pipe is closed."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `run_job` would take a SystemExit for a plugin's
+    try:
+        _work(pipe, task, count, level)
+    except KeyboardInterrupt:
+        sys.exit(TERMINATED)  # the parent gives the file to another worker, or has stopped them all
+
+
+def _work(pipe: Connection, task: Task, count: int, level: int) -> None:
     logs.log_to_stderr(level)
     try:
         with contextlib.redirect_stdout(sys.stderr):  # standard output is the program's, not a plugin's

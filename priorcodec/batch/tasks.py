@@ -32,8 +32,8 @@ class Encode:
 
     Attributes:
         config: Device, tile and largest number of pixels; the rest has no influence on the file.
-        quality: In levels, 0 to 11; only without `target_bytes` and `bpp`.
-        target_bytes: Largest size of a file in bytes; the quality is searched.
+        quality: In levels, 0 to 11; only without `max_bytes` and `bpp`.
+        max_bytes: Largest size of a file in bytes; the quality is searched.
         bpp: The same in bits per pixel of the image.
         background: Color behind transparent parts, or None to refuse them.
         statistics: Whether to write the segment that `renorm=written` uses.
@@ -49,7 +49,7 @@ class Encode:
 
     config: DecodeConfig
     quality: float = DEFAULT_QUALITY
-    target_bytes: int | None = None
+    max_bytes: int | None = None
     bpp: float | None = None
     background: str | None = None
     statistics: bool = False
@@ -80,7 +80,7 @@ class Encode:
         if self.background is not None:
             color.parse_color(self.background)
         byte = codec.quality_byte(self.quality)
-        searched = self.target_bytes is not None or self.bpp is not None
+        searched = self.max_bytes is not None or self.bpp is not None
         fixed = not searched and "latent" in layers.layers  # the quality
 
         def encode(job: Job) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Encode:
             )
             size = loaded.pixels.shape[:2]
             if self.skip and job.target_exists():
-                target = rate_control.target_bytes(self.target_bytes, self.bpp, *size) if searched else None
+                target = rate_control.target_bytes(self.max_bytes, self.bpp, *size) if searched else None
                 why = self._differs(job, size, codec.id, byte if fixed else None, target, layers)
                 if _is_skipped(job, why, force=self.force):
                     return {"skipped": True}
@@ -101,7 +101,7 @@ class Encode:
                     loaded.pixels,
                     self.quality if fixed else None,
                     bpp=self.bpp,
-                    max_bytes=self.target_bytes,
+                    max_bytes=self.max_bytes,
                     statistics=self.statistics,
                     layers=self.layers,
                     residual=self.residual,
@@ -151,19 +151,19 @@ class Encode:
         data, residual = job.target.read_bytes(), layers.residual_settings(*size)
         start = b"" if residual is None else residual.pack()
         try:
-            stream = container.unpack(data, max_pixels=2**64)
+            content = container.unpack(data, max_pixels=2**64)
         except StreamError as error:
             return f"is no readable coded file ({error})"
         older = job.source != STREAM and job.target.stat().st_mtime < job.source.stat().st_mtime
         reasons = {
-            "is of another encoder": stream.encoder_id != encoder_id,
-            f"has quality {stream.quality / QUALITY_STEPS:g}, not {(quality or 0) / QUALITY_STEPS:g}": quality
-            not in (None, stream.quality),
+            "is of another encoder": content.encoder_id != encoder_id,
+            f"has quality {content.quality / QUALITY_STEPS:g}, not {(quality or 0) / QUALITY_STEPS:g}": quality
+            not in (None, content.quality),
             f"has {len(data)} bytes, more than {max_bytes}": max_bytes is not None and len(data) > max_bytes,
-            "has statistics or lacks them": (stream.segment(container.STATISTICS) is not None) != self.statistics,
-            f"has layers {', '.join(stream.layers)}": set(stream.layers) != set(layers.layers),
-            "has another residual layer": not (stream.segment(container.RESIDUAL) or b"").startswith(start),
-            "is of an image of another size": (stream.height, stream.width) != size,
+            "has statistics or lacks them": (content.segment(container.STATISTICS) is not None) != self.statistics,
+            f"has layers {', '.join(content.layers)}": set(content.layers) != set(layers.layers),
+            "has another residual layer": not (content.segment(container.RESIDUAL) or b"").startswith(start),
+            "is of an image of another size": (content.height, content.width) != size,
             "is older than the image": older,
         }
         return next((reason for reason, holds in reasons.items() if holds), "")

@@ -83,7 +83,6 @@ def encode(
     from priorcodec.core import container, rate_control
     from priorcodec.core.entropy.tables import QUALITY_STEPS
     from priorcodec.core.layers.settings import layer_config
-    from priorcodec.core.rate_control import DEFAULT_QUALITY
 
     inputs = options.paths(ctx, files)
     target = options.output_path(output, inputs)
@@ -100,11 +99,11 @@ def encode(
         raise ConfigError(f"{inputs[0]} is a .gic file already, wanted an image; `priorcodec decode` makes one of it")
     if refine_metric is not RefineMetric.psnr and not refine:
         raise ConfigError(f"got --refine-metric {refine_metric} without --refine: give a number of steps")
-    if "latent" not in layers and given:
+    names, regions = tuple(name.strip() for name in layers.split(",")), tuple(_region(text) for text in roi or ())
+    if "latent" not in names and given:
         raise ConfigError(
             f"got {given[0]} for files without a latent, whose size the image decides: add latent to --layers"
         )
-    names, regions = tuple(name.strip() for name in layers.split(",")), tuple(_region(text) for text in roi or ())
     layer_config(names, residual, regions)  # a wrong request ends here
     config = options.decode_config(device=device, max_pixels=max_pixels, tile=tile)
     jobs = runner.list_jobs(
@@ -117,8 +116,8 @@ def encode(
     )
     task = Encode(
         config=config,
-        quality=DEFAULT_QUALITY if quality is None else quality,
-        target_bytes=target_bytes,
+        quality=rate_control.DEFAULT_QUALITY if quality is None else quality,
+        max_bytes=target_bytes,
         bpp=bpp,
         background=background,
         statistics=statistics,

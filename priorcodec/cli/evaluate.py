@@ -56,7 +56,7 @@ def evaluate(
     if coded is not None and not coded.exists():
         raise ConfigError(f"{coded} does not exist; give --coded a file or a folder")
     known = evaluate.expand([references], evaluate.IMAGES)
-    every = evaluate.expand(files, evaluate.IMAGES | evaluate.STREAMS.keys() | {".gic"})
+    every = evaluate.expand(files, evaluate.INPUTS)
     if output is not None:
         files_beside = [] if coded is None else [coded] if coded.is_file() else sorted(coded.iterdir())
         atomic.check_output(output, [*known, *every, *files_beside], replace=force)
@@ -105,6 +105,6 @@ def report(
         raise ConfigError(f"{images} is not a folder; give --images the folder that `benchmarks/rd.py --keep` wrote")
     atomic.check_output(output, page.files(results), replace=force)
     atomic.make_folder(output.parent)
-    page.build(results, output, images=images, overwrite=force)
+    page.build(results, output, images=images, replace=force)
     if output.is_file() and not atomic.is_stdout(output):
         typer.echo(f"{output}: {output.stat().st_size} bytes")

@@ -68,7 +68,7 @@ class Codec:
             encoder_id=self.id,
             levels=self.levels,
             entropy_model=self.entropy_model,
-            residual=weights.with_name(RESIDUAL_FILE),
+            residual_file=weights.with_name(RESIDUAL_FILE),
         )
         if tile is None:
             tile = tiling.automatic(PIXEL_BYTES, self.transforms.halo, LARGEST_TILE, self.device)

@@ -18,10 +18,11 @@ from priorcodec.core.container import RESIDUAL, STRIDE, Container
 from priorcodec.core.entropy.frozen import FrozenEntropyModel, Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS, SCALES, Sizes, check_tables
 from priorcodec.core.errors import StreamError, WeightsError
+from priorcodec.core.layers import residual
 from priorcodec.core.layers.residual import ResidualTables, Settings
 
 MOST_GROUPS = 16
-RESIDUAL_FILE = "residual.safetensors"  # beside an encoder's file
+RESIDUAL_FILE = residual.SHIPPED.name  # beside an encoder's file
 TABLES = "entropy."  # before the names of integer tables in an encoder's weight file
 
 
@@ -47,13 +48,13 @@ class ExactReader:
         encoder_id: Of the encoder whose files it reads.
         levels: Number of quality levels.
         entropy_model: On the CPU, whatever the device of a session.
-        residual: Weight file of the residual layer, read when a file has one.
+        residual_file: Weight file of the residual layer, read when a file has one.
     """
 
     encoder_id: int
     levels: int
     entropy_model: FrozenEntropyModel
-    residual: Path
+    residual_file: Path
 
     @classmethod
     def load(cls, path: Path) -> ExactReader:
@@ -71,17 +72,17 @@ class ExactReader:
             encoder_id=own_id,
             levels=found.levels,
             entropy_model=FrozenEntropyModel(tables, certain),
-            residual=path.with_name(RESIDUAL_FILE),
+            residual_file=path.with_name(RESIDUAL_FILE),
         )
 
     def read(
-        self, data: bytes, *, max_pixels: int = container.MAX_PIXELS, layers: Collection[str] | None = None
+        self, data: bytes, *, max_pixels: int = container.MAX_PIXELS
     ) -> tuple[Container, NDArray[np.float32], str]:
-        """A file -> its content, y_hat in quantization steps (m, h, w) and its symbols' SHA-256; layers: see `container.unpack`.
+        """A file -> its content, y_hat in quantization steps (m, h, w) and its symbols' SHA-256.
 
         Raises StreamError: damaged, too large, written by another encoder, or without a latent.
         """
-        content = self.unpack(data, max_pixels=max_pixels, layers=layers)
+        content = self.unpack(data, max_pixels=max_pixels)
         return content, *self.latent(content)
 
     def unpack(
@@ -98,12 +99,12 @@ class ExactReader:
             raise StreamError(f"quality byte {content.quality} is beyond this encoder's {self.levels} levels")
         return content
 
-    def latent(self, content: Container, *, refined: bool = True) -> tuple[NDArray[np.float32], str]:
+    def latent(self, content: Container, *, residual: bool = True) -> tuple[NDArray[np.float32], str]:
         """y_hat in quantization steps (m, h, w), refined by a residual layer if there is one, and the latent symbols' SHA-256.
 
         Args:
             content: A file of this encoder.
-            refined: Whether a residual layer is read at all.
+            residual: Whether a residual layer is read at all.
 
         Raises:
             StreamError: Damaged, or there is no latent.
@@ -111,7 +112,7 @@ class ExactReader:
         if content.string is None:
             raise StreamError("the file has no latent layer: there are no features to read")
         h, w = _grid(content)
-        found = self._residual(content) if refined else None
+        found = self._residual(content) if residual else None
         planes = None if found is None else Planes((self.entropy_model.m, h, w))
         y_hat_q, digest = self.entropy_model.decode(content.string, content.quality, h, w, planes)
         if found is not None and planes is not None:
@@ -132,7 +133,7 @@ class ExactReader:
     @cached_property
     def residual_tables(self) -> ResidualTables:
         """Of the residual layer. Raises WeightsError: missing, or made for another encoder."""
-        tables = ResidualTables(self.residual)
+        tables = ResidualTables(self.residual_file)
         if tables.encoder_id != self.encoder_id:
             raise WeightsError(
                 f"the residual layer was made for encoder {tables.encoder_id:08x}, this is {self.encoder_id:08x}: "

@@ -91,7 +91,7 @@ def run(output: Path, image: Path | None = None, backbone: str = "nano_pixel", *
         rows.append(row)
     _print_table(original, rows)
     image_io.save(montage(rows), output / MONTAGE, replace=replace)
-    print(f"\nfiles and images in {output}, side by side in {output / 'montage.png'}")
+    print(f"\nfiles and images in {output}, side by side in {output / MONTAGE}")
 
 
 def nearest(codec: str, original: np.ndarray, wanted_bytes: int) -> CodedExample:

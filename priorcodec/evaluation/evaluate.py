@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from priorcodec.batch import runner
+from priorcodec.core import container
 from priorcodec.core.errors import ConfigError, ImageError
 from priorcodec.core.image import io as image_io
 from priorcodec.evaluation import metrics
@@ -26,6 +27,9 @@ from priorcodec.evaluation.table import Table
 
 IMAGES = image_io.SUFFIXES | {".jxl"}
 STREAMS = {".266": "vvc", ".vvc": "vvc", ".265": "hevc", ".hevc": "hevc", ".obu": "obu"}
+CODED = STREAMS.keys() | {container.SUFFIX}
+INPUTS = IMAGES | CODED
+"""Suffixes of what can be evaluated."""
 UNCODED = {".png", ".tif", ".tiff"}
 """Suffixes of decoded images. Their own size is meaningless, so the rate is taken from the coded file beside them."""
 DIGITS = 6
@@ -46,7 +50,7 @@ def read(path: Path, *, backbone: str | None = None) -> metrics.Pixels:
         ImageError: the file cannot be read.
     """
     suffix = path.suffix.lower()
-    if suffix == ".gic":
+    if suffix == container.SUFFIX:
         session = _session(backbone)
         return (session.preview if backbone is None else session.decode)(path, output="np")
     if suffix == ".jxl":
@@ -54,18 +58,18 @@ def read(path: Path, *, backbone: str | None = None) -> metrics.Pixels:
     return read_stream(path, STREAMS[suffix]) if suffix in STREAMS else image_io.load(path).pixels
 
 
-def read_stream(path: Path, container: str) -> metrics.Pixels:
+def read_stream(path: Path, form: str) -> metrics.Pixels:
     """First frame of a raw HEVC, VVC or AV1 stream, taken as BT.709 full range."""
     try:
         import av
         from av.error import FFmpegError
     except ImportError as error:
-        raise ImageError(f"{path}: a {container} stream needs PyAV; install priorcodec[bench]") from error
+        raise ImageError(f"{path}: a {form} stream needs PyAV; install priorcodec[bench]") from error
     try:
-        with av.open(str(path), format=container) as stream:
+        with av.open(str(path), format=form) as stream:
             return rgb(next(stream.decode(video=0)))
     except (FFmpegError, StopIteration) as error:
-        raise ImageError(f"{path}: not a readable {container} stream ({error})") from error
+        raise ImageError(f"{path}: not a readable {form} stream ({error})") from error
 
 
 def rgb(frame: Any) -> metrics.Pixels:
@@ -137,7 +141,7 @@ def evaluate(
         ConfigError: There are no references or no files.
     """
     names, last, pixels = list(names), None, np.empty(0)
-    known, every = expand(references, IMAGES), expand(files, IMAGES | STREAMS.keys() | {".gic"})
+    known, every = expand(references, IMAGES), expand(files, INPUTS)
     alone = len(known) == len(every) == 1
     for file in sorted(every, key=lambda f: f.stem):
         result: Row | Exception
@@ -179,7 +183,7 @@ def _cell(key: str, value: Any) -> str:
         return "-"
     if isinstance(value, str):
         return value
-    return f"{value:.0f}" if key == "bytes" else f"{value:.2f}" if key in ("psnr", "ssimulacra2") else f"{value:.4f}"
+    return f"{value:.0f}" if key == "bytes" else f"{value:.{metrics.digits(key)}f}"
 
 
 def expand(sources: Sequence[Path], suffixes: Iterable[str]) -> list[Path]:
@@ -203,7 +207,7 @@ def _file_bytes(file: Path, coded: Path | None) -> int | None:
         return file.stat().st_size
     if coded is not None and coded.is_file():
         return coded.stat().st_size
-    kinds = {".gic"} if coded is None else {".gic", *STREAMS, *(IMAGES - UNCODED)}
+    kinds = {container.SUFFIX} if coded is None else CODED | (IMAGES - UNCODED)
     around = [p for p in (coded or file.parent).iterdir() if p.suffix.lower() in kinds]
     fits = [p for p in around if file.stem == p.stem or file.stem.startswith(p.stem + ".")]
     return max(fits, key=lambda p: len(p.stem)).stat().st_size if fits else None

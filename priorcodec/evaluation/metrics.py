@@ -52,6 +52,7 @@ class Measure:
         title: as printed in tables.
         higher_is_better: direction of the score.
         unit: as printed, "dB" or "".
+        digits: behind the point, as printed.
         smallest: shortest side in pixels that the metric is defined for.
         needs: Python modules.
         weights: files it wants in torch's checkpoint cache.
@@ -63,6 +64,7 @@ class Measure:
     title: str
     higher_is_better: bool
     unit: str = ""
+    digits: int = 4
     smallest: int = 1
     needs: tuple[str, ...] = ()
     weights: tuple[str, ...] = ()
@@ -213,10 +215,10 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             Metric(name="resnet_dists", title="ResNet-50, DISTS form", function=partial(feature_dists, ResNet50),
                    higher_is_better=False, smallest=SMALLEST, **_RESNET),
             Metric(name="ssimulacra2", title="SSIMULACRA2", function=ssimulacra2, higher_is_better=True,
-                   smallest=8, needs=("ssimulacra2",)),
+                   digits=2, smallest=8, needs=("ssimulacra2",)),
             Metric(name="msssim", title="MS-SSIM", function=msssim, higher_is_better=True,
                    smallest=161, needs=("pytorch_msssim",)),
-            Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB"),
+            Metric(name="psnr", title="PSNR", function=psnr, higher_is_better=True, unit="dB", digits=2),
             Metric(name="gmsd", title="GMSD", function=gmsd, higher_is_better=False, smallest=8),
             Metric(name="lite1_lpips", title="Lite1, LPIPS form", function=partial(feature_lpips, Lite1),
                    higher_is_better=False, smallest=SMALLEST, needs=_LITE1, sibling=True),
@@ -249,11 +251,18 @@ SET_METRICS: Mapping[str, SetMetric] = MappingProxyType(
             SetMetric(name="resnet_frechet", title="ResNet-50, patch Fréchet", measure=partial(patch_moments, ResNet50),
                       distance=_patch_frechet, higher_is_better=False, smallest=SMALLEST, **_RESNET),
             SetMetric(name="lite1_frechet", title="Lite1, patch Fréchet", measure=partial(patch_moments, Lite1),
-                      distance=_patch_frechet, higher_is_better=False, smallest=SMALLEST, needs=_LITE1, sibling=True),
+                      distance=_patch_frechet, higher_is_better=False, digits=2, smallest=SMALLEST, needs=_LITE1,
+                      sibling=True),
         )
     }
 )  # fmt: skip
 """Realism over a set of images. Never an FID: other features, patches instead of images, a few dozen images."""
+
+
+def digits(name: str) -> int:
+    """Digits behind the point of a metric in tables; 4 for what is none, such as bits per pixel."""
+    known = METRICS.get(name) or SET_METRICS.get(name)
+    return 4 if known is None else known.digits
 
 
 def notes(labels: Iterable[str]) -> str:

@@ -72,7 +72,7 @@ def export(
         half: Whether the decoder's large weights are rounded to half precision; merged ones do not fit it exactly.
         decoder: Whether to write it, or the encoder's graphs alone.
         replace: Whether files of the same names are replaced.
-        progress: Called with the name of each file when it is written; all are at the end.
+        progress: Called with the name of each file as it is written, which is when all are made.
 
     Returns:
         The manifest.
@@ -108,12 +108,12 @@ def export(
         put(f"{network.name}.onnx", data, **described, **halo, **shapes)
 
     put(EXACT, tables(codec))
-    if codec.reader.residual.exists():
-        put(RESIDUAL_FILE, codec.reader.residual.read_bytes())
+    if codec.reader.residual_file.exists():
+        put(RESIDUAL_FILE, codec.reader.residual_file.read_bytes())
     for network in networks.of_encoder(codec.transforms):
         put_network(network, checked(network))
     if has_semantic_layers(codec):
-        put(SEMANTIC, semantic_tables(codec))
+        put(SEMANTIC, semantic_tables())
         network = networks.of_semantic(codec.semantic_networks.renderer)
         put_network(network, checked(network))
     if decoder:
@@ -161,7 +161,7 @@ def checked(network: Network, *, half: bool = False) -> bytes:
     return data
 
 
-def _decoder(adapter: Adapter, m: int, tile: int, *, fixed: bool, half: bool = False) -> tuple[Network, bytes]:
+def _decoder(adapter: Adapter, m: int, tile: int, *, fixed: bool, half: bool) -> tuple[Network, bytes]:
     """With free sizes, if it may have them and they work."""
     if not fixed:
         network = networks.of_decoder(adapter, m)
@@ -191,7 +191,7 @@ def has_semantic_layers(codec: Codec) -> bool:
         return False
 
 
-def semantic_tables(codec: Codec) -> bytes:
+def semantic_tables() -> bytes:
     """The weight file of the semantic layers, its integer tables alone: docs/format.md, sections 13 and 14."""
     metadata, tensors = safetensors.read(semantic.SHIPPED, semantic.KIND, WeightsError)
     tables = {name: value for name, value in tensors.items() if not name.startswith(semantic.NETWORKS)}

@@ -120,9 +120,10 @@ class Registry:
         """
         if given:
             return weights.resolve_given(spec, given)
-        for found in self._call("priorcodec_weights", Path, spec=spec, download=True):
-            return found
-        raise WeightsError(weights.missing_line(spec))
+        found = next(self._call("priorcodec_weights", Path, spec=spec, download=True), None)
+        if found is None:
+            raise WeightsError(weights.missing_line(spec))
+        return found
 
     def local_weights(self, spec: BackboneSpec) -> Path | None:
         """The weights if they are on this machine. Downloads nothing.
@@ -130,7 +131,7 @@ class Registry:
         Raises:
             WeightsError: They are here but damaged or incomplete.
         """
-        return next(iter(self._call("priorcodec_weights", Path, spec=spec, download=False)), None)
+        return next(self._call("priorcodec_weights", Path, spec=spec, download=False), None)
 
     def adapters(self, spec: BackboneSpec) -> list[AdapterSource]:
         """All adapters for `spec` that plugins know of."""

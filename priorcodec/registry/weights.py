@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from priorcodec.adapters.hub import COMMIT, HUB_ID, quiet_retries
+from priorcodec.adapters.hub import COMMIT, HUB_ID, file_name, quiet_retries
 from priorcodec.backbones.spec import AdapterSource, BackboneSpec
 from priorcodec.core import shipped
 from priorcodec.core.errors import WeightsError
@@ -40,7 +40,7 @@ def priorcodec_weights(spec: BackboneSpec, download: bool) -> Path | None:
 @hookimpl(trylast=True)
 def priorcodec_adapters(spec: BackboneSpec) -> list[AdapterSource]:
     """The adapter that this package ships for `spec`, if any."""
-    name = f"{spec.name}.adapter.safetensors"
+    name = file_name(spec.name)
     pin = shipped.manifest().get(name)
     return [AdapterSource(name="default", location=str(shipped.FOLDER / name), sha256=pin)] if pin else []
 

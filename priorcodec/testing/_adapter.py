@@ -20,7 +20,7 @@ from priorcodec.core.errors import AdapterError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
-from priorcodec.testing._run import Subject, require, require_equal, require_shape
+from priorcodec.testing._run import CheckError, Subject, require, require_equal, require_shape
 
 CONFIG = AdapterConfig(
     width=8, depth=1, stem_width=8, stem_depth=1, fusion=8, window=4, refiner=8, refiner_depth=2, mapper=True
@@ -104,7 +104,7 @@ def check_wrong_partner_refused(subject: Subject) -> None:
         except AdapterError as error:
             require("\n" not in str(error), "the refusal has several lines, wanted one")
         else:
-            require(False, f"the adapter was taken by {spec.name} at {spec.revision[:8]}, encoder {encoder:08x}")
+            raise CheckError(f"the adapter was taken by {spec.name} at {spec.revision[:8]}, encoder {encoder:08x}")
 
 
 def check_decodes_from_bytes(subject: Subject) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -93,19 +94,19 @@ def _why(subject: Subject, backbone: Any, x: Tensor, z: Tensor, back: Tensor) ->
         for (g, o), text in RANGES.items():
             if abs(gain / g - 1) < 0.1 and abs(offset - o) < 0.1 * max(1, abs(o)):
                 return text
-    changed = {
-        "latent.scale is applied by to_latents() and not undone by to_pixels()": z / scale,
-        "latent.scale is undone by to_pixels() and not applied by to_latents()": z * scale,
-        "latent.scale is multiplied where it should be divided in to_pixels()": z / scale**2,
-        "latent.scale is divided where it should be multiplied in to_latents()": z * scale**2,
-        "latent.shift is applied by one of them only": z + shift * scale,
-        "latent.shift is undone by one of them only": z - shift * scale,
-        "latent.shift is of the wrong sign in one of them": z + 2 * shift * scale,
-        "latent.shift is of the wrong sign in one of the two": z - 2 * shift * scale,
-    }
-    tried = {text: _psnr(backbone.to_pixels(value), x) for text, value in changed.items()}
-    best = max(tried, key=tried.__getitem__)
-    if tried[best] > max(_psnr(back, x) + better, LEAST_DB - 4):
+    wrong_sign = "latent.shift is of the wrong sign in one of them"
+    changed = [
+        ("latent.scale is applied by to_latents() and not undone by to_pixels()", z / scale),
+        ("latent.scale is undone by to_pixels() and not applied by to_latents()", z * scale),
+        ("latent.scale is multiplied where it should be divided in to_pixels()", z / scale**2),
+        ("latent.scale is divided where it should be multiplied in to_latents()", z * scale**2),
+        ("latent.shift is applied by one of them only", z + shift * scale),
+        ("latent.shift is undone by one of them only", z - shift * scale),
+        (wrong_sign, z + 2 * shift * scale),
+        (wrong_sign, z - 2 * shift * scale),
+    ]
+    gained, best = max((_psnr(backbone.to_pixels(value), x), text) for text, value in changed)
+    if gained > max(_psnr(back, x) + better, LEAST_DB - 4):
         return best
     if plain > LEAST_DB - 3:
         return f"fitted by a gain of {gain:.3g} and an offset of {offset:.3g}: is one of the two applied twice or not at all?"
@@ -217,4 +218,4 @@ def _peak_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated()
     import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -45,12 +45,11 @@ ON_IMAGES = [f.name for f in fields(LossWeights) if f.name not in ("latent", "mo
 CHANNELS_LAST: Any = {"memory_format": torch.channels_last}
 
 
-def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> Path | None:
+def train_adapter(text: Sequence[str]) -> Path | None:
     """Train the adapter of one backbone.
 
     Args:
         text: `key=value` words of the command line.
-        registry: where backbones come from; default: all installed plugins.
 
     Returns:
         Path of the adapter file; None in all processes but the first.
@@ -62,7 +61,7 @@ def train_adapter(text: Sequence[str], *, registry: Registry | None = None) -> P
     """
     from priorcodec.registry import open_registry
 
-    registry = registry or open_registry()
+    registry = open_registry()
     config = words.from_words(AdapterRunConfig, text, backbones=list(registry.specs()))
     spec = registry.spec(config.backbone.name)
     sources.require(config.data)  # before gigabytes are downloaded

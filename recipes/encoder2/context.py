@@ -55,7 +55,8 @@ def main(start: Path, target: Path, minutes: float, lr: float, muon: bool) -> No
     torch.set_num_threads(1)
     torch.manual_seed(0)
     model = ImageEncoder2(EncoderConfig())
-    model.load_state_dict(torch.load(start)["model"] if "model" in torch.load(start) else torch.load(start))
+    saved = torch.load(start)
+    model.load_state_dict(saved.get("model", saved))
     model.to(memory_format=torch.channels_last)  # pyright: ignore
     runs = target.parent
     y = cached(model, runs.parent / "cache" / "train", runs / "y.pt", 4480)

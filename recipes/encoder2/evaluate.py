@@ -25,10 +25,10 @@ from recipes.encoder2.transforms import ImageEncoder2
 KODAK = Path(__file__).parents[2] / "benchmarks" / "results" / "kodak.json"
 
 
-def load(path: Path, which: str = "average") -> tuple[ImageEncoder2, dict]:
+def load(path: Path) -> tuple[ImageEncoder2, dict]:
     saved = torch.load(path)
     model = ImageEncoder2(EncoderConfig())
-    model.load_state_dict(saved.get(which, saved))
+    model.load_state_dict(saved.get("average", saved))
     return model.eval().requires_grad_(False).to(memory_format=torch.channels_last), saved  # pyright: ignore
 
 

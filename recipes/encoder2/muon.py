@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 FAST = 3.0  # learning rate of what starts fresh, relative to the warm-started trunks
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+COEFFICIENTS, STEPS = (3.4445, -4.7750, 2.0315), 5  # of Newton-Schulz
+MOMENTUM, BETAS = 0.95, (0.9, 0.99)
 
 
-def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
+def orthogonalized(matrices: Tensor) -> Tensor:
     """The semi-orthogonal matrix nearest to each of `matrices` (k, rows, columns), roughly: singular values near 1.
 
     Newton-Schulz on the smaller Gram matrix: every step is a polynomial of it, so the long side enters two products only.
@@ -29,10 +30,10 @@ def orthogonalized(matrices: Tensor, steps: int = 5) -> Tensor:
     gram = gram / scale
     eye = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
     product = eye
-    for step in range(steps):
+    for step in range(STEPS):
         factor = a * eye + b * gram + c * gram @ gram
         product = factor @ product
-        if step + 1 < steps:
+        if step + 1 < STEPS:
             gram = factor @ gram @ factor
     x = (product @ x) * scale.rsqrt()
     return x.mT if tall else x
@@ -47,9 +48,6 @@ class MuonAdam(torch.optim.Optimizer):
         lr: float,
         *,
         muon: bool = True,
-        betas: tuple[float, float] = (0.9, 0.99),
-        momentum: float = 0.95,
-        weight_decay: float = 0.0,
     ):
         kinds: dict[tuple[bool, float], list[Tensor]] = {}
         for name, p in named:
@@ -57,7 +55,7 @@ class MuonAdam(torch.optim.Optimizer):
             fast = name.startswith(("entropy.", "h_a.")) or "modulation" in name
             kinds.setdefault((matrix, FAST if fast else 1.0), []).append(p)
         groups = [{"params": ps, "muon": m, "factor": f} for (m, f), ps in kinds.items()]
-        super().__init__(groups, {"lr": lr, "betas": betas, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(groups, {"lr": lr})
 
     @torch.no_grad()
     def step(self, closure=None):  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -70,16 +68,16 @@ class MuonAdam(torch.optim.Optimizer):
         lr, same = group["lr"] * group["factor"], {}
         for p in params:
             m = self.state[p].setdefault("m", torch.zeros_like(p))
-            m.lerp_(p.grad, 1 - group["momentum"])  # pyright: ignore
-            direction = p.grad.lerp(m, group["momentum"]).flatten(1)  # pyright: ignore
+            m.lerp_(p.grad, 1 - MOMENTUM)  # pyright: ignore
+            direction = p.grad.lerp(m, MOMENTUM).flatten(1)  # pyright: ignore
             same.setdefault(direction.shape, []).append((p, direction))
         for shape, pairs in same.items():
             updates = orthogonalized(torch.stack([d for _, d in pairs])).mul_(0.2 * max(shape) ** 0.5)
             for (p, _), update in zip(pairs, updates, strict=True):
-                p.mul_(1 - lr * group["weight_decay"]).add_(update.view(p.shape), alpha=-lr)
+                p.add_(update.view(p.shape), alpha=-lr)
 
     def _adam(self, params: list[Tensor], group: dict) -> None:
-        lr, (b1, b2) = group["lr"] * group["factor"], group["betas"]
+        lr, (b1, b2) = group["lr"] * group["factor"], BETAS
         for p in params:
             if not self.state[p]:
                 self.state[p].update(step=torch.zeros(()), m=torch.zeros_like(p), v=torch.zeros_like(p))

@@ -69,7 +69,8 @@ def main() -> None:
     opt = MuonAdam(named, a.lr, muon=a.optimizer == "muon")
     average = {}
     step, minutes, path = 0, 0.0, a.run / "checkpoint.pt"
-    if path.exists():
+    resumes = path.exists()
+    if resumes:
         saved = torch.load(path)
         model.load_state_dict(saved["model"])
         average, step, minutes = saved["average"], saved["step"], saved["minutes"]
@@ -80,7 +81,7 @@ def main() -> None:
         model.load_state_dict(saved.get("average", saved))
     if not average:
         average = {k: v.clone() for k, v in model.state_dict().items()}
-    if a.fork:
+    if a.fork and not resumes:
         model.g_p.load_state_dict(model.g_s.state_dict())
         average |= {k: average[k.replace("g_p.", "g_s.", 1)].clone() for k in average if k.startswith("g_p.")}
     model.to(memory_format=torch.channels_last)  # pyright: ignore

@@ -147,7 +147,7 @@ def schedule(done: float, hold: float) -> float:
 
 
 def optimize(optimizer: torch.optim.Optimizer, loss: Tensor, parameters: Sequence[Tensor]) -> None:
-    """One step, the gradient clipped to a norm of 1; one that is not finite changes nothing."""
+    """One step, the gradient clipped to a norm of 1; one that is not finite counts as zero."""
     differentiate(loss, parameters)
     optimizer.step()
 

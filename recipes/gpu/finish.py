@@ -50,6 +50,8 @@ def main() -> None:
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--seed", type=int, default=3)
     a = p.parse_args()
+    if a.name != "g_p" and a.decoders is None:
+        p.error(f"{a.name} wants --decoders, the folder with its weights")
     torch.set_num_threads(a.threads)
     torch.manual_seed(a.seed)
     began = time.time()

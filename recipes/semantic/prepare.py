@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from priorcodec.core.codec import Codec
+from priorcodec.core.errors import ImageError
 from priorcodec.training import sources
 from priorcodec.training.perceptual import Features
 
@@ -34,7 +35,7 @@ def main() -> None:
         for i in order:
             try:
                 pixels = sources.read(entries[i], background="white")
-            except Exception:
+            except ImageError:
                 continue
             top, left = (int(rng.integers(side - SIDE + 1)) for side in pixels.shape[:2])
             x = torch.from_numpy(pixels[top : top + SIDE, left : left + SIDE].copy()).permute(2, 0, 1)[None]

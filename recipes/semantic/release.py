@@ -13,6 +13,7 @@ from priorcodec.core import shipped
 from priorcodec.core.codec import Codec
 from priorcodec.core.entropy.exact import LIMIT, ONE, WEIGHT_BITS
 from priorcodec.core.entropy.fitting import REACH, fitted_row
+from priorcodec.core.entropy.tables import table_set
 from priorcodec.core.io import safetensors
 from priorcodec.core.layers import structure, texture
 from priorcodec.core.layers.renderer import TextureEncoder
@@ -21,15 +22,6 @@ from priorcodec.core.layers.texture import CHANNELS, INPUTS, STEP, STEPS, TABLES
 from recipes.encoder2.release import pin
 
 CROPS = 1200
-
-
-def cdf_arrays(rows: list[np.ndarray]) -> dict[str, np.ndarray]:
-    lengths = [len(row) for row in rows]
-    cdf = np.zeros((len(rows), max(lengths)), np.int32)
-    for row, values in zip(cdf, rows, strict=True):
-        row[: len(values)] = values
-    offset = [-((length - 3) // 2) for length in lengths]
-    return {"t_cdf": cdf, "t_cdf_length": np.array(lengths, np.int32), "t_cdf_offset": np.array(offset, np.int32)}
 
 
 def table_rows(counts: np.ndarray) -> list[np.ndarray]:
@@ -86,7 +78,7 @@ def linear_tables(values: list[np.ndarray], areas: list[np.ndarray]) -> dict[str
 def texture_tables(values: list[np.ndarray], areas: list[np.ndarray]) -> dict[str, np.ndarray]:
     linear = linear_tables(values, areas)
     counts = np.zeros((TABLES, 2 * REACH + 1))
-    tables = linear | cdf_arrays(table_rows(counts))
+    tables = linear | table_set("t", table_rows(counts))
 
     def cost(some: list[np.ndarray], their: list[np.ndarray], count: bool) -> float:
         model, total = TextureModel(tables), 0
@@ -111,7 +103,7 @@ def texture_tables(values: list[np.ndarray], areas: list[np.ndarray]) -> dict[st
     held = len(values) // 10
     print("Gaussian tables:", cost(values[:held], areas[:held], False), "bytes a crop")
     cost(values[held:], areas[held:], True)
-    tables = linear | cdf_arrays(table_rows(counts))
+    tables = linear | table_set("t", table_rows(counts))
     print(
         "counted tables:",
         cost(values[:held], areas[:held], False),

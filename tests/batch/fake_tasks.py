@@ -14,6 +14,7 @@ class Deadly:
 
     once: str
     always: str
+    signal: int = signal.SIGKILL
 
     def open(self):
         def work(job):
@@ -21,7 +22,7 @@ class Deadly:
             atomic.write(job.target, job.source.name.encode(), replace=job.may_exist)
             if self.always in job.source.name or (self.once in job.source.name and not dead.exists()):
                 dead.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
+                os.kill(os.getpid(), self.signal)
             return {"process": os.getpid()}
 
         return work

@@ -73,16 +73,19 @@ def test_a_setting_no_file_can_be_coded_with_is_one_line(folder):
     assert quick("encode", folder / "in", "--workers", 0)[0] == 2
 
 
-def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, capfd):
+@pytest.mark.parametrize(
+    "number, end", [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGTERM, "ended with status 143")]
+)
+def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, capfd, number, end):
     jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcdef"]
-    outcome = runner.run_jobs(jobs, Deadly(once="b", always="d"), label="", workers=2)
+    outcome = runner.run_jobs(jobs, Deadly(once="b", always="d", signal=number), label="", workers=2)
     assert [Path(row["output"]).name for row in outcome.rows] == list("abcef")
     assert [job.target.read_text() for job in jobs if job.target.name != "d"] == list("abcef")
     ((source, reason),) = outcome.failures
-    assert source.name == "d" and "killed by SIGKILL again" in reason and "\n" not in reason
+    assert source.name == "d" and f"{end} again" in reason and "\n" not in reason
     assert os.getpid() not in {row["process"] for row in outcome.rows}
     said = capfd.readouterr().err
-    assert said.count("was killed by SIGKILL, trying once more") == said.count("\n") == 2
+    assert said.count(f"{end}, trying once more") == said.count("\n") == 2
 
 
 def test_a_run_whose_processes_never_get_ready_ends(tmp_path):

@@ -172,7 +172,7 @@ def test_weights_in_half_precision(packages):
 
 
 def test_tables_of_the_semantic_layers_alone(session, tmp_path):
-    data = manifest.semantic_tables(session.codec)
+    data = manifest.semantic_tables()
     (tmp_path / "tables").write_bytes(data)
     tables, reader = SemanticTables(tmp_path / "tables"), session.codec.reader
     assert len(data) < 0.1 * SHIPPED.stat().st_size

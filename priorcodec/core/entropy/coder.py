@@ -21,7 +21,7 @@ from priorcodec.core.errors import StreamError
 
 CODER_PRECISION = 24
 LENGTH_BITS = 5  # of an escaped symbol's length field
-MOST_LENGTH = 17  # bits of the largest escaped distance, 2 * 65535
+LARGEST_LENGTH = 16  # bits of an escaped distance behind its leading one; the largest is 2 * 65535
 
 _model = constriction.stream.model  # pyright: ignore[reportAttributeAccessIssue]
 Ans = constriction.stream.stack.AnsCoder  # pyright: ignore[reportAttributeAccessIssue]
@@ -155,7 +155,7 @@ class Decoder:
 
     def _escaped(self, offset: NDArray[np.int64], escape: NDArray[np.int64]) -> NDArray[np.int64]:
         length = self._coder.decode(_model.Uniform(1 << LENGTH_BITS), len(offset)).astype(np.int64)
-        if length.max() >= MOST_LENGTH:
+        if length.max() > LARGEST_LENGTH:
             raise StreamError("the entropy string holds an impossible symbol: the file is damaged or forged")
         distance, long = 1 << length, length > 0
         if long.any():

@@ -47,7 +47,7 @@ def gaussian_pmf(scale: float, reach: int) -> NDArray[np.float64]:
 
 
 def table_set(kind: str, rows: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.int32]]:
-    """Cumulative frequencies of `SCALES` symmetric tables -> arrays of a weight file. kind: "y" or "z"."""
+    """Cumulative frequencies of symmetric tables -> arrays of a weight file, whose names start with `kind`: "y", "z" or "t"."""
     lengths = [len(row) for row in rows]
     cdf = np.zeros((len(rows), max(lengths)), np.int32)
     for row, values in zip(cdf, rows, strict=True):

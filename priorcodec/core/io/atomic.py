@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import platform
@@ -195,7 +194,7 @@ def _sweep(folder: Path) -> None:
     for part in folder.glob(f".*.{_HOST}-*{_END}"):
         pid = part.name.removesuffix(_END).rpartition(f".{_HOST}-")[2].partition("-")[0]
         if pid.isdigit() and not _alive(int(pid)):
-            with contextlib.suppress(OSError):  # another user's, in a folder like /tmp
+            with suppress(OSError):  # another user's, in a folder like /tmp
                 part.unlink()
 
 

@@ -52,12 +52,12 @@ def read(
     """
     stem = kind.rpartition(" ")[0]
     thing = stem.rpartition(" ")[2]
-    with _opened(path, "pt", error, f"a readable {thing}", advice) as file:
+    with _opened(path, "pt", error, f"a readable {thing} file", advice) as file:
         metadata = dict(file.metadata() or {})
         got = metadata.get("kind", "something else")
         if got != kind:
             versions = got.rpartition(" ")[0] == stem
-            what = f"update priorcodec or get another {thing}" if versions else f"give an {thing} file"
+            what = f"update priorcodec or get another {thing}" if versions else f"wrong kind of file, wanted {stem}"
             raise error(f"{path} is {printable(got, 60)!r}, wanted {kind!r}: {what}")
         return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

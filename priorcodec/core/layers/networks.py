@@ -6,8 +6,6 @@ map, values --painted--> --Renderer, noise of the file's seed--> pixels         
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -33,7 +31,6 @@ class SemanticNetworks:
     """The networks of the semantic layers on one device.
 
     Args:
-        path: Weight file of the semantic layers.
         m: Channels of y.
         device: Where they run.
 
@@ -41,7 +38,8 @@ class SemanticNetworks:
         WeightsError: Missing, damaged, or of another encoder's shape.
     """
 
-    def __init__(self, path: Path = SHIPPED, *, m: int, device: torch.device | str = "cpu"):
+    def __init__(self, *, m: int, device: torch.device | str = "cpu"):
+        path = SHIPPED
         _, tensors = safetensors.read(path, KIND, WeightsError, "reinstall priorcodec")
         shipped.verify(path, path.read_bytes())
         tensors = {name: value.float() for name, value in tensors.items() if name.startswith(NETWORKS)}

@@ -122,7 +122,7 @@ class SemanticTables:
         if written is not None:
             labels = structure.unpack(written, rows, columns, self.start)
         else:
-            labels, classes = self.derive(reader.latent(content, refined=False)[0], content.quality, rows, columns)
+            labels, classes = self.derive(reader.latent(content, residual=False)[0], content.quality, rows, columns)
         if coded is None:
             return Regions(labels=labels, classes=classes)
         values, step = self.texture.decode(coded, texture.areas(labels))

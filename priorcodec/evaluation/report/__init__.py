@@ -19,6 +19,7 @@ from PIL import Image
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.io import atomic
+from priorcodec.evaluation import metrics
 from priorcodec.evaluation.report import plot, tables
 from priorcodec.evaluation.table import Table
 
@@ -33,20 +34,21 @@ RATES, QUALITY = 3, 90
 """Rates shown per image; WebP quality of the images on the page (their scores are of the real files)."""
 
 
-def build(results: Sequence[Path], output: Path, *, images: Path | None = None, overwrite: bool = True) -> None:
+def build(results: Sequence[Path], output: Path, *, images: Path | None = None, replace: bool = True) -> None:
     """Write `output` from result files or folders of them.
 
     images: what `benchmarks/rd.py --keep` wrote, original/NAME.png and CODEC/SETTING/NAME.png; without it there is no
-    slider; overwrite: an existing output. Raises ConfigError if nothing readable is found.
+    slider; replace: an existing output. Raises ConfigError if nothing readable is found.
     """
     loaded = load(results)
     body, embedded = [], []
-    viewed: dict[str, Any] = {"metrics": {}, "images": [], "embedded": embedded}
+    viewed: dict[str, Any] = {"metrics": {}, "digits": {}, "images": [], "embedded": embedded}
     for result in loaded:
         if result["kind"] == "rd":
             body.append(_rd_section(result))
             if images is not None:
                 viewed["metrics"] |= {k: tables.columns(result)[k]["label"] for k in _of_images(result)}
+                viewed["digits"] |= {k: metrics.digits(k) for k in _of_images(result)}
                 viewed["images"] += _images(result, images, embedded)
         else:
             body.append(_section(f"Speed: {result['name']}", tables.speed_table(result)))
@@ -60,7 +62,7 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None, 
         lead=lead + "Rates are whole files on disk; metrics compare the decoded file with the untouched image.",
         data=json.dumps(viewed, allow_nan=False).replace("</", "<\\/"), script=_text("page.js"),
     )  # fmt: skip
-    atomic.write(output, page.encode(), replace=overwrite)
+    atomic.write(output, page.encode(), replace=replace)
 
 
 def files(results: Sequence[Path]) -> list[Path]:

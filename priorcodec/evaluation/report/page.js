@@ -15,7 +15,7 @@ function viewer() {
   const [under, over] = stage.querySelectorAll("img");
   const image = () => data.images[state.image];
   const versions = () => image().rates[state.rate].versions;
-  const digits = (v, k) => v === null ? "-" : k === "bytes" ? v.toLocaleString("en") : v.toFixed(k === "psnr" || k === "ssimulacra2" ? 2 : 4);
+  const digits = (v, k) => v === null ? "-" : k === "bytes" ? v.toLocaleString("en") : v.toFixed(data.digits[k] ?? 4);
   const name = (v) => v.title + (v.setting ? " (" + v.setting + ")" : "");
   const size = (v) => v.bytes === undefined ? "" : `, ${digits(v.bytes, "bytes")} bytes, ${digits(v.bpp, "bpp")} bpp`;
 

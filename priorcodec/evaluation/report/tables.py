@@ -50,10 +50,10 @@ def bd_table(result: dict[str, Any], anchor: str) -> Table:
     return Table(heads=[against, *(m["label"] for m in shown.values())], rows=rows, note=note + mark_note(result))
 
 
-def quality_table(result: dict[str, Any], anchor: str = "vvc") -> Table:
+def quality_table(result: dict[str, Any]) -> Table:
     """`bd_table` under independent metrics alone, where there are any."""
     independent = [name for name, about in columns(result).items() if about["independent"]]
-    return bd_table({**result, "metrics": {name: result["metrics"][name] for name in independent}}, anchor)
+    return bd_table({**result, "metrics": {name: result["metrics"][name] for name in independent}}, "vvc")
 
 
 def ours_table(result: dict[str, Any]) -> Table:
@@ -140,7 +140,7 @@ def _speed_cell(row: dict[str, Any] | None) -> str:
 def number(value: float | None, metric: str) -> str:
     if value is None:
         return "-"
-    return f"{value:.2f}" if metric in ("psnr", "ssimulacra2", "lite1_frechet") else f"{value:.4f}"
+    return f"{value:.{metrics.digits(metric)}f}"
 
 
 def _bd_cell(entry: dict[str, Any] | None, total: int) -> str:
