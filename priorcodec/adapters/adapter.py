@@ -79,6 +79,9 @@ _CALL: ContextVar[_Call | None] = ContextVar("priorcodec_call", default=None)  #
 class Adapter(nn.Module):
     """Trainable parts for one backbone. Several threads may call an attached adapter at the same time.
 
+    Adapter(...), fresh                        --inject(backbone)--> LoRA in `lora`, to train --eject--> as before
+    open(file), LoRA values in `lora_values`   --merge(backbone)---> LoRA in the weights, to decode --eject--> as before
+
     Args:
         spec: The backbone.
         config: Sizes, ranks, start times.
