@@ -341,7 +341,7 @@ class Adapter(nn.Module):
                 self._recomputed = call
             before = _CALL.set(call)
             try:
-                return backbone.predict(x_t, t, condition)
+                return self._answer("predict", backbone.predict(x_t, t, condition), x_t.shape)
             finally:
                 _CALL.reset(before)
 
@@ -369,7 +369,15 @@ class Adapter(nn.Module):
 
         noise: standard normal (b, *noise_shape(H, W)), what texture is made of; None for none.
         """
-        return self.finish(self.attached.to_pixels(z).float(), quality, preview, noise)
+        x = self._answer("to_pixels", self.attached.to_pixels(z), preview.shape)
+        return self.finish(x.float(), quality, preview, noise)
+
+    def _answer(self, method: str, answer: Any, shape: torch.Size) -> Tensor:
+        """What the backbone gave. Raises BackboneError: no tensor of this shape."""
+        if not isinstance(answer, Tensor) or answer.shape != shape:
+            got = f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
+            raise BackboneError(f"{self.spec.name}: {method}() gave {got}, wanted a tensor of shape {tuple(shape)}")
+        return answer
 
     def finish(self, x: Tensor, quality: Tensor, preview: Tensor, noise: Tensor | None = None) -> Tensor:
         """The backbone's own images x (b, 3, H, W) -> refined; other arguments as for `to_pixels`."""

@@ -81,7 +81,9 @@ def run_job(job: Job, function: JobFn) -> Result:
         if job.target != STREAM:
             atomic.make_folder(job.target.parent)
         row = function(job)
-    except (Exception, SystemExit) as error:  # a plugin that calls sys.exit ends its file, not the run
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a plugin that calls sys.exit ends its file, not the run
         return as_error(error, job.source)
     seconds = round(time.perf_counter() - started, 3)
     return {"input": str(job.source), "output": str(job.target), **row, "seconds": seconds}
@@ -101,7 +103,7 @@ def outcome(jobs: Sequence[Job], results: Mapping[int, Result]) -> Outcome:
     return done
 
 
-def as_error(error: Exception | SystemExit, source: Path) -> PriorCodecError:
+def as_error(error: BaseException, source: Path) -> PriorCodecError:
     """Any exception of a job -> an error of this package: one line that names the file."""
     if isinstance(error, PriorCodecError):
         kind, text = type(error), str(error)

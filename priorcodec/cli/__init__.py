@@ -28,6 +28,7 @@ ENVIRONMENT = HUGE_PAGES | WAITING
 
 QUICK_EXIT = ("encode", "decode", "preview")  # commands that leave nothing to clean up once their output is flushed
 
+COMPLETION = "_PRIORCODEC_COMPLETE"  # set by a shell that asks for completions, which click answers and then exits
 STOPPED = 130  # exit status after Ctrl-C, as shells have it
 
 app = typer.Typer(
@@ -95,6 +96,7 @@ def demo(
 def main() -> None:
     """Run the command of `sys.argv`; always ends in SystemExit with the status."""
     _ensure_stderr()
+    _claim_stdout()
     training = sys.argv[1:2] == ["train"]  # torch's threads alone, which are quicker awake
     for name, value in (HUGE_PAGES if training else ENVIRONMENT).items():
         os.environ.setdefault(name, value)
@@ -104,7 +106,14 @@ def main() -> None:
             sys.stdout.flush()
     except KeyboardInterrupt:
         _fail("stopped", STOPPED)
-    except BrokenPipeError:  # the reader, `head` perhaps, has seen enough
+    except SystemExit as done:
+        from priorcodec.batch.processes import TERMINATED
+
+        # SIGTERM; click, where a shell asks for completions or the reader of our output has seen enough
+        if done.code == TERMINATED or COMPLETION in os.environ or isinstance(done.__context__, BrokenPipeError):
+            raise
+        _fail(f"error: a plugin or a library tried to end the program (status {done.code})", 2)
+    except BrokenPipeError:
         _drop_output()
         sys.exit(1)
     except Exception as error:
@@ -140,6 +149,21 @@ def _ensure_stderr() -> None:
             os.dup2(null, 2)
             os.close(null)
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def _claim_stdout() -> None:
+    """Standard output gets a number that nobody else knows: what libraries and child processes write to 1 goes to stderr."""
+    try:
+        if sys.stdout.fileno() != 1:
+            return
+        own = os.dup(1)
+    except (AttributeError, OSError, ValueError):  # closed, or replaced by who called us
+        return
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    before = sys.stdout
+    sys.stdout = os.fdopen(own, "w", encoding=before.encoding, errors=before.errors)
+    sys.stdout.reconfigure(line_buffering=bool(before.line_buffering))
 
 
 def _drop_output() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -172,6 +171,6 @@ def _decode(
         outputs=[suffix for suffix in image_io.SAVE if suffix],
         force=task.force or task.skip,
     )
-    with contextlib.nullcontext() if target == STREAM else options.plugin_output_to_stderr():
+    with options.plugin_output_to_stderr():
         outcome = runner.run_jobs(jobs, task, workers=workers, label="decoding")
     options.finish(outcome, "{input} -> {output}: {width}x{height}", as_json=as_json, to_stderr=target == STREAM)

@@ -67,7 +67,9 @@ def evaluate(
     for line in missing:
         typer.echo(f"left out: {line}", err=True)
     outcome = Outcome()
-    for file, result in evaluate.evaluate(known, every, names, backbone=decoder, coded=coded):
+    with options.plugin_output_to_stderr():
+        results = list(evaluate.evaluate(known, every, names, backbone=decoder, coded=coded))
+    for file, result in results:
         if not isinstance(result, Exception):
             outcome.rows.append(result)
         elif len(known) == len(every) == 1:

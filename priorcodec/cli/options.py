@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 def plugin_output_to_stderr() -> contextlib.AbstractContextManager[Any]:
     """Redirect what plugins print to standard error, so that standard output belongs to the command."""
-    return contextlib.redirect_stdout(sys.stderr)
+    from priorcodec.core.io import atomic
+
+    return atomic.prints_to_stderr()
 
 
 def log_details(verbose: bool) -> bool:

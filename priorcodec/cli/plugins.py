@@ -285,7 +285,10 @@ def _adapter(backbone: str, source: AdapterSource) -> dict[str, Any]:
         path = adapter_sources.local_path(source)
         here = "here" if path else "missing"
         if path:
-            encoder = safetensors.describe(path, AdapterError)[0].get("encoder", "")
+            metadata = safetensors.describe(path, AdapterError)[0]
+            encoder, owner = metadata.get("encoder", ""), metadata.get("backbone", "")
+            if owner != backbone:
+                here = f"refused: it is for backbone {owner or 'unknown'}"
             size = f"{path.stat().st_size / 2**20:.2f} MiB"
     except AdapterError as error:
         here = f"refused: {error}"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from priorcodec.cli import options
-from priorcodec.core.errors import ConfigError
+from priorcodec.core.errors import ConfigError, TrainingError
 
 app = typer.Typer(help="Train an adapter or a new encoder.", no_args_is_help=True)
 Settings = Annotated[
@@ -44,7 +44,7 @@ def adapter(settings: Settings, listing: AdapterListing = False, verbose: option
     """Train the adapter of one backbone: backbone=NAME data=FOLDER,SHARD.tar run=FOLDER. Resumes a run found in that folder."""
     from priorcodec.training.adapter import train_adapter
 
-    _finish(train_adapter(_words(settings)))
+    _finish(train_adapter, settings)
 
 
 @app.command(context_settings=AS_WORDS)
@@ -52,7 +52,7 @@ def encoder(settings: Settings, listing: EncoderListing = False, verbose: option
     """Train a new encoder: data=FOLDER,SHARD.tar run=FOLDER. No other encoder reads its files. Resumes a run in that folder."""
     from priorcodec.training.encoder import train_encoder
 
-    _finish(train_encoder(_words(settings)))
+    _finish(train_encoder, settings)
 
 
 def _words(settings: Sequence[str]) -> list[str]:
@@ -62,6 +62,18 @@ def _words(settings: Sequence[str]) -> list[str]:
     return list(settings)
 
 
-def _finish(result: Path | None) -> None:
+def _finish(train: Callable[[list[str]], Path | None], settings: Sequence[str]) -> None:
+    from priorcodec.batch.jobs import out_of_memory
+
+    try:
+        with options.plugin_output_to_stderr():
+            result = train(_words(settings))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise TrainingError(
+            "not enough memory: set accumulate= to take the batch in parts, or a smaller batch=, a smaller crop= or "
+            "gradient_checkpointing=true"
+        ) from error
     if result is not None:  # only the first process writes
         typer.echo(f"{result}: {result.stat().st_size} bytes")

@@ -111,7 +111,9 @@ def load_plugin(candidate: Candidate) -> object:
         raise PluginRejected(Problem.API, one_line(exc)) from exc
     except BackboneError as exc:  # a malformed spec at module level
         raise PluginRejected(Problem.SPEC, one_line(exc)) from exc
-    except (Exception, SystemExit) as exc:  # third-party code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # third-party code
         raise PluginRejected(Problem.IMPORT, f"{type(exc).__name__}: {one_line(exc)}") from exc
 
 
@@ -132,7 +134,9 @@ def validate_plugin(name: str, plugin: object) -> list[BackboneSpec]:
         specs = [spec for answer in answers for spec in answer]
     except ApiError as exc:
         raise PluginRejected(Problem.API, one_line(exc)) from exc
-    except (Exception, SystemExit) as exc:  # third-party code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as exc:  # third-party code
         raise PluginRejected(
             Problem.SPEC, f"priorcodec_backbones raised {type(exc).__name__}: {one_line(exc)}"
         ) from exc

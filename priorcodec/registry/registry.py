@@ -182,7 +182,9 @@ class Registry:
             return built
         except PriorCodecError:
             raise
-        except (Exception, SystemExit) as exc:  # third-party code
+        except KeyboardInterrupt:
+            raise
+        except BaseException as exc:  # third-party code
             owner = next((r.name for r in self._records if spec.name in r.backbones), spec.name)
             text = f"{'build_tiny' if tiny else 'build'} of {spec.name} raised {type(exc).__name__}: {one_line(exc)}"
             self._fail(owner, text)
@@ -197,7 +199,9 @@ class Registry:
             try:
                 answer = impl.function(*(arguments[name] for name in impl.argnames))
                 answer = None if answer is None else read(answer)
-            except (Exception, SystemExit) as exc:  # third-party code
+            except KeyboardInterrupt:
+                raise
+            except BaseException as exc:  # third-party code
                 if hook == "priorcodec_weights" and isinstance(exc, WeightsError):
                     raise  # it says what is wrong with the user's files
                 self._fail(impl.plugin_name, f"{hook} raised {type(exc).__name__}: {one_line(exc)}")

@@ -26,7 +26,8 @@ def write(path: Path, state: dict[str, Any]) -> None:
         os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError when a disk is full
         part.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        cause = error if isinstance(error, OSError) else error.__context__
+        reason = getattr(cause, "strerror", None) or str(error).partition("\n")[0]
         raise TrainingError(f"cannot write {path} ({reason}): make room there and resume") from error
 
 

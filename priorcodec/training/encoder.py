@@ -61,7 +61,10 @@ def _train(run: Run, config: EncoderRunConfig) -> Path | None:
     distance = None
     if config.distance:
         distance = PerceptualDistance().to(run.device, **fast)
-    schedule = LambdaSchedule(**vars(config.lambdas), levels=shape.levels)
+    try:
+        schedule = LambdaSchedule(**vars(config.lambdas), levels=shape.levels)
+    except ValueError as error:
+        raise ConfigError(f"lambdas.*: wanted 0 < lowest <= highest and finite numbers, got {error}") from error
     objective = Objective(model, schedule, distance, weight=config.distance, bf16=run.bf16)
     loop = run.loop(objective, identity={})
     batches = run.batches(loop, shape.levels)

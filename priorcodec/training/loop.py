@@ -51,7 +51,7 @@ class Loop:
         wrapped: `model`, as the accelerator wraps it.
 
     Raises:
-        TrainingError: the loss is not finite, or the checkpoint is damaged or of another run.
+        TrainingError: there is nothing to train, the loss is not finite, or the checkpoint is damaged or of another run.
     """
 
     def __init__(
@@ -68,6 +68,8 @@ class Loop:
         self.model, self.folder, self.budget, self.accelerator, self.critic = model, folder, budget, accelerator, critic
         self.identity = dict(identity or {})
         self.parameters = [p for p in (parameters or model.parameters()) if p.requires_grad]
+        if not self.parameters:
+            raise TrainingError("there is nothing to train: the part that train= names does not exist with these sizes")
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=budget.lr, weight_decay=0.01, betas=(0.9, 0.99), fused=True
         )
@@ -141,6 +143,7 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         if self.accelerator is None:
             value, scalars = loss(self.step)
+            _check_trains(value)
             value.backward()
             return value.item(), scalars
         parts = self.accelerator.gradient_accumulation_steps
@@ -149,6 +152,7 @@ class Loop:
             last = part == parts - 1
             with contextlib.nullcontext() if last else self.accelerator.no_sync(self.wrapped):
                 value, scalars = loss(self.step)
+                _check_trains(value)
                 self.accelerator.backward(value)  # divides by the number of parts
             total += value.item() / parts
             means = {key: means.get(key, 0.0) + x / parts for key, x in scalars.items()}
@@ -174,9 +178,10 @@ class Loop:
         return self.accelerator.reduce(mine, "mean").tolist()  # pyright: ignore[reportAttributeAccessIssue]
 
     def _stop(self, what: str, value: float) -> TrainingError:
+        rates = "lr=" if self.critic is None else "lr= or critic.lr="
         state = "the last good state is there" if (self.folder / CHECKPOINT).exists() else "nothing was saved yet"
         return TrainingError(
-            f"{what} is {value} at step {self.step}: lower the learning rate (lr=) and resume {self.folder}, {state}"
+            f"{what} is {value} at step {self.step}: lower the learning rate ({rates}) and resume {self.folder}, {state}"
         )
 
     def swap_average(self) -> None:
@@ -192,6 +197,8 @@ class Loop:
         for name, parameter in self.model.named_parameters():
             if parameter.requires_grad and not bool(parameter.isfinite().all()):
                 raise self._stop(f"a value of {name}", math.nan)
+        if self.critic is not None and not all(bool(p.isfinite().all()) for p in self.critic.parameters):
+            raise self._stop("a value of the critic", math.nan)
         if self.main:
             state = {
                 "model": self.model.state_dict(),
@@ -250,3 +257,11 @@ class Loop:
                     kept += [line] if json.loads(line)["step"] <= self.step else []
             atomic.write(path, "".join(f"{line}\n" for line in kept).encode())
         return path.open("a")
+
+
+def _check_trains(loss: Tensor) -> None:
+    """Raises TrainingError: the loss depends on nothing that is trained."""
+    if not loss.requires_grad:
+        raise TrainingError(
+            "no term of the loss reaches what is trained: give other weights (loss.*), or train= another part"
+        )

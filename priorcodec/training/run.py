@@ -41,6 +41,7 @@ CONFIG, LOCK = "config.yaml", ".run.lock"
 # which has to be lowered after a loss that is not finite.
 RESUMABLE_OVERRIDES = {
     "steps", "minutes", "save_minutes", "log_every", "samples", "sample_every", "workers", "run", "data_note", "license", "lr",
+    "critic.lr",
 }  # fmt: skip
 SHARED_STREAM = 2**32 - 1  # random numbers of a whole step; the slots of a batch count from 0
 
@@ -216,24 +217,29 @@ class StepBatch:
 
 
 def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:
-    """Compare the settings with those the run folder began with, then save them there.
+    """Compare the settings with those of the run folder's checkpoint, if it has one, then save them there.
 
     Args:
         config: of this run.
-        save: False compares only. A run is bound to its settings once its data was found, not before.
+        save: False compares only.
 
     Raises:
         ConfigError: a setting differs that changes what is learned, or the saved settings are damaged.
     """
-    from omegaconf import OmegaConf
+    from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
     from yaml import YAMLError
 
     path = Path(config.run) / CONFIG
-    if path.exists():
+    if path.exists() and (Path(config.run) / CHECKPOINT).exists():
         new = _flat(OmegaConf.structured(config))
         try:
-            old = _flat(OmegaConf.merge(OmegaConf.structured(type(config)), OmegaConf.load(path)))
+            saved = OmegaConf.load(path)
+            kinds = {"backbone": "adapter", "lambdas": "encoder"}
+            others = [name for key, name in kinds.items() if not hasattr(config, key) and key in saved]
+            if isinstance(saved, DictConfig) and others:
+                raise ConfigError(f"{config.run} holds a run of `train {others[0]}`: use another run folder")
+            old = _flat(OmegaConf.merge(OmegaConf.structured(type(config)), saved))
         except (OmegaConfBaseException, YAMLError, OSError, TypeError, ValueError, RecursionError) as error:
             reason = printable(str(error).partition("\n")[0], 120)
             raise ConfigError(f"{path} is damaged ({reason}): delete it, or use another run folder") from error

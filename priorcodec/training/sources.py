@@ -30,7 +30,7 @@ from priorcodec.core.io import atomic
 
 log = logging.getLogger(__name__)
 
-INDEX, UNPACKED = "images.json", "shards"
+INDEX, UNPACKED, LOCK = "images.json", "shards", ".images.lock"
 SHARDS = (".tar", ".tar.gz", ".tgz")
 DECODED = 512  # images that are decoded in full before training starts; damage in later ones shows when they are drawn
 GZIP = b"\x1f\x8b"
@@ -92,7 +92,7 @@ def find(sources: Sequence[str], folder: Path, *, background: str | None) -> lis
     require(sources)
     folder.mkdir(parents=True, exist_ok=True)
     key = [[os.path.abspath(source) for source in sources], background]
-    with FileLock(folder / ".images.lock"):
+    with FileLock(folder / LOCK):
         entries = _known(folder / INDEX, key)
         if entries is None:
             entries = _read_sizes([e for source in sources for e in _entries(Path(source), folder)], background)
@@ -134,20 +134,29 @@ def _entries(source: Path, folder: Path) -> Iterator[Entry]:
         yield from _members(source, folder) if source.name.lower().endswith(SHARDS) else [_whole(source)]
         return
     seen = set[str]()
-    for place, folders, names in os.walk(source, followlinks=True):
+    for place, folders, names in os.walk(source, followlinks=True, onerror=_unreadable):
         if os.path.realpath(place) in seen:  # a link to a folder above
+            folders.clear()
+            continue
+        if Path(place, LOCK).exists():  # what a training wrote: samples, unpacked shards
+            if not os.path.samefile(place, folder):
+                log.warning("left out: %s (a run folder)", place)
             folders.clear()
             continue
         seen.add(os.path.realpath(place))
         folders.sort()
         for path in (Path(place) / name for name in sorted(names)):
-            # Left out: macOS's notes beside a file, and pipes.
-            if path.name.startswith("._") or not (path.is_file() or path.is_symlink()):
+            # Left out: macOS's notes beside a file, and pipes. A dangling link is named when it is read.
+            if path.name.startswith("._") or path.exists() and not path.is_file():
                 continue
             if path.name.lower().endswith(SHARDS):
                 yield from _members(path, folder)
             elif path.suffix.lower() in image_io.SUFFIXES:
                 yield _whole(path)
+
+
+def _unreadable(error: OSError) -> None:
+    log.warning("left out: %s (%s)", error.filename, error.strerror)
 
 
 def _whole(path: Path) -> Entry:

@@ -18,6 +18,7 @@ from priorcodec.core import container
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.image import io as image_io
 from tests.helpers import DEMO
+from tests.registry.test_registry import install
 
 
 @pytest.fixture
@@ -145,6 +146,58 @@ def test_a_reader_that_has_seen_enough_is_no_error(folder):
         shell=True, executable="/bin/bash", cwd=folder, capture_output=True, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1) and done.stderr == b""
+
+
+LOUD = """
+import os, subprocess
+from priorcodec import hookimpl
+from priorcodec.backbones.builtin._toy_model import Toy
+
+def shout():
+    print("PRINTED")
+    os.write(1, b"WRITTEN")
+    subprocess.run(["echo", "ECHOED"])
+
+def predict(self, *args, before=Toy.predict):
+    shout()
+    if os.environ.get("LEAVES"):
+        raise SystemExit(0)
+    return before(self, *args)
+
+Toy.predict = predict
+
+@hookimpl
+def priorcodec_adapters(spec):
+    shout()
+"""
+
+
+@pytest.fixture
+def loud(tmp_path_factory):
+    """Environment with a plugin that writes to standard output in every way there is."""
+    site = tmp_path_factory.mktemp("site")
+    install(site, {"loud": LOUD})
+    return {"PYTHONPATH": os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])}
+
+
+def test_standard_output_is_the_commands_whatever_plugins_do(folder, loud):
+    assert command("encode", "a.png", "-q", "1", cwd=folder).returncode == 0
+    done = command("decode", "a.gic", "--backbone", "toy", "-o", "-", cwd=folder, **loud)
+    assert image_io.load(done.stdout).pixels.shape == (64, 64, 3) and done.stderr.count(b"WRITTEN") >= 2
+    assert done.stdout.startswith(b"\x89PNG")
+    done = command(
+        "eval", "a.png", "a.gic", "--metrics", "psnr", "--backbone", "toy", "--format", "json", cwd=folder, **loud
+    )
+    assert json.loads(done.stdout)["mean"]["psnr"] > 10 and b"ECHOED" in done.stderr
+    for words in (("backbones",), ("decode", "a.gic", "--backbone", "toy", "--workers", "2", "--force")):
+        done = command(*words, "--json", cwd=folder, **loud)
+        assert isinstance(json.loads(done.stdout), list), words
+
+
+def test_a_plugin_that_ends_the_program_is_an_error(folder, loud):
+    words = ["backbone=toy", "tiny=true", "data=a.png", "run=run", "crop=64", "steps=1", "loss.perceptual=0", "batch=1"]
+    done = command("train", "adapter", *words, cwd=folder, LEAVES="1", **loud)
+    assert done.returncode == 2 and b"tried to end the program" in done.stderr and not done.stdout
 
 
 def test_what_a_file_says_of_itself_reaches_no_terminal(folder, monkeypatch):

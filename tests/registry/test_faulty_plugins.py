@@ -15,6 +15,10 @@ from tests.registry.test_registry import GOOD, SPEC, install, records, site  # n
 RAISING = {
     "exit_at_import": "raise SystemExit(3)",
     "exit_in_backbones": SPEC + "\n@hookimpl\ndef priorcodec_backbones():\n    raise SystemExit(3)\n",
+    "panic_at_import": "class Panic(BaseException):\n    pass\n\nraise Panic('x')",
+    "panic_in_backbones": SPEC
+    + "\n@hookimpl\ndef priorcodec_backbones():\n    raise type('Panic', (BaseException,), {})('x')\n",
+    "no_text": "class Mute(Exception):\n    def __str__(self):\n        raise ValueError\n\nraise Mute",
     "late_generator": SPEC
     + "\n@hookimpl\ndef priorcodec_backbones():\n    yield spec('b1')\n    raise KeyError('x')\n",
 }

@@ -166,6 +166,24 @@ def test_an_encoder_in_the_run_folder_stays(encoder_words, tmp_path):
     assert (tmp_path / "run" / "encoder.safetensors").read_text() == "mine"
 
 
+def test_a_mistake_before_the_first_checkpoint_does_not_bind_the_folder(words, tmp_path):
+    one_line(words("run", "steps=1", "start=nowhere.safetensors"), "nowhere.safetensors")
+    one_line(words("run", "steps=1", "train=refiner", "adapter.refiner=0"), "there is nothing to train")
+    wrong = ["train=refiner", *(f"loss.{term}=0" for term in ("pixel", "periodic_artifact", "gradient_difference"))]
+    one_line(words("run", "steps=1", *wrong), "no term of the loss reaches what is trained")
+    assert train_adapter(words("run", "steps=1")) is not None
+
+
+def test_a_run_of_the_other_command_is_named(copied, encoder_words):
+    folder, _ = copied
+    words = [word for word in encoder_words("run", "steps=1") if not word.startswith("run=")]
+    one_line([*words, f"run={folder}"], "holds a run of `train adapter`: use another run folder", train_encoder)
+
+
+def test_impossible_lambdas_are_one_line(encoder_words):
+    one_line(encoder_words("run", "steps=1", "lambdas.balance=nan"), r"lambdas\..*balance nan", train_encoder)
+
+
 def test_a_damaged_log_is_kept_up_to_the_checkpoint(copied):
     folder, words = copied
     (folder / "log.jsonl").write_bytes(b'{"step": 1}\n[]\n{"step": "x"}\n\xff\xfe\n{"step": 2, "lo')

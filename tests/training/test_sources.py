@@ -175,6 +175,32 @@ def test_a_damaged_index_is_made_again(tmp_path, content):
     assert json.loads((tmp_path / "run" / sources.INDEX).read_text())["images"]
 
 
+def test_a_run_folder_inside_the_data_is_left_out(tmp_path, caplog):
+    (tmp_path / "data").mkdir()
+    pack(tmp_path / "data" / "a.tar.gz", make_image(tmp_path / "a.png"), mode="w:gz")
+    for run in ("one", "two"):
+        assert len(find(tmp_path / "data", folder=tmp_path / "data" / run)) == 1
+        make_image(tmp_path / "data" / run / "samples.png")
+    assert [text for text in caplog.messages if "one (a run folder)" in text]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="everything can be read by root")
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, caplog):
+    (tmp_path / "data").mkdir()
+    make_image(tmp_path / "data" / "a.png")
+    (tmp_path / "data" / "locked").mkdir(mode=0)
+    assert len(find(tmp_path / "data", folder=tmp_path / "run")) == 1
+    assert "locked (Permission denied)" in caplog.text
+
+
+def test_a_link_to_a_pipe_is_left_out(tmp_path):
+    (tmp_path / "data").mkdir()
+    make_image(tmp_path / "data" / "a.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "data" / "b.png").symlink_to(tmp_path / "pipe")
+    assert len(find(tmp_path / "data", folder=tmp_path / "run")) == 1
+
+
 @pytest.mark.parametrize("damage", ["missing", "short"])
 def test_an_unpacked_shard_that_is_gone_or_cut_is_unpacked_again(tmp_path, damage):
     pack(tmp_path / "a.tar.gz", make_image(tmp_path / "a.png"), mode="w:gz")

@@ -14,9 +14,10 @@ import stat
 import sys
 import threading
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from typing import Any
 
 from priorcodec.core.errors import ConfigError, PriorCodecError
 from priorcodec.core.io.names import cut, printable
@@ -36,7 +37,19 @@ _HOST = f"{zlib.crc32(_processes().encode()):08x}"
 _SHOWN = 60  # bytes of the file's own name in the temporary one
 _MAX_LINKS = 40  # as Linux
 _STREAMS = {"stdout": 1, "stderr": 2}
+_KEPT: list[Any] = []  # standard output, where `print` goes elsewhere
 _DESCRIPTOR = re.compile(r"/dev/(stdout|stderr)|/(?:dev|proc/self)/fd/(\d+)")
+
+
+@contextmanager
+def prints_to_stderr() -> Iterator[None]:
+    """In here `print` writes to standard error, while "-" still is standard output."""
+    _KEPT.append(_KEPT[-1] if _KEPT else sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _KEPT.pop()
 
 
 def identity(path: str | Path) -> tuple[int, int] | None:
@@ -137,7 +150,7 @@ def _target(path: str | Path) -> Path | int:
 
 def _write_stream(number: int, data: bytes) -> None:
     """Write to an open stream after what was printed to it so far."""
-    stream = {1: sys.stdout, 2: sys.stderr}.get(number)
+    stream = {1: _KEPT[-1] if _KEPT else sys.stdout, 2: sys.stderr}.get(number)
     with suppress(AttributeError):  # a program without a console has none
         stream.flush()  # type: ignore[union-attr]
     binary = getattr(stream, "buffer", None)

@@ -17,7 +17,11 @@ def printable(text: object, limit: int = 300) -> str:
 
 def one_line(text: object) -> str:
     """Text of several lines, such as an exception's, as one printable line."""
-    return printable(" ".join(str(text).split()), 1000)
+    try:
+        line = str(text)
+    except Exception:  # of an exception from somebody else's code
+        line = f"a {type(text).__name__} that cannot be shown"
+    return printable(" ".join(line.split()), 1000)
 
 
 def printable_lines(text: str) -> str:
