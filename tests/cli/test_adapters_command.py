@@ -151,7 +151,7 @@ def test_what_is_no_adapter_is_not_pushed(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *args, **options: pytest.fail("sent"))
     path = altered(tmp_path, kind="priorcodec encoder 1")
     status, _, message = quick("adapters", "push", path, "jo/sharp")
-    assert status == 2 and "give an adapter file" in message
+    assert status == 2 and "give a file of that kind" in message
     status, _, message = quick("adapters", "push", altered(tmp_path, tiny="true"), "jo/sharp")
     assert status == 2 and "of a dry run" in message and "\n" not in message
 

@@ -203,7 +203,7 @@ def test_a_network_that_cannot_have_free_sizes(packages, monkeypatch, caplog):
     monkeypatch.setattr(
         networks, "of_decoder", lambda adapter, m, tile=None: fixed if tile else replace(broken, module=HalfSize())
     )
-    network, data = manifest._decoder(None, M, TILE, fixed=False)
+    network, data = manifest._decoder(None, M, TILE, fixed=False, half=False)
     assert network is fixed and data and "no free sizes" in caplog.text
     with pytest.raises(PriorCodecError, match="decoder: "):
         manifest.checked(replace(broken, module=HalfSize()))
@@ -279,7 +279,7 @@ def test_what_an_export_did_not_finish_has_no_manifest(monkeypatch, session, tmp
     whole = {path.name for path in tmp_path.iterdir()}
     assert whole >= {"manifest.json", "tables.safetensors", "analysis.onnx"}
 
-    def full(path, data):
+    def full(path, data, *, replace):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(manifest.atomic, "write", full)

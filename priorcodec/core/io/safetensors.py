@@ -57,7 +57,7 @@ def read(
         got = metadata.get("kind", "something else")
         if got != kind:
             versions = got.rpartition(" ")[0] == stem
-            what = f"update priorcodec or get another {thing}" if versions else f"wrong kind of file, wanted {stem}"
+            what = f"update priorcodec or get another {thing}" if versions else "give a file of that kind"
             raise error(f"{path} is {printable(got, 60)!r}, wanted {kind!r}: {what}")
         return metadata, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

@@ -50,14 +50,14 @@ def test_a_pickle_is_refused_unread(tmp_path):
     torch.save(TENSORS, tmp_path / "zip.pt")
     (tmp_path / "bare.bin").write_bytes(pickle.dumps({"a": 1}))
     for path in tmp_path.iterdir():
-        with pytest.raises(WeightsError, match="is not a readable encoder .a pickle, which can run any code") as caught:
+        with pytest.raises(WeightsError, match="is not a readable encoder file .a pickle, which can run any code") as caught:
             safetensors.read(path, "priorcodec encoder 1", WeightsError)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     "wanted, remedy",
-    [("priorcodec adapter 9", "update priorcodec or get"), ("priorcodec encoder 1", "give an encoder file")],
+    [("priorcodec adapter 9", "update priorcodec or get"), ("priorcodec encoder 1", "give a file of that kind")],
 )
 def test_another_version_or_kind(path, wanted, remedy):
     with pytest.raises(AdapterError, match=f"is '{KIND}', wanted '{wanted}': {remedy}"):
@@ -69,7 +69,7 @@ def test_unreadable(tmp_path, content):
     path = tmp_path / "x"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(AdapterError, match="is not a readable adapter .*: ask again"):
+    with pytest.raises(AdapterError, match="is not a readable adapter file .*: ask again"):
         safetensors.read(path, KIND, AdapterError, "ask again")
     with pytest.raises(AdapterError, match="is not a readable safetensors file"):
         safetensors.describe(path, AdapterError)
