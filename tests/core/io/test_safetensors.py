@@ -50,7 +50,9 @@ def test_a_pickle_is_refused_unread(tmp_path):
     torch.save(TENSORS, tmp_path / "zip.pt")
     (tmp_path / "bare.bin").write_bytes(pickle.dumps({"a": 1}))
     for path in tmp_path.iterdir():
-        with pytest.raises(WeightsError, match="is not a readable encoder file .a pickle, which can run any code") as caught:
+        with pytest.raises(
+            WeightsError, match="is not a readable encoder file .a pickle, which can run any code"
+        ) as caught:
             safetensors.read(path, "priorcodec encoder 1", WeightsError)
         assert "\n" not in str(caught.value)
 
