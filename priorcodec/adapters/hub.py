@@ -26,6 +26,16 @@ def file_name(backbone: str) -> str:
     return f"{backbone}.adapter{SUFFIX}"
 
 
+def in_folder(given: Path) -> Path:
+    """A file as it is; for a folder, the adapter in it. Raises AdapterError: the folder has none, or several."""
+    if not given.is_dir():
+        return given
+    found = sorted(given.glob(f"*.adapter{SUFFIX}"))
+    if len(found) != 1:
+        raise AdapterError(f"the folder {given} has {len(found) or 'no'} adapters, wanted one: give the file itself")
+    return found[0]
+
+
 def locate(location: str | Path, filename: str, revision: str | None) -> Path:
     """The file of an adapter: `location` itself, `filename` in that folder, or `filename` in that repository at a commit.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +62,10 @@ def list_adapters(
 @adapters.command()
 def show(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="A .safetensors file, or OWNER/REPO/FILE.safetensors@COMMIT.")
+        str,
+        typer.Argument(
+            metavar="FILE", help="A .safetensors file, the folder that holds it, or OWNER/REPO/FILE.safetensors@COMMIT."
+        ),
     ],
     no_plugin: options.NoPlugin = None,
     as_json: options.Json = False,
@@ -80,7 +84,9 @@ def show(
 
 @adapters.command()
 def push(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="An adapter's .safetensors file.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="An adapter's .safetensors file, or the folder that holds it.")
+    ],
     repository: Annotated[str, typer.Argument(metavar="OWNER/REPO", help="Repository, created if it does not exist.")],
     private: Annotated[bool, typer.Option("--private", help="Create the repository as a private one.")] = False,
     branch: Annotated[str, typer.Option(help="Branch to push to.")] = "main",
@@ -93,9 +99,10 @@ def push(
     """
     from dataclasses import asdict
 
-    from priorcodec.adapters import card
+    from priorcodec.adapters import card, hub
     from priorcodec.registry import adapter_sources
 
+    file = hub.in_folder(file)
     with tempfile.TemporaryDirectory() as folder:
         page = card.publishable(file, Path(folder))
         source = adapter_sources.push(file, page, repository, private=private, branch=branch)
@@ -197,13 +204,15 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
 
     Args:
         registry: Whose backbones it may fit.
-        given: A path, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub, which is fetched.
+        given: A file, the folder that holds it, or OWNER/REPO/FILE.safetensors@COMMIT on the Hub, which is fetched.
 
     Raises:
         AdapterError: It cannot be had, or is not an adapter of this version.
     """
+    from priorcodec.adapters import hub
     from priorcodec.registry import adapter_sources
 
+    given = str(hub.in_folder(Path(given))) if os.path.isdir(given) else given
     path = adapter_sources.fetch(adapter_sources.source(given))  # before torch: a wrong name is reported at once
 
     from priorcodec.adapters import card

@@ -109,7 +109,7 @@ def train(
     for parameter in adapter.lora.values():
         parameter.data = parameter.data.to(run.device, torch.float32)
     if config.start and not run.resumes:
-        file = adapter_file.read(Path(config.start))
+        file = adapter_file.read(hub.in_folder(Path(config.start)))
         other = registry.specs().get(file.metadata.get("backbone", ""))
         same_latent = other is not None and other.latent == spec.latent
         run.log(warm_start(adapter, file, same_latent=same_latent, encoder=identity))

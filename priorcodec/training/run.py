@@ -256,7 +256,8 @@ def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:
 def _check_free(config: RunConfig, result: str) -> None:
     """Raises ConfigError: the folder holds a file that no training in it wrote, and this one would replace."""
     folder = Path(config.run)
-    foreign = [result] if config.start and os.path.realpath(config.start) == os.path.realpath(folder / result) else []
+    own = [os.path.realpath(path) for path in (folder, folder / result)]
+    foreign = [result] if config.start and os.path.realpath(config.start) in own else []
     if not (folder / CONFIG).exists():  # no training began here
         foreign += [name for name in (result, LOG) if os.path.lexists(folder / name)]
         index = folder / sources.INDEX

@@ -82,7 +82,9 @@ class RunConfig:
         parse=split_paths,
     )
     run: str = setting("", "run folder: settings, checkpoint, log, samples and result; a checkpoint there is resumed")
-    start: str | None = setting(None, "adapter file (train adapter) or run folder (train encoder) to start from")
+    start: str | None = setting(
+        None, "adapter file or its folder (train adapter), or run folder (train encoder), to start from"
+    )
     steps: int = setting(100_000, "number of optimizer steps")
     minutes: float | None = setting(None, "time limit; the schedule ends with it")
     batch: int = setting(8, "images per step, over all processes and accumulated parts")

@@ -147,6 +147,16 @@ def test_push_prints_how_to_pin(tmp_path, monkeypatch):
     )
 
 
+def test_the_folder_that_training_wrote_is_taken_for_its_adapter(tmp_path):
+    status, _, message = quick("adapters", "show", tmp_path)
+    assert status == 2 and "has no adapters, wanted one" in message
+    shutil.copy(TOY, tmp_path / "toy.adapter.safetensors")
+    assert json.loads(quick("adapters", "show", tmp_path, "--json")[1])["metadata"]["backbone"] == "toy"
+    shutil.copy(TOY, tmp_path / "other.adapter.safetensors")
+    status, _, message = quick("adapters", "push", tmp_path, "jo/sharp")
+    assert status == 2 and "has 2 adapters, wanted one" in message
+
+
 def test_what_is_no_adapter_is_not_pushed(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", lambda *args, **options: pytest.fail("sent"))
     path = altered(tmp_path, kind="priorcodec encoder 1")
