@@ -29,8 +29,10 @@ class StderrHandler(logging.StreamHandler):  # type: ignore[type-arg]
 
 
 def log_to_stderr(level: int) -> None:
-    """Show this package's messages from `level` up as plain lines on standard error, and no warnings of Pillow's readers: what
-    is damaged, our own lines say."""
+    """Show this package's messages from `level` up as plain lines on standard error.
+
+    Warnings of Pillow's readers are not shown: our own lines say what is damaged.
+    """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logger = logging.getLogger(PACKAGE)
     logger.setLevel(level)
