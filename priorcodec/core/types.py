@@ -99,7 +99,6 @@ class Decoded:
         from priorcodec.core.container import STATISTICS
         from priorcodec.core.statistics import ImageStatistics
 
-        segment = self.container.segment(
-            STATISTICS
-        )  # read where it is used only: damaged there, a file still has an image
+        # Read only where they are used: a file that is damaged there still has an image.
+        segment = self.container.segment(STATISTICS)
         return None if segment is None else ImageStatistics.unpack(segment)

@@ -138,7 +138,7 @@ def _entries(source: Path, folder: Path) -> Iterator[Entry]:
         if os.path.realpath(place) in seen:  # a link to a folder above
             folders.clear()
             continue
-        if Path(place, LOCK).exists():  # what a training wrote: samples, unpacked shards
+        if place != str(source) and Path(place, LOCK).exists():  # what a training wrote: samples, unpacked shards
             if not os.path.samefile(place, folder):
                 log.warning("left out: %s (a run folder)", place)
             folders.clear()

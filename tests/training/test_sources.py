@@ -184,6 +184,11 @@ def test_a_run_folder_inside_the_data_is_left_out(tmp_path, caplog):
     assert [text for text in caplog.messages if "one (a run folder)" in text]
 
 
+def test_a_run_in_the_data_folder_itself_sees_its_images(tmp_path):
+    make_image(tmp_path / "a.png")
+    assert names(find(tmp_path, folder=tmp_path)) == ["a.png"]
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="everything can be read by root")
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, caplog):
     (tmp_path / "data").mkdir()

@@ -39,9 +39,8 @@ class SemanticNetworks:
     """
 
     def __init__(self, *, m: int, device: torch.device | str = "cpu"):
-        path = SHIPPED
-        _, tensors = safetensors.read(path, KIND, WeightsError, "reinstall priorcodec")
-        shipped.verify(path, path.read_bytes())
+        _, tensors = safetensors.read(SHIPPED, KIND, WeightsError, "reinstall priorcodec")
+        shipped.verify(SHIPPED, SHIPPED.read_bytes())
         tensors = {name: value.float() for name, value in tensors.items() if name.startswith(NETWORKS)}
         with torch.device("meta"):  # no random numbers of the process are used
             networks = {"encoder": TextureEncoder(m), "renderer": Renderer()}
@@ -53,7 +52,7 @@ class SemanticNetworks:
             self.segmenter = tensors["segment.weight"].to(device), tensors["segment.bias"].to(device)
         except (KeyError, RuntimeError) as error:
             raise WeightsError(
-                f"{path} does not fit this encoder ({str(error)[:100]}): reinstall priorcodec"
+                f"{SHIPPED} does not fit this encoder ({str(error)[:100]}): reinstall priorcodec"
             ) from error
         self.encoder, self.renderer, self.device = networks["encoder"], networks["renderer"], torch.device(device)
 
