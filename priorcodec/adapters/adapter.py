@@ -31,8 +31,9 @@ from priorcodec.adapters.refiner import ResidualRefiner
 from priorcodec.adapters.tokens import TokenMapper
 from priorcodec.backbones.diffusion import sample
 from priorcodec.backbones.spec import Backbone, BackboneSpec, Condition, FusionSite, ImageInput
-from priorcodec.core.errors import AdapterError, BackboneError
+from priorcodec.core.errors import AdapterError, BackboneError, PriorCodecError, out_of_memory
 from priorcodec.core.io import atomic
+from priorcodec.core.io.names import one_line
 
 MARK = "_priorcodec_adapter"  # on the denoiser while an adapter is attached
 
@@ -329,7 +330,6 @@ class Adapter(nn.Module):
 
         steps: calls of the denoiser, 1 to 8; noise: as `backbones.diffusion.sample` wants it for more than one step.
         """
-        backbone = self.attached
         z_hat, features = self.bridge(y_hat, quality, preview)
         levels = self.pyramid(features)
         condition = self.condition(y_hat, quality, preview, z_hat, features)
@@ -341,12 +341,15 @@ class Adapter(nn.Module):
                 self._recomputed = call
             before = _CALL.set(call)
             try:
-                return self._answer("predict", backbone.predict(x_t, t, condition), x_t.shape)
+                return self._ask("predict", x_t, t, condition, shape=x_t.shape)
             finally:
                 _CALL.reset(before)
 
+        def alpha_bar(t: Tensor) -> Tensor:
+            return self._ask("alpha_bar", t, shape=t.shape)
+
         t, kind = self.start_time(quality), self.spec.prediction
-        z = sample(predict, backbone.alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
+        z = sample(predict, alpha_bar, kind, z_hat, t, steps=steps, noise=noise)
         mean, std = (None, None) if self.moments is None else self.moments(z_hat, features)
         return Estimate(z_hat=z_hat, features=features, z=z, mean=mean, std=std)
 
@@ -369,11 +372,18 @@ class Adapter(nn.Module):
 
         noise: standard normal (b, *noise_shape(H, W)), what texture is made of; None for none.
         """
-        x = self._answer("to_pixels", self.attached.to_pixels(z), preview.shape)
+        x = self._ask("to_pixels", z, shape=preview.shape)
         return self.finish(x.float(), quality, preview, noise)
 
-    def _answer(self, method: str, answer: Any, shape: torch.Size) -> Tensor:
-        """What the backbone gave. Raises BackboneError: no tensor of this shape."""
+    def _ask(self, method: str, *args: Any, shape: torch.Size) -> Tensor:
+        """What a method of the backbone gives. Raises BackboneError: an exception of its own, or no tensor of this shape."""
+        try:
+            answer = getattr(self.attached, method)(*args)
+        except Exception as error:
+            if isinstance(error, PriorCodecError | FloatingPointError) or out_of_memory(error):
+                raise
+            raised = f"{type(error).__name__}: {one_line(error)}"
+            raise BackboneError(f"{self.spec.name}: {method}() raised {raised}") from error
         if not isinstance(answer, Tensor) or answer.shape != shape:
             got = f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else type(answer).__name__
             raise BackboneError(f"{self.spec.name}: {method}() gave {got}, wanted a tensor of shape {tuple(shape)}")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from priorcodec.core.errors import ConfigError, PriorCodecError
+from priorcodec.core.errors import ConfigError, PriorCodecError, out_of_memory
 from priorcodec.core.io import atomic
 from priorcodec.core.io.names import printable
 from priorcodec.core.io.reading import standard_input
@@ -122,16 +122,3 @@ def as_error(error: BaseException, source: Path) -> PriorCodecError:
 def reason(error: OSError) -> str:
     """Why the system refused, in a few words."""
     return "no such file or folder" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception means that memory ran out.
-
-    On the CPU torch raises a plain RuntimeError that only its text tells apart; `torch.OutOfMemoryError` is one of its own.
-    """
-    texts = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "not enough memory")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
-    )

@@ -20,8 +20,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from priorcodec.batch import logs
-from priorcodec.batch.jobs import Job, JobFn, Result, Task, out_of_memory, run_job
-from priorcodec.core.errors import PriorCodecError
+from priorcodec.batch.jobs import Job, JobFn, Result, Task, run_job
+from priorcodec.core.errors import PriorCodecError, out_of_memory
 
 TRIES = 2  # of a file whose process dies
 EARLY_DEATHS = 3  # in a row of workers that were not ready yet, before no further one is started

@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from priorcodec.cli import decode, encode, evaluate, export, layers, options, plugins, train
-from priorcodec.core.errors import PriorCodecError
+from priorcodec.core.errors import PriorCodecError, out_of_memory
 from priorcodec.core.io.names import one_line, printable_lines
 
 # Variables of the environment that are set unless it has them; read when libraries are loaded, so before any of them.
@@ -189,7 +189,7 @@ def _line(error: Exception) -> str:
             commands = " or ".join(context.command.commands)
             return f"{context.info_name} wants a command after it: {commands}; --help describes them"
         return usage()
-    from priorcodec.batch.jobs import logger, out_of_memory, reason
+    from priorcodec.batch.jobs import logger, reason
 
     if out_of_memory(error):
         return "not enough memory: use a smaller image, a smaller --tile or another --device"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from priorcodec.cli import options
-from priorcodec.core.errors import ConfigError, TrainingError
+from priorcodec.core.errors import ConfigError, TrainingError, out_of_memory
 
 app = typer.Typer(help="Train an adapter or a new encoder.", no_args_is_help=True)
 Settings = Annotated[
@@ -63,7 +63,6 @@ def _words(settings: Sequence[str]) -> list[str]:
 
 
 def _finish(train: Callable[[list[str]], Path | None], settings: Sequence[str]) -> None:
-    from priorcodec.batch.jobs import out_of_memory
 
     try:
         with options.plugin_output_to_stderr():

@@ -52,6 +52,19 @@ class ImageWarning(UserWarning):
     """An image may not be what the caller meant: its values have another range, or its file is damaged."""
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception means that memory ran out.
+
+    On the CPU torch raises a plain RuntimeError that only its text tells apart; `torch.OutOfMemoryError` is one of its own.
+    """
+    texts = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
+    )
+
+
 def warn_caller(kind: type[Warning], text: str) -> None:
     """Warn at the line outside this package that called."""
     level, frame = 2, sys._getframe(1)

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from priorcodec import AdapterError
+from priorcodec import AdapterError, BackboneError
 from priorcodec.adapters import lora, rules
 
 BACKBONES = ("nano_pixel", "toy", "sd15", "sdxl", "pixart")
@@ -80,6 +80,26 @@ def test_what_needs_an_attached_adapter_says_so(make, features):
     for action in (adapter.eject, lambda: adapter(*features)):
         with pytest.raises(AdapterError, match="not attached: inject it"):
             action()
+
+
+@pytest.mark.parametrize("method", ["alpha_bar", "predict", "to_pixels"])
+def test_an_exception_of_the_backbone_names_it_and_the_method(make, features, monkeypatch, method):
+    backbone, adapter = make("toy")
+    adapter.inject(backbone)
+
+    def decode(error: Exception):
+        def fail(*args):
+            raise error
+
+        monkeypatch.setattr(backbone, method, fail, raising=True)
+        return adapter.to_pixels(adapter(*features).z, *features[1:])
+
+    with pytest.raises(BackboneError, match=rf"^toy: {method}\(\) raised KeyError: 'up'$"):
+        decode(KeyError("up"))
+    for error in (FloatingPointError(), MemoryError(), RuntimeError("CUDA out of memory"), BackboneError("as it is")):
+        with pytest.raises(type(error)) as raised:  # each has a meaning further up
+            decode(error)
+        assert raised.value is error
 
 
 def test_ranks_by_rule_one_for_all_or_none(make):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from priorcodec.batch import runner
-from priorcodec.batch.jobs import STREAM, Job, as_error, out_of_memory
-from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError
+from priorcodec.batch.jobs import STREAM, Job, as_error
+from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError, out_of_memory
 
 
 def list_jobs(*inputs, output=None, force=False, **options):
