@@ -186,7 +186,7 @@ def _start(threads: int) -> None:
 def _each(
     work: Callable[..., Any], calls: list[tuple[Any, ...]], workers: int, threads: int, label: str
 ) -> Iterable[Any]:
-    """Run the calls in fresh processes and yield results as they come; a failure is one line and stops nothing else."""
+    """Run the calls in fresh processes and yield results as they come; an exception is one line and stops nothing else."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_start, initargs=(threads,)) as pool:
         futures = {pool.submit(work, *call): call for call in calls}

@@ -147,6 +147,8 @@ class Session:
 
         from priorcodec.core.codec import Codec
 
+        if (codec := self._codec) is not None:  # without waiting for what another session loads
+            return codec
         with _LOADING, torch.inference_mode(False):  # in the caller's, its tensors could never have a gradient
             if self._codec is None:
                 self._codec = Codec(self._encoder_file, device=self.device, tile=self.config.tile)
@@ -157,6 +159,8 @@ class Session:
         """The plugins, opened when first used."""
         from priorcodec.registry import open_registry
 
+        if (registry := self._registry) is not None:
+            return registry
         with _LOADING:
             if self._registry is None:
                 self._registry = open_registry()
@@ -174,6 +178,8 @@ class Session:
         Raises:
             WeightsError, AdapterError, BackboneError: The decoder is not complete.
         """
+        if (adapter := self._adapter) is not None:
+            return adapter
         with _LOADING:
             if self._adapter is None:
                 self._adapter = self._load_adapter(self.dtype)

@@ -16,7 +16,7 @@ from priorcodec_lite.core.container import SUFFIX
 from priorcodec_lite.core.errors import ConfigError, PriorCodecError
 from priorcodec_lite.core.image import writing
 from priorcodec_lite.core.io import atomic
-from priorcodec_lite.core.io.names import printable
+from priorcodec_lite.core.io.names import as_compared, printable
 from priorcodec_lite.core.io.reading import read_file, standard_input
 from priorcodec_lite.session import RENORM, open_session
 
@@ -144,8 +144,9 @@ def _targets(files: Sequence[Path], output: Path | None, ending: str, force: boo
     else:
         atomic.make_folder(output)
         found = {source: output / f"{'stdin' if _is_stream(source) else source.stem}{ending}" for source in files}
-    for target in found.values():
-        if list(found.values()).count(target) > 1:
+    places = [as_compared(os.path.abspath(target)) for target in found.values()]
+    for target, place in zip(found.values(), places, strict=True):
+        if places.count(place) > 1:
             raise ConfigError(f"two inputs would be written to {target}: run the command once for each")
         atomic.check_output(target, files, replace=force, option="-f")
     return found

@@ -70,6 +70,10 @@ class Graphs:
     def run(self, name: str, **inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """All outputs of a graph. Raises WeightsError: it is missing or cannot be used."""
         self.preload(name)
+        loading = self._loading[name]
+        if loading.done() and loading.exception():  # an error of the moment, perhaps
+            del self._loading[name]
+            self.preload(name)
         graph = self._loading[name].result()
         try:
             return graph.run(None, inputs)

@@ -3,12 +3,13 @@
     y_hat --each tile: preview, adapter--> z --blend--> whole latent --renorm=predicted--> z
     z, preview --each tile: to_pixels, blend--> x --blend--> bands of the image --crop--> renorm=written --> uint8
 
-Held for the whole image at any time: y_hat, the latent, the noise of one pass, the 8-bit image, and the preview in float32, which
-both passes read; with renorm=written the image in float32 as well.
+Held for the whole image at any time: y_hat, the latent, its noise for every step after the first, the 8-bit image, and the
+preview in float32, which both passes read; with renorm=written the image in float32 as well, with blend < 1 the other preview.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -71,7 +72,7 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
     """
     space, device = adapter.spec.latent, decoded.y_hat.device
     shape = (1, space.channels, plan.height // space.stride, plan.width // space.stride)
-    whole = seeded_noise([decoded.seed], shape, device, torch.float32)
+    whole = functools.cache(seeded_noise([decoded.seed], shape, device, torch.float32))
     quality = torch.tensor([decoded.quality], dtype=torch.float32, device=device)
     head, seen, seen_features = adapter.moments, [], []
 
@@ -91,7 +92,10 @@ def latent(adapter: Adapter, decoded: Decoded, preview: Tensor, plan: Plan, *, s
             seen_features.append((own[0][0, 0].numel(), features, torch.zeros_like(features)))
         return [_finite(out.z)]
 
-    z = torch.cat([band for (band,) in tiling.blend(plan, one)], -2)
+    z, top = torch.empty(shape, device=device), 0
+    for (band,) in tiling.blend(plan, one):
+        z[..., top : top + band.shape[-2], :] = band
+        top += band.shape[-2]
     mean, std = (None, None) if head is None else head.predict(*merge_moments(seen), merge_moments(seen_features)[0])
     return Latent(z=z, mean=mean, std=std, preview=preview)
 

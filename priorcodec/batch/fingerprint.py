@@ -1,6 +1,6 @@
 """Fingerprint of a decode, 32 hex digits: over the file, all settings, and the weights (by content, not by path).
 
-`decode --skip-existing` compares them with what a PNG says. Not in it: the device, which changes last bits only.
+`decode --skip-existing` compares them with what a PNG says. Not in it: the device, whose rounding differs.
 """
 
 from __future__ import annotations

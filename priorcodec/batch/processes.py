@@ -158,7 +158,10 @@ class _Worker:
             self.process.kill()
             self.process.join()
         status = self.process.exitcode or 0
-        return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        if status >= 0:
+            return f"ended with status {status}"
+        known = {int(s): s.name for s in signal.Signals}  # not a real-time signal's
+        return f"was killed by {known.get(-status, f'signal {-status}')}"
 
 
 def _no_interrupts() -> contextlib.AbstractContextManager[None]:

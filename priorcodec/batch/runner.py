@@ -16,7 +16,7 @@ from priorcodec.batch.jobs import STREAM, Job, Outcome, Result, Task, outcome, r
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image.io import SUFFIXES
 from priorcodec.core.io import atomic
-from priorcodec.core.io.names import fit_name, printable
+from priorcodec.core.io.names import as_compared, fit_name, printable
 
 IMAGES = tuple(sorted(SUFFIXES))
 
@@ -159,17 +159,18 @@ def _names(sources: Sequence[Path], folder: Path | None, ending: str) -> list[Pa
         return [STREAM if folder is None else folder / f"stdin{ending}"]
     folders = [source.parent if folder is None else folder for source in sources]
     short = [where / fit_name(source.stem, ending, where) for where, source in zip(folders, sources, strict=True)]
-    count = Counter(map(os.path.abspath, short))
+    keys = [as_compared(os.path.abspath(name)) for name in short]
+    count = Counter(keys)
     return [
-        name if count[os.path.abspath(name)] == 1 else where / fit_name(source.name, ending, where)
-        for name, where, source in zip(short, folders, sources, strict=True)
+        name if count[key] == 1 else where / fit_name(source.name, ending, where)
+        for name, key, where, source in zip(short, keys, folders, sources, strict=True)
     ]
 
 
 def _place(path: Path) -> str:
-    """Where a file lies at the end of all links."""
+    """Where a file lies at the end of all links, as the file system compares it."""
     try:
-        return os.path.realpath(path)
+        return as_compared(os.path.realpath(path))
     except ValueError:  # a NUL in its name, which whoever opens it will name
         return os.path.abspath(path)
 

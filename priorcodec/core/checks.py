@@ -13,7 +13,7 @@ def number(name: str, value: Any) -> float:
     """A number as Python's own. Raises ConfigError: it is none."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ConfigError(f"{name}={value!r}: wanted a number")
-    return value if isinstance(value, int | float) else float(value)  # pyright: ignore[reportArgumentType]
+    return value if isinstance(value, int) else float(value)  # pyright: ignore[reportArgumentType]
 
 
 def whole(name: str, value: Any) -> int:

@@ -29,7 +29,7 @@ from priorcodec.core.container import (
 from priorcodec.core.entropy.entropy_model import EntropyModel
 from priorcodec.core.entropy.frozen import Planes
 from priorcodec.core.entropy.tables import QUALITY_STEPS
-from priorcodec.core.errors import ConfigError, ImageError, StreamError, WeightsError
+from priorcodec.core.errors import ConfigError, ImageError, PriorCodecError, StreamError, WeightsError
 from priorcodec.core.exact_reader import RESIDUAL_FILE, ExactReader
 from priorcodec.core.image import io as image_io
 from priorcodec.core.latent_refinement import Objective, RefineConfig, refine
@@ -232,6 +232,10 @@ class Codec:
     ) -> tuple[Encoded, Tensor]:
         """Values in quantization steps, with batch dimension -> the file, and y_hat_q (m, h, w) without the residual."""
         values = y_q[0].float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise PriorCodecError(
+                "the encoder answered with values that are not finite: its weights are damaged, get them again"
+            )
         planes = None if residual_settings is None else Planes(values.shape)
         coded = self.entropy_model.encode(values, z[0].float().cpu().numpy(), byte, planes)
         if residual_settings is not None and planes is not None:

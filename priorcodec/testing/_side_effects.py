@@ -38,7 +38,7 @@ def observed() -> Iterator[list[str]]:
     """Collect what the block changes, in words, and undo it. The list is filled when the block ends."""
     found: list[str] = []
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
+    for seed in (random.seed, np.random.seed, torch.default_generator.manual_seed):
         seed(SEED)  # so that a block that seeds by itself, as it did before, changes something
     before, printed = _state(), io.StringIO()
     try:

@@ -223,7 +223,9 @@ class AdapterRunConfig(RunConfig):
     loss: LossWeights = field(default_factory=LossWeights)
     critic: CriticConfig = field(default_factory=CriticConfig)
     train: Part = setting(Part.all, "part of the adapter that is trained: all, lora, bridge or refiner")
-    dtype: Dtype = setting(Dtype.float32, "data type of the frozen backbone; bfloat16 halves its memory")
+    dtype: Dtype = setting(
+        Dtype.float32, "data type of the frozen backbone, float32 or bfloat16, which halves its memory"
+    )
     gradient_checkpointing: bool = setting(False, "recompute the backbone's activations, to save memory")
     compile: bool = setting(True, "compile the perceptual networks if there is a C++ compiler")
     tiny: bool = setting(False, "dry run in seconds: the backbone's tiny random model and small defaults for the rest")
@@ -231,6 +233,8 @@ class AdapterRunConfig(RunConfig):
     def problems(self) -> list[str]:
         """As of `RunConfig`, with those of the adapter and its losses."""
         found = super().problems()
+        if self.dtype is Dtype.float16:
+            found.append("dtype=float16: wanted float32 or bfloat16, since gradients are not scaled")
         try:
             self.sizes()
         except AdapterError as error:

@@ -64,6 +64,23 @@ def test_every_setting_works_in_tiles_as_in_one_piece(file, photo, settings):
     assert np.abs(tiles - whole).mean() < 0.2 * np.abs(whole - photo).mean()
 
 
+def test_noise_is_drawn_once_for_each_step_and_not_for_each_tile(file, monkeypatch):
+    drawn = []
+
+    def counted(seeds, shape, *where):
+        noise = seeded_noise(seeds, shape, *where)
+
+        def one(step):
+            drawn.append((tuple(shape[1:]), step))
+            return noise(step)
+
+        return one
+
+    monkeypatch.setattr(adapter_decode, "seeded_noise", counted)
+    decoded_with(file, tile=128, steps=3)
+    assert len(drawn) == len(set(drawn)) > 2
+
+
 def test_written_statistics_are_met_by_the_whole_image(file, photo):
     wanted = ImageStatistics.measure(photo)
     found = ImageStatistics.measure(decoded_with(file, tile=128, renorm="written", backbone="toy").astype(np.uint8))

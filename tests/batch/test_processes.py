@@ -74,7 +74,12 @@ def test_a_setting_no_file_can_be_coded_with_is_one_line(folder):
 
 
 @pytest.mark.parametrize(
-    "number, end", [(signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGTERM, "ended with status 143")]
+    "number, end",
+    [
+        (signal.SIGKILL, "was killed by SIGKILL"),
+        (signal.SIGRTMIN + 2, f"was killed by signal {signal.SIGRTMIN + 2}"),
+        (signal.SIGTERM, "ended with status 143"),
+    ],
 )
 def test_a_killed_process_is_replaced_and_its_file_tried_once_more(tmp_path, capfd, number, end):
     jobs = [Job(source=tmp_path / name, target=tmp_path / "out" / name) for name in "abcdef"]

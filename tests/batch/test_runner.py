@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,20 @@ def test_inputs_that_share_an_output_fail_alone(folder):
     (folder / "e" / "a.png").write_bytes(b"")
     jobs = list_jobs(folder / "a.png", folder / "e" / "a.png", folder / "b.PNG", output=folder / "out")
     assert ["rename one of them" in job.problem for job in jobs] == [True, True, False]
+
+
+@pytest.mark.parametrize("platform, names", [("linux", ["x.gic", "X.gic"]), ("darwin", ["x.jpg.gic", "X.png.gic"])])
+def test_names_that_the_file_system_takes_for_one(folder, monkeypatch, platform, names):
+    monkeypatch.setattr(sys, "platform", platform)
+    for name in ("x.jpg", "X.png"):
+        (folder / name).write_bytes(b"")
+    jobs = list_jobs(folder / "x.jpg", folder / "X.png")
+    assert [job.target.name for job in jobs] == names and not any(job.problem for job in jobs)
+    jobs = list_jobs(folder / "a.png", folder / "b.PNG", output=folder / "out")
+    (folder / "e").mkdir()
+    (folder / "e" / "A.PNG").write_bytes(b"")
+    jobs = list_jobs(folder / "a.png", folder / "e" / "A.PNG", output=folder / "out")
+    assert all("rename one of them" in job.problem for job in jobs) == (platform == "darwin")
 
 
 def test_outputs_that_are_one_file_through_a_link_fail_alone(folder):

@@ -154,7 +154,7 @@ def test_bombs_take_neither_time_nor_memory(small, record_property):
     assert found["slowest_s"] < 1 and found["grown_mib"] < 200, found
 
 
-def test_a_image_beyond_max_pixels_is_the_callers_choice(codec, small):
+def test_an_image_beyond_max_pixels_is_the_callers_choice(codec, small):
     with pytest.raises(StreamError, match="48x40, with its padding 64x64, more than 4095 pixels: raise max_pixels"):
         codec.reader.read(small, max_pixels=4095)
     with pytest.raises(StreamError, match="48x40"):

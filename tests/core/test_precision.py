@@ -11,9 +11,28 @@ from priorcodec.training.settings import Precision
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize(("capability", "fast"), [("AVX2", False), ("DEFAULT", False), ("AVX512", True)])
-def test_only_where_the_processor_multiplies_in_it(capability, fast, monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+@pytest.fixture
+def processor(monkeypatch):
+    """processor("AVX512", bf16=True): what torch says of it."""
+
+    def pretend(capability, *, bf16=False, amx=False):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("capability", "more", "fast"),
+    [
+        ("AVX2", {}, False), ("DEFAULT", {}, False), ("AVX512", {}, False),
+        ("AVX512", {"bf16": True}, True), ("AVX512", {"amx": True}, True), ("SVE256", {}, True),
+    ],
+)  # fmt: skip
+def test_only_where_the_processor_multiplies_in_it(capability, more, fast, processor):
+    """Skylake to Ice Lake have AVX-512 without bfloat16: there it is four times slower than float32."""
+    processor(capability, **more)
     assert bfloat16_is_fast("cpu") == fast
     x = torch.ones(2, 2)
     with autocast("cpu"):
@@ -22,9 +41,9 @@ def test_only_where_the_processor_multiplies_in_it(capability, fast, monkeypatch
         assert (x @ x).dtype == torch.float32
 
 
-def test_training_chooses_it_by_the_processor(monkeypatch):
-    for capability, fast in (("AVX2", False), ("AVX512", True)):
-        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)  # noqa: B023
+def test_training_chooses_it_by_the_processor(processor):
+    for fast in (False, True):
+        processor("AVX512", bf16=fast)
         assert [choice.bfloat16("cpu") for choice in Precision] == [fast, True, False]
         assert Precision.auto.bfloat16("cuda")
 

@@ -51,7 +51,7 @@ def test_weights_add_up_to_one(height, width, side, margin, stride):
             assert after.weight(stride, total)[0] <= 1 / 4 and before.weight(stride, total)[-1] <= 1 / 4
 
 
-def test_a_image_of_one_tile_is_read_whole_with_weight_one():
+def test_an_image_of_one_tile_is_read_whole_with_weight_one():
     plan = tiling.plan(500, 640, 640, 64)
     assert len(plan) == 1
     x = torch.randn(1, 3, 64, 80)

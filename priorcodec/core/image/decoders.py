@@ -1,6 +1,6 @@
 """A file's bytes -> samples, by what the file is and not by its name: PNG, JPEG, WebP, AVIF, TIFF, HEIC.
 
-Pillow's decoders are called directly: `Image.open` asks a limit that is global to the process, here `max_pixels` decides.
+Pillow's decoders are called directly: `Image.open` applies one limit to the whole process; here `max_pixels` decides.
 Nothing global is changed and no lock is held, so that any number of threads can decode at once.
 """
 

@@ -214,7 +214,7 @@ def _sweep(folder: Path) -> None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # or no number of a process
         return False
     except OSError:  # a process of another user
         return True

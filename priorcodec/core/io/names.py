@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
+import unicodedata
 from pathlib import Path
 
 NAME_MAX = 255  # bytes, where the file system does not say otherwise
@@ -27,6 +29,11 @@ def one_line(text: object) -> str:
 def printable_lines(text: str) -> str:
     """Text of several lines for a terminal, each line printable."""
     return "\n".join(printable(line, 2000) for line in text.split("\n"))
+
+
+def as_compared(path: str) -> str:
+    """A path as the file system compares it: on macOS and Windows `A.png` and `a.png` are one file."""
+    return unicodedata.normalize("NFC", path).casefold() if sys.platform in ("darwin", "win32") else path
 
 
 def fit_name(stem: str, suffix: str, folder: str | Path = ".") -> str:

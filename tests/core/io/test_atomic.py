@@ -222,6 +222,13 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted([path.name, ours.name, other.name])
 
 
+def test_a_name_with_the_number_of_no_process_stops_no_write(tmp_path):
+    planted = tmp_path / f".a.gic.{atomic._HOST}-{10**20}-1.part"
+    planted.write_bytes(b"")
+    atomic.write(tmp_path / "a.gic", NEW)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.gic"]
+
+
 def test_what_cannot_be_removed_stops_no_write(tmp_path, monkeypatch):
     """As in /tmp, where another user's file cannot be removed."""
     (tmp_path / f".a.gic.{atomic._HOST}-999999999-1.part").write_bytes(b"of another user")
