@@ -192,8 +192,6 @@ def _unpacked(shard: Path, folder: Path) -> Path:
     about = shard.stat()
     name = hashlib.sha256(f"{shard.absolute()} {about.st_size} {about.st_mtime_ns}".encode()).hexdigest()[:16]
     target = folder / UNPACKED / f"{name}.tar"
-    if target.exists():
-        return target
     target.parent.mkdir(exist_ok=True)
     part = target.with_suffix(".part")
     try:
