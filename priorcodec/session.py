@@ -242,7 +242,8 @@ class Session:
         """Encode one image. At most one of `quality`, `bpp` and `max_bytes` may be given; none means quality 6.
 
         Args:
-            image: Path, bytes, PIL image, uint8 array (h, w), (h, w, 3) or (h, w, 4), or tensor (3, h, w) in [-1, 1].
+            image: Path, bytes, binary file object or PIL image; uint8 array (h, w), (h, w, 1), (h, w, 2: gray and alpha),
+                (h, w, 3) or (h, w, 4); tensor (3, h, w) or (1, 3, h, w), uint8 or floating point in [-1, 1].
             quality: In levels, 0 (smallest file) to 11; fractions are allowed.
             bpp: Largest bits per pixel of the true size; the largest file within it is made.
             max_bytes: Largest size of the file in bytes; the largest file within it is made.
@@ -258,6 +259,7 @@ class Session:
         Raises:
             ImageError: The image is unreadable, or transparent without a background.
             ConfigError: An impossible setting, or a target below the smallest file of this image.
+            WeightsError: The encoder's or a layer's weights are missing, damaged or of another encoder.
         """
         quality = None if quality is None else checks.number("quality", quality)
         bpp = None if bpp is None else checks.number("bpp", bpp)
