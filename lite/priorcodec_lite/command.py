@@ -130,6 +130,8 @@ def _targets(files: Sequence[Path], output: Path | None, ending: str, force: boo
 
     Raises ConfigError: two share a name, one is an input, or exists and is not to be replaced.
     """
+    if nameless := [file for file in files if not file.name]:  # what an unset variable gives
+        raise ConfigError(f"got {printable(nameless[0])}, wanted a file")
     suffixes = [SUFFIX] if ending == SUFFIX else [suffix for suffix in writing.SAVE if suffix]
     single, file = len(files) == 1, output is not None and _is_file(output, suffixes)
     if output is None:

@@ -140,7 +140,7 @@ class Adapter(nn.Module):
         spec: BackboneSpec,
         revision: str | None = None,
         filename: str | None = None,
-        encoder: Path | None = None,
+        encoder: str | Path | None = None,
     ) -> Adapter:
         """Read an adapter, not attached to a backbone yet.
 
@@ -162,7 +162,7 @@ class Adapter(nn.Module):
         if not isinstance(spec, BackboneSpec):
             raise AdapterError(f"got spec={spec!r}, wanted a spec, as open_registry().spec(NAME) gives it")
         path = hub.locate(location, filename or hub.file_name(spec.name), revision)
-        weights = load_encoder(encoder or shipped.ENCODER)
+        weights = load_encoder(Path(encoder or shipped.ENCODER))
         shape = weights.transforms.config
         return cls.open(path, spec, encoder_id=weights.id, m=shape.m, levels=shape.levels)
 

@@ -46,7 +46,9 @@ def locate(location: str | Path, filename: str, revision: str | None) -> Path:
     if path.is_dir():
         path = path / filename
         if not path.exists():
-            raise AdapterError(f"the folder {location} has no {filename}: give the file itself, or filename=NAME")
+            raise AdapterError(
+                f"the folder {location} has no {filename}: give the file itself (filename=NAME in Python)"
+            )
     if path.exists():
         return path
     repo = str(location)

@@ -97,6 +97,8 @@ def main() -> None:
     """Run the command of `sys.argv`; always ends in SystemExit with the status."""
     _ensure_stderr()
     _claim_stdout()
+    if "" in sys.argv[1:]:  # as a path it would be the current folder
+        _fail("error: got an empty word, perhaps a variable that is not set: leave it out, or give a value", 2)
     training = sys.argv[1:2] == ["train"]  # torch's threads alone, which are quicker awake
     for name, value in (HUGE_PAGES if training else ENVIRONMENT).items():
         os.environ.setdefault(name, value)

@@ -32,7 +32,8 @@ def evaluate(
     ] = "",
     backbone: Annotated[str, typer.Option(help="Backbone that decodes .gic files; `preview` uses none.")] = "preview",
     coded: Annotated[
-        Path | None, typer.Option(help="Coded file or folder that the rate of decoded images is taken from.")
+        Path | None,
+        typer.Option(help="Coded file whose size gives the rate (it is not read), or a folder of them."),
     ] = None,
     style: Annotated[Format, typer.Option("--format", help="How the scores are printed.")] = Format.table,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="File to write instead of printing.")] = None,

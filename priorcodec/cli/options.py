@@ -61,7 +61,10 @@ Workers = Annotated[
     int, typer.Option("--workers", metavar="N", min=1, help="Number of processes that share the files.")
 ]
 MaxPixels = Annotated[
-    int | None, typer.Option("--max-pixels", help="Refuse images with more pixels than this; default 67108864.")
+    int | None,
+    typer.Option(
+        "--max-pixels", help="Refuse images with more pixels than this, padded to multiples of 64; default 67108864."
+    ),
 ]
 Tile = Annotated[
     int | None,

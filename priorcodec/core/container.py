@@ -180,7 +180,7 @@ def unpack(
     _check_kind(data)
     if layers is not None:
         check_names(layers)
-        data = _cut(data, layers)
+        data, damaged = _cut(data, layers)
     encoder_id = zlib.crc32(data[:-_CHECK_BYTES]) ^ int.from_bytes(data[-_CHECK_BYTES:], "little")
     if len(data) < _HEAD.size + _CHECK_BYTES or encoder_id & 0xFF != data[4]:
         whole = _undamaged(data) if layers is None else ()
@@ -212,7 +212,14 @@ def unpack(
         encoder_id=encoder_id, quality=quality, height=height, width=width, string=string,
         segments=tuple(part for part in parts if part.type != LATENT), seed=seed,
     )  # fmt: skip
-    return content if layers is None else content.only(layers)
+    if layers is None:
+        return content
+    if damaged and (missing := [name for name in layers if name not in content.layers]):
+        whole = ", ".join(content.layers) or "nothing"
+        raise StreamError(
+            f"the {missing[0]} layer is damaged, cut short or missing: get the file again (whole is {whole})"
+        )
+    return content.only(layers)
 
 
 def peek(data: bytes) -> tuple[int, int, int]:
@@ -263,19 +270,27 @@ def _walk(reader: _Reader) -> Iterator[tuple[Segment, int, int, int]]:
         yield part, crc ^ check, check, reader.position
 
 
-def _cut(data: bytes, layers: Collection[str]) -> bytes:
-    """A file -> its beginning up to the last of the named layers, as far as it is undamaged; all of it without segments."""
+def _cut(data: bytes, layers: Collection[str]) -> tuple[bytes, bool]:
+    """A file -> its beginning up to the last of the named layers, as far as it is undamaged, and whether damage ended it.
+
+    Without segments it is the whole file.
+    """
     last, end = max(kind for name in layers for kind in LAYERS[name]), len(data)
-    with suppress(StreamError):
-        if len(data) > _HEAD.size and data[3] & _SEGMENTS:
-            reader = _Reader(data, _HEAD.size)
-            reader.varint("height")
-            reader.varint("width")
-            for part, own_id, _, behind in _walk(reader):
-                if part.type > last or own_id & 0xFF != data[4]:
-                    break
-                end = behind
-    return data[:end]
+    if len(data) <= _HEAD.size or not data[3] & _SEGMENTS:
+        return data, False
+    reader = _Reader(data, _HEAD.size)
+    try:
+        reader.varint("height")
+        reader.varint("width")
+        for part, own_id, _, behind in _walk(reader):
+            if own_id & 0xFF != data[4]:
+                return data[:end], True
+            if part.type > last:
+                break
+            end = behind
+    except StreamError:
+        return data[:end], True
+    return data[:end], False
 
 
 def _undamaged(data: bytes) -> tuple[str, ...]:

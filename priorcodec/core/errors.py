@@ -57,11 +57,17 @@ def out_of_memory(error: BaseException) -> bool:
 
     On the CPU torch raises a plain RuntimeError that only its text tells apart; `torch.OutOfMemoryError` is one of its own.
     """
-    texts = ("can't allocate memory", "DefaultCPUAllocator", "out of memory", "not enough memory")
+    texts = (
+        "can't allocate memory",
+        "DefaultCPUAllocator",
+        "out of memory",
+        "not enough memory",
+        "failed to map segment",
+    )
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or (isinstance(error, RuntimeError) and any(text in str(error) for text in texts))
+        or (isinstance(error, RuntimeError | ImportError) and any(text in str(error) for text in texts))
     )
 
 

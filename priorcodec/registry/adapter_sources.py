@@ -72,7 +72,9 @@ def _hub_file(source: AdapterSource) -> tuple[str, str, str] | None:
     suffix = Path(location).suffix
     if suffix != SUFFIX:
         why = ", a pickle, which can run any code" if suffix in PICKLES else ""
-        raise AdapterError(f"{location} is not a {SUFFIX} file{why}: give an adapter's {SUFFIX} file")
+        raise AdapterError(
+            f"{location} is not a {SUFFIX} file{why}: give an adapter's {SUFFIX} file, or the folder of one"
+        )
     match = HUB_PATH.fullmatch(location)
     if revision and not match:
         raise AdapterError(

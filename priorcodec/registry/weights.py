@@ -64,7 +64,9 @@ def resolve_given(spec: BackboneSpec, given: str) -> Path:
             raise WeightsError(f"{spec.name}: got {path}, wanted a .safetensors file{_why_no_pickle(path)}")
         return path
     repo, _, commit = given.partition("@")
-    if not spec.denoiser_subfolder or not re.fullmatch(HUB_ID, repo):
+    if not spec.denoiser_subfolder:
+        raise WeightsError(f"{spec.name}: {given} is no local file, wanted the .safetensors file of its weights")
+    if not re.fullmatch(HUB_ID, repo):
         raise WeightsError(
             f"{spec.name}: {given} is neither a local folder or file nor a Hub id like OWNER/REPO@COMMIT"
         )

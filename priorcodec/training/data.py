@@ -47,7 +47,9 @@ class DeterministicCrops(Dataset):
     ):
         self.entries = [entry for entry in entries if min(entry.width, entry.height) >= size]
         if not self.entries:
-            raise TrainingError(f"data=: no image has {size} pixels on both sides: take a smaller crop")
+            raise TrainingError(
+                f"none of the {len(entries)} images of data= has {size} pixels on both sides: wanted larger ones, or crop="
+            )
         self.size, self.seed, self.enlarged, self.background = size, seed, enlarged, background
         area = np.array([entry.width * entry.height for entry in self.entries], dtype=np.float64)
         weight = np.minimum(area / size**2, LARGEST_WEIGHT)

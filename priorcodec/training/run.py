@@ -82,9 +82,13 @@ class Run:
         save_or_verify_config(config, save=False)
         _check_free(config, result)
         entries = sources.find(config.data, self.folder, background=config.background)
-        self.crops = data.DeterministicCrops(
-            entries, config.crop, seed=config.seed, enlarged=config.enlarged, background=config.background
-        )
+        try:
+            self.crops = data.DeterministicCrops(
+                entries, config.crop, seed=config.seed, enlarged=config.enlarged, background=config.background
+            )
+        except TrainingError:
+            (self.folder / sources.INDEX).unlink(missing_ok=True)  # what data= holds will change before the next try
+            raise
         originals = sample_images(config.samples)
         cpu = config.device is Device.cpu or not torch.accelerator.is_available()
         self.bf16 = config.precision.bfloat16("cpu" if cpu else "cuda")

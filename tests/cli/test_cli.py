@@ -32,6 +32,14 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_an_empty_word_is_never_the_current_folder(folder):
+    """`export "$UNSET"` filled it with files."""
+    for words in (["export", ""], ["demo", "-o", ""], ["report", ""], ["decode", "a.gic", "--weights", ""]):
+        done = command(*words, cwd=folder)
+        assert (done.returncode, done.stdout) == (2, "") and done.stderr.startswith("error: got an empty word")
+    assert [path.name for path in folder.iterdir()] == ["in"]
+
+
 def test_encode_decode_preview_info_of_a_folder(folder):
     status, out, _ = quick("encode", folder / "in", "-o", folder / "gic", "-q", 2, "--json")
     rows = json.loads(out)

@@ -300,6 +300,19 @@ def test_a_cut_file_says_which_of_its_layers_are_whole():
         unpack(plain[:-1])
 
 
+def test_a_named_layer_that_is_damaged_is_not_called_missing():
+    data = pack(LAYERED)
+    *_, texture, latent, residual = ends(data)
+    for at, name, whole in ((latent - 6, "latent", "semantic"), (residual - 6, "residual", "semantic, latent")):
+        damaged = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        for bad in (damaged, data[:at], data[:at] + bytes(20)):
+            with pytest.raises(
+                StreamError, match=rf"the {name} layer is damaged, cut short or missing: .*\(whole is {whole}\)$"
+            ):
+                unpack(bad, layers=["semantic", name])
+    assert texture < latent
+
+
 def test_a_latent_alone_becomes_a_plain_file():
     latent = unpack(pack(LAYERED), layers=["latent"])
     assert latent.segments == (LAYERED.segments[0],) and latent.string == LAYERED.string

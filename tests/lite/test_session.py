@@ -117,6 +117,16 @@ def test_images_are_torchs_within_a_level(lite, session, record_property):
         assert found <= 1
 
 
+@pytest.mark.parametrize("name", ["", ".", "./", "/"])
+def test_a_path_without_a_name_is_one_line(models, capsys, name):
+    from priorcodec_lite import command
+
+    for word in ("encode", "decode", "preview"):
+        assert command.main([word, name, "--models", str(models)]) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1 and "wanted a file" in err
+
+
 @pytest.mark.slow
 def test_files_without_a_latent_are_rendered_alike(lite, session, record_property):
     files = layers.golden()

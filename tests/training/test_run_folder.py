@@ -4,12 +4,14 @@ import json
 import pickle
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from filelock import FileLock
 
 from priorcodec import ConfigError, PriorCodecError, TrainingError
 from priorcodec.adapters import file as adapter_file
+from priorcodec.core.image import io as image_io
 from priorcodec.core.transforms import EncoderConfig, ImageEncoder
 from priorcodec.core.weights import save_encoder
 from priorcodec.training.adapter import train_adapter
@@ -74,7 +76,14 @@ def test_a_mistake_in_data_does_not_bind_the_folder(words, world, tmp_path):
     one_line(words("run", "steps=1", "data=/no/such/place"), "no such folder")
     (tmp_path / "empty").mkdir()
     one_line(words("run", "steps=1", f"data={tmp_path / 'empty'}"), "no image")
-    one_line(words("run", "steps=1", "crop=192"), "no image has 192 pixels")
+    one_line(words("run", "steps=1", "crop=192"), "images of data= has 192 pixels")
+    small = tmp_path / "small"
+    small.mkdir()
+    image_io.save(np.zeros((40, 40, 3), np.uint8), small / "0.png")
+    one_line(words("run", "steps=1", f"data={small}"), "none of the 1 images of data= has")
+    shutil.copy(world / "images" / "0.png", small / "1.png")
+    train_adapter(words("again", "steps=1", f"data={small}"))
+    one_line(words("run", "steps=1", f"data={small}", "crop=192"), "none of the 2 images")  # listed again
     one_line(words("run", "steps=1", f"samples={tmp_path / 'empty'}"), "samples=.*no image there")
     assert not (tmp_path / "run" / CONFIG).exists()
     train_adapter(words("run", "steps=1"))

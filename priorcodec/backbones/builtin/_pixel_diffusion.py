@@ -71,7 +71,11 @@ def load(
                 module = denoiser()
             values = {name: value.to(dtype) for name, value in load_file(weights).items()}
             module.load_state_dict(values, assign=True)
-        except (OSError, RuntimeError, SafetensorError) as error:
+        except RuntimeError as error:
+            raise WeightsError(
+                f"{spec.name}: {weights} holds other tensors than this model has, wanted weights of {spec.name}"
+            ) from error
+        except (OSError, SafetensorError) as error:
             raise WeightsError(f"{spec.name}: cannot load {weights} ({str(error).splitlines()[0]})") from error
     return PixelDiffusion(module.to(dtype), spec.latent, predict)
 

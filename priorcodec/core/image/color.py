@@ -47,7 +47,7 @@ def parse_color(text: str, name: str = "background") -> tuple[int, int, int]:
         rgb = ImageColor.getrgb(text)
     except (ValueError, AttributeError):
         rgb = ()
-    if len(rgb) != 3:
+    if len(rgb) != 3 or max(rgb) > 255:
         raise ImageError(f"{name} {text!r} is no color: wanted a name like 'white', or '#rrggbb'")
     return rgb
 

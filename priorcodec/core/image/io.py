@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from dataclasses import dataclass
@@ -116,6 +117,8 @@ def from_any(image: Any, *, background: str | None = None, max_pixels: int = MAX
         if image.ndim in (2, 3) and image.size:
             check_size(image.shape[1], image.shape[0], max_pixels)
         image = _array_image(image)
+    if isinstance(image, io.TextIOBase):
+        raise ImageError("got a file that was opened as text: open it in binary mode, 'rb'")
     if isinstance(image, os.PathLike):
         image = Path(os.fsdecode(image))
     if isinstance(image, Image.Image):
@@ -164,11 +167,12 @@ def _from_pillow(image: Image.Image, background: str | None, max_pixels: int) ->
             return load(data, background=background, max_pixels=max_pixels)
         frames = getattr(image, "n_frames", 1)
         notes = [f"only one of {frames} frames or pages"] if frames > 1 else []
+        image.load()  # which reads the chunks behind a PNG's pixels as well
         icc = image.info.get("icc_profile")
-        image.load()
+        space = None if icc else png.space_of_info(image.info, notes)
         # What `transpose` or `crop` gives is no file's image, and may hold the tag of one that it was turned upright by.
         orientation = _orientation(image, notes) if isinstance(image, ImageFile.ImageFile) else 1
-        raster = pillow_modes.to_raster(image, icc=icc, orientation=orientation, notes=notes)
+        raster = pillow_modes.to_raster(image, icc=icc, space=space, orientation=orientation, notes=notes)
         pixels, phrases = color.to_srgb(raster, background=background)
         return Loaded(pixels=pixels, notes=phrases)
     except ImageError:

@@ -11,8 +11,9 @@ import io
 import math
 import struct
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from PIL import PngImagePlugin
@@ -269,11 +270,25 @@ def _color(chunks: dict[bytes, bytes], notes: list[str]) -> tuple[bytes | None, 
     if len(chunks.get(b"cHRM", b"")) == 32:
         white_x, white_y, *rgb = (value / 100000 for value in struct.unpack(">8I", chunks[b"cHRM"]))
         chromaticities = (*rgb, white_x, white_y)
+    return None, _space(gamma, chromaticities, notes)
+
+
+def space_of_info(info: Mapping[Any, Any], notes: list[str]) -> RgbSpace | None:
+    """What Pillow keeps of gAMA, cHRM and sRGB in the `info` of an image -> its space; of cICP it keeps nothing."""
+    if "srgb" in info:
+        return None
+    gamma, found = info.get("gamma"), info.get("chromaticity")
+    numbers = isinstance(found, tuple) and len(found) == 8 and all(isinstance(value, int | float) for value in found)
+    chromaticities = (*found[2:], *found[:2]) if numbers else None
+    return _space(gamma if isinstance(gamma, float) and 0.01 <= gamma <= 100 else None, chromaticities, notes)
+
+
+def _space(gamma: float | None, chromaticities: tuple[float, ...] | None, notes: list[str]) -> RgbSpace | None:
     try:
-        return None, colorspace.from_gamma(gamma, _checked(chromaticities))
+        return colorspace.from_gamma(gamma, _checked(chromaticities))
     except ValueError as error:
         notes.append(f"impossible cHRM chunk ignored ({error})")
-        return None, colorspace.from_gamma(gamma, None)
+        return colorspace.from_gamma(gamma, None)
 
 
 def _checked(chromaticities: tuple[float, ...] | None) -> Chromaticities | None:

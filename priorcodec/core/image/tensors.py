@@ -45,7 +45,7 @@ def to_pixels(x: Tensor) -> np.ndarray:
         raise ImageError(f"got a tensor of shape {tuple(x.shape)}, wanted (1, 3, h, w) or (3, h, w)")
     x = x.detach().reshape(x.shape[-3:]).float()
     if bool(x.isnan().any()):
-        raise ImageError("the image has values that are not numbers: try another dtype, float32 for one")
+        raise ImageError("the image has values that are not numbers (NaN)")
     levels = ((x + 1) * 127.5).clamp(0, 255).add(0.5).floor()
     return np.ascontiguousarray(levels.byte().permute(1, 2, 0).cpu().numpy())
 

@@ -67,6 +67,12 @@ def test_backgrounds():
     assert left == pytest.approx([32] * 3, abs=1) and right == [192] * 3
 
 
+@pytest.mark.parametrize("text", ["rgb(300,0,0)", "rgb(100%,500%,0%)", "#12345", "rgba(1,2,3,4)", "x"])
+def test_impossible_backgrounds(text):
+    with pytest.raises(ImageError, match="is no color"):
+        image_io.load(CASES / "grey2_trns.png", background=text)
+
+
 def test_orientation_precision_and_damage():
     assert image_io.load(CASES / "exif6.jpg").pixels.shape == (64, 32, 3)
     assert len(np.unique(image_io.load(CASES / "linear16_dark.png").pixels)) > 25  # 4 if cut to 8 bits first

@@ -1,11 +1,12 @@
 """PNG: chunks that decide pixels and chunks that must not, transparency at every depth, precedence of color chunks."""
 
+import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from PIL import ImageCms
+from PIL import Image, ImageCms
 
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image import io as image_io
@@ -166,6 +167,18 @@ def test_gamma_and_primaries_are_converted():
     assert np.array_equal(line.pixels, FLAT) and "impossible cHRM" in line.notes[0]
     dark = image_io.load(png(FLAT, gama(1 / 1.8)))
     assert dark.pixels[32, 16, 1] == pytest.approx(255 * (1.055 * (40 / 255) ** (1.8 / 2.4) - 0.055), abs=1)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [(gama(1.0),), (gama(0.45455), chrm(P3_CHRM)), (gama(1 / 1.8), chrm(P3_CHRM)), (chunk(b"sRGB", b"\0"), gama(1.0))],
+)
+def test_a_loaded_pillow_image_has_the_colors_of_its_file(chunks):
+    data = png(FLAT, *chunks)
+    wanted, opened = image_io.load(data).pixels, Image.open(io.BytesIO(data))
+    opened.load()
+    for image in (opened, opened.copy(), opened.convert("RGBA")):
+        assert np.array_equal(image_io.from_any(image).pixels, wanted)
 
 
 @pytest.mark.parametrize("transfer, name", [(16, "PQ"), (18, "HLG")])
