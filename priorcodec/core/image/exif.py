@@ -25,7 +25,7 @@ def orientation(block: bytes, notes: list[str]) -> int:
         if order is None:
             raise struct.error
         at = struct.unpack_from(order + "I", block, 4)[0]
-        return one(directory(block, at, order, big=False)[0], ORIENTATION, 1)
+        return one(directory(block, at, order, big=False, wanted={ORIENTATION}), ORIENTATION, 1)
     except struct.error:
         notes.append(UNREADABLE)
         return 1

@@ -6,6 +6,7 @@ JPEG and fax compression, YCbCr and CIELAB go to Pillow.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ from PIL import Image, TiffImagePlugin
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image import jpeg_damage, pillow_modes, tiff_samples
 from priorcodec.core.image.raster import DAMAGED, Raster, check_size
+from priorcodec.core.image.tiff_samples import PLANAR, SEPARATE
 from priorcodec.core.image.tiff_tags import (
     COMPRESSION,
     HEIGHT,
     ORIENTATION,
     RAW,
+    SAMPLES,
     STRIP_BYTES,
     STRIP_OFFSETS,
     TILE_BYTES,
@@ -27,8 +30,10 @@ from priorcodec.core.image.tiff_tags import (
     WIDTH,
     Tags,
     directory,
+    file_of,
     numbers,
     one,
+    raw,
 )
 
 MAX_PAGES = 10_000
@@ -37,16 +42,17 @@ JPEG, JPEG_TABLES = 7, 347  # a compression, and a tag
 REDUCED, MASK = 1, 4  # bits of NewSubfileType
 PRIVATE = 32768  # tags from here on, and these, decide no pixel: texts, resolutions, times, pages below, XMP
 DESCRIBING = frozenset({*range(269, 273), 282, 283, 285, 305, 306, 315, 316, 330, 333, 700})
+WANTED = frozenset({*range(254, 533), ICC})  # all tags of TIFF 6.0
+DECIDING = WANTED - DESCRIBING - {ICC}  # all that Pillow gets: it unpacks every tag there is
+SHARED = 2**16  # bytes of a strip or tile that others may have as well: blank tiles, tables
 MUCH_LARGER = 2  # in each direction: what makes an unmarked first page a thumbnail
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Page:
-    """One image file directory: where it starts, its tags, and those whose values lie outside the file."""
+    """One image file directory."""
 
-    offset: int
     tags: Tags
-    lost: frozenset[int]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,14 +84,18 @@ def decode(data: bytes, max_pixels: int) -> Raster:
     notes: list[str] = []
     page = _chosen(_pages(data, order), notes)
     check_size(*page.size, max_pixels)
-    if needed := sorted(tag for tag in page.lost - DESCRIBING if tag < PRIVATE):
+    if (samples := one(page.tags, SAMPLES, 1)) * page.area > 4 * max_pixels:
+        raise ImageError(
+            f"the image is {page.size[0]}x{page.size[1]} with {samples} samples a pixel, more than {4 * max_pixels} "
+            "samples: leave channels out, scale it down, or raise max_pixels"
+        )
+    if needed := sorted(tag for tag in page.tags.lost - DESCRIBING if tag < PRIVATE):
         raise ImageError(f"damaged or cut short (the value of tag {needed[0]} lies outside the file)")
-    if ICC in page.lost:
+    if ICC in page.tags.lost:
         notes.append(f"{DAMAGED}: the color profile lies outside the file, colors may be wrong")
-    stored = page.tags.get(ICC, b"")
-    icc = stored if isinstance(stored, bytes) else bytes(value & 255 for value in stored)
+    icc = bytes(raw(page.tags, ICC))
     if not tiff_samples.supports(page.tags):
-        return _by_pillow(data, page, order, notes, icc)
+        return _by_pillow(page.tags, notes, icc)
     samples, model, alpha, bits = tiff_samples.read(data, page.tags, order, notes)
     turned = one(page.tags, ORIENTATION, 1)
     return Raster(samples=samples, model=model, alpha=alpha, bits=bits, icc=icc, orientation=turned, notes=tuple(notes))
@@ -100,23 +110,30 @@ def _pages(data: bytes, order: str) -> list[Page]:
         raise ImageError("damaged or cut short (no directory)") from None
     pages: list[Page] = []
     seen: set[int] = set()
+    room = len(data)
+
+    def page_at(place: int) -> Page:
+        nonlocal room
+        seen.add(place)
+        tags = directory(data, place, order, big, WANTED)
+        room -= tags.size
+        if room < 0:
+            raise ImageError("damaged or not supported (its directories overlap)")
+        return Page(tags=tags)
+
     while at and at not in seen and len(pages) < MAX_PAGES:
-        seen.add(at)
         try:
-            tags, following, lost = directory(data, at, order, big)
+            pages.append(page_at(at))
         except struct.error:
             if pages:
                 break
             raise ImageError("damaged or cut short (its directory lies outside the file)") from None
-        pages.append(Page(offset=at, tags=tags, lost=lost))
-        at = following
+        at = pages[-1].tags.following
     if pages and pages[0].reduced:
-        for below in numbers(pages[0].tags, SUB_IFDS)[:100]:
-            try:
-                tags, _, lost = directory(data, below, order, big)
-            except struct.error:
-                continue
-            pages.append(Page(offset=below, tags=tags, lost=lost))
+        for below in numbers(pages[0].tags, SUB_IFDS, 100):
+            with contextlib.suppress(struct.error):
+                if below not in seen:
+                    pages.append(page_at(below))
     return pages
 
 
@@ -139,30 +156,41 @@ def _chosen(pages: list[Page], notes: list[str]) -> Page:
     return page
 
 
-def _by_pillow(data: bytes, page: Page, order: str, notes: list[str], icc: bytes) -> Raster:
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    start = (
-        data[:8] + struct.pack(order + "Q", page.offset) if big else data[:4] + struct.pack(order + "I", page.offset)
-    )
-    with TiffImagePlugin.TiffImageFile(io.BytesIO(start + data[len(start) :])) as image:
+def _by_pillow(tags: Tags, notes: list[str], icc: bytes) -> Raster:
+    _parts(tags)  # only for its check
+    with TiffImagePlugin.TiffImageFile(io.BytesIO(file_of(tags, DECIDING))) as image:
         image.im = Image.new(image.mode, image.size).im  # allocated here: Pillow would ask a limit that is global
         image.load()
         turned = image.getexif().get(ORIENTATION, 1)  # Pillow turns some itself and then says so
-        notes += _jpeg_damage(data, page.tags)
+        notes += _jpeg_damage(tags)
         return pillow_modes.to_raster(image, icc=icc, orientation=turned, notes=notes)
 
 
-def _jpeg_damage(data: bytes, tags: Tags) -> list[str]:
+def _jpeg_damage(tags: Tags) -> list[str]:
     """The first damage in the strips or tiles of a JPEG-compressed page, each of which is a JPEG that lacks its tables."""
     if one(tags, COMPRESSION, RAW) != JPEG:
         return []
-    stored = tags.get(JPEG_TABLES, b"")
-    tables = stored[2:-2] if isinstance(stored, bytes) else bytes(value & 255 for value in stored)[2:-2]
-    tiled = TILE_OFFSETS in tags
-    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS)
-    sizes = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES)
-    for at, size in zip(offsets, sizes, strict=False):
-        part = data[at : at + size]
+    tables = bytes(raw(tags, JPEG_TABLES))[2:-2]
+    for at, size in _parts(tags):
+        part = tags.data[at : at + size]
         if found := jpeg_damage.notes(part[:2] + tables + part[2:]):
             return found
     return []
+
+
+def _parts(tags: Tags) -> list[tuple[int, int]]:
+    """Where the strips or tiles that the page needs start, and their bytes.
+
+    Raises:
+        ImageError: Together they are much larger than the file: each would be copied as often as it is claimed.
+    """
+    *_, across, down = tiff_samples.parts(tags)
+    count = across * down * (one(tags, SAMPLES, 1) if one(tags, PLANAR, 1) == SEPARATE else 1)
+    tiled = TILE_OFFSETS in tags
+    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS, count)
+    sizes = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES, count)
+    found = [(at, max(size, 0)) for at, size in zip(offsets, sizes, strict=False)]
+    claimed = sum(max(min(size, len(tags.data) - at), 0) for at, size in found)
+    if claimed + len(raw(tags, JPEG_TABLES)) * len(found) > len(tags.data) + SHARED * len(found):
+        raise ImageError("damaged or not supported (its strips or tiles overlap)")
+    return found

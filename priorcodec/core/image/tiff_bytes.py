@@ -43,9 +43,11 @@ def read(
 
     What is neither raw nor Deflate becomes an 8-bit gray TIFF of that shape, which libtiff decodes whatever the samples mean.
     """
-    parts = [data[at : at + size] for at, size in zip(offsets, counts, strict=True)]
     compression, fill = one(tags, COMPRESSION, RAW), one(tags, FILL_ORDER, 1)
-    needed = [min(rows_per_part, shape[0] - i * rows_per_part) * shape[1] for i in range(len(parts))]
+    needed = [min(rows_per_part, shape[0] - i * rows_per_part) * shape[1] for i in range(len(offsets))]
+    # Parts may overlap and claim any size: no more is taken than the worst of coders makes of such a part.
+    most = [size if compression == RAW else 3 * size + 256 for size in needed]
+    parts = [data[at : at + max(min(claimed), 0)] for at, *claimed in zip(offsets, counts, most, strict=True)]
     if compression in DEFLATE and fill == 1:
         parts = [_inflated(part, size) for part, size in zip(parts, needed, strict=True)]
     elif compression != RAW:

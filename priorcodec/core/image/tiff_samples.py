@@ -34,6 +34,7 @@ from priorcodec.core.image.tiff_tags import (
 
 Model = Literal["gray", "rgb", "cmyk", "lab"]
 PLANAR, PREDICTOR, COLOR_MAP, TILE_WIDTH, TILE_HEIGHT, EXTRA_SAMPLES, SAMPLE_FORMAT = 284, 317, 320, 322, 323, 338, 339
+SEPARATE = 2  # a value of PLANAR
 WHITE_IS_ZERO, RGB, PALETTE, CMYK = 0, 2, 3, 5
 COLORS: dict[int, tuple[int, Model]] = {  # by photometric interpretation
     WHITE_IS_ZERO: (1, "gray"),
@@ -45,6 +46,9 @@ COLORS: dict[int, tuple[int, Model]] = {  # by photometric interpretation
 ASSOCIATED, UNASSOCIATED = 1, 2  # ExtraSamples
 FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}  # SampleFormat; 1 and 4 are unsigned
 MAX_SAMPLES = 16  # channels of a page; more is no photograph
+MIN_TILE = 16  # each side; TIFF wants multiples of it
+MAX_PADDING = 2**26  # bytes that tiles may have where that is far more than the image has
+UNPACKED = 2**20  # samples unpacked at a time; a multiple of 8, so that each time starts with a whole byte
 
 
 def supports(tags: Tags) -> bool:
@@ -53,7 +57,8 @@ def supports(tags: Tags) -> bool:
     Raises:
         ImageError: Samples that neither `read` nor Pillow turns into 8 bits without a guess.
     """
-    kinds, bits = set(numbers(tags, SAMPLE_FORMAT)) & set(FORMATS), set(numbers(tags, BITS))
+    kinds = set(numbers(tags, SAMPLE_FORMAT, MAX_SAMPLES)) & set(FORMATS)
+    bits = set(numbers(tags, BITS, MAX_SAMPLES))
     if kinds or max(bits, default=1) > 16:
         what = f"{FORMATS.get(min(kinds, default=0), 'unsigned')} samples of {max(bits, default=1)} bits"
         raise ImageError(f"{what} are not supported: wanted 8 or 16 bit gray, RGB or CMYK; convert the image first")
@@ -85,21 +90,21 @@ def read(data: bytes, tags: Tags, order: str, notes: list[str]) -> tuple[np.ndar
         ImageError: Damaged, cut short, or a combination that is not supported.
     """
     photometric, per_pixel = one(tags, PHOTOMETRIC, -1), one(tags, SAMPLES, 1)
-    bits = (numbers(tags, BITS) or (1,))[0]
+    bits = one(tags, BITS, 1)
     colors, model = COLORS[photometric]
-    if set(numbers(tags, BITS)) - {bits}:
-        raise ImageError(f"samples of {numbers(tags, BITS)[:4]} bits in one pixel are not supported: convert the image")
+    if set(numbers(tags, BITS, MAX_SAMPLES)) - {bits}:
+        raise ImageError(f"samples of {numbers(tags, BITS, 4)} bits in one pixel are not supported: convert the image")
     if not 1 <= bits <= 16 or not colors <= per_pixel <= MAX_SAMPLES:
         raise ImageError(f"damaged or not supported ({per_pixel} samples of {bits} bits for {model})")
     stored = _stored(data, tags, order, per_pixel, bits)
     color, alpha = stored[..., :colors], None
     if photometric == PALETTE:
-        color = _through_palette(color[..., 0], numbers(tags, COLOR_MAP), bits)
+        color = _through_palette(color[..., 0], numbers(tags, COLOR_MAP, 3 * 2**bits), bits)
     elif photometric == WHITE_IS_ZERO:
         color = _full_range(2**bits - 1 - color, bits)
     else:
         color = _full_range(color, bits)
-    extra = numbers(tags, EXTRA_SAMPLES)[: per_pixel - colors]
+    extra = numbers(tags, EXTRA_SAMPLES, per_pixel - colors)
     at = next((i for i, kind in enumerate(extra) if kind in (ASSOCIATED, UNASSOCIATED)), None)
     if at is not None:
         deep = _full_range(stored[..., colors + at], bits)
@@ -111,21 +116,35 @@ def read(data: bytes, tags: Tags, order: str, notes: list[str]) -> tuple[np.ndar
     return color, model, alpha, bits
 
 
-def _stored(data: bytes, tags: Tags, order: str, per_pixel: int, bits: int) -> np.ndarray:
-    """-> (h, w, samples), uint8 or uint16, the numbers as they are in the file."""
+def parts(tags: Tags) -> tuple[int, int, int, int]:
+    """Width and height of a page's strips or tiles, and how many lie side by side and one below the other.
+
+    Raises:
+        ImageError: Tiles that are too small, or so large that they would take far more memory than the image.
+    """
     width, height = one(tags, WIDTH, 0), one(tags, HEIGHT, 0)
     tiled = TILE_OFFSETS in tags
-    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS)
-    counts = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES)
-    separate = per_pixel > 1 and one(tags, PLANAR, 1) == 2
-    planes, together = (per_pixel, 1) if separate else (1, per_pixel)
     if tiled:
         part = one(tags, TILE_WIDTH, 0), one(tags, TILE_HEIGHT, 0)
     else:
         part = width, min(one(tags, ROWS_PER_STRIP, height) or height, height)
-    if min(part) < 1 or part[0] > 2 * width + 4096 or part[1] > 2 * height + 4096:
+    across, down = (math.ceil(whole / max(side, 1)) for whole, side in zip((width, height), part, strict=True))
+    padded = across * part[0] * down * part[1]
+    padding = padded * one(tags, SAMPLES, 1) * one(tags, BITS, 1) // 8
+    if min(part) < (MIN_TILE if tiled else 1) or (padded > 4 * width * height and padding > MAX_PADDING):
         raise ImageError(f"damaged or not supported (parts of {part[0]}x{part[1]} for an image of {width}x{height})")
-    across, down = math.ceil(width / part[0]), math.ceil(height / part[1])
+    return *part, across, down
+
+
+def _stored(data: bytes, tags: Tags, order: str, per_pixel: int, bits: int) -> np.ndarray:
+    """-> (h, w, samples), uint8 or uint16, the numbers as they are in the file."""
+    width, height = one(tags, WIDTH, 0), one(tags, HEIGHT, 0)
+    tiled = TILE_OFFSETS in tags
+    separate = per_pixel > 1 and one(tags, PLANAR, 1) == SEPARATE
+    planes, together = (per_pixel, 1) if separate else (1, per_pixel)
+    *part, across, down = parts(tags)
+    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS, planes * across * down)
+    counts = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES, planes * across * down)
     row_bytes = math.ceil(part[0] * together * bits / 8)
     if not counts and one(tags, COMPRESSION, RAW) == RAW and len(offsets) == planes:  # allowed in old files
         counts = (row_bytes * part[1],) * planes
@@ -155,10 +174,14 @@ def _unpacked(raw: np.ndarray, count: int, bits: int, order: str) -> np.ndarray:
     dtype = np.uint8 if bits < 8 else np.uint16
     out = np.empty((len(raw), count), dtype)
     weights = (1 << np.arange(bits - 1, -1, -1)).astype(np.uint16)
-    step = max(1, 2**20 // max(count, 1))
+    step = max(1, UNPACKED // max(count, 1))
     for top in range(0, len(raw), step):
-        each = np.unpackbits(raw[top : top + step], axis=1)[:, : count * bits].reshape(-1, count, bits)
-        out[top : top + step] = (each * weights).sum(-1)
+        for left in range(0, count, UNPACKED):
+            part = out[top : top + step, left : left + UNPACKED]
+            start = left * bits // 8
+            packed = raw[top : top + step, start : start + UNPACKED * bits // 8]
+            each = np.unpackbits(packed, axis=1)[:, : part.shape[1] * bits].reshape(*part.shape, bits)
+            part[:] = (each * weights).sum(-1)
     return out
 
 
@@ -187,7 +210,7 @@ def _through_palette(index: np.ndarray, color_map: tuple[int, ...], bits: int) -
     """Indices (h, w) -> 8-bit RGB; the map has all reds, then greens, then blues, 16 bits each."""
     if len(color_map) < 3 * 2**bits:
         raise ImageError("damaged or not supported (a palette image without a whole palette)")
-    colors = np.array(color_map[: 3 * 2**bits]).reshape(3, -1).T
+    colors = np.array(color_map).reshape(3, -1).T
     return (colors >> 8 if colors.max() > 255 else colors).astype(np.uint8)[index]
 
 
