@@ -19,6 +19,7 @@ from priorcodec.core.image.raster import to_8_bit, to_image
 
 MODES = {"gray": "L", "rgb": "RGB", "cmyk": "CMYK"}
 SPACES = {"GRAY": "L"}  # as a profile names them -> as Pillow does, where they differ
+MAX_NAME = 100  # characters of a profile's name that a note repeats
 UNUSABLE = (
     ImageCms.PyCMSError,
     OSError,
@@ -50,7 +51,7 @@ def to_srgb(samples: np.ndarray, model: str, icc: bytes) -> tuple[np.ndarray | N
     if SPACES.get(space, space) != mode:
         raise ValueError(f"it is for {space or 'unknown'} pixels, the image has {mode}")
     transform = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), mode, "RGB")
-    name = " ".join((header.profile_description or "an unnamed profile").split())
+    name = " ".join((header.profile_description or "an unnamed profile")[:MAX_NAME].split())
     if mode != "CMYK" and _changes_nothing(transform, mode):
         return None, name
     if samples.dtype == np.uint16:
@@ -70,10 +71,10 @@ def curves_and_matrix(icc: bytes) -> RgbSpace | None:
         ValueError, struct.error: Damaged curves.
     """
     count = struct.unpack_from(">I", icc, 128)[0]
-    tags = {}
+    whole, tags = memoryview(icc), {}
     for i in range(min(count, 200)):
         name, offset, size = struct.unpack_from(">4sII", icc, 132 + 12 * i)
-        tags[name] = icc[offset : offset + size]
+        tags[name] = whole[offset : offset + size]  # a view: tags may share their bytes
     if icc[20:24] != b"XYZ " or any(name.startswith(b"A2B") for name in tags):
         return None
     if icc[16:20] == b"GRAY" and b"kTRC" in tags:
@@ -87,12 +88,12 @@ def curves_and_matrix(icc: bytes) -> RgbSpace | None:
     )
 
 
-def _fixed(tag: bytes, offset: int, count: int) -> list[float]:
+def _fixed(tag: memoryview, offset: int, count: int) -> list[float]:
     """s15Fixed16 numbers."""
     return [value / 65536 for value in struct.unpack_from(f">{count}i", tag, offset)]
 
 
-def _curve(tag: bytes) -> np.ndarray:
+def _curve(tag: memoryview) -> np.ndarray:
     """A curveType or parametricCurveType tag (10.6, 10.18) -> table of 16-bit samples."""
     if tag[:4] == b"curv":
         count = struct.unpack_from(">I", tag, 8)[0]
@@ -104,7 +105,7 @@ def _curve(tag: bytes) -> np.ndarray:
         values = np.frombuffer(tag, ">u2", count, 12) / 65535.0
         return colorspace.table(lambda v: np.interp(v, np.linspace(0, 1, count), values))
     if tag[:4] != b"para":
-        raise ValueError(f"a curve of type {tag[:4]!r}, wanted curv or para")
+        raise ValueError(f"a curve of type {bytes(tag[:4])!r}, wanted curv or para")
     kind = struct.unpack_from(">H", tag, 8)[0]
     if kind > 4:
         raise ValueError(f"a parametric curve of kind {kind}, wanted 0 to 4")
