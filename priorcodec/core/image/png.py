@@ -29,6 +29,7 @@ USED = {b"tRNS", b"iCCP", b"cICP", b"sRGB", b"gAMA", b"cHRM", b"eXIf", b"acTL", 
 CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by color type
 DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 LAST = 2**15  # bytes that Pillow gets last: row data and zlib's checksum together, or it stops before it checks
+STEP = 2**10  # bytes unpacked at a time, to a thousand times as many at most
 MAX_PROFILE = 2**24  # bytes; the largest printer profiles have a few million
 
 
@@ -37,7 +38,7 @@ class _Chunks:
     """What the walk over a file's chunks found: first of each kind, and all image data."""
 
     first: dict[bytes, bytes] = field(default_factory=dict)
-    data: list[memoryview] = field(default_factory=list)
+    data: bytearray = field(default_factory=bytearray)
     animated_default: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -133,17 +134,16 @@ def _walk(data: bytes) -> _Chunks:
             if name == b"IHDR":
                 raise ImageError("damaged, cut short or not supported (the image header fails its checksum)")
             what = f"the {name.decode()} chunk fails its checksum"
-            if name in CRITICAL:
-                note = f"{DAMAGED}: {what}, parts of the image may be wrong"
-                if note not in chunks.notes:
-                    chunks.notes.append(note)
-            else:
-                chunks.notes.append(f"{what}: it is ignored")
+            critical = name in CRITICAL
+            note = f"{DAMAGED}: {what}, parts of the image may be wrong" if critical else f"{what}: it is ignored"
+            if note not in chunks.notes:
+                chunks.notes.append(note)
+            if not critical:
                 continue
         if name == b"IDAT":
             if not chunks.data and b"acTL" in chunks.first:
                 chunks.animated_default = b"fcTL" not in chunks.first  # the still image is no frame of the animation
-            chunks.data.append(body)
+            chunks.data += body
         else:
             chunks.first.setdefault(name, bytes(body))
     return chunks
@@ -171,7 +171,7 @@ def _decoded(header: bytes, chunks: _Chunks, raw_mode: str | None) -> np.ndarray
     parts: list[tuple[bytes, bytes | memoryview]] = [(b"IHDR", header)]
     if b"PLTE" in chunks.first:
         parts.append((b"PLTE", chunks.first[b"PLTE"][:768]))
-    packed = memoryview(b"".join(chunks.data))
+    packed = memoryview(chunks.data)
     parts += [(b"IDAT", packed[:-LAST]), (b"IDAT", packed[-LAST:]), (b"IEND", b"")]
     whole = [SIGNATURE]
     for name, body in parts:
@@ -201,11 +201,12 @@ def _too_short(chunks: _Chunks, width: int, height: int, bits: int, interlaced: 
     for x, y, dx, dy in steps if interlaced else [(0, 0, 1, 1)]:
         columns, rows = len(range(x, width, dx)), len(range(y, height, dy))
         needed += rows * (1 + math.ceil(columns * bits / 8)) if columns else 0
-    unpacker, rest = zlib.decompressobj(), b"".join(chunks.data)
+    unpacker, packed = zlib.decompressobj(), memoryview(chunks.data)
     with contextlib.suppress(zlib.error):
-        while needed > 0 and (part := unpacker.decompress(rest, LAST)):
-            needed -= len(part)
-            rest = unpacker.unconsumed_tail
+        for at in range(0, len(packed), STEP):
+            needed -= len(unpacker.decompress(packed[at : at + STEP]))
+            if needed <= 0 or unpacker.eof:
+                break
     return needed > 0
 
 
