@@ -59,6 +59,7 @@ def _jpeg(data: bytes, max_pixels: int) -> Raster:
     data, block = _without_exif(data)
     with JpegImagePlugin.JpegImageFile(io.BytesIO(data)) as image:
         check_size(*image.size, max_pixels)
+        jpeg_damage.check_scans(data)
         image.load()
         image.info["exif"] = block
         return _raster(image, jpeg_damage.notes(data))

@@ -2,7 +2,26 @@
 
 from __future__ import annotations
 
+import re
+
+from priorcodec.core.errors import ImageError
 from priorcodec.core.image.raster import DAMAGED
+
+MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # of a segment; the others lie in a scan's data, or fill
+START_OF_SCAN, END = b"\xff\xda", b"\xff\xd9"
+MAX_SCANS = (
+    100  # as in libtiff; encoders write about ten, and a scan of a few bytes makes libjpeg visit all of the image
+)
+
+
+def check_scans(data: bytes) -> None:
+    """Raises ImageError for a JPEG of more than `MAX_SCANS` scans."""
+    count, at = 0, 2
+    while (found := MARKER.search(data, at)) and found[0] != END:
+        count += found[0] == START_OF_SCAN
+        at = found.end() + int.from_bytes(data[found.end() : found.end() + 2], "big")
+    if count > MAX_SCANS:
+        raise ImageError(f"a JPEG of {count} scans, wanted at most {MAX_SCANS}: save it anew")
 
 
 def notes(data: bytes) -> list[str]:
