@@ -29,7 +29,16 @@ def chunk(name: bytes, body: bytes, crc: int | None = None) -> bytes:
     )
 
 
-def png(samples: np.ndarray, *before: bytes, depth=8, kind=2, data: bytes | None = None, after=b"", header_crc=None):
+def png(
+    samples: np.ndarray,
+    *before: bytes,
+    depth=8,
+    kind=2,
+    data: bytes | None = None,
+    after=b"",
+    header_crc=None,
+    level=-1,
+):
     """A PNG of samples (h, w, c) or (h, w), with chunks before its image data; `data` takes the place of that chunk."""
     h, w = samples.shape[:2]
     if depth == 16:
@@ -39,7 +48,7 @@ def png(samples: np.ndarray, *before: bytes, depth=8, kind=2, data: bytes | None
     else:
         bits = (samples.reshape(h, -1, 1) >> np.arange(depth - 1, -1, -1)) & 1
         rows = np.packbits(bits.reshape(h, -1).astype(np.uint8), axis=1)
-    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows))
+    packed = zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows), level)
     head = struct.pack(">IIBBBBB", w, h, depth, kind, 0, 0, 0)
     body = chunk(b"IDAT", packed) if data is None else data
     return (
