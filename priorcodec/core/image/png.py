@@ -278,10 +278,13 @@ def space_of_info(info: Mapping[Any, Any], notes: list[str]) -> RgbSpace | None:
     """What Pillow keeps of gAMA, cHRM and sRGB in the `info` of an image -> its space; of cICP it keeps nothing."""
     if "srgb" in info:
         return None
-    gamma, found = info.get("gamma"), info.get("chromaticity")
-    numbers = isinstance(found, tuple) and len(found) == 8 and all(isinstance(value, int | float) for value in found)
-    chromaticities = (*found[2:], *found[:2]) if numbers else None
-    return _space(gamma if isinstance(gamma, float) and 0.01 <= gamma <= 100 else None, chromaticities, notes)
+    gamma, chromaticities = info.get("gamma"), info.get("chromaticity")
+    if not (isinstance(gamma, float) and 0.01 <= gamma <= 100):
+        gamma = None
+    if not (isinstance(chromaticities, tuple) and len(chromaticities) == 8):
+        return _space(gamma, None, notes)
+    white_x, white_y, *rgb = chromaticities
+    return _space(gamma, (*rgb, white_x, white_y), notes)
 
 
 def _space(gamma: float | None, chromaticities: tuple[float, ...] | None, notes: list[str]) -> RgbSpace | None:
