@@ -41,6 +41,7 @@ PROMISES = {  # what is promised -> its tests, and the words that choose among t
     "cut at every byte, every bit flipped: refused in one line": (BYTES, "cut_at or single_bit"),
     "every bit flipped under a corrected checksum: decoded or refused": (BYTES, "good_checksum"),
     "bombs, concatenated and nested files: within 1 s and 200 MiB": (BYTES, "bombs or concatenated or ask_for_more or process"),
+    "images whose sizes and counts are bombs: within 2 s and 300 MiB": ("tests/core/image/test_hostile_images.py", ""),
     "flat, saturated, one-pixel, one-row, noisy images at all levels": ("tests/core/test_extremes.py", ""),
     "what overflows float16 is decoded in float32, or is one line": ("tests/test_overflow.py", ""),
     "no pickle is ever loaded": (WEIGHTS, "pickle or bomb"),
