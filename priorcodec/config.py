@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import functools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -208,7 +209,7 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
             data = file.read(MAX_FILE + 1)  # not by its size: a device has none and no end
         if len(data) > MAX_FILE:
             raise ConfigError(f"config={path}: larger than {MAX_FILE} bytes, wanted a settings file")
-        loader = yaml.BaseLoader(data.decode("utf-8-sig"))
+        loader = _texts_loader()(data.decode("utf-8-sig"))
         node = loader.get_single_node()
         _refuse_repeated_keys(path, node, set())
         content = None if node is None else loader.construct_document(node)
@@ -228,6 +229,19 @@ def read_yaml(path: Path) -> Mapping[str, Any]:
         kind = "a list" if isinstance(content, list) else "a single value"
         raise ConfigError(f"config={path}: holds {kind}, wanted lines of `key: value`")
     return content
+
+
+@functools.cache
+def _texts_loader() -> Any:
+    """YAML's loader that keeps every scalar as its text; an unquoted ~ or nothing is null."""
+    import yaml
+
+    class Loader(yaml.BaseLoader):
+        def construct_scalar(self, node: Any) -> Any:
+            value = super().construct_scalar(node)
+            return "null" if node.style is None and value in ("", "~") else value
+
+    return Loader
 
 
 def _refuse_repeated_keys(path: Path, node: Any, checked: set[int]) -> None:
@@ -267,15 +281,9 @@ def _pairs(
     file: Path | None, overrides: Sequence[str], known: Collection[str], found: list[str]
 ) -> Iterator[tuple[str, str, Any]]:
     if file is not None:
-        try:
-            content = read_yaml(file)
-        except ConfigError as error:
-            found.append(str(error))
-            content = {}
-        for key, value in _flatten(content, {name.rpartition(".")[0] for name in known}):
+        for key, value in _flatten(read_yaml(file), {name.rpartition(".")[0] for name in known}):
             text = printable(value if isinstance(value, str) else "[...]", 200)
-            null = isinstance(value, str) and value in ("", "~")  # other ways in which YAML writes it
-            yield f"{file.name}: {printable(key, 60)}={text}", key, "null" if null else value
+            yield f"{file.name}: {printable(key, 60)}={text}", key, value
     for word in overrides:
         key, equals, value = word.partition("=")
         if equals:

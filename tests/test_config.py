@@ -27,6 +27,8 @@ def test_null_and_lists_as_yaml_writes_them(tmp_path):
     for text in ("tile: ~", "tile:", "tile: null", "weights:"):
         file.write_text(f"{text}\nlayers: [semantic, latent]\n")
         assert decode_config(file=file) == DecodeConfig(layers="semantic,latent")
+    file.write_text("weights: ''\nadapter: '~'\n")  # quoted: texts
+    assert (decode_config(file=file).weights, decode_config(file=file).adapter) == ("", "~")
     assert decode_config(["layers=[latent]"]).layer_names == ["latent"]
     with pytest.raises(ConfigError, match="tile"):
         decode_config(["tile="])

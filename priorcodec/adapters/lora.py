@@ -49,6 +49,10 @@ def inject(module: nn.Module, ranks: Mapping[str, int]) -> dict[str, nn.Paramete
         raise AdapterError(f"LoRA cannot be trained here ({error}): pip install 'priorcodec[train]'") from error
     frozen = {name: parameter.requires_grad for name, parameter in module.named_parameters()}
     inject_adapter_in_model(peft_config(ranks), module, adapter_name=NAME)
+    for _, layer in _layers(module):
+        base, down = layer.get_base_layer(), layer.lora_A[NAME]
+        if isinstance(base, nn.Conv2d):  # peft takes over neither; merged into the weight, A has both
+            down.padding_mode, down.dilation = base.padding_mode, base.dilation
     for name, parameter in module.named_parameters():
         if ".lora_" not in name:  # peft freezes the rest; the backbone's owner decides that
             parameter.requires_grad_(frozen[name.replace(".base_layer.", ".")])
@@ -139,8 +143,6 @@ def _sum(path: str, layer: Any, down: Tensor, up: Tensor, rank: int) -> Tensor:
     weight: Tensor = layer.weight
     window = weight.shape[2:]
     shapes = (rank, *weight.shape[1:]), (weight.shape[0], rank, *[1] * len(window))
-    if getattr(layer, "groups", 1) != 1:
-        raise AdapterError(f"{path} is a grouped convolution, which can carry no LoRA: correct the rule")
     for value, shape in zip((down, up), shapes, strict=True):
         if tuple(value.shape) != tuple(shape):
             raise AdapterError(f"LoRA tensor of {path} is {tuple(value.shape)}, wanted {tuple(shape)}: wrong adapter?")

@@ -8,12 +8,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from priorcodec.backbones.conditions import make_condition
 from priorcodec.backbones.spec import BackboneSpec, LoraRule
@@ -29,6 +31,7 @@ def match(rules: Sequence[LoraRule], module: nn.Module) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     tree = dict(module.named_modules())
+    uses = count_uses(module)
     for rule in rules:
         names = matches(rule, module)
         if len(names) != rule.modules:
@@ -36,14 +39,35 @@ def match(rules: Sequence[LoraRule], module: nn.Module) -> dict[str, int]:
                 f"LoRA rule {rule.pattern!r} matches {len(names)} modules, wanted {rule.modules}: correct the rule or its count"
             )
         for name in names:
-            if not isinstance(tree[name], nn.Linear | nn.Conv2d):
-                raise BackboneError(
-                    f"LoRA rule {rule.pattern!r} matches {name}, a {type(tree[name]).__name__}: wanted Linear or Conv2d"
-                )
+            if problem := obstacle(tree[name], uses):
+                raise BackboneError(f"LoRA rule {rule.pattern!r} matches {name}, {problem}")
             if name in found:
                 raise BackboneError(f"LoRA rule {rule.pattern!r} matches {name}, which an earlier rule has: narrow it")
             found[name] = rule.rank
     return found
+
+
+def count_uses(module: nn.Module) -> Counter[int]:
+    """`id` of each layer -> under how many names it is in the tree."""
+    return Counter(id(layer) for _, layer in module.named_modules(remove_duplicate=False))
+
+
+def obstacle(layer: nn.Module, uses: Counter[int]) -> str:
+    """Why a layer can carry no LoRA that is the same while it is trained and once it is merged; empty if it can.
+
+    uses: `count_uses` of its tree.
+    """
+    if not isinstance(layer, nn.Linear | nn.Conv2d):
+        return f"a {type(layer).__name__}: wanted Linear or Conv2d"
+    if getattr(layer, "groups", 1) != 1:
+        return "a grouped convolution: narrow the rule"
+    if parametrize.is_parametrized(layer, "weight"):
+        return "whose weight is computed by a parametrization: remove it, or narrow the rule"
+    return (
+        "one layer under several names, of which training would reach one: narrow the rule"
+        if uses[id(layer)] > 1
+        else ""
+    )
 
 
 def matches(rule: LoraRule, module: nn.Module) -> list[str]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import enum
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, get_args, get_origin, get_type_hints, runtime_checkable
 
-from priorcodec.core.errors import ApiError, BackboneError
+from priorcodec.core.errors import AdapterError, ApiError, BackboneError
 
 if TYPE_CHECKING:
     import torch
@@ -344,10 +345,12 @@ def _misfit(value: Any, kind: Any) -> str:
         return "" if callable(value) else "a function"
     if issubclass(kind, enum.Enum):
         return "" if value in list(kind) else ", ".join(map(str, kind.__members__.values()))
-    good = isinstance(value, int | float) if kind is float else isinstance(value, kind)
+    good = isinstance(value, int | float) and math.isfinite(value) if kind is float else isinstance(value, kind)
     if good and (kind is bool or not isinstance(value, bool)):
         return ""
-    return {str: "text", int: "a whole number", float: "a number", bool: "True or False"}.get(kind, kind.__name__)
+    return {str: "text", int: "a whole number", float: "a finite number", bool: "True or False"}.get(
+        kind, kind.__name__
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,3 +368,9 @@ class AdapterSource:
     location: str
     revision: str = ""
     sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if problems := _wrong_kinds(self):
+            raise AdapterError(f"adapter {self.name!r}: {'; '.join(problems)}")
+        if not self.name or not self.name.isprintable():
+            raise AdapterError(f"adapter {self.name!r}: wanted a name of one printable line")

@@ -217,8 +217,7 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
 
     from priorcodec.adapters import card
     from priorcodec.adapters import file as adapter_file
-    from priorcodec.core import shipped
-    from priorcodec.core.exact_reader import encoder_id
+    from priorcodec.adapters.adapter import Adapter
 
     file = adapter_file.read(path)
     parts = card.parts(file)
@@ -227,7 +226,7 @@ def explain(registry: Registry, given: str) -> dict[str, Any]:
     try:
         spec = registry.spec(file.metadata.get("backbone", ""))
         share = f"{total / spec.parameters:.2%}"
-        adapter_file.check(file, spec, encoder_id=encoder_id(shipped.ENCODER.read_bytes()))
+        Adapter.from_pretrained(path, spec=spec)
         if file.tiny:
             share = "of a dry run"
             fits = "a dry run's: decodes through the backbone's tiny random model, which shows that the parts fit"

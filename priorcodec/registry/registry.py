@@ -120,7 +120,7 @@ class Registry:
         """
         if given:
             return weights.resolve_given(spec, given)
-        found = next(self._call("priorcodec_weights", Path, spec=spec, download=True), None)
+        found = next(self._call("priorcodec_weights", _existing, spec=spec, download=True), None)
         if found is None:
             raise WeightsError(weights.missing_line(spec))
         return found
@@ -131,7 +131,7 @@ class Registry:
         Raises:
             WeightsError: They are here but damaged or incomplete.
         """
-        return next(self._call("priorcodec_weights", Path, spec=spec, download=False), None)
+        return next(self._call("priorcodec_weights", _existing, spec=spec, download=False), None)
 
     def adapters(self, spec: BackboneSpec) -> list[AdapterSource]:
         """All adapters for `spec` that plugins know of."""
@@ -277,6 +277,14 @@ def _installed() -> list[Candidate]:
         *(c for c in found if {c.name, c.distribution} & set(wanted)),
         *(Candidate(name=name, origin="PRIORCODEC_LOAD_PLUGINS", load=_raise_absent) for name in absent),
     ]
+
+
+def _existing(answer: Any) -> Path:
+    """A path that `priorcodec_weights` gave. Raises WeightsError: nothing is there."""
+    path = Path(answer)
+    if not path.exists():
+        raise WeightsError(f"{path}, which a plugin gives as the weights, does not exist")
+    return path
 
 
 def _sources(answer: Iterable[Any]) -> list[AdapterSource]:

@@ -206,7 +206,7 @@ def check_pixel_space(subject: Subject) -> None:
 
 
 def check_lora_rules(subject: Subject) -> None:
-    """Every LoRA rule matches linear or convolution modules of the tiny model, none of them twice."""
+    """Every LoRA rule matches linear or convolution modules of the tiny model that can carry one, none of them twice."""
     if not subject.spec.lora:
         raise SkipCheck("no LoRA rules")
     require_lora_modules(subject.spec, subject.tiny().module)
@@ -247,14 +247,12 @@ def check_fusion_sites(subject: Subject) -> None:
 
 def require_lora_modules(spec: BackboneSpec, module: nn.Module) -> None:
     """Raises CheckError unless every LoRA rule of `spec` names modules that can carry a LoRA, none of them twice."""
-    modules, taken = dict(module.named_modules()), dict[str, str]()
+    modules, uses, taken = dict(module.named_modules()), rules.count_uses(module), dict[str, str]()
     for rule in spec.lora:
         hits = rules.matches(rule, module)
         require(bool(hits), f"LoRA rule {rule.pattern!r} matches no module; it must match a whole path")
         for path in hits:
-            kind = type(modules[path])
-            require(
-                issubclass(kind, nn.Linear | nn.Conv2d), f"LoRA rule {rule.pattern!r} hits {path}, a {kind.__name__}"
-            )
+            problem = rules.obstacle(modules[path], uses)
+            require(not problem, f"LoRA rule {rule.pattern!r} hits {path}, {problem}")
             require(path not in taken, f"LoRA rules {taken.get(path)!r} and {rule.pattern!r} both hit {path}")
             taken[path] = rule.pattern

@@ -246,7 +246,7 @@ def save_or_verify_config(config: RunConfig, *, save: bool = True) -> None:
             old = _flat(OmegaConf.merge(OmegaConf.structured(type(config)), saved))
         except (OmegaConfBaseException, YAMLError, OSError, TypeError, ValueError, RecursionError) as error:
             reason = printable(str(error).partition("\n")[0], 120)
-            raise ConfigError(f"{path} is damaged ({reason}): delete it, or use another run folder") from error
+            raise ConfigError(f"{path} is damaged ({reason}): put back a copy, or use another run folder") from error
         changed = [f"{key}={new[key]} (was {old[key]})" for key in new if new[key] != old[key]]
         changed = [text for text in changed if text.partition("=")[0] not in RESUMABLE_OVERRIDES]
         if changed:

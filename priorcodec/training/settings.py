@@ -114,6 +114,11 @@ class RunConfig:
     def problems(self) -> list[str]:
         """One line for each value that the types allow and training does not."""
         found = [f"{key}=: not given" for key in ("data", "run") if not getattr(self, key)]
+        found += [
+            f"{key}=: wanted a path, or null"
+            for key in ("start", "samples", "encoder")
+            if getattr(self, key, None) == ""
+        ]
         positive = ("steps", "batch", "accumulate", "crop", "lr", "clip", "warmup", "sample_every", "log_every")
         found += [f"{key}={getattr(self, key)}: wanted more than 0" for key in positive if not getattr(self, key) > 0]
         found += [

@@ -121,6 +121,34 @@ def test_scale_is_one_at_every_rank(make, features):
     assert scales == {1.0}
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"padding_mode": "replicate"},
+        {"padding_mode": "circular"},
+        {"dilation": 2},
+        {"padding": "same"},
+        {"stride": 2},
+    ],
+)
+def test_what_is_decoded_is_what_was_trained(options):
+    """peft's A knows neither padding mode nor dilation; merged into the weight it has them."""
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3, **{"padding": 1, **options}), torch.nn.Tanh(), torch.nn.Conv2d(4, 2, 1)
+    )
+    x, ranks = torch.randn(2, 3, 8, 8), {"0": 2, "2": 2}
+    before = module(x)
+    parameters = lora.inject(module, ranks)
+    for parameter in parameters.values():
+        torch.nn.init.normal_(parameter)
+    trained, values = module(x), {name: value.detach().clone() for name, value in parameters.items()}
+    lora.eject(module)
+    lora.merge(module, ranks, values)
+    torch.testing.assert_close(module(x), trained)
+    assert not torch.allclose(trained, before, atol=0.1)
+
+
 def test_two_adapters_of_one_backbone_can_be_swapped(make, features, train_a_little):
     backbone, one = make("nano_pixel")
     _, two = make("nano_pixel")

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from priorcodec import BackboneError, FusionSite, LoraRule
 from priorcodec.adapters import rules
@@ -45,6 +46,16 @@ def test_counts_and_widths_of_the_tiny_model_are_worked_out():
 def test_a_rule_or_site_without_a_module_is_refused(change, words):
     with pytest.raises(BackboneError, match=words):
         rules.tiny_spec(replace(open_registry().spec("toy"), **change))
+
+
+def test_layers_whose_lora_would_change_when_it_is_merged_are_refused():
+    module = nn.ModuleDict(
+        {"groups": nn.Conv2d(4, 4, 3, groups=2), "normed": weight_norm(nn.Linear(2, 2)), "one": nn.Linear(2, 2)}
+    )
+    module["other"] = module["one"]
+    for name, words in (("groups", "a grouped convolution"), ("normed", "is computed"), ("one", "under several names")):
+        with pytest.raises(BackboneError, match=f"'{name}' matches {name}, .*{words}"):
+            rules.match([rule(name, 1)], module)
 
 
 @pytest.mark.parametrize("pattern, modules", [(r".*\.to_q", 3), (r"to_q", 2), (r"nope", 1), (r".*\.to", 2)])

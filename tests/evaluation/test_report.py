@@ -115,6 +115,20 @@ def test_without_images_there_is_no_slider(page, tmp_path):
     assert 'id="viewer"' not in (tmp_path / "plain.html").read_text()
 
 
+@pytest.mark.parametrize("key", ["bd_rate", "codecs", "images", "machine", "means", "metrics", "name", "versions"])
+def test_a_result_file_with_a_field_of_the_wrong_kind_is_one_line(tmp_path, key):
+    (tmp_path / "odd.json").write_text(json.dumps(result() | {key: None}))
+    with pytest.raises(ConfigError, match="a result file has a field of the wrong kind") as caught:
+        report.build([tmp_path], tmp_path / "x.html")
+    assert "\n" not in str(caught.value) and not (tmp_path / "x.html").exists()
+
+
+def test_the_name_of_a_result_is_text(tmp_path):
+    (tmp_path / "odd.json").write_text(json.dumps(result() | {"name": "<script>alert(1)</script>"}))
+    report.build([tmp_path / "odd.json"], tmp_path / "x.html")
+    assert "<script>alert" not in (tmp_path / "x.html").read_text()
+
+
 def test_a_result_file_that_is_not_whole_is_named(tmp_path):
     (tmp_path / "half.json").write_text('{"kind": "rd", "rows": []}')
     with pytest.raises(ConfigError, match="half.json: not a whole result file, it lacks bd_rate, codecs"):

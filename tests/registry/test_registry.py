@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from priorcodec import BackboneError, ImageInput, LatentSpace, LoraRule, Prediction, PriorCodecError
+from priorcodec import BackboneError, ImageInput, LatentSpace, LoraRule, Prediction, PriorCodecError, WeightsError
 from priorcodec.registry import Problem, open_registry
 from priorcodec.registry.plugins import DEFAULT_PLUGINS
 
@@ -194,7 +194,7 @@ HOOKS = GOOD + textwrap.dedent("""
 
     @hookimpl
     def priorcodec_weights(spec):
-        return Path("/somewhere/other") if spec.name == "other" else None
+        return Path(__file__) if spec.name == "other" else None
 
     @hookimpl
     def priorcodec_adapters(spec):
@@ -209,7 +209,7 @@ def test_a_plugin_can_provide_weights_and_adapters_and_one_that_raises_stops_no_
     install(site, {"hooks": HOOKS, "zbad": BAD_HOOKS})
     registry = open_registry()
     assert not records(registry)["zbad"].error
-    assert str(registry.weights(registry.spec("other"))) == "/somewhere/other"
+    assert registry.weights(registry.spec("other")).suffix == ".py"
     assert "mine" in [a.name for a in registry.adapters(registry.spec("sd15"))]
     assert "ZeroDivisionError" in records(registry)["zbad"].error
 
@@ -218,7 +218,7 @@ def test_a_listing_finds_weights_by_a_plugins_own_hook(site):
     """A hook that takes only `spec` is called for listings too."""
     install(site, {"hooks": HOOKS})
     registry = open_registry()
-    assert str(registry.local_weights(registry.spec("other"))) == "/somewhere/other"
+    assert registry.local_weights(registry.spec("other")).suffix == ".py"
     assert registry.local_weights(registry.spec("toy")) is not None
 
 
@@ -229,7 +229,7 @@ DOWNLOADS = GOOD + textwrap.dedent("""
     def priorcodec_weights(spec, download):
         if spec.name == "other" and not download:
             return None
-        return Path("/downloaded") if spec.name == "other" else None
+        return Path(__file__) if spec.name == "other" else None
 """)
 
 
@@ -238,7 +238,37 @@ def test_a_listing_downloads_nothing(site):
     registry = open_registry()
     spec = registry.spec("other")
     assert registry.local_weights(spec) is None
-    assert str(registry.weights(spec)) == "/downloaded"
+    assert registry.weights(spec).suffix == ".py"
+
+
+def test_weights_that_are_not_there_are_named(site):
+    install(
+        site,
+        {"hooks": DOWNLOADS.replace("Path(__file__)", "'/nowhere/weights'").replace("and not download", "and False")},
+    )
+    registry = open_registry()
+    for find in (registry.weights, registry.local_weights):
+        with pytest.raises(
+            WeightsError, match="^/nowhere/weights, which a plugin gives as the weights, does not exist$"
+        ):
+            find(registry.spec("other"))
+
+
+@pytest.mark.parametrize(
+    "wrong", ["name='x', location=5", "name='a\\nb', location='/a.safetensors'", "name='', location='/a'"]
+)
+def test_an_adapter_source_that_says_nothing_stops_no_other(site, wrong):
+    install(
+        site,
+        {
+            "hooks": HOOKS.replace('name="mine", location="/a.safetensors"', wrong),
+            "zfine": GOOD.replace('"other"', '"further"'),
+        },
+    )
+    registry = open_registry()
+    assert [source.name for source in registry.adapters(registry.spec("sd15"))] == []
+    assert "AdapterError: adapter" in records(registry)["hooks"].error
+    assert [source.name for source in registry.adapters(registry.spec("toy"))] == ["default"]
 
 
 def test_what_a_plugin_imports_is_not_a_misspelled_hook(site):

@@ -69,6 +69,18 @@ row(
     "two LoRA rules for one module", "lora_rules", "both hit", lambda: make(lora=(LORA, replace(LORA, pattern="conv1")))
 )
 row(
+    "a LoRA rule on a grouped convolution",
+    "lora_rules",
+    "a grouped convolution",
+    lambda: make(after_init(lambda self: setattr(self.module, "conv1", torch.nn.Conv2d(4, 8, 3, padding=1, groups=4)))),
+)
+row(
+    "a LoRA rule on a layer that has two names",
+    "lora_rules",
+    "one layer under several names",
+    lambda: make(after_init(lambda self: setattr(self.module, "again", self.module.conv1))),
+)
+row(
     "a fusion site of another stride",
     "fusion_sites",
     "at stride 2",
@@ -592,6 +604,8 @@ UNSEEN = {
     "weights of a fine-tuned relative with the same names and sizes": "pin `hub_revision` or `sha256`",
     "`size`, `pixel_bytes`, `gpu_dtype`, `license`": "recommendations and statements; nothing to compare with",
     "fusion sites that exist but help little": "only training shows it",
+    "images mirrored, or in the order BGR, in `to_latents` and `to_pixels` alike": "each undoes the other",
+    "something of a call kept on `self`, read by another thread": "the checks call one after the other",
 }
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from priorcodec.core.errors import ConfigError
 from priorcodec.core.image import io as image_io
 from priorcodec.core.io import atomic
+from priorcodec.core.io.names import one_line
 from priorcodec.evaluation import metrics
 from priorcodec.evaluation.report import plot, tables
 from priorcodec.evaluation.table import Table
@@ -41,6 +42,14 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None, 
     slider; replace: an existing output. Raises ConfigError if nothing readable is found.
     """
     loaded = load(results)
+    try:
+        page = _page(loaded, images)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"a result file has a field of the wrong kind ({one_line(error)}): make it again") from error
+    atomic.write(output, page.encode(), replace=replace)
+
+
+def _page(loaded: Sequence[dict[str, Any]], images: Path | None) -> str:
     body, embedded = [], []
     viewed: dict[str, Any] = {"metrics": {}, "digits": {}, "images": [], "embedded": embedded}
     for result in loaded:
@@ -55,14 +64,13 @@ def build(results: Sequence[Path], output: Path, *, images: Path | None = None, 
     if viewed["images"]:
         body.insert(0, _part("viewer.html").substitute(quality=QUALITY))
     sets = [r for r in loaded if r["kind"] == "rd"]
-    lead = "".join(f"{r['name']}: {len(r['images'])} images. " for r in sets)
+    lead = "".join(f"{escape(r['name'])}: {len(r['images'])} images. " for r in sets)
     style = _part("page.css").substitute(light=plot.palette(plot.LIGHT), dark=plot.palette(plot.DARK), plot=plot.STYLE)
-    page = _part("page.html").substitute(
+    return _part("page.html").substitute(
         title="PriorCodec report", style=style, body="\n".join(body), footer="<br>".join(map(_made_by, loaded)),
         lead=lead + "Rates are whole files on disk; metrics compare the decoded file with the untouched image.",
         data=json.dumps(viewed, allow_nan=False).replace("</", "<\\/"), script=_text("page.js"),
     )  # fmt: skip
-    atomic.write(output, page.encode(), replace=replace)
 
 
 def files(results: Sequence[Path]) -> list[Path]:
