@@ -66,7 +66,9 @@ def is_finite(values: Tensor) -> bool:
     """Whether no value is infinite or NaN. For half precision ten times faster than `torch.isfinite` alone."""
     if values.numel() and values.is_floating_point() and values.element_size() > 1:
         return all(math.isfinite(float(end)) for end in values.aminmax())
-    return bool(values.float().isfinite().all())  # float8 has no test of its own
+    if values.is_floating_point():  # float8 has no test of its own
+        values = values.float()
+    return bool(values.isfinite().all())
 
 
 def describe(path: Path, error: type[PriorCodecError]) -> tuple[dict[str, str], dict[str, int]]:

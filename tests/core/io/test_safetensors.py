@@ -94,4 +94,6 @@ def test_what_is_not_finite_is_found_anywhere(dtype):
             spoiled = values.clone()
             spoiled.view(-1)[at] = float(odd)
             assert not safetensors.is_finite(spoiled)
+    assert safetensors.is_finite(torch.ones(3).to(torch.float8_e4m3fn))
+    assert not safetensors.is_finite(torch.tensor([1.0, float("nan")]).to(torch.float8_e4m3fn))
     assert safetensors.is_finite(torch.arange(3)) and safetensors.is_finite(torch.ones(2, dtype=torch.bool))
