@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -99,6 +100,7 @@ def main() -> None:
     _claim_stdout()
     if "" in sys.argv[1:]:  # as a path it would be the current folder
         _fail("error: got an empty word, perhaps a variable that is not set: leave it out, or give a value", 2)
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     training = sys.argv[1:2] == ["train"]  # torch's threads alone, which are quicker awake
     for name, value in (HUGE_PAGES if training else ENVIRONMENT).items():
         os.environ.setdefault(name, value)

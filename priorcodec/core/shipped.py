@@ -64,4 +64,5 @@ def opened(path: Path, holds: str) -> Iterator[tuple[Any, bytes]]:
         with safe_open(path, framework="numpy") as file:
             yield file, data
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise WeightsError(f"{path} has no readable {holds} ({one_line(error)}): reinstall priorcodec") from error
+        remedy = "reinstall priorcodec" if path.parent == FOLDER else "get it again, or export it again"
+        raise WeightsError(f"{path} has no readable {holds} ({one_line(error)}): {remedy}") from error

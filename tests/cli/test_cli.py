@@ -32,6 +32,12 @@ def folder(tmp_path):
     return tmp_path
 
 
+def test_a_warning_is_one_line(folder):
+    code = "import sys, warnings; from priorcodec import cli; cli.app = lambda **_: warnings.warn('beware'); cli.main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: beware\n"
+
+
 def test_an_empty_word_is_never_the_current_folder(folder):
     """`export "$UNSET"` filled it with files."""
     for words in (["export", ""], ["demo", "-o", ""], ["report", ""], ["decode", "a.gic", "--weights", ""]):
