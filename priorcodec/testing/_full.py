@@ -199,7 +199,9 @@ def check_memory(subject: Subject) -> str:
         torch.cuda.reset_peak_memory_stats()
     pixels = backbone.to_pixels(backbone.predict(x["x_t"].to(device), x["t"].to(device), condition))
     require(bool(pixels.isfinite().all()), "the decoded image has values that are not finite")
-    return f"peak {_peak_bytes(device) / 2**30:.2f} GiB on {device.type} at {subject.spec.size} pixels"
+    peak = _peak_bytes(device)
+    shown = f"peak {peak / 2**30:.2f} GiB" if peak else "peak unknown"
+    return f"{shown} on {device.type} at {subject.spec.size} pixels"
 
 
 def image(seed: int = 0, side: int = 256) -> Tensor:
@@ -214,8 +216,11 @@ def image(seed: int = 0, side: int = 256) -> Tensor:
 
 
 def _peak_bytes(device: torch.device) -> int:
+    """Most memory so far; 0 on Windows, which does not tell it so."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated()
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

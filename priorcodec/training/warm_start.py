@@ -7,6 +7,7 @@ import torch
 from priorcodec.adapters.adapter import Adapter
 from priorcodec.adapters.file import AdapterFile
 from priorcodec.core.errors import AdapterError
+from priorcodec.core.io import safetensors
 
 # Parts of an adapter, by the start of their tensors' names, whose meaning depends on the denoiser, on its latent space and on the
 # encoder's channels.
@@ -34,7 +35,7 @@ def warm_start(adapter: Adapter, file: AdapterFile, *, same_latent: bool, encode
         One line that says how many tensors were copied.
 
     Raises:
-        AdapterError: none can be copied.
+        AdapterError: none can be copied, or a value is not finite.
     """
     same = (file.metadata.get("backbone"), file.metadata.get("revision")) == (adapter.spec.name, adapter.spec.revision)
     fresh = (() if same else BACKBONE_SPECIFIC) + (() if same or same_latent else LATENT_SPECIFIC)
@@ -46,6 +47,8 @@ def warm_start(adapter: Adapter, file: AdapterFile, *, same_latent: bool, encode
         part, _, name = key.partition(".")
         wanted = same if part == "lora" else not name.startswith(fresh)
         if wanted and key in file.tensors and file.tensors[key].shape == value.shape:
+            if not safetensors.is_finite(file.tensors[key]):
+                raise AdapterError(f"{file.path}: {key} holds values that are not finite: give another start=")
             value.copy_(file.tensors[key])
             taken += 1
     if not taken:

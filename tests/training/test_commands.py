@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from priorcodec import BackboneError, TrainingError, cli
+from priorcodec import AdapterError, BackboneError, TrainingError, cli
 from priorcodec.adapters import file as adapter_file
 from priorcodec.adapters import hub
 from priorcodec.adapters.adapter import Adapter
@@ -174,6 +174,9 @@ def test_warm_start_takes_what_still_means_the_same(words, tmp_path, world):
     assert f"copied {len(file.tensors)} of {len(file.tensors)} tensors" in taken(again)[1]
     assert all(torch.equal(p.half(), file.tensors[f"lora.{name}"]) for name, p in again.lora.items())
     train_adapter(words("next", "steps=1", f"start={path}"))
+    file.tensors["own.tokens.queries"][0] = torch.nan
+    with pytest.raises(AdapterError, match="own.tokens.queries holds values that are not finite: give another start="):
+        taken(fresh("toy"))
 
 
 @pytest.mark.parametrize("part", ["lora", "bridge", "refiner"])
