@@ -187,9 +187,19 @@ def _terminate(*_: object) -> None:
     sys.exit(TERMINATED)  # through every `finally`: no worker stays, no file is half-written
 
 
+def _stop_worker(*_: object) -> None:
+    """Raise KeyboardInterrupt; a SystemExit would be a plugin's for `run_job`.
+
+    Inside the callback of a weak reference, as imports have them, Python prints an exception and forgets it. Then, without a
+    word, the closed pipe ends the worker.
+    """
+    sys.unraisablehook = lambda _: None
+    raise KeyboardInterrupt
+
+
 def _serve(pipe: Connection, task: Task, count: int, level: int) -> None:
     """In the worker: None once the task is open, or the error; then (result, stderr) for each job until the pipe is closed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `run_job` would take a SystemExit for a plugin's
+    signal.signal(signal.SIGTERM, _stop_worker)
     try:
         _work(pipe, task, count, level)
     except KeyboardInterrupt:

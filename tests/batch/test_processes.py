@@ -170,6 +170,24 @@ def ends(group):
     return False
 
 
+SIGNAL_IN_A_CALLBACK = """
+import os, signal, weakref
+from priorcodec.batch import processes
+signal.signal(signal.SIGTERM, processes._stop_worker)
+class Lock: pass
+lock = Lock()
+kept = weakref.ref(lock, lambda _: os.kill(os.getpid(), signal.SIGTERM))
+del lock
+print("goes on")
+"""
+
+
+def test_a_signal_that_python_forgets_is_not_printed():
+    """As during an import, whose locks are weak references with callbacks."""
+    done = subprocess.run([sys.executable, "-c", SIGNAL_IN_A_CALLBACK], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "goes on\n", "")
+
+
 def test_control_c_stops_all_and_leaves_nothing_half_written(tmp_path):
     many(tmp_path / "in", 100)
     process = started(tmp_path)
