@@ -51,11 +51,12 @@ class Graphs:
         self._start()
 
     def preload(self, *names: str) -> None:
-        """Start to load graphs in the background, in this order."""
+        """Start to load graphs in the background, in this order; one that could not be loaded is tried again."""
         if self._process != os.getpid():  # a fork has neither the threads of the loader nor those of the graphs
             self._start()
         for name in names:
-            if name not in self._loading:
+            loading = self._loading.get(name)
+            if loading is None or loading.done() and loading.exception():
                 self._loading[name] = self._loader.submit(self._load, name)
 
     def _start(self) -> None:
@@ -70,10 +71,6 @@ class Graphs:
     def run(self, name: str, **inputs: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """All outputs of a graph. Raises WeightsError: it is missing or cannot be used."""
         self.preload(name)
-        loading = self._loading[name]
-        if loading.done() and loading.exception():  # an error of the moment, perhaps
-            del self._loading[name]
-            self.preload(name)
         graph = self._loading[name].result()
         try:
             return graph.run(None, inputs)

@@ -63,11 +63,9 @@ def obstacle(layer: nn.Module, uses: Counter[int]) -> str:
         return "a grouped convolution: narrow the rule"
     if parametrize.is_parametrized(layer, "weight"):
         return "whose weight is computed by a parametrization: remove it, or narrow the rule"
-    return (
-        "one layer under several names, of which training would reach one: narrow the rule"
-        if uses[id(layer)] > 1
-        else ""
-    )
+    if uses[id(layer)] > 1:
+        return "one layer under several names, of which training would reach one: narrow the rule"
+    return ""
 
 
 def matches(rule: LoraRule, module: nn.Module) -> list[str]:

@@ -265,12 +265,8 @@ def _color(chunks: dict[bytes, bytes], notes: list[str]) -> tuple[bytes | None, 
     gamma = chromaticities = None
     if len(chunks.get(b"gAMA", b"")) == 4:
         gamma = struct.unpack(">I", chunks[b"gAMA"])[0] / 100000
-        if not 0.01 <= gamma <= 100:
-            notes.append(f"impossible gamma {gamma:g} ignored")
-            gamma = None
     if len(chunks.get(b"cHRM", b"")) == 32:
-        white_x, white_y, *rgb = (value / 100000 for value in struct.unpack(">8I", chunks[b"cHRM"]))
-        chromaticities = (*rgb, white_x, white_y)
+        chromaticities = tuple(value / 100000 for value in struct.unpack(">8I", chunks[b"cHRM"]))
     return None, _space(gamma, chromaticities, notes)
 
 
@@ -278,16 +274,18 @@ def space_of_info(info: Mapping[Any, Any], notes: list[str]) -> RgbSpace | None:
     """What Pillow keeps of gAMA, cHRM and sRGB in the `info` of an image -> its space; of cICP it keeps nothing."""
     if "srgb" in info:
         return None
-    gamma, chromaticities = info.get("gamma"), info.get("chromaticity")
-    if not (isinstance(gamma, float) and 0.01 <= gamma <= 100):
-        gamma = None
-    if not (isinstance(chromaticities, tuple) and len(chromaticities) == 8):
-        return _space(gamma, None, notes)
-    white_x, white_y, *rgb = chromaticities
-    return _space(gamma, (*rgb, white_x, white_y), notes)
+    gamma, found = info.get("gamma"), info.get("chromaticity")
+    chromaticities = found if isinstance(found, tuple) and len(found) == 8 else None
+    return _space(gamma if isinstance(gamma, float) else None, chromaticities, notes)
 
 
 def _space(gamma: float | None, chromaticities: tuple[float, ...] | None, notes: list[str]) -> RgbSpace | None:
+    """The space of a gamma and of chromaticities, those of white first as PNG has them; what is impossible is left out."""
+    if gamma is not None and not 0.01 <= gamma <= 100:
+        notes.append(f"impossible gamma {gamma:g} ignored")
+        gamma = None
+    if chromaticities is not None:
+        chromaticities = (*chromaticities[2:], *chromaticities[:2])
     try:
         return colorspace.from_gamma(gamma, _checked(chromaticities))
     except ValueError as error:

@@ -16,17 +16,12 @@ from PIL import Image, TiffImagePlugin
 from priorcodec.core.errors import ImageError
 from priorcodec.core.image import jpeg_damage, pillow_modes, tiff_samples
 from priorcodec.core.image.raster import DAMAGED, Raster, check_size
-from priorcodec.core.image.tiff_samples import PLANAR, SEPARATE
 from priorcodec.core.image.tiff_tags import (
     COMPRESSION,
     HEIGHT,
     ORIENTATION,
     RAW,
     SAMPLES,
-    STRIP_BYTES,
-    STRIP_OFFSETS,
-    TILE_BYTES,
-    TILE_OFFSETS,
     WIDTH,
     Tags,
     directory,
@@ -96,7 +91,7 @@ def decode(data: bytes, max_pixels: int) -> Raster:
     icc = bytes(raw(page.tags, ICC))
     if not tiff_samples.supports(page.tags):
         return _by_pillow(page.tags, notes, icc)
-    samples, model, alpha, bits = tiff_samples.read(data, page.tags, order, notes)
+    samples, model, alpha, bits = tiff_samples.read(page.tags, notes)
     turned = one(page.tags, ORIENTATION, 1)
     return Raster(samples=samples, model=model, alpha=alpha, bits=bits, icc=icc, orientation=turned, notes=tuple(notes))
 
@@ -184,12 +179,7 @@ def _parts(tags: Tags) -> list[tuple[int, int]]:
     Raises:
         ImageError: Together they are much larger than the file: each would be copied as often as it is claimed.
     """
-    *_, across, down = tiff_samples.parts(tags)
-    count = across * down * (one(tags, SAMPLES, 1) if one(tags, PLANAR, 1) == SEPARATE else 1)
-    tiled = TILE_OFFSETS in tags
-    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS, count)
-    sizes = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES, count)
-    found = [(at, max(size, 0)) for at, size in zip(offsets, sizes, strict=False)]
+    found = [(at, max(size, 0)) for at, size in zip(*tiff_samples.locations(tags), strict=False)]
     claimed = sum(max(min(size, len(tags.data) - at), 0) for at, size in found)
     if claimed + len(raw(tags, JPEG_TABLES)) * len(found) > len(tags.data) + SHARED * len(found):
         raise ImageError("damaged or not supported (its strips or tiles overlap)")

@@ -32,7 +32,6 @@ BYTE_CODERS = {*DEFLATE, 5, 32773, 34925, 50000}  # the others are LZW, PackBits
 
 
 def read(
-    data: bytes,
     tags: Tags,
     offsets: tuple[int, ...],
     counts: tuple[int, ...],
@@ -47,7 +46,7 @@ def read(
     needed = [min(rows_per_part, shape[0] - i * rows_per_part) * shape[1] for i in range(len(offsets))]
     # Parts may overlap and claim any size: no more is taken than the worst of coders makes of such a part.
     most = [size if compression == RAW else 3 * size + 256 for size in needed]
-    parts = [data[at : at + max(min(claimed), 0)] for at, *claimed in zip(offsets, counts, most, strict=True)]
+    parts = [tags.data[at : at + max(min(claimed), 0)] for at, *claimed in zip(offsets, counts, most, strict=True)]
     if compression in DEFLATE and fill == 1:
         parts = [_inflated(part, size) for part, size in zip(parts, needed, strict=True)]
     elif compression != RAW:

@@ -73,13 +73,11 @@ def supports(tags: Tags) -> bool:
     return False
 
 
-def read(data: bytes, tags: Tags, order: str, notes: list[str]) -> tuple[np.ndarray, Model, np.ndarray | None, int]:
+def read(tags: Tags, notes: list[str]) -> tuple[np.ndarray, Model, np.ndarray | None, int]:
     """Decode a page for which `supports` holds.
 
     Args:
-        data: The file.
         tags: The page's tags.
-        order: Byte order, "<" or ">".
         notes: Gets a phrase about channels that are left out.
 
     Returns:
@@ -96,7 +94,7 @@ def read(data: bytes, tags: Tags, order: str, notes: list[str]) -> tuple[np.ndar
         raise ImageError(f"samples of {numbers(tags, BITS, 4)} bits in one pixel are not supported: convert the image")
     if not 1 <= bits <= 16 or not colors <= per_pixel <= MAX_SAMPLES:
         raise ImageError(f"damaged or not supported ({per_pixel} samples of {bits} bits for {model})")
-    stored = _stored(data, tags, order, per_pixel, bits)
+    stored = _stored(tags, per_pixel, bits)
     color, alpha = stored[..., :colors], None
     if photometric == PALETTE:
         color = _through_palette(color[..., 0], numbers(tags, COLOR_MAP, 3 * 2**bits), bits)
@@ -136,15 +134,27 @@ def parts(tags: Tags) -> tuple[int, int, int, int]:
     return *part, across, down
 
 
-def _stored(data: bytes, tags: Tags, order: str, per_pixel: int, bits: int) -> np.ndarray:
+def count_planes(tags: Tags) -> int:
+    """How many times the strips or tiles cover the image: once, or once for each channel."""
+    return one(tags, SAMPLES, 1) if one(tags, PLANAR, 1) == SEPARATE else 1
+
+
+def locations(tags: Tags) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Where the strips or tiles that a page needs start, and their bytes, as far as they are stated. Raises as `parts`."""
+    *_, across, down = parts(tags)
+    count = count_planes(tags) * across * down
+    kinds = (TILE_OFFSETS, TILE_BYTES) if TILE_OFFSETS in tags else (STRIP_OFFSETS, STRIP_BYTES)
+    offsets, counts = (numbers(tags, kind, count) for kind in kinds)
+    return offsets, counts
+
+
+def _stored(tags: Tags, per_pixel: int, bits: int) -> np.ndarray:
     """-> (h, w, samples), uint8 or uint16, the numbers as they are in the file."""
     width, height = one(tags, WIDTH, 0), one(tags, HEIGHT, 0)
-    tiled = TILE_OFFSETS in tags
-    separate = per_pixel > 1 and one(tags, PLANAR, 1) == SEPARATE
-    planes, together = (per_pixel, 1) if separate else (1, per_pixel)
+    tiled, planes = TILE_OFFSETS in tags, count_planes(tags)
+    together = per_pixel // planes
     *part, across, down = parts(tags)
-    offsets = numbers(tags, TILE_OFFSETS if tiled else STRIP_OFFSETS, planes * across * down)
-    counts = numbers(tags, TILE_BYTES if tiled else STRIP_BYTES, planes * across * down)
+    offsets, counts = locations(tags)
     row_bytes = math.ceil(part[0] * together * bits / 8)
     if not counts and one(tags, COMPRESSION, RAW) == RAW and len(offsets) == planes:  # allowed in old files
         counts = (row_bytes * part[1],) * planes
@@ -155,8 +165,8 @@ def _stored(data: bytes, tags: Tags, order: str, per_pixel: int, bits: int) -> n
         at = plane * across * down
         rows = down * across * part[1] if tiled else height
         which = slice(at, at + across * down)
-        raw = tiff_bytes.read(data, tags, offsets[which], counts[which], (rows, row_bytes), part[1])
-        samples = _unpacked(raw, part[0] * together, bits, order).reshape(rows, part[0], together)
+        raw = tiff_bytes.read(tags, offsets[which], counts[which], (rows, row_bytes), part[1])
+        samples = _unpacked(raw, part[0] * together, bits, tags.order).reshape(rows, part[0], together)
         samples = _unpredicted(samples, one(tags, PREDICTOR, 1), bits)
         if tiled:
             samples = samples.reshape(down, across, part[1], part[0], together).swapaxes(1, 2)
